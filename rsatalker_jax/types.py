@@ -1,0 +1,51 @@
+"""Numbers, types and the legend of dimension letters that the whole package shares.
+
+Dimension letters in shape annotations:
+  B batch          T frames at 25 fps      S audio samples at 16 kHz
+  D features       N Gaussians             K spherical-harmonic coefficients
+  V vertices       F triangles (faces)     H W pixels
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int
+
+FPS = 25
+SAMPLE_RATE = 16_000
+
+EXPRESSION_DIM = 50
+JAW_DIM = 3
+POSE_DIM = 3
+MOTION_DIM = EXPRESSION_DIM + JAW_DIM + POSE_DIM
+
+# Where each group lies in a motion vector. Expression: FLAME coefficients; jaw: axis-angle of the jaw joint;
+# pose: axis-angle of the head, which FLAME gets as the neck joint (as DualTalk does).
+MOTION_GROUPS = {
+    "expression": slice(0, 50),
+    "jaw": slice(50, 53),
+    "pose": slice(53, 56),
+}
+
+Motion = Float[np.ndarray, "T 56"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+  """One direction of a two-person conversation: given A (and B's voice), B's motion is to be generated.
+
+  Attributes:
+    name: conversation id and the person to generate, e.g. "demo-d001_sub_video_0_speaker2".
+    speech_a: partner's voice (S,), 16 kHz in [-1, 1].
+    motion_a: partner's motion (T, 56), 25 fps.
+    speech_b: own voice (S,).
+    motion_b: own motion (T, 56); None where there is no ground truth (DualTalk's demo files).
+    relation: [blood, equal] as 0 or 1; see `rsatalker_jax.social.relation`.
+  """
+
+  name: str
+  speech_a: Float[np.ndarray, "S"]
+  motion_a: Motion
+  speech_b: Float[np.ndarray, "S"]
+  motion_b: Motion | None
+  relation: Int[np.ndarray, "2"]
