@@ -1,0 +1,276 @@
+"""The training loop. It knows no stage by name: a stage is data (`Stage`), and the loop runs it.
+
+What it promises: a killed run continues to the same numbers it would have reached (state and data iterator are saved
+together, keys are folded from the step), a non-finite loss stops the run with the step, the stage and the term that
+broke, and everything that a stage logs is in TensorBoard and in <workdir>/<stage>/metrics.jsonl.
+"""
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+
+from rsatalker_jax.training import checkpoints, sharding, writer as writer_lib
+from rsatalker_jax.training.checkpoints import TrainState
+
+Params = dict[str, Any]
+# (params, buffers, batch, key, step) -> (scalar loss, named terms of it)
+Loss = Callable[[Params, Params, Mapping[str, Any], jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage of training, as data.
+
+  Attributes:
+    name: of the stage; also its folder in the workdir.
+    steps: optimizer steps in all.
+    init: key -> (params, buffers) that this stage needs, freshly initialised; must be traceable.
+    batches: dataset of batches (dict of numpy arrays whose first axis is this process's share of the batch).
+    loss: see `Loss`. Terms are logged; each must be finite.
+    optimizer: over all of `params`; groups that the stage does not train get `optax.set_to_zero`.
+    pictures: (params, buffers) -> named images (H, W, 3) in [0, 1] for TensorBoard; None for none.
+    hooks: called as hook(state, step) -> state after each step, outside jit (density control lives here).
+  """
+
+  name: str
+  steps: int
+  init: Callable[[jax.Array], tuple[Params, Params]]
+  batches: grain.IterDataset
+  loss: Loss
+  optimizer: optax.GradientTransformation
+  pictures: Callable[[Params, Params], Mapping[str, np.ndarray]] | None = None
+  hooks: tuple[Callable[[TrainState, int], TrainState], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Watching:
+  """How a run is watched and kept; nothing here changes what it computes.
+
+  Attributes:
+    log_every: steps between lines of metrics (means over the interval).
+    pictures_every: steps between images.
+    checkpoint_every: steps between checkpoints; the last step is always saved.
+  """
+
+  log_every: int = 20
+  pictures_every: int = 500
+  checkpoint_every: int = 200
+
+
+class NonFiniteLoss(RuntimeError):
+  """A term of the loss is NaN or infinite."""
+
+
+def init_state(
+    stage: Stage, mesh: jax.sharding.Mesh, key: jax.Array, start: tuple[Params, Params] = ({}, {})
+) -> tuple[TrainState, Any]:
+  """The state at step 0: fresh parameters, overwritten by those that earlier stages or runs have trained.
+
+  Args:
+    stage: what will be trained.
+    mesh: where the state will live.
+    key: for the fresh parameters.
+    start: params and buffers by group; a group that is present replaces the fresh one whole.
+
+  Returns:
+    The state, sharded, and its abstract form with shardings (what a checkpoint is restored into).
+
+  Raises:
+    ValueError: if a group in `start` differs from the fresh one in structure, shape or dtype.
+  """
+
+  def make(key, start):
+    params, buffers = (
+        fresh | {name: given[name] for name in fresh if name in given} for fresh, given in zip(stage.init(key), start)
+    )
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, buffers=buffers, opt_state=stage.optimizer.init(params))
+
+  fresh = jax.eval_shape(stage.init, key)
+  for given, wanted in zip(start, fresh):
+    _check_groups(stage.name, given, wanted)
+  abstract = jax.eval_shape(make, key, start)
+  shardings = sharding.state_shardings(mesh, abstract)
+  state = jax.jit(make, out_shardings=shardings)(key, start)
+  abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+  return state, abstract
+
+
+def _check_groups(stage_name: str, given: Params, wanted: Params) -> None:
+  describe = lambda tree: {
+      jax.tree_util.keystr(path): (tuple(x.shape), str(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  for group in wanted.keys() & given.keys():
+    found, expected = describe(given[group]), describe(wanted[group])
+    for path in sorted(found.keys() | expected.keys()):
+      if found.get(path) != expected.get(path):
+        raise ValueError(
+            f"stage {stage_name}: earlier parameters {group}{path}: found {found.get(path, 'nothing')}, "
+            f"expected {expected.get(path, 'nothing')}"
+        )
+
+
+def make_train_step(stage: Stage, key: jax.Array):
+  """One optimizer step, to be jitted: (state, batch) -> (state, terms)."""
+
+  def train_step(state: TrainState, batch):
+    step_key = jax.random.fold_in(key, state.step)
+    grad_fn = jax.value_and_grad(stage.loss, has_aux=True)
+    (loss, terms), grads = grad_fn(state.params, state.buffers, batch, step_key, state.step)
+    updates, opt_state = stage.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), terms
+
+  return train_step
+
+
+def run_stage(
+    stage: Stage,
+    *,
+    mesh: jax.sharding.Mesh,
+    workdir: str,
+    seed: int,
+    start: tuple[Params, Params] = ({}, {}),
+    watching: Watching = Watching(),
+    say: Callable[[str], None] = print,
+) -> TrainState:
+  """Trains a stage to its last step, from its newest checkpoint if there is one, else from `start`.
+
+  Raises:
+    NonFiniteLoss: names the step, the stage and the term.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), checkpoints.STAGES.index(stage.name))
+  init_key, step_key = jax.random.split(key)
+  with jax.set_mesh(mesh):
+    # --- State: from the newest checkpoint, or new.
+    state, abstract = init_state(stage, mesh, init_key, start)
+    batches = iter(stage.batches)
+    checkpointer = checkpoints.make_checkpointer(workdir, stage.name, watching.checkpoint_every)
+    if checkpointer.latest is not None:
+      restored = checkpointer.load_checkpointables(checkpointer.latest.step, {"state": abstract, "data": batches})
+      state = restored["state"]
+    first = int(state.step)
+    if first >= stage.steps:
+      say(f"{stage.name}: already at step {first} of {stage.steps}")
+      checkpointer.close()
+      return state
+    if first:
+      say(f"{stage.name}: continues at step {first}")
+
+    # --- Steps.
+    train_step = jax.jit(make_train_step(stage, step_key), donate_argnums=0)
+    metrics = writer_lib.MetricWriter(f"{workdir}/{stage.name}", first)
+    stop = _StopRequest()
+    pending: list[tuple[int, dict[str, jax.Array]]] = []
+    bar = _progress_bar(stage, first)
+    since = time.perf_counter()
+    with stop, bar:
+      for step in range(first, stage.steps):
+        state, terms = train_step(state, sharding.put_batch(mesh, next(batches)))
+        for hook in stage.hooks:
+          state = hook(state, step + 1)
+        done = step + 1
+        pending.append((done, terms))
+        bar.update()
+
+        last = done == stage.steps or stop.requested
+        if done % watching.log_every == 0 or last:
+          means = _mean_terms(stage.name, pending)
+          means["steps_per_second"] = len(pending) / (time.perf_counter() - since)
+          metrics.scalars(done, means)
+          bar.set_postfix({k: f"{v:.4g}" for k, v in means.items() if k != "steps_per_second"})
+          pending, since = [], time.perf_counter()
+        if stage.pictures and (done % watching.pictures_every == 0 or last):
+          for name, picture in stage.pictures(state.params, state.buffers).items():
+            metrics.image(done, name, picture)
+          since = time.perf_counter()
+        # Before the next batch is drawn, so that the iterator's state and the step agree.
+        if done % watching.checkpoint_every == 0 or last:
+          if pending:
+            _mean_terms(stage.name, pending)  # A broken state must not become a checkpoint.
+          checkpointer.save_checkpointables_async(done, {"state": state, "data": batches}, force=last)
+        if stop.requested and done < stage.steps:
+          checkpointer.close()
+          metrics.close()
+          say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
+          sys.exit(128 + stop.requested)
+    checkpointer.close()
+    metrics.close()
+    return state
+
+
+def _mean_terms(stage_name: str, pending: Iterable[tuple[int, dict[str, jax.Array]]]) -> dict[str, float]:
+  """Means over steps; raises at the first step with a term that is not finite."""
+  fetched = [(step, jax.device_get(terms)) for step, terms in pending]
+  for step, terms in fetched:
+    broken = [name for name, value in terms.items() if not np.isfinite(value)]
+    if broken:
+      # The sum is broken whenever a term is: name the terms first.
+      cause = [name for name in broken if name not in ("loss", "gradient_norm")] or broken
+      values = ", ".join(f"{name}={float(terms[name])}" for name in cause)
+      raise NonFiniteLoss(f"stage {stage_name}, step {step}: not finite: {values}")
+  return {name: float(np.mean([terms[name] for _, terms in fetched])) for name in fetched[0][1]}
+
+
+def _progress_bar(stage: Stage, first: int) -> tqdm.tqdm:
+  # On a terminal a live bar; in a log file a line now and then.
+  live = sys.stderr.isatty()
+  return tqdm.tqdm(
+      total=stage.steps,
+      initial=first,
+      desc=stage.name,
+      unit="step",
+      dynamic_ncols=True,
+      mininterval=0.5 if live else 15,
+      disable=jax.process_index() != 0,
+  )
+
+
+class _StopRequest:
+  """Turns SIGTERM and SIGINT into a request that the loop honours after the step: save, then exit."""
+
+  def __init__(self):
+    self.requested = 0
+
+  def __enter__(self):
+    self._previous = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+      try:
+        self._previous[number] = signal.signal(number, self._handle)
+      except ValueError:  # Not in the main thread: the caller's own handling stays.
+        pass
+    return self
+
+  def _handle(self, number, frame):
+    del frame
+    self.requested = number
+
+  def __exit__(self, *_):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+
+def run_stages(
+    stages: Mapping[str, Callable[[], Stage]], *, start: tuple[Params, Params], **run_options
+) -> None:
+  """Runs stages one after another, each from the parameters that the ones before it have reached.
+
+  Args:
+    stages: name -> maker, in order; a stage is made only when its turn comes.
+    start: params and buffers, by group, that the first stage starts from.
+    **run_options: for `run_stage`.
+  """
+  params, buffers = start
+  for make_stage in stages.values():
+    state = run_stage(make_stage(), start=(params, buffers), **run_options)
+    params, buffers = params | jax.device_get(state.params), buffers | jax.device_get(state.buffers)

@@ -1,0 +1,81 @@
+"""The losses of the paper, Eq. 9 to 13. Each returns named terms; the weighted sum is taken where stages are made."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rsatalker_jax.evaluation import image_metrics
+from rsatalker_jax.types import MOTION_GROUPS
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionLossWeights:
+  """Weights of Eq. 9. The groups differ in units (coefficients, radians), hence a weight for each.
+
+  The paper's plain form, one distance over the whole vector, is `PAPER_MOTION_LOSS`; DualTalk's sum of group-wise
+  mean squares with a velocity term is the default.
+  """
+
+  expression: float = 1.0
+  jaw: float = 1.0
+  pose: float = 1.0
+  velocity: float = 1.0  # On frame-to-frame differences, with the same group weights.
+  plain_norm: bool = False  # True: ||M - M_gt||_2 of Eq. 9 as written, per sequence, instead of mean squares.
+
+
+PAPER_MOTION_LOSS = MotionLossWeights(velocity=0.0, plain_norm=True)
+
+
+def motion_loss(
+    predicted: Float[Array, "*b T 56"], target: Float[Array, "*b T 56"], weights: MotionLossWeights
+) -> dict[str, Float[Array, ""]]:
+  """Eq. 9: L_mesh between predicted and true motion, by group, each already weighted."""
+  if weights.plain_norm:
+    squares = jnp.sum((predicted - target) ** 2, axis=(-2, -1))
+    return {"mesh": jnp.mean(jnp.sqrt(squares + 1e-12))}  # The small term keeps the gradient finite at zero.
+  velocity_error = jnp.diff(predicted, axis=-2) - jnp.diff(target, axis=-2)
+  terms = {}
+  for name, group in MOTION_GROUPS.items():
+    weight = getattr(weights, name)
+    terms[name] = weight * jnp.mean((predicted[..., group] - target[..., group]) ** 2)
+    terms[f"{name}_velocity"] = weight * weights.velocity * jnp.mean(velocity_error[..., group] ** 2)
+  return terms
+
+
+def image_loss(
+    rendered: Float[Array, "*b H W 3"], target: Float[Array, "*b H W 3"], dssim_weight: float = 0.2
+) -> dict[str, Float[Array, ""]]:
+  """Eq. 10: (1 - lambda) L1 + lambda L_D-SSIM with lambda = 0.2, and D-SSIM = 1 - SSIM as in GaussianAvatars."""
+  return {
+      "l1": (1 - dssim_weight) * jnp.mean(jnp.abs(rendered - target)),
+      "dssim": dssim_weight * (1 - jnp.mean(image_metrics.ssim(rendered, target))),
+  }
+
+
+def position_loss(means: Float[Array, "N 3"], visible: Float[Array, "N"], threshold: float = 1.0) -> Float[Array, ""]:
+  """Eq. 11 on canonical positions mu_c, in units of the triangle's size, over the visible Gaussians.
+
+  `||max(mu_c, eps)||` is read as a hinge, relu(||mu_c|| - eps), as GaussianAvatars has it: no pull inside the threshold.
+  """
+  return _mean_where(jnp.maximum(_safe_norm(means) - threshold, 0.0), visible)
+
+
+def offset_loss(offsets: Float[Array, "*b F 3"], threshold: float = 1.0) -> Float[Array, ""]:
+  """Eq. 12 on the offset corrections c, in units of their triangle's size; a hinge like Eq. 11."""
+  return jnp.mean(jnp.maximum(_safe_norm(offsets) - threshold, 0.0))
+
+
+def scale_loss(log_scales: Float[Array, "N 3"], visible: Float[Array, "N"], threshold: float = 0.6) -> Float[Array, ""]:
+  """GaussianAvatars' regulariser of canonical scales, which the paper does not have: ||relu(s_c - 0.6)||."""
+  return _mean_where(_safe_norm(jnp.maximum(jnp.exp(log_scales) - threshold, 0.0)), visible)
+
+
+def _safe_norm(x: Float[Array, "*b 3"]) -> Float[Array, "*b"]:
+  # sqrt has no gradient at zero: there the norm is set to zero with a zero gradient.
+  squares = jnp.sum(x**2, axis=-1)
+  return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+
+
+def _mean_where(x: Float[Array, "N"], weight: Float[Array, "N"]) -> Float[Array, ""]:
+  return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1.0)

@@ -1,0 +1,60 @@
+"""Where arrays live: one mesh with axes ("data", "fsdp"), and a short table of rules.
+
+Batches are split over both axes. Parameters are replicated over "data"; over "fsdp" the large matrices are split along
+their longest axis that divides (ZeRO-3 in effect: XLA gathers them where they are used). On one device all of this is
+the identity, so the laptop and the pod run the same program.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+
+from rsatalker_jax.errors import InputError
+
+# Arrays smaller than this stay whole: gathering them would cost more than it saves.
+MIN_SHARDED_SIZE = 2**16
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+  """Makes the device mesh over all devices of all processes.
+
+  Args:
+    data: size of the axis that splits batches only; -1 takes what `fsdp` leaves.
+    fsdp: size of the axis that also splits parameters.
+
+  Raises:
+    InputError: if the sizes do not multiply to the number of devices.
+  """
+  devices = jax.device_count()
+  if data == -1 and fsdp > 0 and devices % fsdp == 0:
+    data = devices // fsdp
+  if data * fsdp != devices:
+    raise InputError("config", "mesh", f"data={data} x fsdp={fsdp}", f"a product of {devices}, the number of devices")
+  # Auto axes: Linen's Embed raises a ShardingTypeError under Explicit ones.
+  return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def parameter_spec(shape: tuple[int, ...], fsdp: int) -> P:
+  """The rule for one array of parameters or optimizer state."""
+  if fsdp == 1 or np.prod(shape, dtype=np.int64) < MIN_SHARDED_SIZE:
+    return P()
+  for axis in sorted(range(len(shape)), key=lambda a: -shape[a]):
+    if shape[axis] % fsdp == 0:
+      return P(*([None] * axis), "fsdp")
+  return P()
+
+
+def state_shardings(mesh: Mesh, abstract_state):
+  """Shardings for a tree of `jax.ShapeDtypeStruct`, in the same structure."""
+  return jax.tree.map(lambda x: NamedSharding(mesh, parameter_spec(x.shape, mesh.shape["fsdp"])), abstract_state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Batches are split along their first axis over every device."""
+  return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def put_batch(mesh: Mesh, batch):
+  """Moves this process's part of a batch (numpy, leading axis B / processes) into a globally sharded batch (leading B)."""
+  sharding = batch_sharding(mesh)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,0 +1,59 @@
+"""Scalars and images of a run: TensorBoard beside a JSONL file that any program reads. Process 0 writes."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import tensorboardX
+
+
+class MetricWriter:
+  """Writes <folder>/metrics.jsonl (one object a line: step and scalars) and <folder>/tensorboard.
+
+  Args:
+    folder: made if absent.
+    first_step: where this run starts or continues. Lines of later steps, left by a run that was killed after its last
+      checkpoint, are dropped, so that each step stands in the file once.
+  """
+
+  def __init__(self, folder: str | os.PathLike, first_step: int = 0):
+    self._active = jax.process_index() == 0
+    if not self._active:
+      return
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "metrics.jsonl"
+    if path.exists():
+      kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
+      temporary = path.with_suffix(".tmp")
+      temporary.write_text("".join(f"{line}\n" for line in kept))
+      os.replace(temporary, path)
+    self._jsonl = path.open("a")
+    self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    if self._active:
+      self._jsonl.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
+      self._jsonl.flush()
+      for name, value in values.items():
+        self._tensorboard.add_scalar(name, float(value), step)
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    """`image`: (H, W, 3) in [0, 1]."""
+    if self._active:
+      self._tensorboard.add_image(name, np.clip(image, 0, 1), step, dataformats="HWC")
+
+  def close(self) -> None:
+    if self._active:
+      self._jsonl.close()
+      self._tensorboard.close()
+
+
+def _step_of(line: str) -> float:
+  try:
+    return json.loads(line)["step"]
+  except (json.JSONDecodeError, KeyError):
+    return float("inf")  # A line cut off by a kill.

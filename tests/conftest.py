@@ -1,0 +1,12 @@
+"""Two CPU devices for every test, so that meshes and shardings are exercised, as in the demo."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiled programs are kept between runs of the suite.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.path.dirname(__file__), "..", ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 2)

@@ -1,0 +1,99 @@
+"""The loop on a toy stage: it learns, resumes to the same numbers, stops on what is not finite, logs each step once."""
+
+import json
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rsatalker_jax.training import checkpoints, loop, sharding
+
+TRUE_WEIGHT = np.array([[1.0], [-2.0], [0.5]], np.float32)
+
+
+def make_toy_stage(steps, broken_at=None, hooks=()):
+  """Linear regression on a noisy stream, with a noise term drawn from the step's key."""
+  inputs = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+  examples = [{"x": x, "y": x @ TRUE_WEIGHT} for x in inputs]
+  batches = grain.MapDataset.source(examples).seed(3).shuffle().repeat().batch(8, drop_remainder=True).to_iter_dataset()
+
+  def init(key):
+    return {"generator": {"w": jax.random.normal(key, (3, 1))}}, {"generator": {"scale": jnp.ones(())}}
+
+  def loss(params, buffers, batch, key, step):
+    noise = 0.01 * jax.random.normal(key, batch["y"].shape)
+    error = batch["x"] @ params["generator"]["w"] * buffers["generator"]["scale"] + noise - batch["y"]
+    terms = {"error": jnp.mean(error**2), "decay": 1e-4 * jnp.sum(params["generator"]["w"] ** 2)}
+    if broken_at is not None:
+      terms["decay"] = jnp.where(step + 1 == broken_at, jnp.nan, terms["decay"])
+    return sum(terms.values()), terms
+
+  return loop.Stage("motion", steps, init, batches, loss, optax.adam(0.05), hooks=hooks)
+
+
+def run(stage, workdir, **options):
+  options.setdefault("watching", loop.Watching(log_every=10, checkpoint_every=20))
+  return loop.run_stage(stage, mesh=sharding.make_mesh(), workdir=str(workdir), seed=1, say=lambda _: None, **options)
+
+
+def read_metrics(workdir):
+  return [json.loads(line) for line in (workdir / "motion" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_learns_the_true_weight(tmp_path):
+  state = run(make_toy_stage(200), tmp_path)
+  np.testing.assert_allclose(state.params["generator"]["w"], TRUE_WEIGHT, atol=0.02)  # Adam's step is 0.05, noise 0.01.
+
+
+def test_interrupted_run_reaches_the_same_numbers(tmp_path):
+  whole = run(make_toy_stage(60), tmp_path / "whole")
+  interrupt_at = 47  # Not a multiple of the checkpoint interval: the steps since the last checkpoint are repeated.
+
+  def interrupt(state, step):
+    if step == interrupt_at:
+      raise KeyboardInterrupt
+    return state
+
+  with pytest.raises(KeyboardInterrupt):
+    run(make_toy_stage(60, hooks=(interrupt,)), tmp_path / "cut")
+  resumed = run(make_toy_stage(60), tmp_path / "cut")
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
+  steps = [line["step"] for line in read_metrics(tmp_path / "cut")]
+  assert steps == [10, 20, 30, 40, 50, 60]
+
+
+def test_finished_run_returns_at_once(tmp_path):
+  first = run(make_toy_stage(20), tmp_path)
+  again = run(make_toy_stage(20), tmp_path)
+  np.testing.assert_array_equal(first.params["generator"]["w"], again.params["generator"]["w"])
+
+
+def test_non_finite_term_is_named_with_its_step(tmp_path):
+  with pytest.raises(loop.NonFiniteLoss, match="stage motion, step 33: not finite: decay=nan"):
+    run(make_toy_stage(60, broken_at=33), tmp_path)
+  # The broken state did not become a checkpoint.
+  assert int(checkpoints.load_stage_state(str(tmp_path), "motion")["step"]) == 20
+
+
+def test_start_replaces_fresh_groups(tmp_path):
+  given = {"generator": {"w": np.full((3, 1), 7, np.float32)}}, {}
+  state, _ = loop.init_state(make_toy_stage(1), sharding.make_mesh(), jax.random.key(0), given)
+  np.testing.assert_array_equal(state.params["generator"]["w"], 7)
+  np.testing.assert_array_equal(state.buffers["generator"]["scale"], 1)
+
+
+def test_start_of_another_shape_is_refused():
+  given = {"generator": {"w": np.zeros((4, 1), np.float32)}}, {}
+  with pytest.raises(ValueError, match=r"generator\['w'\]: found \(\(4, 1\), 'float32'\), expected \(\(3, 1\)"):
+    loop.init_state(make_toy_stage(1), sharding.make_mesh(), jax.random.key(0), given)
+
+
+def test_loaded_parameters_are_the_trained_ones(tmp_path):
+  state = run(make_toy_stage(25), tmp_path)
+  params, buffers, used = checkpoints.load_parameters(str(tmp_path))
+  assert used == "motion:25"
+  np.testing.assert_array_equal(params["generator"]["w"], state.params["generator"]["w"])
+  np.testing.assert_array_equal(buffers["generator"]["scale"], 1)

@@ -1,0 +1,61 @@
+"""Losses against numbers worked out by hand and numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsatalker_jax.training import losses
+
+
+def test_motion_loss_by_group():
+  target = np.zeros((2, 5, 56), np.float32)
+  predicted = target.copy()
+  predicted[..., 50:53] = 2.0  # The jaw is off by 2 everywhere: no velocity error.
+  terms = losses.motion_loss(predicted, target, losses.MotionLossWeights(jaw=3.0))
+  np.testing.assert_allclose(terms["jaw"], 3 * 4.0)
+  assert all(value == 0 for name, value in terms.items() if name != "jaw")
+
+
+def test_motion_velocity_matches_numpy():
+  rng = np.random.default_rng(0)
+  predicted, target = rng.normal(size=(2, 3, 7, 56)).astype(np.float32)
+  terms = losses.motion_loss(predicted, target, losses.MotionLossWeights(velocity=0.5))
+  error = np.diff(predicted, axis=1) - np.diff(target, axis=1)
+  np.testing.assert_allclose(terms["pose_velocity"], 0.5 * np.mean(error[..., 53:] ** 2), rtol=1e-5)
+
+
+def test_paper_motion_loss_is_the_norm():
+  rng = np.random.default_rng(0)
+  predicted, target = rng.normal(size=(2, 7, 56)).astype(np.float32)
+  terms = losses.motion_loss(predicted, target, losses.PAPER_MOTION_LOSS)
+  np.testing.assert_allclose(terms["mesh"], np.linalg.norm(predicted - target), rtol=1e-5)
+  gradient = jax.grad(lambda x: losses.motion_loss(x, target, losses.PAPER_MOTION_LOSS)["mesh"])(target)
+  assert np.isfinite(gradient).all()
+
+
+def test_position_loss_is_a_hinge_over_visible():
+  means = jnp.array([[0.0, 0.0, 0.0], [0.6, 0.8, 0.0], [3.0, 4.0, 0.0], [30.0, 40.0, 0.0]])
+  visible = jnp.array([1.0, 1.0, 1.0, 0.0])
+  np.testing.assert_allclose(losses.position_loss(means, visible), (0 + 0 + 4) / 3, rtol=1e-6)
+  gradient = jax.grad(losses.position_loss)(means, visible)
+  np.testing.assert_allclose(gradient[2], np.array([0.6, 0.8, 0.0]) / 3, rtol=1e-6)
+  np.testing.assert_array_equal(gradient[jnp.array([0, 3])], 0)
+
+
+def test_offset_loss_by_hand():
+  offsets = jnp.array([[[0.0, 0.0, 0.5], [0.0, 0.0, 2.0]]])
+  np.testing.assert_allclose(losses.offset_loss(offsets), 0.5)
+
+
+def test_scale_loss_by_hand():
+  log_scales = jnp.log(jnp.array([[0.6, 0.5, 0.1], [0.6 + 3.0, 0.6 + 4.0, 0.2]]))
+  np.testing.assert_allclose(losses.scale_loss(log_scales, jnp.ones(2)), 5 / 2, rtol=1e-5)
+
+
+def test_image_loss_of_equal_images_is_zero_and_of_a_shift_is_known():
+  image = jnp.asarray(np.random.default_rng(0).uniform(0.2, 0.8, size=(1, 32, 32, 3)).astype(np.float32))
+  equal = losses.image_loss(image, image)
+  np.testing.assert_allclose([equal["l1"], equal["dssim"]], 0, atol=1e-5)
+  shifted = losses.image_loss(image + 0.1, image)
+  np.testing.assert_allclose(shifted["l1"], 0.8 * 0.1, rtol=1e-4)
+  assert 0 < shifted["dssim"] < 0.2
