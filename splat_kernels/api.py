@@ -1,0 +1,247 @@
+"""The public functions: argument checks, batching, choice of implementation, growth of a full list."""
+
+import dataclasses
+import functools
+import math
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from splat_kernels import reference, sh
+from splat_kernels.projection import project_gaussians
+from splat_kernels.types import Camera, Config, Projected, RenderOutput
+
+# A name is strict. None takes DEFAULT.
+IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference}
+DEFAULT = "reference"
+
+
+def project(
+    means: Float[Array, "*b N 3"],
+    quats: Float[Array, "*b N 4"],
+    scales: Float[Array, "*b N 3"],
+    opacities: Float[Array, "*b N"],
+    camera: Camera,
+    *,
+    config: Config = Config(),
+) -> Projected:
+  """Projects Gaussians to the image plane: what `rasterize` does first. Arguments and errors as there.
+
+  Differentiable in everything but `extents` and `radii`.
+  """
+  _check_geometry(means, quats, scales, opacities, camera)
+  batch = _batch_shape(means.shape[:-2], quats.shape[:-2], scales.shape[:-2], opacities.shape[:-1], _camera_batch(camera))
+  return _project(means, quats, scales, opacities, camera, batch, config)
+
+
+def rasterize(
+    means: Float[Array, "*b N 3"],
+    quats: Float[Array, "*b N 4"],
+    scales: Float[Array, "*b N 3"],
+    opacities: Float[Array, "*b N"],
+    colors: Float[Array, "*b N C"] | Float[Array, "*b N K 3"],
+    camera: Camera,
+    *,
+    background: Float[Array, "*b C"] | None = None,
+    sh_degree: int | None = None,
+    means2d_offset: Float[Array, "*b N 2"] | None = None,
+    config: Config = Config(),
+    implementation: str | None = None,
+) -> RenderOutput:
+  """Draws 3D Gaussians as seen by a camera (Kerbl et al., "3D Gaussian Splatting", 2023).
+
+  Leading dimensions `*b` of all arrays, of the camera and of the background broadcast against each other: one set of
+  Gaussians under many cameras, many sets under one, or frame by frame. Differentiable in all floating inputs, the
+  camera's pose and intrinsics included. Two runs give the same bits.
+
+  Args:
+    means: centres, world units.
+    quats: rotations from the Gaussian's axes to the world's, wxyz, of any length (zero: no rotation).
+    scales: standard deviations along the Gaussian's axes, world units, not negative.
+    opacities: in [0, 1].
+    colors: (*b, N, C) with any number of channels and range; with `sh_degree`, SH coefficients (*b, N, K, 3),
+      K >= (sh_degree + 1)^2, seen from the camera, plus 0.5, clamped below at 0.
+    camera: see `Camera`.
+    background: colour behind everything; None is black.
+    sh_degree: 0 to 3 if `colors` holds SH coefficients.
+    means2d_offset: pixels added to the projected centres. Pass zeros and take its gradient: the screen-space gradient
+      of the centres, which density control needs.
+    config: see `Config`.
+    implementation: "xla" or "reference"; None picks the best for this machine.
+
+  Returns:
+    See `RenderOutput`.
+
+  Raises:
+    ValueError: if shapes do not fit, naming them with their values.
+  """
+  if implementation not in (None, *IMPLEMENTATIONS):
+    raise ValueError(f"{implementation=} must be None or one of {', '.join(IMPLEMENTATIONS)}")
+  _check_geometry(means, quats, scales, opacities, camera)
+  channels = _check_colors(colors, sh_degree, means.shape[-2])
+  if background is None:
+    background = jnp.zeros((channels,), means.dtype)
+  if background.ndim < 1 or background.shape[-1] != channels:
+    raise ValueError(f"{background.shape=} must be (*b, {channels}), one value for each channel")
+  num = means.shape[-2]
+  if means2d_offset is None:
+    means2d_offset = jnp.zeros((num, 2), means.dtype)
+  if means2d_offset.shape[-2:] != (num, 2):
+    raise ValueError(f"{means2d_offset.shape=} must be (*b, {num}, 2)")
+
+  color_rank = 2 if sh_degree is None else 3
+  batch = _batch_shape(
+      means.shape[:-2],
+      quats.shape[:-2],
+      scales.shape[:-2],
+      opacities.shape[:-1],
+      colors.shape[:-color_rank],
+      background.shape[:-1],
+      means2d_offset.shape[:-2],
+      _camera_batch(camera),
+  )
+  draw = functools.partial(
+      _rasterize,
+      *(means, quats, scales, opacities, camera, colors, background, means2d_offset),
+      batch=batch,
+      sh_degree=sh_degree,
+      config=config,
+      name=implementation or DEFAULT,
+  )
+  output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
+  needed = _overflowing(output)
+  if needed is not None:
+    output = draw(capacity=round_capacity(needed))
+  return output
+
+
+def round_capacity(needed: int) -> int:
+  """Rounds up to one of few sizes (steps of 12 to 25 %), so that growing lists compile few programs."""
+  step = max(1024, 1 << max(0, (needed - 1).bit_length() - 3))
+  return -(-needed // step) * step
+
+
+def _guess_capacity(num: int, camera: Camera, config: Config) -> int:
+  """Room for a typical scene: every tile twice covered and each Gaussian in a dozen tiles."""
+  tiles = (-(-camera.width // config.tile_size)) * (-(-camera.height // config.tile_size))
+  return round_capacity(max(1, min(12 * num + 2 * tiles, num * tiles)))
+
+
+def _overflowing(output: RenderOutput) -> int | None:
+  """Capacity that would have been enough, if a list was full and the values can be seen, that is, outside jit."""
+  try:
+    if output.overflow.size and int(output.overflow.max()) > 0:
+      return int(output.intersections.max())
+  except jax.errors.ConcretizationTypeError:
+    pass
+  return None
+
+
+@functools.partial(jax.jit, static_argnames=("batch", "config"))
+def _project(means, quats, scales, opacities, camera: Camera, batch: tuple[int, ...], config: Config) -> Projected:
+  geometry = _flatten_geometry(batch, means, quats, scales, opacities, camera)
+  flat = jax.vmap(functools.partial(project_gaussians, config=config))(*geometry)
+  return jax.tree.map(lambda a: a.reshape(batch + a.shape[1:]), flat)
+
+
+@functools.partial(jax.jit, static_argnames=("batch", "sh_degree", "config", "name", "capacity"))
+def _rasterize(
+    *arrays: Array, batch: tuple[int, ...], sh_degree: int | None, config: Config, name: str, capacity: int
+) -> RenderOutput:
+  """`rasterize` after all checks: one batch dimension on everything, project, composite, add the background."""
+  means, quats, scales, opacities, camera, colors, background, means2d_offset = arrays
+  colors = _flatten(batch, colors, 2 if sh_degree is None else 3)
+  background, means2d_offset = _flatten(batch, background, 1), _flatten(batch, means2d_offset, 2)
+  means, quats, scales, opacities, camera = _flatten_geometry(batch, means, quats, scales, opacities, camera)
+
+  projected = jax.vmap(functools.partial(project_gaussians, config=config))(means, quats, scales, opacities, camera)
+  projected = dataclasses.replace(projected, means2d=projected.means2d + means2d_offset)
+  visible = projected.radii > 0
+  features = colors
+  if sh_degree is not None:
+    features = jax.vmap(functools.partial(sh.sh_colors, sh_degree))(colors, means, camera.world_to_camera)
+  # A culled Gaussian's colour may be NaN, and 0 * NaN would reach the image.
+  features = jnp.where(visible[..., None] & jnp.isfinite(features), features, 0)
+  if config.with_depth:
+    features = jnp.concatenate([features, projected.depths[..., None]], axis=-1)
+
+  summed, transmittance, intersections, overflow = IMPLEMENTATIONS[name].composite(
+      projected, features, width=camera.width, height=camera.height, config=config, capacity=capacity
+  )
+  alpha = 1 - transmittance
+  depth = None
+  if config.with_depth:
+    summed, depth = summed[..., :-1], summed[..., -1]
+    depth = jnp.where(alpha > 0, depth / jnp.where(alpha > 0, alpha, 1), 0)
+  flat = RenderOutput(
+      image=summed + transmittance[..., None] * background[:, None, None, :],
+      alpha=alpha,
+      depth=depth,
+      radii=projected.radii,
+      intersections=intersections,
+      overflow=overflow,
+  )
+  return jax.tree.map(lambda a: a.reshape(batch + a.shape[1:]), flat)
+
+
+def _check_geometry(means, quats, scales, opacities, camera: Camera) -> None:
+  if means.ndim < 2 or means.shape[-1] != 3:
+    raise ValueError(f"{means.shape=} must be (*b, N, 3)")
+  num = means.shape[-2]
+  if quats.shape[-2:] != (num, 4):
+    raise ValueError(f"{quats.shape=} must be (*b, {num}, 4) to match {means.shape=}")
+  if scales.shape[-2:] != (num, 3):
+    raise ValueError(f"{scales.shape=} must be (*b, {num}, 3) to match {means.shape=}")
+  if opacities.shape[-1:] != (num,):
+    raise ValueError(f"{opacities.shape=} must be (*b, {num}) to match {means.shape=}")
+  if camera.world_to_camera.shape[-2:] != (4, 4):
+    raise ValueError(f"{camera.world_to_camera.shape=} must be (*b, 4, 4)")
+  if camera.intrinsics.shape[-2:] != (3, 3):
+    raise ValueError(f"{camera.intrinsics.shape=} must be (*b, 3, 3)")
+  if camera.width < 1 or camera.height < 1:
+    raise ValueError(f"{camera.width=} and {camera.height=} must be positive")
+  if not 0 < camera.near < camera.far:
+    raise ValueError(f"{camera.near=} and {camera.far=} must satisfy 0 < near < far")
+
+
+def _check_colors(colors, sh_degree: int | None, num: int) -> int:
+  """Number of channels of the image."""
+  if sh_degree is None:
+    if colors.ndim < 2 or colors.shape[-2] != num:
+      raise ValueError(f"{colors.shape=} must be (*b, {num}, C); pass sh_degree for SH coefficients")
+    return colors.shape[-1]
+  if sh_degree not in range(sh.MAX_DEGREE + 1):
+    raise ValueError(f"{sh_degree=} must be None or 0 to {sh.MAX_DEGREE}")
+  least = sh.num_coefficients(sh_degree)
+  if colors.ndim < 3 or colors.shape[-3] != num or colors.shape[-1] != 3 or colors.shape[-2] < least:
+    raise ValueError(f"{colors.shape=} must be (*b, {num}, K, 3) with K >= {least} for {sh_degree=}")
+  return 3
+
+
+def _camera_batch(camera: Camera) -> tuple[int, ...]:
+  return jnp.broadcast_shapes(camera.world_to_camera.shape[:-2], camera.intrinsics.shape[:-2])
+
+
+def _batch_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+  try:
+    return jnp.broadcast_shapes(*shapes)
+  except ValueError as e:
+    raise ValueError(f"leading dimensions must broadcast, but are {shapes}") from e
+
+
+def _flatten(batch: tuple[int, ...], array, rank: int):
+  """(*b, …) to (B, …), where the last `rank` dimensions stay."""
+  kept = array.shape[array.ndim - rank :]
+  return jnp.broadcast_to(array, batch + kept).reshape((math.prod(batch),) + kept)
+
+
+def _flatten_geometry(batch, means, quats, scales, opacities, camera: Camera):
+  camera = dataclasses.replace(
+      camera,
+      world_to_camera=_flatten(batch, camera.world_to_camera, 2),
+      intrinsics=_flatten(batch, camera.intrinsics, 2),
+  )
+  flat = (_flatten(batch, a, r) for a, r in ((means, 2), (quats, 2), (scales, 2), (opacities, 1)))
+  return (*flat, camera)

@@ -1,0 +1,77 @@
+"""Dense compositing: every Gaussian at every pixel, in any floating dtype. The truth of every test.
+
+Obviously right comes first: memory is N * H * W, and gradients are JAX's own.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from splat_kernels.binning import tile_box
+from splat_kernels.types import Config, Projected
+
+
+def composite(
+    projected: Projected,
+    features: Float[Array, "B N C"],
+    *,
+    width: int,
+    height: int,
+    config: Config,
+    capacity: int,
+) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
+  """Composites features front to back without a background. The contract that every implementation fulfils.
+
+  Args:
+    projected: one batch dimension B.
+    features: what is composited: colour channels, and depth if asked for.
+    width: of the image, pixels.
+    height: of the image, pixels.
+    config: see `Config`.
+    capacity: how many (Gaussian, tile) pairs a frame may hold; not used here.
+
+  Returns:
+    sum over Gaussians of weight * feature; transmittance behind the last Gaussian; (Gaussian, tile) pairs, counted by
+    boxes and thus at least what tile-based implementations need; pairs dropped: none.
+  """
+  del capacity
+  one = lambda p, f: _composite_frame(p, f, width, height, config)
+  summed, transmittance, intersections = jax.vmap(one)(projected, features)
+  return summed, transmittance, intersections, jnp.zeros_like(intersections)
+
+
+def _composite_frame(projected: Projected, features, width: int, height: int, config: Config):
+  visible = projected.radii > 0
+  order = jnp.argsort(jnp.where(visible, projected.depths, jnp.inf), stable=True)  # Ties by Gaussian index.
+  p = jax.tree.map(lambda a: a[order], projected)
+  features, visible = features[order], visible[order]
+
+  dtype = p.means2d.dtype
+  y, x = jnp.mgrid[:height, :width].astype(dtype) + 0.5  # (H, W) pixel centres.
+  dx = x - p.means2d[:, 0, None, None]  # (N, H, W)
+  dy = y - p.means2d[:, 1, None, None]
+  xx, xy, yy = (p.conics[:, i, None, None] for i in range(3))
+  exponent = -0.5 * (xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy)
+  # The form is positive definite, so an exponent above 0 is rounding; others skip such pixels, which leaves pinholes.
+  alpha = p.opacities[:, None, None] * jnp.exp(jnp.minimum(exponent, 0))
+  clamped = jnp.minimum(alpha, config.alpha_max)
+  if config.clamp_passes_gradient:
+    clamped = alpha + jax.lax.stop_gradient(clamped - alpha)
+
+  tiles = tile_box(p, width, height, config.tile_size)  # (N, 4): x0, y0, x1, y1, exclusive ends.
+  tx, ty = x // config.tile_size, y // config.tile_size
+  in_box = (tx >= tiles[:, 0, None, None]) & (tx < tiles[:, 2, None, None])
+  in_box &= (ty >= tiles[:, 1, None, None]) & (ty < tiles[:, 3, None, None])
+  drawn = visible[:, None, None] & in_box & (alpha >= config.alpha_min)
+  clamped = jnp.where(drawn, clamped, 0)
+
+  # Transmittance only falls, so "stop before the Gaussian that would bring it to the minimum" is a plain mask.
+  behind = jnp.cumprod(1 - clamped, axis=0)
+  clamped = jnp.where(behind > config.transmittance_min, clamped, 0)
+  behind = jnp.cumprod(1 - clamped, axis=0)
+  before = jnp.concatenate([jnp.ones_like(behind[:1]), behind])[:-1]
+  weights = before * clamped
+  summed = jnp.einsum("nhw,nc->hwc", weights, features, precision="highest")
+  transmittance = jnp.concatenate([jnp.ones((1, height, width), dtype), behind])[-1]
+  columns, rows = tiles[:, 2] - tiles[:, 0], tiles[:, 3] - tiles[:, 1]
+  return summed, transmittance, jnp.sum(columns * rows)
