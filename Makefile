@@ -1,0 +1,36 @@
+# make demo    train the demo, score it and write runs/demo/conversation.mp4 (continues where it was stopped)
+# make compare train the same generator without the partner and without the relation, and score all three
+# make test    run the tests
+# Each creates .venv from requirements.txt first, if absent. Choose an interpreter with make PYTHON=python3.12.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN := runs/demo
+CONFIG := configs/demo.py
+
+.PHONY: demo compare test clean
+
+demo: $(VENV)/.installed
+	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
+	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
+	$(PY) generate.py --workdir=$(RUN) --conversation=test --out=$(RUN)/conversation.mp4
+	@echo "Watch $(RUN)/conversation.mp4 and read $(RUN)/evaluation/results.md"
+
+compare: $(VENV)/.installed
+	$(PY) train.py --config=$(CONFIG):no_partner --workdir=$(RUN)/compare/no_partner --stage=motion
+	$(PY) train.py --config=$(CONFIG):no_relation --workdir=$(RUN)/compare/no_relation --stage=motion
+	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
+
+test: $(VENV)/.installed
+	$(PY) -m pytest -q tests
+
+clean:
+	rm -rf $(VENV) runs .jax_cache
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"$(PYTHON) is Python {v[0]}.{v[1]}; rsatalker-jax needs 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -r requirements.txt
+	@touch $@

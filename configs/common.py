@@ -1,0 +1,108 @@
+"""Sections that every config shares, each value with its meaning. The numbers are the demo's; configs override them."""
+
+from ml_collections import ConfigDict
+
+
+def base_config() -> ConfigDict:
+  config = ConfigDict()
+  config.seed = 0
+
+  # Device mesh; -1: all devices that fsdp leaves. Without an accelerator the CPU is shown to JAX as `cpu_devices`
+  # devices, so that both cores of a laptop work; 0 keeps JAX's own choice.
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, cpu_devices=2))
+
+  config.data = ConfigDict(dict(
+      # Where the embedded conversations are unpacked to. Empty: nothing to unpack, the paths below are the user's.
+      embedded_root="runs/demo_data",
+      performances=3,  # Performances of each embedded dialogue.
+      # Paths; relative ones under embedded_root if that is set.
+      conversations="conversations",  # DualTalk layout.
+      relations="conversations/relations.csv",
+      capture="capture",  # VHAP / GaussianAvatars layout.
+      triplets="triplets.jsonl",
+      features="features",  # Speech feature cache.
+  ))
+
+  config.head = ConfigDict(dict(path="assets/head/demo_head.npz"))
+
+  # Frozen speech encoder.
+  config.speech = ConfigDict(dict(encoder="logmel", num_mels=64, context=2))
+
+  # Fields of rsatalker_jax.motion.MotionConfig.
+  config.generator = ConfigDict(dict(
+      features=128,
+      heads=4,
+      reach=25,
+      encoder_layers=2,
+      decoder_layers=2,
+      mlp_ratio=2,
+      speech_kernel=9,
+      relation_features=32,
+      dropout=0.1,
+      use_partner=True,
+      use_relation=True,
+      residual=True,
+      query_time=False,
+      dtype="float32",
+  ))
+
+  config.offsets = ConfigDict(dict(hidden=64))
+
+  # Arguments of rsatalker_jax.avatar.init_avatar. The paper starts with one Gaussian per face, scale 1.
+  config.gaussians = ConfigDict(dict(sh_degree=0, init_scale=1.0, num_gaussians=None, region_density=ConfigDict()))
+
+  # implementation: None picks. max_intersections: capacity per frame; grown when a step reports an overflow.
+  config.render = ConfigDict(dict(implementation=None, tile_size=16, max_intersections=None, background=(1.0, 1.0, 1.0)))
+
+  # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
+  config.motion = ConfigDict(dict(
+      steps=1500,
+      batch=16,
+      window=100,
+      learning_rate=1e-3,
+      warmup=100,
+      weight_decay=0.01,
+      gradient_clip=1.0,
+      orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.
+      loss=ConfigDict(dict(expression=1.0, jaw=1.0, pose=1.0, velocity=1.0, plain_norm=False)),
+  ))
+
+  # --- Stage 2, avatar (Eq. 10-12). Learning rates in brackets: GaussianAvatars'.
+  config.avatar = ConfigDict(dict(
+      steps=1500,
+      batch=2,
+      scene_extent=1.0,  # Explicit: the extent of one camera is 0 and would stop the positions.
+      learning_rates=ConfigDict(dict(
+          means=5e-3,  # [5e-3 -> 5e-5 times the extent]
+          quats=1e-3,  # [1e-3]
+          log_scales=1.7e-2,  # [1.7e-2]
+          opacity_logits=5e-2,  # [5e-2]
+          sh=2.5e-3,  # [2.5e-3; higher degrees 1/20 of it]
+      )),
+      final_learning_rate=0.05,  # All rates decay to this share of themselves (GaussianAvatars: positions only, to 0.01).
+      dssim_weight=0.2,  # lambda of Eq. 10 [0.2]
+      position_weight=0.01,  # lambda_2 of Eq. 13 [0.01]
+      position_threshold=1.0,  # eps_pos of Eq. 11 [1]
+      scale_weight=1.0,  # [1]; not in the paper
+      scale_threshold=0.6,  # [0.6]
+  ))
+
+  # --- Stage 3, joint (Eq. 13).
+  config.joint = ConfigDict(dict(
+      steps=120,
+      batch=2,
+      window=100,
+      frames=2,  # Rendered per window.
+      generator_learning_rate=1e-4,
+      avatar_learning_rate=0.1,  # Share of stage 2's final rates.
+      offsets_learning_rate=1e-4,
+      image_weight=0.5,  # lambda_1 of Eq. 13
+      position_weight=0.01,  # lambda_2
+      offset_weight=0.01,  # lambda_3
+      offset_threshold=1.0,  # eps_offset of Eq. 12
+  ))
+
+  # --- How the run is watched and scored; changes nothing that is computed in training.
+  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250))
+  config.evaluation = ConfigDict(dict(frames=60, compare="compare"))  # Rendered test frames; folder of ablations.
+  return config
