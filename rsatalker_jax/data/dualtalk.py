@@ -1,0 +1,333 @@
+"""DualTalk's file layout: two people's voices and their tracked FLAME motion, clip by clip.
+
+    <root>/{train,val,test,ood}/<video id>_sub_video_<n>[_<ccc>]_speaker{1,2}.{wav,npz}
+    <root>/relations.csv          conversation,relation     (ours: DualTalk has no labels)
+
+An npz holds float32 arrays at 25 fps: shape (T,100), tex (T,50), exp (T,50), pose (T,6), cam (T,3), light (T,9,3);
+pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here is [exp, jaw, head], (T, 56).
+"""
+
+import collections.abc
+import csv
+import dataclasses
+import os
+import pathlib
+import re
+import zipfile
+
+import numpy as np
+from jaxtyping import Int
+
+from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.social.relation import parse_relation
+from rsatalker_jax.types import (
+    EXPRESSION_DIM,
+    FPS,
+    JAW_DIM,
+    MOTION_DIM,
+    MOTION_GROUPS,
+    POSE_DIM,
+    SAMPLE_RATE,
+    Conversation,
+    Motion,
+)
+
+SPLITS = ("train", "val", "test", "ood")
+MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
+_WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
+
+
+def read_motion(path: str | os.PathLike) -> Motion:
+  """Reads one person's motion, (T, 56) float32, from an npz in DualTalk's layout.
+
+  Raises:
+    InputError: missing, cut off, a key absent or of the wrong width, no frames, or values that are not finite.
+  """
+  path = pathlib.Path(path)
+  widths = {"exp": EXPRESSION_DIM, "pose": JAW_DIM + POSE_DIM}
+  if not path.is_file():
+    raise InputError(path, "", "no such file", "an npz with exp (T, 50) and pose (T, 6)")
+  arrays = {}
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise InputError(path, "", "a single array", "an npz with exp (T, 50) and pose (T, 6)")
+      for key in widths:
+        if key not in archive:
+          raise InputError(path, key, f"only the keys {', '.join(archive) or '(none)'}", f"{key} (T, {widths[key]})")
+        arrays[key] = archive[key]
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    if isinstance(error, InputError):
+      raise
+    raise InputError(path, "", f"an unreadable file ({error})", "an npz of plain arrays") from error
+
+  for key, width in widths.items():
+    array = arrays[key]
+    if array.ndim != 2 or array.shape[1] != width or array.dtype.kind not in "fiu":
+      raise InputError(path, key, f"{array.dtype} {array.shape}", f"float32 (T, {width})")
+    if not len(array):
+      raise InputError(path, key, "no frames", "at least one")
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+      raise InputError(path, f"{key}, frame {int(np.argmin(finite))}", "a value that is not finite", "finite values")
+  exp, pose = arrays["exp"], arrays["pose"]
+  if len(exp) != len(pose):
+    raise InputError(path, "pose", f"{len(pose)} frames", f"{len(exp)}, as in exp")
+  return np.concatenate([exp, pose[:, POSE_DIM:], pose[:, :POSE_DIM]], axis=1).astype(np.float32)
+
+
+def write_motion(path: str | os.PathLike, motion: Motion) -> None:
+  """Writes (T, 56) as an npz with all of DualTalk's keys (those that motion does not hold are zero), whole or not at all.
+
+  The same motion gives the same bytes.
+  """
+  path = pathlib.Path(path)
+  motion = np.asarray(motion, np.float32)
+  if motion.ndim != 2 or motion.shape[1] != MOTION_DIM:
+    raise ValueError(f"{motion.shape=} must be (T, {MOTION_DIM})")
+  frames = len(motion)
+  arrays = dict(
+      shape=np.zeros((frames, 100), np.float32),
+      tex=np.zeros((frames, 50), np.float32),
+      exp=motion[:, MOTION_GROUPS["expression"]],
+      pose=np.concatenate([motion[:, MOTION_GROUPS["pose"]], motion[:, MOTION_GROUPS["jaw"]]], axis=1),
+      cam=np.zeros((frames, 3), np.float32),
+      light=np.zeros((frames, 9, 3), np.float32),
+  )
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("wb") as file:
+      np.savez_compressed(file, **arrays)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def read_relations(path: str | os.PathLike, conversations: set[str] | None = None) -> dict[str, Int[np.ndarray, "2"]]:
+  """Reads the labels table, a csv with the columns conversation and relation.
+
+  Args:
+    path: the table.
+    conversations: names that may occur; None allows any.
+
+  Raises:
+    InputError: names file and line of a missing column, an unknown relation, a conversation that does not exist or
+      one that is labelled twice.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise InputError(path, "", "no such file", "a csv with the columns conversation,relation")
+  labels: dict[str, Int[np.ndarray, "2"]] = {}
+  with path.open(newline="", encoding="utf-8-sig") as file:
+    rows = csv.DictReader(file)
+    columns = [name.strip() for name in rows.fieldnames or ()]
+    if not {"conversation", "relation"} <= set(columns):
+      raise InputError(f"{path}:1", "columns", ",".join(columns) or "none", "conversation,relation")
+    rows.fieldnames = columns
+    for row in rows:
+      line = f"{path}:{rows.line_num}"
+      name = (row["conversation"] or "").strip()
+      if conversations is not None and name not in conversations:
+        raise InputError(line, "conversation", f"{name!r}", "a conversation that has files under " + str(path.parent))
+      if name in labels:
+        raise InputError(line, "conversation", f"{name!r} a second time", "one line per conversation")
+      # A relation holds a comma: quoted it is one field, unquoted csv spreads it over two.
+      text = ",".join([row["relation"] or "", *(row.get(None) or ())])
+      labels[name] = parse_relation(text, source=line)
+  return labels
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clip:
+  """One direction of one conversation, checked: `frames` is what both voices and both motions cover."""
+
+  name: str
+  files: dict[str, pathlib.Path]  # wav_a, npz_a, wav_b, npz_b
+  frames: int
+  relation: Int[np.ndarray, "2"]
+
+
+class DualTalkSource(collections.abc.Sequence):
+  """Random access to conversations; an item is read from disk each time it is asked for.
+
+  Attributes:
+    skipped: (file or conversation, reason) of what is not served.
+    trimmed: (item, frames) of what lost frames because voices and motions differ in length; each by 12 frames at most.
+    notes: what the wav reader changed (rates, channels) in the items read so far.
+  """
+
+  def __init__(self, clips: list[_Clip], skipped: list[tuple[str, str]], trimmed: list[tuple[str, int]]):
+    self._clips, self.skipped, self.trimmed = clips, skipped, trimmed
+    self.notes: list[str] = []
+
+  def __len__(self) -> int:
+    return len(self._clips)
+
+  def __getitem__(self, index: int) -> Conversation:
+    clip = self._clips[index]
+    wav_a, notes_a = read_wav(clip.files["wav_a"], allow_silent=True)
+    wav_b, notes_b = read_wav(clip.files["wav_b"], allow_silent=True)
+    self.notes += [note for note in notes_a + notes_b if note not in self.notes]
+    if max(np.abs(wav_a).max(), np.abs(wav_b).max()) < SILENCE_PEAK:
+      raise InputError(clip.files["wav_a"], "peak", "silence in both voices", "at least one person who speaks")
+    return Conversation(
+        name=clip.name,
+        speech_a=_fit(wav_a, clip.frames * SAMPLES_PER_FRAME),
+        motion_a=read_motion(clip.files["npz_a"])[: clip.frames],
+        speech_b=_fit(wav_b, clip.frames * SAMPLES_PER_FRAME),
+        motion_b=read_motion(clip.files["npz_b"])[: clip.frames],
+        relation=clip.relation,
+    )
+
+  def summary(self) -> str:
+    """One line: how much is served, trimmed and skipped."""
+    frames = sum(clip.frames for clip in self._clips)
+    return (
+        f"{len(self)} clips, {frames / FPS / 60:.1f} minutes of motion; "
+        f"{len(self.trimmed)} trimmed by {sum(n for _, n in self.trimmed)} frames in all, {len(self.skipped)} skipped"
+    )
+
+
+def load_dualtalk(
+    root: str | os.PathLike,
+    split: str,
+    *,
+    relations: str | os.PathLike | None = None,
+    default_relation: str | None = None,
+    val_fraction: float = 0.1,
+) -> DualTalkSource:
+  """Finds the conversations of one split, both directions of each.
+
+  Where there is no `val` folder, whole videos are held out of `train` for it, the same ones each time; the test split
+  is never touched for this.
+
+  Args:
+    root: the folder with the split folders.
+    split: train, val, test or ood.
+    relations: the labels table; by default `<root>/relations.csv` if that exists.
+    default_relation: the relation of conversations that the table does not name; None makes them an error.
+    val_fraction: part of the training videos to hold out, if there is no `val` folder.
+
+  Raises:
+    InputError: no such split, damaged files, lengths that differ by more than 12 frames, a bad labels table.
+  """
+  root = pathlib.Path(root)
+  if split not in SPLITS:
+    raise InputError("split", "", f"{split!r}", " | ".join(SPLITS))
+  held_out = split == "val" and not (root / "val").is_dir()
+  folder = root / ("train" if held_out else split)
+  if not folder.is_dir():
+    raise InputError(folder, "", "no such folder", f"{split} clips <id>_speaker{{1,2}}.{{wav,npz}}")
+
+  names = sorted(_conversations(folder))
+  if split in ("train", "val") and not (root / "val").is_dir():
+    videos = _held_out_videos(names, val_fraction)
+    names = [name for name in names if (_video_id(name) in videos) == held_out]
+  if relations is None and (root / "relations.csv").is_file():
+    relations = root / "relations.csv"
+  known = {name for part in SPLITS if (root / part).is_dir() for name in _conversations(root / part)}
+  labels = read_relations(relations, known) if relations is not None else {}
+  default = None if default_relation is None else parse_relation(default_relation, source="default_relation")
+
+  clips, skipped, trimmed = [], [], []
+  for name in names:
+    files = {(kind, n): folder / f"{name}_speaker{n}.{kind}" for kind in ("wav", "npz") for n in (1, 2)}
+    missing = [path.name for path in files.values() if not path.is_file()]
+    if missing:
+      skipped.append((name, f"no {', '.join(missing)}"))
+      continue
+    relation = labels.get(name, default)
+    if relation is None:
+      where = relations if relations is not None else root / "relations.csv"
+      raise InputError(where, "conversation", f"no line for {name!r}", "its relation, or a default relation")
+    frames = _common_frames([files["wav", 1], files["wav", 2]], [files["npz", 1], files["npz", 2]])
+    for person in (1, 2):
+      ours = {f"{kind}_b": files[kind, person] for kind in ("wav", "npz")}
+      theirs = {f"{kind}_a": files[kind, 3 - person] for kind in ("wav", "npz")}
+      item = f"{name}_speaker{person}"
+      clips.append(_Clip(item, ours | theirs, frames.kept, relation))
+      if frames.lost:
+        trimmed.append((item, frames.lost))
+  if not clips:
+    raise InputError(folder, "", "no complete conversation" + f" ({len(skipped)} incomplete)" * bool(skipped),
+                     "clips <id>_speaker{1,2}.{wav,npz}")
+  return DualTalkSource(clips, skipped, trimmed)
+
+
+def read_conversation(
+    speech_a: str | os.PathLike,
+    motion_a: str | os.PathLike,
+    speech_b: str | os.PathLike,
+    relation: str,
+    *,
+    allow_silent: bool = False,
+) -> tuple[Conversation, list[str]]:
+  """Reads the inputs of one generation, single files anywhere: two voices, A's motion and the relation.
+
+  Returns:
+    The conversation, its arrays cut to the length that all three cover and `motion_b` None, and the notes of what
+    was changed on the way.
+
+  Raises:
+    InputError: anything wrong with a file, an unknown relation, or lengths that differ by more than 12 frames.
+  """
+  label = parse_relation(relation, source="--relation")
+  wav_a, notes_a = read_wav(speech_a, allow_silent=allow_silent)
+  wav_b, notes_b = read_wav(speech_b, allow_silent=allow_silent)
+  motion = read_motion(motion_a)
+  frames = _common_frames([pathlib.Path(speech_a), pathlib.Path(speech_b)], [pathlib.Path(motion_a)])
+  notes = notes_a + notes_b
+  if frames.lost:
+    notes.append(f"{motion_a}: voices and motion differ in length; {frames.lost} frames trimmed")
+  conversation = Conversation(
+      name=pathlib.Path(speech_b).stem,
+      speech_a=_fit(wav_a, frames.kept * SAMPLES_PER_FRAME),
+      motion_a=motion[: frames.kept],
+      speech_b=_fit(wav_b, frames.kept * SAMPLES_PER_FRAME),
+      motion_b=None,
+      relation=label,
+  )
+  return conversation, notes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frames:
+  kept: int  # Frames that every file covers.
+  lost: int  # Frames that the longest file has beyond those.
+
+
+def _common_frames(wavs: list[pathlib.Path], npzs: list[pathlib.Path]) -> _Frames:
+  """The frames that voices and motions share. A voice may end within its last frame (DualTalk's do)."""
+  lengths = {path: int(np.ceil(wav_frames(path, FPS))) for path in wavs}
+  lengths |= {path: len(read_motion(path)) for path in npzs}
+  kept, longest = min(lengths.values()), max(lengths.values())
+  if longest - kept > MAX_FRAME_DIFFERENCE:
+    shortest = min(lengths, key=lengths.get)
+    other = max(lengths, key=lengths.get)
+    raise InputError(
+        shortest, "frames", kept, f"{longest}, as in {other.name} (up to {MAX_FRAME_DIFFERENCE} fewer are trimmed)"
+    )
+  return _Frames(kept, longest - kept)
+
+
+def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
+  """Cuts, or pads with silence by less than one frame, to whole frames."""
+  return np.pad(wav[:samples], (0, max(0, samples - len(wav))))
+
+
+def _conversations(folder: pathlib.Path) -> set[str]:
+  return {match["conversation"] for path in folder.iterdir() if (match := _WAV_NAME.fullmatch(path.name))}
+
+
+def _video_id(conversation: str) -> str:
+  return conversation.split("_sub_video_")[0]
+
+
+def _held_out_videos(names: list[str], fraction: float) -> set[str]:
+  """Videos for validation: clips of one video share people and room, so they stay together."""
+  videos = sorted({_video_id(name) for name in names})
+  count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
+  order = np.random.default_rng(0).permutation(len(videos))
+  return {videos[i] for i in order[:count]}

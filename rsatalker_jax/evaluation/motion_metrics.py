@@ -1,0 +1,108 @@
+"""Motion metrics by DualTalk's definitions: FD, P-FD, MSE, SID and rPCC, each for expression, jaw and pose.
+
+All are computed per clip on raw coefficients, then averaged over clips. Values here are raw; `TABLE_SCALES` holds the factors
+that published tables multiply them by.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.cluster.vq
+from jaxtyping import Float
+
+from rsatalker_jax.types import MOTION_GROUPS, Motion
+
+TABLE_SCALES = {
+    "fd": {"expression": 1.0, "jaw": 1e3, "pose": 1e2},
+    "p_fd": {"expression": 1.0, "jaw": 1e3, "pose": 1e2},
+    "mse": {"expression": 1e1, "jaw": 1e3, "pose": 1e2},
+    "sid": {"expression": 1.0, "jaw": 1.0, "pose": 1.0},
+    "rpcc": {"expression": 1e2, "jaw": 1e1, "pose": 1e1},
+}
+
+SID_CLUSTERS = {"expression": 40, "jaw": 10, "pose": 10}
+
+
+def evaluate_motion(pred: Motion, target: Motion, partner: Motion) -> dict[str, float]:
+  """Compares one generated clip with its ground truth.
+
+  Args:
+    pred: generated motion of B, (T, 56).
+    target: true motion of B.
+    partner: true motion of A, for P-FD and rPCC.
+
+  Returns:
+    "fd/expression", "p_fd/jaw", "mse/pose", "rpcc/pose" …: raw values.
+  """
+  if not pred.shape == target.shape == partner.shape:
+    raise ValueError(f"{pred.shape=}, {target.shape=} and {partner.shape=} must be equal")
+  metrics = {}
+  for group, dims in MOTION_GROUPS.items():
+    p, t, a = (np.asarray(x, np.float64)[:, dims] for x in (pred, target, partner))
+    metrics[f"fd/{group}"] = clip_frechet_distance(p, t)
+    metrics[f"p_fd/{group}"] = clip_frechet_distance(np.concatenate([a, p], 1), np.concatenate([a, t], 1))
+    metrics[f"mse/{group}"] = float(np.mean((p - t) ** 2))
+    metrics[f"rpcc/{group}"] = abs(_correlation(t, a) - _correlation(p, a))
+  return metrics
+
+
+def mean_metrics(clips: Sequence[dict[str, float]]) -> dict[str, float]:
+  """Averages the metrics of clips, each clip with the same weight."""
+  return {name: float(np.mean([clip[name] for clip in clips])) for name in clips[0]}
+
+
+def table_value(name: str, value: float) -> float:
+  """Scales a raw value as published tables do: `table_value("mse/jaw", 1.04e-3) == 1.04`."""
+  metric, group = name.split("/")
+  return value * TABLE_SCALES[metric][group]
+
+
+def clip_frechet_distance(a: Float[np.ndarray, "T D"], b: Float[np.ndarray, "T2 D"]) -> float:
+  """Fréchet distance between the frames of two clips, taken as Gaussians (mean and `np.cov`)."""
+  return frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+
+
+def frechet_distance(
+    mean_a: Float[np.ndarray, "D"],
+    cov_a: Float[np.ndarray, "D D"],
+    mean_b: Float[np.ndarray, "D"],
+    cov_b: Float[np.ndarray, "D D"],
+) -> float:
+  """‖μa − μb‖² + Tr(Σa + Σb − 2 (Σa Σb)^½).
+
+  The trace of the root is taken from the eigenvalues of Σa^½ Σb Σa^½, which is symmetric: unlike a general matrix root
+  it stays real and finite where a covariance is singular, as that of a motion held constant is.
+  """
+  values, vectors = np.linalg.eigh(cov_a)
+  root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+  product = np.linalg.eigvalsh(root @ cov_b @ root)
+  trace_root = np.sqrt(np.maximum(product, 0.0)).sum()
+  distance = np.sum((mean_a - mean_b) ** 2) + np.trace(cov_a) + np.trace(cov_b) - 2.0 * trace_root
+  return float(max(distance, 0.0))  # Rounding can leave -1e-18 for equal clips.
+
+
+def fit_motion_clusters(targets: Sequence[Motion], *, seed: int = 0) -> dict[str, Float[np.ndarray, "K D"]]:
+  """k-means centres of true motion for SID (k = 40 for expression, 10 for jaw and pose)."""
+  frames = np.concatenate(targets).astype(np.float64)
+  return {
+      group: scipy.cluster.vq.kmeans2(frames[:, dims], SID_CLUSTERS[group], minit="++", rng=seed)[0]
+      for group, dims in MOTION_GROUPS.items()
+  }
+
+
+def motion_diversity(pred: Motion, clusters: dict[str, Float[np.ndarray, "K D"]]) -> dict[str, float]:
+  """SID, Shannon's index for diversity: entropy in bits of the clusters that a clip's frames fall into."""
+  metrics = {}
+  for group, dims in MOTION_GROUPS.items():
+    labels, _ = scipy.cluster.vq.vq(np.asarray(pred, np.float64)[:, dims], clusters[group])
+    share = np.bincount(labels) / len(labels)
+    share = share[share > 0]
+    metrics[f"sid/{group}"] = float(-(share * np.log2(share)).sum())
+  return metrics
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+  """Pearson's correlation of all entries; 0 where one side does not vary."""
+  a, b = a.ravel() - a.mean(), b.ravel() - b.mean()
+  norm = np.sqrt((a @ a) * (b @ b))
+  return float(a @ b / norm) if norm > 0 else 0.0

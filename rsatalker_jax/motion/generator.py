@@ -1,0 +1,199 @@
+"""The speaker-listener motion generator (Sec. 3.3): two voices, A's motion and their relation in, B's motion out.
+
+    a_A, a_B = speech encoder (frozen, outside) → SpeechAdapter
+    m_A      = MotionEncoder(motion A)
+    f_A      = CrossAttn(Q=a_A, K=V=m_A)                      Eq. 4
+    z        = CrossAttn(Q=s, K=V=Encoder([f_A; a_B]))        Eq. 5, s from the relation
+    motion B = MotionDecoder(z)
+
+Eq. 5 gives the queries no time axis: s is one vector. Here frame t asks with s too, but attention is biased by distance, so
+each frame finds its own surroundings; and the residual path z = s + CrossAttn + Encoder([f_A; a_B]) keeps the lips.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rsatalker_jax.motion.layers import FeedForward, FrameConv, TransformerLayer, WindowAttention
+from rsatalker_jax.social.networks import MotionSocialNet, RelationEmbedding, encode_time
+from rsatalker_jax.social.relation import UNKNOWN
+from rsatalker_jax.types import MOTION_DIM
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionConfig:
+  """Sizes and switches of a `MotionGenerator`.
+
+  Attributes:
+    features: width D of all layers.
+    heads: attention heads.
+    reach: frames that attention sees to each side, per layer.
+    encoder_layers, decoder_layers: Transformer layers before and after the social fusion.
+    mlp_ratio: width of the MLPs, in `features`.
+    speech_kernel: frames of speech features that the adapter sees at once; 1 for encoders that see enough themselves.
+    relation_features: length of one relation embedding; the query q has twice as many.
+    dropout: on each residual branch, in training.
+    use_partner: whether A's voice and motion are seen (ablation: speaker-only).
+    use_relation: whether the relation is seen (ablation: without the socially-aware module's knowledge).
+    residual: whether encoder features also pass by the attention of Eq. 4 and 5; the paper's equations read without.
+    query_time: whether the queries of Eq. 5 also hold a bounded periodic encoding of t.
+    dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
+    motion_mean, motion_std: 56 values each that normalise motion; part of the model, fixed before training.
+  """
+
+  features: int = 128
+  heads: int = 4
+  reach: int = 25
+  encoder_layers: int = 2
+  decoder_layers: int = 2
+  mlp_ratio: int = 2
+  speech_kernel: int = 9
+  relation_features: int = 32
+  dropout: float = 0.1
+  use_partner: bool = True
+  use_relation: bool = True
+  residual: bool = True
+  query_time: bool = False
+  dtype: str = "float32"
+  motion_mean: tuple[float, ...] = (0.0,) * MOTION_DIM
+  motion_std: tuple[float, ...] = (1.0,) * MOTION_DIM
+
+  def __post_init__(self):
+    # Configs come from files, as lists.
+    object.__setattr__(self, "motion_mean", tuple(float(x) for x in self.motion_mean))
+    object.__setattr__(self, "motion_std", tuple(float(x) for x in self.motion_std))
+    if len(self.motion_mean) != MOTION_DIM or len(self.motion_std) != MOTION_DIM:
+      raise ValueError(f"{len(self.motion_mean)=} and {len(self.motion_std)=} must be {MOTION_DIM}")
+    if self.features % self.heads:
+      raise ValueError(f"{self.features=} must be a multiple of {self.heads=}")
+
+
+class SpeechAdapter(nn.Module):
+  """Speech features of a frozen encoder to the generator's width, the same for both people."""
+
+  config: MotionConfig
+
+  @nn.compact
+  def __call__(self, speech: Float[Array, "*b T E"]) -> Float[Array, "*b T D"]:
+    c = self.config
+    x = nn.gelu(FrameConv(c.features, c.speech_kernel, c.dtype, name="context")(speech))
+    return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(x))
+
+
+class MotionEncoder(nn.Module):
+  """Normalised motion (FLAME parameters) to motion features, frame by frame (DualTalk's 56 → 128 → D)."""
+
+  config: MotionConfig
+
+  @nn.compact
+  def __call__(self, motion: Float[Array, "*b T 56"]) -> Float[Array, "*b T D"]:
+    c = self.config
+    return nn.LayerNorm(dtype=c.dtype, name="norm")(FeedForward(c.features, c.features, c.dtype, name="mlp")(motion))
+
+
+class SocialFusion(nn.Module):
+  """The socially-aware fusion network (Fig. 3): Transformer encoder on [f_A; a_B], then attention queried by s (Eq. 5)."""
+
+  config: MotionConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      partner: Float[Array, "*b T D"],
+      speech: Float[Array, "*b T D"],
+      social: Float[Array, "*b D"],
+      *,
+      deterministic: bool = True,
+  ) -> Float[Array, "*b T D"]:
+    c = self.config
+    encoded = nn.Dense(c.features, dtype=c.dtype, name="join")(jnp.concatenate([partner, speech], axis=-1))
+    for i in range(c.encoder_layers):
+      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"layer_{i}")
+      encoded = layer(encoded, deterministic=deterministic)
+    memory = nn.LayerNorm(dtype=c.dtype, name="memory_norm")(encoded)
+
+    queries = jnp.broadcast_to(social[..., None, :], encoded.shape)
+    if c.query_time:
+      time = encode_time(jnp.arange(encoded.shape[-2], dtype=jnp.float32))
+      queries += nn.Dense(c.features, use_bias=False, dtype=c.dtype, name="time")(time)
+    attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, name="attention")
+    z = queries + attention(nn.LayerNorm(dtype=c.dtype, name="query_norm")(queries), memory)  # Eq. 5
+    return z + encoded if c.residual else z
+
+
+class MotionDecoder(nn.Module):
+  """Transformer-based motion decoder: z to normalised motion."""
+
+  config: MotionConfig
+
+  @nn.compact
+  def __call__(self, z: Float[Array, "*b T D"], *, deterministic: bool = True) -> Float[Array, "*b T 56"]:
+    c = self.config
+    for i in range(c.decoder_layers):
+      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"layer_{i}")
+      z = layer(z, deterministic=deterministic)
+    z = nn.LayerNorm(dtype=c.dtype, name="norm")(z)
+    return nn.Dense(MOTION_DIM, kernel_init=nn.initializers.normal(0.01), name="motion")(z.astype(jnp.float32))
+
+
+class MotionGenerator(nn.Module):
+  """B's facial motion from both voices, A's motion and the relation.
+
+  Works on clips of any length; a clip of minutes takes memory in proportion to its length.
+
+  Attributes:
+    config: sizes, switches and the motion's statistics.
+  """
+
+  config: MotionConfig
+
+  def setup(self):
+    c = self.config
+    self.speech_adapter = SpeechAdapter(c)
+    self.motion_encoder = MotionEncoder(c)
+    self.partner_norm = nn.LayerNorm(dtype=c.dtype)
+    self.partner_attention = WindowAttention(c.features, c.heads, c.reach, c.dtype)
+    self.relation_embedding = RelationEmbedding(c.relation_features)
+    self.motion_social_net = MotionSocialNet(c.features)
+    self.social_fusion = SocialFusion(c)
+    self.motion_decoder = MotionDecoder(c)
+
+  def __call__(
+      self,
+      speech_a: Float[Array, "*b T E"],
+      motion_a: Float[Array, "*b T 56"],
+      speech_b: Float[Array, "*b T E"],
+      relation: Int[Array, "*b 2"],
+      *,
+      deterministic: bool = True,
+  ) -> Float[Array, "*b T 56"]:
+    """Generates B's motion: expression coefficients, jaw and head rotation (axis-angle), 25 frames a second.
+
+    Args:
+      speech_a, speech_b: features of both voices at 25 fps (`speech.make_speech_encoder`).
+      motion_a: A's motion.
+      relation: [blood, equal]; -1 for unknown.
+      deterministic: False draws dropout masks from the rng "dropout".
+    """
+    c = self.config
+    mean, std = jnp.asarray(c.motion_mean), jnp.asarray(c.motion_std)
+    own_speech = self.speech_adapter(speech_b)
+    if c.use_partner:
+      partner_speech = self.speech_adapter(speech_a)
+      motion = self.motion_encoder((motion_a - mean) / std)
+      partner = self.partner_attention(self.partner_norm(partner_speech), motion)  # Eq. 4
+      if c.residual:
+        partner += partner_speech
+    else:
+      partner = jnp.zeros_like(own_speech)
+    social = self.motion_social_net(self.relation_query(relation)).astype(c.dtype)
+    z = self.social_fusion(partner, own_speech, social, deterministic=deterministic)
+    return mean + std * self.motion_decoder(z, deterministic=deterministic)
+
+  def relation_query(self, relation: Int[Array, "*b 2"]) -> Float[Array, "*b Q"]:
+    """The query q (Sec. 3.5), which the Gaussian offsetnet takes too: `apply(…, method="relation_query")`."""
+    if not self.config.use_relation:
+      relation = jnp.full_like(relation, UNKNOWN)
+    return self.relation_embedding(relation)

@@ -1,0 +1,19 @@
+"""Social relations: their names, their embeddings and the two networks they steer (Sec. 3.5)."""
+
+from rsatalker_jax.social.networks import (
+    GaussianOffsetNet,
+    MotionSocialNet,
+    RelationEmbedding,
+    orthogonality_penalty,
+)
+from rsatalker_jax.social.relation import RELATIONS, format_relation, parse_relation
+
+__all__ = [
+    "RELATIONS",
+    "GaussianOffsetNet",
+    "MotionSocialNet",
+    "RelationEmbedding",
+    "format_relation",
+    "orthogonality_penalty",
+    "parse_relation",
+]

@@ -1,0 +1,72 @@
+"""Log-mel features behind the interface that Wav2Vec 2.0 has: `apply(params, wav (S,)) -> (T50, D)` at 50 Hz."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rsatalker_jax.types import SAMPLE_RATE
+
+
+class LogMel(nn.Module):
+  """Log energies of a mel filter bank in 25 ms windows every 20 ms; nothing to train, so `params` is empty.
+
+  Windows lie as Wav2Vec 2.0's receptive fields do (400 samples every 320, no padding: T50 = (S - 400) // 320 + 1), so
+  the two encoders can be exchanged without shifting the lips.
+
+  Attributes:
+    num_mels: filters, evenly spaced in mel from 0 to 8 kHz.
+    context: consecutive windows stacked into one feature, this one first. Two keep everything when features are
+      taken at 25 Hz, where frame j lies on window 2j.
+  """
+
+  num_mels: int = 64
+  context: int = 2
+
+  # A frame depends on its own windows alone, so clips may be padded to a common length and cut back afterwards.
+  is_local = True
+
+  WINDOW = 400
+  HOP = 320
+  FFT = 1024
+  FLOOR = 1e-8  # Quiet speech in one filter has about 1e-6, a full-scale sine 0.25; below the floor is noise.
+
+  def num_frames(self, samples: int) -> int:
+    """T50 for a clip of so many samples."""
+    return (samples - self.WINDOW) // self.HOP + 1
+
+  @property
+  def features(self) -> int:
+    return self.num_mels * self.context
+
+  @nn.compact
+  def __call__(self, wav: Float[Array, "S"]) -> Float[Array, "T50 D"]:
+    frames = self.num_frames(wav.shape[0])
+    windows = wav[np.arange(frames)[:, None] * self.HOP + np.arange(self.WINDOW)]
+    taper = np.hanning(self.WINDOW + 1)[:-1]  # Periodic Hann.
+    spectrum = jnp.fft.rfft(windows * taper, self.FFT)
+    power = (jnp.abs(spectrum) / taper.sum()) ** 2
+    energy = power @ mel_filters(self.num_mels, self.FFT).T.astype(np.float32)
+    # Fixed, so that a stream and a whole file agree: silence is -2, quiet speech about -0.7, loud speech 1.5.
+    level = (jnp.log10(energy + self.FLOOR) + 5.0) / 1.5
+    stacked = jnp.pad(level, ((0, self.context - 1), (0, 0)), mode="edge")
+    return jnp.concatenate([stacked[i : i + frames] for i in range(self.context)], axis=-1)
+
+
+def mel_filters(num_mels: int, fft: int, *, rate: int = SAMPLE_RATE) -> Float[np.ndarray, "M R"]:
+  """Triangular filters (M, fft // 2 + 1), peak 1, centres evenly spaced on the HTK mel scale up to rate / 2."""
+  mel_top = 2595.0 * np.log10(1.0 + rate / 2 / 700.0)
+  edges = 700.0 * (10.0 ** (np.linspace(0.0, mel_top, num_mels + 2) / 2595.0) - 1.0)
+  hertz = np.arange(fft // 2 + 1) * rate / fft
+  low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+  return np.maximum(0.0, np.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)))
+
+
+def to_frames(features: Float[Array, "T50 D"], num_frames: int) -> Float[Array, "T D"]:
+  """Resamples features to so many frames at 25 fps, linearly, first on first and last on last, as DualTalk does."""
+  count = features.shape[0]
+  position = np.linspace(0.0, count - 1.0, num_frames)
+  low = np.minimum(position.astype(np.int64), max(count - 2, 0))
+  high = np.minimum(low + 1, count - 1)
+  weight = (position - low).astype(np.float32)[:, None]
+  return features[low] * (1.0 - weight) + features[high] * weight
