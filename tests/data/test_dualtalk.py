@@ -1,0 +1,305 @@
+"""The DualTalk layout: reading, pairing, trimming, labels, and one clear line for every kind of damage."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from rsatalker_jax.data import audio, dualtalk
+from rsatalker_jax.errors import InputError
+
+# Two real conversations beside a developer's checkout; a clone does not have them.
+REAL = pathlib.Path(os.environ.get("RSATALKER_DUALTALK_DEMO", pathlib.Path(__file__).parents[2] / "shared/data/dualtalk_demo"))
+
+
+def make_voice(seconds: float, seed: int) -> np.ndarray:
+  return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * 16000)).astype(np.float32)
+
+
+def make_motion(frames: int, seed: int) -> np.ndarray:
+  return np.random.default_rng(seed).normal(size=(frames, 56)).astype(np.float32)
+
+
+def add_conversation(folder, name, *, frames=(50, 50), seconds=2.0, seed=0):
+  folder.mkdir(parents=True, exist_ok=True)
+  for n in (1, 2):
+    audio.write_wav(folder / f"{name}_speaker{n}.wav", make_voice(seconds, 10 * seed + n))
+    dualtalk.write_motion(folder / f"{name}_speaker{n}.npz", make_motion(frames[n - 1], 10 * seed + n))
+
+
+@pytest.fixture
+def root(tmp_path):
+  """Six videos of two clips for training, two conversations for test, labelled."""
+  names = [f"video{v}_sub_video_{c}" for v in range(6) for c in range(2)]
+  for i, name in enumerate(names):
+    add_conversation(tmp_path / "train", name, seed=i)
+  for i in range(2):
+    add_conversation(tmp_path / "test", f"unseen{i}_sub_video_0", seed=50 + i)
+    names.append(f"unseen{i}_sub_video_0")
+  rows = [f'{name},"blood,unequal"' for name in names]
+  (tmp_path / "relations.csv").write_text("\n".join(["conversation,relation", *rows]) + "\n")
+  return tmp_path
+
+
+def expect(error, *parts):
+  message = str(error.value)
+  assert "\n" not in message
+  for part in parts:
+    assert part in message, message
+
+
+# --- Motion files.
+
+
+def test_motion_is_expression_jaw_head(tmp_path):
+  exp = np.random.default_rng(0).normal(size=(7, 50)).astype(np.float32)
+  head, jaw = np.full((7, 3), 0.1, np.float32), np.full((7, 3), 0.2, np.float32)
+  np.savez(tmp_path / "a.npz", exp=exp, pose=np.concatenate([head, jaw], 1))  # DualTalk: head first.
+  motion = dualtalk.read_motion(tmp_path / "a.npz")
+  assert motion.shape == (7, 56) and motion.dtype == np.float32
+  np.testing.assert_array_equal(motion, np.concatenate([exp, jaw, head], 1))
+
+
+def test_motion_round_trip_has_all_keys_and_is_reproducible(tmp_path):
+  motion = make_motion(9, 0)
+  dualtalk.write_motion(tmp_path / "a.npz", motion)
+  dualtalk.write_motion(tmp_path / "b.npz", motion)
+  np.testing.assert_array_equal(dualtalk.read_motion(tmp_path / "a.npz"), motion)
+  shapes = {key: array.shape for key, array in np.load(tmp_path / "a.npz").items()}
+  assert shapes == dict(shape=(9, 100), tex=(9, 50), exp=(9, 50), pose=(9, 6), cam=(9, 3), light=(9, 9, 3))
+  assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+def save(path, **arrays):
+  good = dict(exp=np.zeros((5, 50), np.float32), pose=np.zeros((5, 6), np.float32))
+  np.savez(path, **{key: array for key, array in (good | arrays).items() if array is not None})
+
+
+@pytest.mark.parametrize(
+    "arrays, parts",
+    [
+        (dict(exp=None), ["exp", "only the keys pose", "exp (T, 50)"]),
+        (dict(pose=None), ["pose", "only the keys exp", "pose (T, 6)"]),
+        (dict(exp=np.zeros((5, 100), np.float32)), ["exp", "(5, 100)", "(T, 50)"]),
+        (dict(pose=np.zeros((5, 3), np.float32)), ["pose", "(5, 3)", "(T, 6)"]),
+        (dict(pose=np.zeros((4, 6), np.float32)), ["pose", "4 frames", "5"]),
+        (dict(exp=np.zeros((0, 50), np.float32)), ["exp", "no frames"]),
+        (dict(exp=np.where(np.arange(5)[:, None] == 3, np.nan, np.zeros((5, 50)))), ["exp, frame 3", "finite"]),
+        (dict(pose=np.where(np.arange(5)[:, None] == 1, np.inf, np.zeros((5, 6)))), ["pose, frame 1", "finite"]),
+        (dict(exp=np.array([["x"] * 50] * 5)), ["exp", "(T, 50)"]),
+    ],
+)
+def test_bad_motion_arrays(tmp_path, arrays, parts):
+  save(tmp_path / "bad.npz", **arrays)
+  with pytest.raises(InputError) as error:
+    dualtalk.read_motion(tmp_path / "bad.npz")
+  expect(error, "bad.npz", *parts)
+
+
+def test_bad_motion_files(tmp_path):
+  with pytest.raises(InputError) as error:
+    dualtalk.read_motion(tmp_path / "none.npz")
+  expect(error, "none.npz", "no such file")
+
+  save(tmp_path / "cut.npz")
+  (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:300])
+  with pytest.raises(InputError) as error:
+    dualtalk.read_motion(tmp_path / "cut.npz")
+  expect(error, "cut.npz", "unreadable")
+
+  (tmp_path / "text.npz").write_text("not an npz")
+  with pytest.raises(InputError):
+    dualtalk.read_motion(tmp_path / "text.npz")
+
+  # An array of Python objects would run code on loading.
+  np.savez(tmp_path / "objects.npz", exp=np.array([{}], dtype=object), pose=np.zeros((1, 6)))
+  with pytest.raises(InputError) as error:
+    dualtalk.read_motion(tmp_path / "objects.npz")
+  expect(error, "objects.npz")
+
+
+# --- Conversations.
+
+
+def test_both_directions_with_roles_swapped(root):
+  source = dualtalk.load_dualtalk(root, "test")
+  assert [source[i].name for i in range(len(source))] == [
+      "unseen0_sub_video_0_speaker1", "unseen0_sub_video_0_speaker2",
+      "unseen1_sub_video_0_speaker1", "unseen1_sub_video_0_speaker2",
+  ]
+  first, second = source[0], source[1]
+  np.testing.assert_array_equal(first.motion_b, make_motion(50, 501))
+  np.testing.assert_array_equal(first.motion_a, make_motion(50, 502))
+  np.testing.assert_array_equal(first.speech_b, make_voice(2.0, 501))
+  np.testing.assert_array_equal(first.motion_a, second.motion_b)
+  np.testing.assert_array_equal(first.speech_a, second.speech_b)
+  assert first.relation.tolist() == [1, 0]
+  assert source.skipped == [] and source.trimmed == []
+
+
+def test_validation_is_whole_videos_of_train_and_never_test(root):
+  train = [c.name for c in dualtalk.load_dualtalk(root, "train")]
+  val = [c.name for c in dualtalk.load_dualtalk(root, "val")]
+  video = lambda name: name.split("_sub_video_")[0]
+  assert val and not {video(n) for n in train} & {video(n) for n in val}
+  assert len(train) + len(val) == 24 and not any("unseen" in n for n in val)
+  assert val == [c.name for c in dualtalk.load_dualtalk(root, "val")]
+
+
+def test_a_val_folder_is_taken_and_train_left_whole(root):
+  add_conversation(root / "val", "video9_sub_video_0")
+  source = dualtalk.load_dualtalk(root, "val", default_relation="blood,equal")
+  assert [c.name for c in source] == ["video9_sub_video_0_speaker1", "video9_sub_video_0_speaker2"]
+  assert len(dualtalk.load_dualtalk(root, "train")) == 24
+
+
+@pytest.mark.parametrize("frames, kept", [((51, 50), 50), ((52, 52), 50), ((49, 51), 49), ((50, 62), 50)])
+def test_small_differences_are_trimmed_and_counted(tmp_path, frames, kept):
+  add_conversation(tmp_path / "test", "a_sub_video_0", frames=frames)
+  source = dualtalk.load_dualtalk(tmp_path, "test", default_relation="blood,equal")
+  for c in source:
+    assert c.motion_a.shape == c.motion_b.shape == (kept, 56)
+    assert c.speech_a.shape == c.speech_b.shape == (kept * 640,)
+  assert source.trimmed == [(f"a_sub_video_0_speaker{n}", max(*frames, 50) - kept) for n in (1, 2)]
+  assert "trimmed" in source.summary()
+
+
+def test_a_voice_that_ends_within_its_last_frame_counts_as_whole(tmp_path):
+  add_conversation(tmp_path / "test", "a_sub_video_0", seconds=1.99)  # 49.75 frames.
+  source = dualtalk.load_dualtalk(tmp_path, "test", default_relation="blood,equal")
+  assert source.trimmed == [] and len(source[0].motion_b) == 50 and len(source[0].speech_b) == 32000
+  np.testing.assert_array_equal(source[0].speech_b[round(1.99 * 16000) :], 0)
+
+
+@pytest.mark.parametrize("frames", [(250, 50), (250, 250), (50, 63)])
+def test_large_differences_are_errors(tmp_path, frames):
+  add_conversation(tmp_path / "test", "a_sub_video_0", frames=frames)
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(tmp_path, "test", default_relation="blood,equal")
+  expect(error, "a_sub_video_0", "frames", "50", str(max(frames)))
+
+
+def test_incomplete_conversations_are_skipped_with_the_reason(root):
+  (root / "test" / "unseen0_sub_video_0_speaker2.npz").unlink()
+  source = dualtalk.load_dualtalk(root, "test")
+  assert len(source) == 2
+  assert source.skipped == [("unseen0_sub_video_0", "no unseen0_sub_video_0_speaker2.npz")]
+  assert "1 skipped" in source.summary()
+
+
+def test_a_listener_may_be_silent_but_not_both(root):
+  audio.write_wav(root / "test" / "unseen0_sub_video_0_speaker1.wav", np.zeros(32000, np.float32))
+  assert dualtalk.load_dualtalk(root, "test")[0].speech_b.max() == 0
+  audio.write_wav(root / "test" / "unseen0_sub_video_0_speaker2.wav", np.zeros(32000, np.float32))
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "test")[0]
+  expect(error, "unseen0_sub_video_0", "silence")
+
+
+def test_damage_is_found_before_training(root):
+  path = root / "test" / "unseen1_sub_video_0_speaker1.wav"
+  path.write_bytes(path.read_bytes()[:1000])
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "test")
+  expect(error, path.name, "cut off")
+
+
+def test_wrong_split_and_empty_folders(tmp_path):
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(tmp_path, "dev")
+  expect(error, "'dev'", "train | val | test | ood")
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(tmp_path, "train")
+  expect(error, "train", "no such folder")
+  (tmp_path / "train").mkdir()
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(tmp_path, "train")
+  expect(error, "no complete conversation")
+
+
+# --- Labels.
+
+
+@pytest.mark.parametrize(
+    "line, parts",
+    [
+        ('video0_sub_video_0,"cousins,equal"', ["relations.csv:2", "cousins,equal", "non_blood,unequal"]),
+        ("video0_sub_video_0,", ["relations.csv:2", "blood,equal"]),
+        ('nobody_sub_video_0,"blood,equal"', ["relations.csv:2", "nobody_sub_video_0"]),
+        ('video0_sub_video_0,"blood,equal"\nvideo0_sub_video_0,"blood,equal"', ["relations.csv:3", "second time"]),
+    ],
+)
+def test_bad_labels_name_file_and_line(root, line, parts):
+  (root / "relations.csv").write_text("conversation,relation\n" + line + "\n")
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "train", default_relation="blood,equal")
+  expect(error, *parts)
+
+
+def test_labels_without_the_columns(root):
+  (root / "relations.csv").write_text('video0_sub_video_0,"blood,equal"\n')
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "train")
+  expect(error, "relations.csv:1", "conversation,relation")
+
+
+def test_unlabelled_conversations_need_a_default(root):
+  (root / "relations.csv").write_text("conversation,relation\nunseen0_sub_video_0,blood,equal\n")  # Unquoted comma.
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "test")
+  expect(error, "relations.csv", "unseen1_sub_video_0")
+  source = dualtalk.load_dualtalk(root, "test", default_relation="non_blood,unequal")
+  assert [c.relation.tolist() for c in source] == [[1, 1], [1, 1], [0, 0], [0, 0]]
+
+
+def test_no_labels_at_all(root):
+  (root / "relations.csv").unlink()
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "test")
+  expect(error, "relations.csv", "unseen0_sub_video_0")
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "test", relations=root / "labels.csv")
+  expect(error, "labels.csv", "no such file")
+
+
+# --- Single files, for one generation.
+
+
+def test_read_conversation(root):
+  folder = root / "test"
+  c, notes = dualtalk.read_conversation(
+      folder / "unseen0_sub_video_0_speaker1.wav",
+      folder / "unseen0_sub_video_0_speaker1.npz",
+      folder / "unseen0_sub_video_0_speaker2.wav",
+      "non_blood,equal",
+  )
+  assert c.motion_b is None and notes == [] and c.relation.tolist() == [0, 1]
+  np.testing.assert_array_equal(c.motion_a, make_motion(50, 501))
+  np.testing.assert_array_equal(c.speech_b, make_voice(2.0, 502))
+
+
+def test_read_conversation_refuses_what_does_not_fit(root):
+  folder = root / "test"
+  wav, npz = folder / "unseen0_sub_video_0_speaker1.wav", folder / "unseen0_sub_video_0_speaker1.npz"
+  with pytest.raises(InputError) as error:
+    dualtalk.read_conversation(wav, npz, wav, "friends")
+  expect(error, "--relation", "'friends'", "blood,equal")
+  dualtalk.write_motion(npz, make_motion(250, 0))
+  with pytest.raises(InputError) as error:
+    dualtalk.read_conversation(wav, npz, wav, "blood,equal")
+  expect(error, "frames", "50", "250")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no DualTalk demo files in {REAL}")
+@pytest.mark.parametrize(
+    "conversation, person, frames", [("UbjUDM1MiGE_sub_video_72", 2, 587), ("xkHwlcDSOjc_sub_video_109_000", 1, 749)]
+)
+def test_real_conversations(conversation, person, frames):
+  """587.2 and 748.8 frames of sound, 587 and 750 of motion."""
+  a, b = f"{conversation}_speaker{person}", f"{conversation}_speaker{3 - person}"
+  c, notes = dualtalk.read_conversation(REAL / f"{a}.wav", REAL / f"{a}.npz", REAL / f"{b}.wav", "non_blood,equal")
+  assert c.motion_a.shape == (frames, 56) and c.speech_a.shape == c.speech_b.shape == (frames * 640,)
+  assert len(notes) == 1 and "1 frames trimmed" in notes[0]
+  assert np.abs(c.motion_a[:, 50:53]).max() < 0.5 and c.motion_a[:, 50].mean() > 0  # A jaw, slightly open.
