@@ -85,16 +85,16 @@ def shape_components() -> dict[str, dict[str, float]]:
 
 # Ten people; what is not named is zero. Their names are the asset's `identity_names`.
 PEOPLE: dict[str, dict[str, float]] = {
-    "maya": dict(male=-1.0, asian=0.3, heavy=-0.1, face_round=0.5, eyes_large=0.7, lips_full=0.6, jaw_wide=-0.5, nose_long=-0.4),
+    "maya": dict(male=-1.0, asian=0.2, heavy=-0.1, face_round=0.3, eyes_large=0.8, lips_full=0.4, jaw_wide=-0.3, nose_long=-0.2, mouth_wide=0.3),
     "jonas": dict(male=1.0, face_square=0.5, brow_heavy=0.5, nose_deep=0.5, chin_strong=0.5, jaw_wide=0.3, muscular=0.4),
     "ruth": dict(male=-0.9, old=0.75, heavy=0.3, face_round=0.3, nose_long=0.5, ears_out=0.4, lips_full=-0.5),
     "arthur": dict(male=1.0, old=0.8, heavy=-0.5, nose_long=0.7, nose_deep=0.6, ears_out=0.7, head_tall=0.3, cheekbones=0.4),
     "amara": dict(male=-1.0, african=1.0, cheekbones=0.7, lips_full=0.5, eyes_slanted=0.4, head_wide=-0.3, heavy=-0.2),
     "kofi": dict(male=0.9, african=1.1, heavy=0.3, nose_wide=0.5, jaw_wide=0.5, brow_heavy=0.3, muscular=0.5),
-    "mei": dict(male=-0.8, asian=1.1, face_round=0.7, nose_long=-0.5, nose_deep=-0.4, mouth_wide=-0.4, eyes_slanted=0.4),
+    "mei": dict(male=-0.8, asian=1.1, face_round=0.7, nose_long=-0.2, nose_deep=-0.1, mouth_wide=-0.2, eyes_large=0.5, eyes_slanted=0.4),
     "hiro": dict(male=0.9, asian=1.0, old=0.3, face_square=0.6, cheekbones=0.5, forehead_tall=0.5, eyes_apart=0.4),
-    "lena": dict(male=-0.9, heavy=0.9, face_round=0.8, eyes_apart=0.5, nose_wide=0.3, mouth_wide=0.5, chin_strong=-0.4),
-    "victor": dict(male=1.0, old=0.45, heavy=1.0, head_wide=0.4, nose_wide=0.6, jaw_wide=0.6, lips_full=-0.4, eyes_large=-0.5),
+    "lena": dict(male=-0.9, heavy=1.3, face_round=1.0, eyes_apart=0.8, nose_wide=0.2, mouth_wide=0.3, chin_strong=-0.2, eyes_large=0.4),
+    "victor": dict(male=1.0, old=0.45, heavy=1.0, head_wide=0.4, nose_wide=0.6, jaw_wide=0.6, lips_full=-0.4, brow_heavy=0.4),
 }
 
 EXPRESSION_NAMES = tuple("""browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff

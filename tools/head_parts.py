@@ -133,7 +133,7 @@ def _largest_component(part: Part) -> Part:
               part.triangles_uv[faces])
 
 
-def lash_part(base: BaseMesh, shrink: float = 0.5) -> Part:
+def lash_part(base: BaseMesh, shrink: float = 0.65) -> Part:
   """MakeHuman's lash strips, their free edge drawn in to `shrink` of its length: seen as one piece they are too heavy."""
   groups = [f"helper-{side}-eyelashes-{row}" for side in "lr" for row in (1, 2)]
   part = group_part(base, groups, "lashes", uv_shift=(1.0, 0.0))
@@ -144,7 +144,7 @@ def lash_part(base: BaseMesh, shrink: float = 0.5) -> Part:
     eye = base.vertices[base.group_vertices(f"helper-{group[7]}-eye")]
     centre = (eye.min(0) + eye.max(0)) / 2
     reach = np.linalg.norm(base.vertices[strip] - centre, axis=1)
-    roots = strip[reach < 0.18]
+    roots = strip[reach < 0.16]
     for vertex in strip:
       own = np.searchsorted(used, vertex)
       root = roots[np.argmin(np.linalg.norm(base.vertices[roots] - base.vertices[vertex], axis=1))]
@@ -262,15 +262,20 @@ def _teeth_rims(points: np.ndarray, sign: float) -> tuple[CubicSpline, CubicSpli
     gum.append(p[np.argmin(sign * p[:, 1])])
     edge.append(p[np.argmax(sign * p[:, 1])])
   gum, edge = np.array(gum), np.array(edge)
-  gum[0, 0] = edge[0, 0] = 0.0
-  parameter = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(gum[:, [0, 2]], axis=0), axis=1) + 1e-4)])
-  parameter /= parameter[-1]
-  # Even columns, lightly smoothed: the helper is coarse.
-  even = np.linspace(0, 1, 7)
-  resample = lambda curve: np.stack([np.interp(even, parameter, curve[:, k]) for k in range(3)], axis=1)
-  gum, edge = resample(gum), resample(edge)
-  edge[:, [0, 2]] = 0.5 * edge[:, [0, 2]] + 0.5 * gum[:, [0, 2]]
-  return CubicSpline(even, gum), CubicSpline(even, edge)
+  along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(gum[:, [0, 2]], axis=0), axis=1))])
+  along /= along[-1]
+  # The helper is coarse: x odd, y and z even polynomials keep the arch smooth through the middle plane.
+  odd, even = along[:, None] ** [1, 3, 5], along[:, None] ** [0, 2, 4]
+  fine = np.linspace(0, 1, 15)
+
+  def smooth(rim):
+    x = fine[:, None] ** [1, 3, 5] @ np.linalg.lstsq(odd, rim[:, 0], rcond=None)[0]
+    yz = fine[:, None] ** [0, 2, 4] @ np.linalg.lstsq(even, rim[:, 1:], rcond=None)[0]
+    return np.concatenate([0.955 * x[:, None], yz - [0.0, 0.012]], axis=1)  # clear of the cheeks and lips
+
+  gum, edge = smooth(gum), smooth(edge)
+  edge[:, [0, 2]] = 0.4 * edge[:, [0, 2]] + 0.6 * gum[:, [0, 2]]
+  return CubicSpline(fine, gum), CubicSpline(fine, edge)
 
 
 def _moving_least_squares(new: np.ndarray, old: np.ndarray, width: float) -> np.ndarray:

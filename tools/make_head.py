@@ -80,7 +80,7 @@ def make_head(wheel: Wheel) -> dict[str, np.ndarray]:
   lower = part_of == "teeth_lower"
   angle, hinge = head_rig.fit_jaw_hinge(template[lower], template[lower] + opened[lower])
   share = _jaw_share(template, opened, angle, hinge, part_of, mirror)
-  template = _touching_lips(template, share, (lips > 0.1) | (inside > 0.3))
+  template = _touching_lips(template, share, (lips > 0.1) | (inside > 0.3), part_of)
 
   joints = _joint_places(wheel, base, template, middle, hinge)
   regressor = _joint_regressor(template, joints, eyes, part_of, mirror)
@@ -151,16 +151,16 @@ def _jaw_share(template, opened, angle, hinge, part_of, mirror):
   return 0.5 * (share + share[mirror])
 
 
-def _touching_lips(template: np.ndarray, share: np.ndarray, mouth: np.ndarray) -> np.ndarray:
-  """Closes MakeHuman's slit between the lips (0.5 mm): upper and lower rim meet half-way."""
-  upper, lower = _lip_vertices(template, share, np.where(mouth, "skin", ""))
-  gap = template[upper, 1] - template[lower, 1]
+def _touching_lips(template, share, mouth, part_of) -> np.ndarray:
+  """Closes MakeHuman's slit between the lips (a millimetre): upper and lower rim meet half-way."""
+  upper, lower = _lip_vertices(template, share, part_of)
+  gap = template[upper, 1] - template[lower, 1] - 1e-4
   seam = (template[upper] + template[lower]) / 2
   # Along the seam by half a mouth's width, across it only the rims.
-  distance = (template - seam) / [0.020, 0.006, 0.008]
-  near = np.exp(-(distance**2).sum(1)) * mouth
+  distance = (template - seam) / [0.022, 0.007, 0.012]
+  near = np.exp(-(distance**2).sum(1)) * (mouth | np.isin(np.arange(len(template)), [upper, lower]))
   closed = template.copy()
-  closed[:, 1] += np.where(share > 0.5, 0.5, -0.5) * max(gap, 0.0) * near
+  closed[:, 1] += np.where(share > 0.5, 0.5, -0.5) * max(gap, 0.0) * near / near[[upper, lower]].mean()
   return closed
 
 
@@ -239,7 +239,7 @@ def _lid_lift(points, shape, eye, centre) -> np.ndarray:
   radius = np.linalg.norm(eye - centre, axis=1).max() + _LID_CLEARANCE
   lift = np.zeros_like(points)
   moving = (np.abs(shape).max(1) > 1e-5) & (np.linalg.norm(points - centre, axis=1) >= radius - 2 * _LID_CLEARANCE)
-  moving &= np.linalg.norm(points - centre, axis=1) < 1.5 * radius
+  moving &= np.linalg.norm(points - centre, axis=1) < 1.2 * radius
   for t in (0.25, 0.4, 0.55, 0.7, 0.85, 1.0):
     place = points + t * (shape + lift) - centre
     distance = np.linalg.norm(place, axis=1)
