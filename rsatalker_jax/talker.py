@@ -7,20 +7,28 @@ Trained arrays and buffers are passed in, never held here:
 """
 
 import dataclasses
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, render_frames
-from rsatalker_jax.head import HeadModel, load_head, motion_to_flame
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import HeadModel, load_head
 from rsatalker_jax.motion import MotionConfig, MotionGenerator
 from rsatalker_jax.social import GaussianOffsetNet
+from rsatalker_jax.speech import LogMel, make_speech_encoder
 
 Params = dict[str, Any]
+# wav (S,) at 16 kHz and a number of frames -> features (T, D) at 25 fps
+SpeechEncoder = Callable[[Float[np.ndarray, "S"], int], Float[np.ndarray, "T D"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,48 +37,24 @@ class Talker:
 
   Attributes:
     head: the head model.
+    generator: speaker-listener motion generator; its config holds the motion's statistics.
     offset_net: Gaussian offsetnet (Eq. 8).
-    motion_options: fields of `MotionConfig` without the motion's statistics, which are buffers.
     raster: constants of the rasterizer.
     implementation: of the rasterizer; None picks.
     background: colour behind the head.
   """
 
   head: HeadModel
+  generator: MotionGenerator
   offset_net: GaussianOffsetNet
-  motion_options: dict[str, Any]
   raster: splat_kernels.Config
   implementation: str | None
   background: tuple[float, float, float]
 
-  @property
-  def generator(self) -> MotionGenerator:
-    """The generator without statistics: in and out are normalised motion."""
-    return MotionGenerator(MotionConfig(**self.motion_options))
-
-  def generate_motion(
-      self,
-      params: Params,
-      buffers: Params,
-      speech_a: Float[Array, "*b T D"],
-      motion_a: Float[Array, "*b T 56"],
-      speech_b: Float[Array, "*b T D"],
-      relation: Int[Array, "*b 2"],
-      dropout_key: jax.Array | None = None,
-  ) -> Float[Array, "*b T 56"]:
-    """B's motion from both voices' features, A's motion and the relation. With a key, with dropout (training)."""
-    mean, std = buffers["generator"]["motion_mean"], buffers["generator"]["motion_std"]
-    rngs = None if dropout_key is None else {"dropout": dropout_key}
-    normalised = self.generator.apply(
-        params["generator"],
-        speech_a,
-        (motion_a - mean) / std,
-        speech_b,
-        relation,
-        deterministic=dropout_key is None,
-        rngs=rngs,
-    )
-    return mean + std * normalised
+  def with_statistics(self, motion_mean: Float[np.ndarray, "56"], motion_std: Float[np.ndarray, "56"]) -> "Talker":
+    """The same modules, for motion with these statistics (those of the training conversations)."""
+    config = dataclasses.replace(self.generator.config, motion_mean=motion_mean, motion_std=motion_std)
+    return dataclasses.replace(self, generator=MotionGenerator(config))
 
   def gaussian_offsets(
       self, params: Params, relation: Int[Array, "*b 2"], t: Float[Array, "*b"]
@@ -102,11 +86,53 @@ class Talker:
         implementation=self.implementation,
     )
 
-  def render_motion(self, avatar, motion: Float[Array, "T 56"], translation: Float[Array, "3"], camera, offsets=None):
-    """`render` for motion vectors, with the head standing at `translation` (metres)."""
-    flame = motion_to_flame(motion)
-    flame["translation"] = flame["translation"] + translation
-    return self.render(avatar, flame, camera, offsets)
+
+def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh):
+  """`talker.render` with each device drawing its own frames; gradients of the shared avatar are summed over devices."""
+  frames = P(("data", "fsdp"))
+  # No check of varying manual axes: a pallas_call inside does not support it.
+  return jax.shard_map(
+      talker.render, mesh=mesh, in_specs=(P(), frames, frames, frames), out_specs=frames, check_vma=False
+  )
+
+
+def render_sequence(
+    talker: Talker,
+    mesh: jax.sharding.Mesh,
+    avatar: Avatar,
+    flame: dict[str, Float[np.ndarray, "T _"]],
+    camera: splat_kernels.Camera,
+    offsets: Callable[[Int[np.ndarray, "t"]], Float[Array, "t F 3"]] | None = None,
+    *,
+    chunk: int = 16,
+) -> Iterator[Float[np.ndarray, "t H W 3"]]:
+  """Renders a sequence of any length, `chunk` frames at a time over all devices.
+
+  Args:
+    flame: poses of all frames.
+    camera: one for all frames, or one for each.
+    offsets: gives the offset corrections of the frames with these numbers; None for none.
+
+  Yields:
+    The frames in order, in chunks (the last may be shorter).
+
+  Raises:
+    RuntimeError: if a frame needed more Gaussian-tile pairs than fit.
+  """
+  chunk = -(-chunk // mesh.size) * mesh.size
+  render = jax.jit(render_on_mesh(talker, mesh))
+  count = len(flame["jaw"])
+  per_frame = lambda x, rank: np.broadcast_to(x, (count, *x.shape[-rank:]))
+  poses = per_frame(camera.world_to_camera, 2), per_frame(camera.intrinsics, 2)
+  for start in range(0, count, chunk):
+    # The last chunk is filled up with its last frame: one shape, one compilation.
+    numbers = np.minimum(np.arange(start, start + chunk), count - 1)
+    views = dataclasses.replace(camera, world_to_camera=poses[0][numbers], intrinsics=poses[1][numbers])
+    corrections = None if offsets is None else offsets(numbers)
+    output = render(avatar, {name: x[numbers] for name, x in flame.items()}, views, corrections)
+    if lost := int(output.overflow.max()):
+      raise RuntimeError(f"frames {start} to {numbers[-1]}: {lost} Gaussian-tile pairs did not fit; set render.max_intersections")
+    yield np.asarray(output.image[: count - start])
 
 
 def make_talker(config: ConfigDict) -> Talker:
@@ -114,8 +140,8 @@ def make_talker(config: ConfigDict) -> Talker:
   head = load_head(config.head.path)
   return Talker(
       head=head,
+      generator=MotionGenerator(MotionConfig(**config.generator)),
       offset_net=GaussianOffsetNet(num_anchors=head.faces.shape[0], hidden=config.offsets.hidden),
-      motion_options=dict(config.generator),
       raster=splat_kernels.Config(
           tile_size=config.render.tile_size,
           max_intersections=config.render.max_intersections,
@@ -124,3 +150,18 @@ def make_talker(config: ConfigDict) -> Talker:
       implementation=config.render.implementation,
       background=tuple(config.render.background),
   )
+
+
+def make_encoder(config: ConfigDict, cache_dir: str | os.PathLike | None) -> SpeechEncoder:
+  """The frozen speech encoder of the config's `speech` section.
+
+  Args:
+    config: the section.
+    cache_dir: where features are kept; None keeps none.
+
+  Raises:
+    InputError: if the section names an encoder that does not exist.
+  """
+  if config.encoder != "logmel":
+    raise InputError("config", "speech.encoder", repr(config.encoder), "'logmel'")
+  return make_speech_encoder(LogMel(config.num_mels, config.context), {}, cache_dir=cache_dir)

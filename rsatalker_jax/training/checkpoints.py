@@ -9,6 +9,7 @@ Layout of a workdir:
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -71,29 +72,24 @@ def load_stage_state(workdir: str, stage: str) -> dict[str, Any] | None:
   return {key: state[key] for key in ("step", "params", "buffers")}
 
 
-def load_parameters(workdir: str, stage: str | None = None) -> tuple[dict[str, Any], dict[str, Any], str]:
-  """Parameters and buffers of a run: those of `stage`, completed by the stages before it.
-
-  Args:
-    workdir: the run.
-    stage: a name from STAGES; None takes the last stage that has a checkpoint.
+def load_parameters(
+    workdir: str, stages: Sequence[str] = STAGES, *, required: bool = True
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+  """Parameters and buffers of a run, each group from the last of `stages` that trained it.
 
   Returns:
-    params, buffers (numpy, by group) and the names of the stages used with their steps, e.g. "motion:600 avatar:900".
+    params, buffers (numpy, by group) and the stages used with their steps, e.g. "motion:600 avatar:900".
 
   Raises:
-    InputError: if the run has no checkpoint.
+    InputError: if none of the stages has a checkpoint, unless not `required`.
   """
-  last = len(STAGES) if stage is None else STAGES.index(stage) + 1
   params, buffers, used = {}, {}, []
-  for name in STAGES[:last]:
-    state = load_stage_state(workdir, name)
-    if state is None:
-      continue
-    params |= state["params"]
-    buffers |= state["buffers"]
-    used.append(f"{name}:{int(state['step'])}")
-  if not used:
+  for name in stages:
+    if (state := load_stage_state(workdir, name)) is not None:
+      params |= state["params"]
+      buffers |= state["buffers"]
+      used.append(f"{name}:{int(state['step'])}")
+  if required and not used:
     raise InputError(workdir, "", "no checkpoint", "a folder that train.py --workdir has written")
   return params, buffers, " ".join(used)
 

@@ -36,7 +36,8 @@ class Stage:
     steps: optimizer steps in all.
     init: key -> (params, buffers) that this stage needs, freshly initialised; must be traceable.
     batches: dataset of batches (dict of numpy arrays whose first axis is this process's share of the batch).
-    loss: see `Loss`. Terms are logged; each must be finite.
+    loss: see `Loss`. Terms are logged; each must be finite. A term named "overflow" counts what did not fit into a
+      buffer of fixed size; anything but 0 stops the run.
     optimizer: over all of `params`; groups that the stage does not train get `optax.set_to_zero`.
     pictures: (params, buffers) -> named images (H, W, 3) in [0, 1] for TensorBoard; None for none.
     hooks: called as hook(state, step) -> state after each step, outside jit (density control lives here).
@@ -69,6 +70,10 @@ class Watching:
 
 class NonFiniteLoss(RuntimeError):
   """A term of the loss is NaN or infinite."""
+
+
+class BufferOverflow(RuntimeError):
+  """Something did not fit into a buffer of fixed size, so a step was computed without it."""
 
 
 def init_state(
@@ -148,6 +153,7 @@ def run_stage(
 
   Raises:
     NonFiniteLoss: names the step, the stage and the term.
+    BufferOverflow: names the step, the stage and the count.
   """
   key = jax.random.fold_in(jax.random.key(seed), checkpoints.STAGES.index(stage.name))
   init_key, step_key = jax.random.split(key)
@@ -210,7 +216,7 @@ def run_stage(
 
 
 def _mean_terms(stage_name: str, pending: Iterable[tuple[int, dict[str, jax.Array]]]) -> dict[str, float]:
-  """Means over steps; raises at the first step with a term that is not finite."""
+  """Means over steps; raises at the first step with a term that is not finite, or with something lost."""
   fetched = [(step, jax.device_get(terms)) for step, terms in pending]
   for step, terms in fetched:
     broken = [name for name, value in terms.items() if not np.isfinite(value)]
@@ -219,6 +225,10 @@ def _mean_terms(stage_name: str, pending: Iterable[tuple[int, dict[str, jax.Arra
       cause = [name for name in broken if name not in ("loss", "gradient_norm")] or broken
       values = ", ".join(f"{name}={float(terms[name])}" for name in cause)
       raise NonFiniteLoss(f"stage {stage_name}, step {step}: not finite: {values}")
+    if lost := int(terms.get("overflow", 0)):
+      raise BufferOverflow(
+          f"stage {stage_name}, step {step}: {lost} Gaussian-tile pairs did not fit; set render.max_intersections higher"
+      )
   return {name: float(np.mean([terms[name] for _, terms in fetched])) for name in fetched[0][1]}
 
 
@@ -258,19 +268,3 @@ class _StopRequest:
   def __exit__(self, *_):
     for number, handler in self._previous.items():
       signal.signal(number, handler)
-
-
-def run_stages(
-    stages: Mapping[str, Callable[[], Stage]], *, start: tuple[Params, Params], **run_options
-) -> None:
-  """Runs stages one after another, each from the parameters that the ones before it have reached.
-
-  Args:
-    stages: name -> maker, in order; a stage is made only when its turn comes.
-    start: params and buffers, by group, that the first stage starts from.
-    **run_options: for `run_stage`.
-  """
-  params, buffers = start
-  for make_stage in stages.values():
-    state = run_stage(make_stage(), start=(params, buffers), **run_options)
-    params, buffers = params | jax.device_get(state.params), buffers | jax.device_get(state.buffers)

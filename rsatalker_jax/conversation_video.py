@@ -1,0 +1,120 @@
+"""What generate.py does: from the files of one conversation to a video with sound of both faces."""
+
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import tqdm
+from jaxtyping import Int, UInt8
+
+import splat_kernels
+from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.data.captures import load_capture
+from rsatalker_jax.data.dualtalk import read_conversation, write_motion
+from rsatalker_jax.data.pipeline import load_clips
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.media import conversation as conversation_frames, video
+from rsatalker_jax.social import format_relation
+from rsatalker_jax.talker import render_sequence
+from rsatalker_jax.training import sharding
+from rsatalker_jax.training.run import TrainedRun, load_run
+from rsatalker_jax.types import FPS, SAMPLE_RATE, Motion
+
+
+def generate_video(
+    *,
+    workdir: str,
+    speech_a: str,
+    motion_a: str,
+    speech_b: str,
+    relation: str,
+    out: str,
+    save_motion: str | None = None,
+    size: int = 320,
+    seconds: float | None = None,
+) -> None:
+  """Generates B's motion and writes the video of A (left) and B (right) with both voices.
+
+  Args:
+    workdir: a trained run.
+    speech_a, motion_a, speech_b: files of the conversation; see `read_conversation`.
+    relation: for example "non_blood,unequal".
+    out: the video's name.
+    save_motion: where to write B's motion too.
+    size: height of each face in pixels.
+    seconds: only so much from the beginning.
+
+  Raises:
+    InputError: for every mistake in the inputs, before anything is written.
+  """
+  for name, path, suffix in (("--out", out, ".mp4"), ("--save_motion", save_motion, ".npz")):
+    if path is not None and pathlib.Path(path).suffix != suffix:
+      raise InputError(name, "", path, f"a name that ends in {suffix}")
+  if size % 2:
+    raise InputError("--size", "", size, "an even number")
+  conversation, notes = read_conversation(speech_a, motion_a, speech_b, relation)
+  for note in notes:
+    print(note)
+  run = load_run(workdir)
+  for group, stage in (("generator", "motion"), ("avatar", "avatar")):
+    if group not in run.params:
+      raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")
+
+  (clip,) = load_clips([conversation], run.encode)
+  motion_b = run.generate(clip)
+  count = len(motion_b) if seconds is None else min(len(motion_b), round(seconds * FPS))
+  print(f"{count / FPS:.1f} s, {format_relation(conversation.relation)}; run {workdir} ({run.stages})")
+  if save_motion is not None:
+    write_motion(save_motion, motion_b[:count])
+
+  camera, translation = _front_view(run, size)
+  partner = _another_person(run)
+  frames_a = _faces(run, partner, clip.motion_a[:count], translation, camera)
+  frames_b = _faces(run, run.avatar, motion_b[:count], translation, camera, clip.relation)
+  levels = tuple(conversation_frames.voice_levels(x, count, FPS) for x in (conversation.speech_a, conversation.speech_b))
+  labels = ("A (given)", f"B (generated; {format_relation(conversation.relation)})")
+  frames = conversation_frames.side_by_side(frames_a, frames_b, labels, levels)
+  sound = video.pan_two_voices(conversation.speech_a, conversation.speech_b)[: count * SAMPLE_RATE // FPS]
+  video.write_video(out, tqdm.tqdm(frames, total=count, desc="video", unit="frame"), audio=sound)
+  print(f"wrote {out}")
+
+
+def _front_view(run: TrainedRun, size: int) -> tuple[splat_kernels.Camera, np.ndarray]:
+  """The capture's first camera, at the wanted height, and where the head stood in front of it."""
+  capture = load_capture(run.data_path("capture"), "train")
+  item = capture[int(np.argmin(capture.camera_indices))]
+  zoom = size / capture.height
+  intrinsics = item["intrinsics"] * np.array([[zoom], [zoom], [1]], np.float32)
+  width = round(capture.width * zoom / 2) * 2
+  return splat_kernels.Camera(item["world_to_camera"], intrinsics, width, size), item["flame"]["translation"]
+
+
+def _another_person(run: TrainedRun) -> Avatar:
+  """The trained Gaussians on another identity of the head model, so that the two are not twins."""
+  identities = run.talker.head.identities
+  if identities is None:
+    return run.avatar
+  shape = np.asarray(run.avatar.shape)
+  width = min(len(shape), identities.shape[1])
+  distances = np.linalg.norm(np.asarray(identities)[:, :width] - shape[:width], axis=1)
+  other = np.zeros_like(shape)
+  other[:width] = np.asarray(identities)[np.argsort(distances)[len(distances) // 2], :width]
+  return run.avatar.replace(shape=other, static_offset=None)
+
+
+def _faces(
+    run: TrainedRun,
+    avatar: Avatar,
+    motion: Motion,
+    translation: np.ndarray,
+    camera: splat_kernels.Camera,
+    relation: Int[np.ndarray, "2"] | None = None,
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+  """Frames of one face; with a relation, with its offset corrections."""
+  flame = jax.device_get(motion_to_flame(motion))
+  flame["translation"] = flame["translation"] + translation
+  offsets = None if relation is None else run.gaussian_offsets(relation, np.arange(len(motion)))
+  for chunk in render_sequence(run.talker, sharding.make_mesh(), avatar, flame, camera, offsets):
+    yield from video.to_uint8(chunk)

@@ -1,0 +1,125 @@
+"""A whole training run: data, model and stages of a config, one after another; and a finished run read back."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.data.demo import unpack_demo
+from rsatalker_jax.data.pipeline import MotionClip
+from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_talker
+from rsatalker_jax.training import checkpoints, loop, sharding
+from rsatalker_jax.training.stages import StageInputs, make_stages
+from rsatalker_jax.types import Motion
+
+
+def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_from: str | None = None) -> None:
+  """Runs all stages, or one, from where the workdir is.
+
+  A stage starts from, in this order: its own newest checkpoint in `workdir`; the stages before it in `workdir`; the run
+  `init_from`; fresh parameters.
+
+  Args:
+    config: see configs/common.py.
+    workdir: where checkpoints and metrics go; made if absent.
+    stage: a name from `checkpoints.STAGES`; None runs all.
+    init_from: another run's workdir.
+
+  Raises:
+    InputError: if the data is not as expected or another config made `workdir`.
+  """
+  checkpoints.check_workdir(workdir, config.to_dict())
+  if config.data.embedded_root:
+    unpack_demo(config.data.embedded_root, performances=config.data.performances)
+
+  inputs = StageInputs(
+      config=config,
+      talker=make_talker(config),
+      encode=make_encoder(config.speech, pathlib.Path(config.data.embedded_root) / config.data.features),
+      mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
+      say=print if jax.process_index() == 0 else lambda _: None,
+  )
+  given = {}, {}
+  if init_from is not None:
+    *given, used = checkpoints.load_parameters(init_from)
+    inputs.say(f"starting from {init_from} ({used})")
+  makers = make_stages(inputs)
+  for name in [stage] if stage else makers:
+    before = checkpoints.STAGES[: checkpoints.STAGES.index(name)]
+    *earlier, _ = checkpoints.load_parameters(workdir, before, required=False)
+    loop.run_stage(
+        makers[name](),
+        mesh=inputs.mesh,
+        workdir=workdir,
+        seed=config.seed,
+        start=tuple(first | second for first, second in zip(given, earlier)),
+        watching=loop.Watching(**config.logging),
+        say=inputs.say,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """A run to score or to generate with.
+
+  Attributes:
+    config: that made it.
+    talker: the modules, with the statistics of its training conversations.
+    params, buffers: see `Talker`.
+    encode: its speech encoder.
+    stages: the stages trained and their steps, e.g. "motion:600 avatar:900".
+  """
+
+  config: ConfigDict
+  talker: Talker
+  params: dict
+  buffers: dict
+  encode: SpeechEncoder
+  stages: str
+
+  def generate(self, clip: MotionClip) -> Motion:
+    """B's motion for one clip."""
+    return np.asarray(
+        self._generate(self.params["generator"], clip.speech_a, clip.motion_a, clip.speech_b, clip.relation)
+    )
+
+  def data_path(self, name: str) -> pathlib.Path:
+    """A path of `config.data`."""
+    return pathlib.Path(self.config.data.embedded_root) / self.config.data[name]
+
+  @functools.cached_property
+  def avatar(self) -> Avatar:
+    return self.talker.avatar(self.params, self.buffers)
+
+  def gaussian_offsets(self, relation: Int[np.ndarray, "2"], times: Int[np.ndarray, "T"]):
+    """Offsets (Eq. 8) as `render_sequence` wants them, frame i at time `times[i]`; None before the joint stage."""
+    if "offsets" not in self.params:
+      return None
+    offsets = jax.jit(self.talker.gaussian_offsets)
+    params = {name: self.params[name] for name in ("generator", "offsets")}
+    return lambda numbers: offsets(params, np.tile(relation, (len(numbers), 1)), times[numbers].astype(np.float32))
+
+  @functools.cached_property
+  def _generate(self):
+    return jax.jit(self.talker.generator.apply)
+
+
+def load_run(workdir: str) -> TrainedRun:
+  """Loads what a workdir holds, by the config that made it.
+
+  Raises:
+    InputError: if there is no run, or a run without a checkpoint.
+  """
+  config = ConfigDict(checkpoints.load_config(workdir))
+  params, buffers, used = checkpoints.load_parameters(workdir)
+  talker = make_talker(config)
+  if "generator" in buffers:
+    statistics = buffers["generator"]
+    talker = talker.with_statistics(statistics["motion_mean"], statistics["motion_std"])
+  encode = make_encoder(config.speech, pathlib.Path(config.data.embedded_root) / config.data.features)
+  return TrainedRun(config, talker, params, buffers, encode, used)

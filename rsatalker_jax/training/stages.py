@@ -1,0 +1,381 @@
+"""The three stages of the paper (Sec. 3.6), each as data for the loop: what it reads, its loss, what it trains.
+
+    motion   L_mesh (Eq. 9)                                                    trains the generator
+    avatar   L_image + lambda_2 L_pos (Eq. 10, 11)                             trains the Gaussians
+    joint    L_mesh + lambda_1 L_image + lambda_2 L_pos + lambda_3 L_offset    trains all of them and the offsetnet
+             (Eq. 13)
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+import splat_kernels
+from rsatalker_jax.avatar import Avatar, init_avatar, triangle_frames
+from rsatalker_jax.data.captures import Capture, load_capture
+from rsatalker_jax.data.dualtalk import load_dualtalk
+from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
+from rsatalker_jax.data.triplets import load_triplets
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import head_vertices, motion_to_flame
+from rsatalker_jax.social import orthogonality_penalty
+from rsatalker_jax.talker import Params, SpeechEncoder, Talker, render_on_mesh
+from rsatalker_jax.training import losses, optimizers
+from rsatalker_jax.training.loop import Stage
+
+_AVATAR_GROUP = ("means", "quats", "log_scales", "opacity_logits", "sh")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageInputs:
+  """What the makers of stages share.
+
+  Attributes:
+    config: the whole config.
+    talker: the modules.
+    encode: the speech encoder.
+    mesh: the device mesh.
+    say: prints a line about the data.
+  """
+
+  config: ConfigDict
+  talker: Talker
+  encode: SpeechEncoder
+  mesh: jax.sharding.Mesh
+  say: Callable[[str], None] = print
+
+  def path(self, name: str) -> pathlib.Path:
+    """A path of `config.data`."""
+    return pathlib.Path(self.config.data.embedded_root) / self.config.data[name]
+
+  @functools.cached_property
+  def training_clips(self) -> list[MotionClip]:
+    """The training conversations with features, read once for all stages."""
+    source = load_dualtalk(self.path("conversations"), "train", relations=self.path("relations"))
+    clips = load_clips(source, self.encode)
+    self.say(f"training conversations: {source.summary()}")
+    for name, reason in source.skipped:
+      self.say(f"  skipped {name}: {reason}")
+    return clips
+
+  @functools.cached_property
+  def fitted_talker(self) -> Talker:
+    """The talker with the statistics of the training conversations."""
+    return self.talker.with_statistics(*motion_statistics(self.training_clips))
+
+  def local_batch(self, batch: int) -> int:
+    """This process's share of a global batch."""
+    if batch % self.mesh.size:
+      raise InputError("config", "batch", batch, f"a multiple of {self.mesh.size}, the number of devices")
+    return batch // jax.process_count()
+
+
+def make_stages(inputs: StageInputs) -> dict[str, Callable[[], Stage]]:
+  """Makers of all stages, in order; a stage is made only when its turn comes."""
+  makers = {"motion": motion_stage, "avatar": avatar_stage, "joint": joint_stage}
+  return {name: functools.partial(maker, inputs) for name, maker in makers.items()}
+
+
+# --- Stage 1: motion.
+
+
+def motion_stage(inputs: StageInputs) -> Stage:
+  """Trains the generator on conversations (Eq. 9)."""
+  config, talker = inputs.config.motion, inputs.fitted_talker
+  clips = inputs.training_clips
+  short = sum(len(clip.motion_b) < config.window for clip in clips)
+  if short:
+    inputs.say(f"motion: {short} of {len(clips)} clips are shorter than a window of {config.window} frames and not used")
+  weights = losses.MotionLossWeights(**config.loss)
+
+  def loss(params, buffers, batch, key, step):
+    del buffers, step
+    predicted = _generate(talker, params, batch, key)
+    terms = losses.motion_loss(predicted, batch["motion_b"], weights)  # Eq. 9
+    tables = params["generator"]["params"]["relation_embedding"]
+    terms["orthogonality"] = config.orthogonality * orthogonality_penalty(tables)
+    return sum(terms.values()), terms
+
+  return Stage(
+      name="motion",
+      steps=config.steps,
+      init=lambda key: _init_generator(talker, clips[0], key),
+      batches=motion_windows(
+          clips,
+          window=config.window,
+          batch_size=inputs.local_batch(config.batch),
+          seed=inputs.config.seed,
+          shard_index=jax.process_index(),
+          shard_count=jax.process_count(),
+      ),
+      loss=loss,
+      optimizer=optimizers.by_path({
+          "generator": optimizers.network_optimizer(
+              config.learning_rate,
+              config.steps,
+              warmup=config.warmup,
+              weight_decay=config.weight_decay,
+              gradient_clip=config.gradient_clip,
+          )
+      }),
+  )
+
+
+def _generate(talker: Talker, params: Params, batch: Mapping[str, Array], key: jax.Array) -> Float[Array, "B T 56"]:
+  return talker.generator.apply(
+      params["generator"],
+      batch["speech_a"],
+      batch["motion_a"],
+      batch["speech_b"],
+      batch["relation"],
+      deterministic=False,
+      rngs={"dropout": key},
+  )
+
+
+def _init_generator(talker: Talker, clip: MotionClip, key: jax.Array) -> tuple[Params, Params]:
+  example = (clip.speech_a[:2], clip.motion_a[:2], clip.speech_b[:2], clip.relation)
+  config = talker.generator.config
+  # The statistics are part of the model: they go with the parameters into every checkpoint.
+  statistics = {"motion_mean": jnp.asarray(config.motion_mean), "motion_std": jnp.asarray(config.motion_std)}
+  return {"generator": talker.generator.init(key, *example)}, {"generator": statistics}
+
+
+# --- Stage 2: avatar.
+
+
+def avatar_stage(inputs: StageInputs) -> Stage:
+  """Trains the Gaussians on a capture with tracked motion (Eq. 10, 11)."""
+  config, talker = inputs.config.avatar, inputs.talker
+  capture = _load_capture(inputs, "train")
+  inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
+  render = render_on_mesh(talker, inputs.mesh)
+
+  def loss(params, buffers, batch, key, step):
+    del key, step
+    camera = _camera(batch, capture)
+    output = render(talker.avatar(params, buffers), batch["flame"], camera, None)
+    terms = losses.image_loss(output.image, _to_float(batch["image"]), config.dssim_weight)  # Eq. 10
+    terms |= _gaussian_terms(params, output, config)
+    return sum(terms.values()), terms | {"overflow": jnp.sum(output.overflow)}
+
+  def pictures(params, buffers):
+    item = jax.tree.map(lambda x: x[None], _to_frame_example(capture[len(capture) // 2]))
+    output = talker.render(talker.avatar(params, buffers), item["flame"], _camera(item, capture))
+    truth = np.asarray(_to_float(item["image"][0]))
+    return {"truth_and_render": np.concatenate([truth, np.asarray(output.image[0])], axis=1)}
+
+  examples = grain.MapDataset.source(capture).seed(inputs.config.seed).shuffle()
+  examples = examples[jax.process_index() :: jax.process_count()].repeat().map(_to_frame_example)
+  batches = examples.batch(inputs.local_batch(config.batch), drop_remainder=True)
+  return Stage(
+      name="avatar",
+      steps=config.steps,
+      init=lambda key: _init_avatar(inputs, capture),
+      batches=batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)),
+      loss=loss,
+      optimizer=optimizers.by_path(
+          optimizers.gaussian_optimizer(
+              config.learning_rates,
+              config.steps,
+              scene_extent=config.scene_extent,
+              final_share=config.final_learning_rate,
+          )
+      ),
+      pictures=pictures,
+  )
+
+
+def _load_capture(inputs: StageInputs, split: str) -> Capture:
+  return load_capture(
+      inputs.path("capture"),
+      split,
+      background=tuple(inputs.config.render.background),
+      num_vertices=inputs.talker.head.v_template.shape[0],
+  )
+
+
+def _init_avatar(inputs: StageInputs, capture: Capture) -> tuple[Params, Params]:
+  options = dict(inputs.config.gaussians)
+  options["region_density"] = dict(options["region_density"])
+  offset = capture.static_offset if np.any(capture.static_offset) else None
+  avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
+  params = {name: getattr(avatar.gaussians, name) for name in _AVATAR_GROUP}
+  buffers = {"binding": avatar.binding, "shape": avatar.shape}
+  if offset is not None:
+    buffers["static_offset"] = jnp.asarray(offset)
+  return {"avatar": params}, {"avatar": buffers}
+
+
+def _to_frame_example(item: Mapping[str, Any]) -> dict[str, Any]:
+  """What a step needs of a captured frame; the image as bytes, a quarter of the traffic."""
+  return {
+      "image": np.round(item["image"] * 255).astype(np.uint8),
+      "world_to_camera": item["world_to_camera"],
+      "intrinsics": item["intrinsics"],
+      "flame": dict(item["flame"]),
+  }
+
+
+def _to_float(image: Array) -> Array:
+  return image.astype(jnp.float32) / 255
+
+
+def _camera(batch: Mapping[str, Array], capture: Capture) -> splat_kernels.Camera:
+  return splat_kernels.Camera(batch["world_to_camera"], batch["intrinsics"], capture.width, capture.height)
+
+
+def _gaussian_terms(params: Params, output: splat_kernels.RenderOutput, config: ConfigDict) -> dict[str, Array]:
+  visible = jnp.any(output.radii > 0, axis=0).astype(jnp.float32)
+  gaussians = params["avatar"]
+  return {
+      "position": config.position_weight
+      * losses.position_loss(gaussians["means"], visible, config.position_threshold),  # Eq. 11
+      "scale": config.scale_weight * losses.scale_loss(gaussians["log_scales"], visible, config.scale_threshold),
+  }
+
+
+# --- Stage 3: joint.
+
+
+def joint_stage(inputs: StageInputs) -> Stage:
+  """Trains everything but the speech encoder, from pixels and motion together (Eq. 13)."""
+  config, avatar_config, talker = inputs.config.joint, inputs.config.avatar, inputs.fitted_talker
+  capture = _load_capture(inputs, "train")
+  windows = JointWindows.load(inputs, capture)
+  inputs.say(f"joint: {windows.num_frames} frames of video in {len(windows.clips)} conversations")
+  render = render_on_mesh(talker, inputs.mesh)
+  motion_weights = losses.MotionLossWeights(**inputs.config.motion.loss)
+  sizes = _triangle_sizes(talker, capture)
+
+  def loss(params, buffers, batch, key, step):
+    del step
+    predicted = _generate(talker, params, batch, key)
+    motion_terms = losses.motion_loss(predicted, batch["motion_b"], motion_weights)  # Eq. 9
+
+    # The rendered frames (B, K), one after another along one axis.
+    chosen = jnp.take_along_axis(predicted, batch["frame"][..., None], axis=1)
+    one_axis = lambda x: x.reshape(-1, *x.shape[2:])
+    flame = motion_to_flame(one_axis(chosen))
+    flame["translation"] = one_axis(batch["translation"])
+    relation = jnp.repeat(batch["relation"], config.frames, axis=0)
+    offsets = talker.gaussian_offsets(params, relation, one_axis(batch["time"]))  # Eq. 8
+    camera = _camera(jax.tree.map(one_axis, {k: batch[k] for k in ("world_to_camera", "intrinsics")}), capture)
+    output = render(talker.avatar(params, buffers), flame, camera, offsets)
+
+    image_terms = losses.image_loss(output.image, _to_float(one_axis(batch["image"])), avatar_config.dssim_weight)
+    terms = motion_terms
+    terms |= {name: config.image_weight * value for name, value in image_terms.items()}
+    terms |= _gaussian_terms(params, output, avatar_config | {"position_weight": config.position_weight})
+    terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
+    return sum(terms.values()), terms | {"overflow": jnp.sum(output.overflow)}  # Eq. 13
+
+  def init(key):
+    generator_key, offsets_key = jax.random.split(key)
+    params, buffers = _init_generator(talker, windows.clips[0], generator_key)
+    avatar_params, avatar_buffers = _init_avatar(inputs, capture)
+    query = talker.generator.apply(params["generator"], jnp.zeros(2, jnp.int32), method="relation_query")
+    offsets = talker.offset_net.init(offsets_key, query, jnp.zeros(()))
+    return params | avatar_params | {"offsets": offsets}, buffers | avatar_buffers
+
+  network = functools.partial(optimizers.network_optimizer, steps=config.steps, warmup=config.steps // 10)
+  return Stage(
+      name="joint",
+      steps=config.steps,
+      init=init,
+      batches=windows.batches(inputs),
+      loss=loss,
+      optimizer=optimizers.by_path({
+          "generator": network(config.generator_learning_rate),
+          "offsets": network(config.offsets_learning_rate),
+          **optimizers.gaussian_optimizer(
+              avatar_config.learning_rates,
+              config.steps,
+              scene_extent=avatar_config.scene_extent,
+              final_share=avatar_config.final_learning_rate,
+              scale=config.avatar_learning_rate,
+          ),
+      }),
+  )
+
+
+def _triangle_sizes(talker: Talker, capture: Capture) -> Float[Array, "F 1"]:
+  """Sizes of the person's triangles at rest: the unit in which Eq. 12 measures offsets."""
+  rest = jax.tree.map(lambda x: x[0], motion_to_flame(jnp.zeros((1, 56))))
+  vertices = head_vertices(talker.head, shape=jnp.asarray(capture.shape), **rest)
+  _, sizes, _ = triangle_frames(vertices, talker.head.faces)
+  return sizes[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class JointWindows:
+  """Windows of captured conversations with some of their video frames: the triplets of Sec. 4.1.
+
+  Attributes:
+    config: the joint section.
+    capture: the video.
+    clips: conversations, with the person in the video as B.
+    frames: for each clip the capture's item that shows each of its first frames.
+  """
+
+  config: ConfigDict
+  capture: Capture
+  clips: list[MotionClip]
+  frames: list[np.ndarray]
+
+  @classmethod
+  def load(cls, inputs: StageInputs, capture: Capture) -> "JointWindows":
+    manifest = inputs.path("triplets")
+    triplets = load_triplets(manifest, "train")
+    by_name = {clip.name: clip for clip in inputs.training_clips}
+    missing = [triplet.name for triplet in triplets if triplet.name not in by_name]
+    if missing or not triplets:
+      found = f"{missing[0]}, which is no training conversation" if missing else "no training triplet"
+      raise InputError(manifest, "conversation", found, "names of training conversations")
+    clips = [by_name[triplet.name] for triplet in triplets]
+    return cls(inputs.config.joint, capture, clips, [triplet.capture_indices(capture) for triplet in triplets])
+
+  @property
+  def num_frames(self) -> int:
+    return sum(map(len, self.frames))
+
+  def cut(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A random window of conversation `index`, with `config.frames` random frames of it from the video."""
+    clip, items, window = self.clips[index], self.frames[index], self.config.window
+    length = min(len(items), len(clip.motion_b))
+    if length < window:
+      raise InputError("config", "joint.window", window, f"at most {length}, the length of {clip.name}")
+    start = int(rng.integers(length - window + 1))
+    chosen = np.sort(rng.choice(window, self.config.frames, replace=False))
+    shown = [self.capture[int(items[start + frame])] for frame in chosen]
+    span = slice(start, start + window)
+    examples = [_to_frame_example(item) for item in shown]
+    return {
+        "speech_a": clip.speech_a[span],
+        "motion_a": clip.motion_a[span],
+        "speech_b": clip.speech_b[span],
+        "motion_b": clip.motion_b[span],
+        "relation": np.asarray(clip.relation, np.int32),
+        "frame": chosen.astype(np.int32),
+        "time": (start + chosen).astype(np.float32),
+        "translation": np.stack([item["flame"]["translation"] for item in shown]),
+        **{key: np.stack([e[key] for e in examples]) for key in ("image", "world_to_camera", "intrinsics")},
+    }
+
+  def batches(self, inputs: StageInputs) -> grain.IterDataset:
+    # Each conversation as often as its length holds windows, so that every frame is equally likely.
+    slots = [i for i, items in enumerate(self.frames) for _ in range(max(1, round(len(items) / self.config.window)))]
+    dataset = grain.MapDataset.source(slots).seed(inputs.config.seed).shuffle()
+    # Captures are few: every process draws from all of them, each with its own seed.
+    dataset = dataset.repeat().seed(inputs.config.seed + jax.process_index()).random_map(self.cut)
+    dataset = dataset.batch(inputs.local_batch(self.config.batch), drop_remainder=True)
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
