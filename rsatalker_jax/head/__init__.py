@@ -1,0 +1,6 @@
+"""Head models with FLAME's parameters."""
+
+from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, motion_to_flame, rotation_matrix
+from rsatalker_jax.head.loading import load_head
+
+__all__ = ["JOINT_NAMES", "HeadModel", "head_vertices", "load_head", "motion_to_flame", "rotation_matrix"]

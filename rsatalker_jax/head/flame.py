@@ -1,0 +1,150 @@
+"""The FLAME head: coefficients in, vertices out (Li et al. 2017, "Learning a model of facial shape and expression").
+
+Frame: metres, y up, the face looks along +z, x to the subject's left. Rotations are axis-angle, in radians.
+Every function works on one frame; callers `jax.vmap` over time.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rsatalker_jax.types import MOTION_GROUPS
+
+# The order of FLAME's kinematic tree.
+JOINT_NAMES = ("global", "neck", "jaw", "eye_left", "eye_right")
+NUM_JOINTS = len(JOINT_NAMES)
+
+
+@flax.struct.dataclass
+class HeadModel:
+  """A linear head model with FLAME's joints. Arrays are leaves of the pytree, names and the tree are static.
+
+  Attributes:
+    v_template: mean head.
+    shape_directions: displacement per shape coefficient.
+    expression_directions: displacement per expression coefficient.
+    pose_directions: displacement per entry of (R - I) of joints 1 to 4.
+    joint_regressor: joints from vertices.
+    weights: skinning weights, rows sum to 1.
+    faces: vertex indices of each triangle, counter-clockwise seen from outside.
+    lip_vertices: inner middle vertex of the upper and of the lower lip, or None where the file does not say.
+    face_region: index into `region_names` per face, or None.
+    identities: shape coefficients of ready-made people, or None.
+    parents: parent joint of each joint, -1 for the root.
+  """
+
+  v_template: Float[Array, "V 3"]
+  shape_directions: Float[Array, "V 3 S"]
+  expression_directions: Float[Array, "V 3 E"]
+  pose_directions: Float[Array, "V 3 36"]
+  joint_regressor: Float[Array, "5 V"]
+  weights: Float[Array, "V 5"]
+  faces: Int[Array, "F 3"]
+  lip_vertices: Int[Array, "2"] | None = None
+  face_region: Int[Array, "F"] | None = None
+  identities: Float[Array, "I S"] | None = None
+  parents: tuple[int, ...] = flax.struct.field(pytree_node=False, default=(-1, 0, 1, 1, 1))
+  region_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+  identity_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+  expression_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+
+  @property
+  def num_shape(self) -> int:
+    return self.shape_directions.shape[-1]
+
+  @property
+  def num_expression(self) -> int:
+    return self.expression_directions.shape[-1]
+
+
+def rotation_matrix(axis_angle: Float[Array, "3"]) -> Float[Array, "3 3"]:
+  """Rodrigues' formula; value and every derivative are right at zero too."""
+  x, y, z = axis_angle
+  skew = jnp.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+  angle2 = axis_angle @ axis_angle
+  # Below this angle the Taylor series is exact in float32, and its gradient has no 0/0.
+  near = angle2 < 1e-4
+  safe2 = jnp.where(near, 1.0, angle2)
+  angle = jnp.sqrt(safe2)
+  sine = jnp.where(near, 1 - angle2 / 6 + angle2**2 / 120, jnp.sin(angle) / angle)
+  cosine = jnp.where(near, 0.5 - angle2 / 24 + angle2**2 / 720, (1 - jnp.cos(angle)) / safe2)
+  return jnp.eye(3, dtype=axis_angle.dtype) + sine * skew + cosine * (skew @ skew)
+
+
+def _blend(directions: Float[Array, "V 3 D"], coefficients: Float[Array, "d"], name: str) -> Float[Array, "V 3"]:
+  given, available = coefficients.shape[-1], directions.shape[-1]
+  if given > available:
+    raise ValueError(f"{given} {name} coefficients, but the head model has {available}")
+  return directions[..., :given] @ coefficients  # Coefficients that are not given are zero.
+
+
+def head_vertices(
+    model: HeadModel,
+    *,
+    shape: Float[Array, "s"],
+    expression: Float[Array, "e"],
+    rotation: Float[Array, "3"],
+    neck: Float[Array, "3"],
+    jaw: Float[Array, "3"],
+    eyes: Float[Array, "6"],
+    translation: Float[Array, "3"],
+    static_offset: Float[Array, "V 3"] | None = None,
+) -> Float[Array, "V 3"]:
+  """Vertices of one frame: shape and expression -> joints -> pose correctives -> skinning -> translation.
+
+  Args:
+    model: the head.
+    shape: identity; may be shorter than the model's basis, the rest is zero.
+    expression: likewise.
+    rotation: of the whole head about the root joint.
+    neck, jaw: of these joints.
+    eyes: left, then right.
+    translation: in metres, added last.
+    static_offset: per-vertex detail of this person, added before the joints are placed (VHAP's convention).
+
+  Raises:
+    ValueError: more coefficients than the model has, or an offset for another mesh.
+  """
+  vertices = model.v_template
+  vertices = vertices + _blend(model.shape_directions, shape, "shape")
+  vertices = vertices + _blend(model.expression_directions, expression, "expression")
+  if static_offset is not None:
+    if static_offset.shape != vertices.shape:
+      raise ValueError(f"static_offset is {static_offset.shape}, but the head model's vertices are {vertices.shape}")
+    vertices = vertices + static_offset
+  joints = model.joint_regressor @ vertices
+
+  pose = jnp.stack([rotation, neck, jaw, eyes[:3], eyes[3:]])
+  rotations = jax.vmap(rotation_matrix)(pose)
+  corrective = (rotations[1:] - jnp.eye(3, dtype=rotations.dtype)).reshape(-1)
+  vertices = vertices + model.pose_directions @ corrective
+
+  # Joint j maps x to A_j x + b_j, about its own rest position and after its parent's map.
+  linear, offset = [], []
+  for j, parent in enumerate(model.parents):
+    if parent < 0:
+      a, origin = rotations[j], joints[j]
+    else:
+      a, origin = linear[parent] @ rotations[j], linear[parent] @ joints[j] + offset[parent]
+    linear.append(a)
+    offset.append(origin - a @ joints[j])
+  a = jnp.einsum("vj,jkl->vkl", model.weights, jnp.stack(linear))
+  b = model.weights @ jnp.stack(offset)
+  return jnp.einsum("vkl,vl->vk", a, vertices) + b + translation
+
+
+def motion_to_flame(motion: Float[Array, "*b 56"]) -> dict[str, Float[Array, "*b _"]]:
+  """A motion vector as arguments of `head_vertices`: its pose turns the neck, everything it lacks is zero.
+
+  Eye joints stay at rest: gaze, where a motion has it, lies in its expression coefficients.
+  """
+  zeros = jnp.zeros_like(motion[..., :3])
+  return {
+      "expression": motion[..., MOTION_GROUPS["expression"]],
+      "rotation": zeros,
+      "neck": motion[..., MOTION_GROUPS["pose"]],
+      "jaw": motion[..., MOTION_GROUPS["jaw"]],
+      "eyes": jnp.concatenate([zeros, zeros], axis=-1),
+      "translation": zeros,
+  }

@@ -1,0 +1,150 @@
+"""Head model files: FLAME's .pkl (2020, 2023, 2023 Open), the same keys as .npz, and the demo head."""
+
+import os
+import pathlib
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+
+from rsatalker_jax import pickles
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head.flame import NUM_JOINTS, HeadModel
+
+# How many of FLAME's `shapedirs` are shape, the rest being expression, by their total (FLAME 2017 to 2023).
+_FLAME_SHAPE_COUNT = {400: 300}
+_REQUIRED = ("v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights", "f")
+
+
+def load_head(path: str | os.PathLike) -> HeadModel:
+  """Reads a head model.
+
+  Args:
+    path: a FLAME `.pkl` (read with an allow-list: nothing in it is executed), or an `.npz` with FLAME's keys. Beside
+      FLAME's keys an `.npz` may have `n_shape` (how many of `shapedirs` are shape) and the demo head's `lip_vertices`,
+      `face_region`, `region_names`, `identities`, `identity_names`, `expression_names`.
+
+  Returns:
+    The head, in float32.
+
+  Raises:
+    InputError: the file is missing or unreadable, lacks a key, or an array has the wrong shape.
+  """
+  path = pathlib.Path(path)
+  values = _read_pkl(path) if path.suffix == ".pkl" else _read_npz(path)
+  for key in _REQUIRED:
+    if key not in values:
+      raise InputError(path, key, f"no such key (there are {', '.join(sorted(values))})", "one of FLAME's keys")
+
+  v = _checked(path, values, "v_template", ("V", 3))
+  num_vertices = v.shape[0]
+  blend = _checked(path, values, "shapedirs", (num_vertices, 3, "S+E"))
+  num_shape = _num_shape(path, values, blend.shape[2])
+  faces = _checked(path, values, "f", ("F", 3), integer=True)
+  if faces.min() < 0 or faces.max() >= num_vertices:
+    raise InputError(path, "f", f"vertex indices {faces.min()} to {faces.max()}", f"0 to {num_vertices - 1}")
+  weights = _checked(path, values, "weights", (num_vertices, NUM_JOINTS))
+  worst = np.abs(weights.sum(1) - 1).max()
+  if worst > 1e-2:
+    raise InputError(path, "weights", f"a row whose sum is off by {worst:.3g}", "rows that sum to 1")
+  return HeadModel(
+      v_template=jnp.asarray(v),
+      shape_directions=jnp.asarray(blend[:, :, :num_shape]),
+      expression_directions=jnp.asarray(blend[:, :, num_shape:]),
+      pose_directions=jnp.asarray(_checked(path, values, "posedirs", (num_vertices, 3, 9 * (NUM_JOINTS - 1)))),
+      joint_regressor=jnp.asarray(_checked(path, values, "J_regressor", (NUM_JOINTS, num_vertices))),
+      # Rows are normalised exactly: float16 files are off by rounding.
+      weights=jnp.asarray(weights / weights.sum(1, keepdims=True)),
+      faces=jnp.asarray(faces),
+      parents=_parents(path, values),
+      **_demo_head_fields(path, values, num_vertices, faces.shape[0], num_shape, blend.shape[2] - num_shape),
+  )
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+  except OSError as error:
+    raise InputError(path, "", error.strerror or error, "a head model (.pkl or .npz)") from None
+  except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    raise InputError(path, "", error, "an .npz of plain arrays") from None
+
+
+def _read_pkl(path: pathlib.Path) -> dict[str, np.ndarray]:
+  content = pickles.load_pickle(path)
+  if not isinstance(content, dict):
+    raise InputError(path, "", f"a pickled {type(content).__name__}", "a dict with FLAME's keys")
+  values = {}
+  for key in (*_REQUIRED, "n_shape"):
+    if key in content:
+      try:
+        values[key] = pickles.to_array(content[key])
+      except ValueError as error:
+        raise InputError(path, key, error, "an array") from None
+  return values
+
+
+def _checked(path, values, key, shape: tuple[int | str, ...], *, integer: bool = False) -> np.ndarray:
+  """The array under a key, as float32 or int32; letters in `shape` stand for any size above 0."""
+  array = np.asarray(values[key])
+  fits = array.ndim == len(shape) and all(
+      size > 0 if isinstance(want, str) else size == want for size, want in zip(array.shape, shape)
+  )
+  if not fits:
+    raise InputError(path, key, f"shape {array.shape}", f"({', '.join(map(str, shape))})")
+  if array.dtype.kind not in "fiu" or (integer and array.dtype.kind == "f" and np.any(array != np.round(array))):
+    raise InputError(path, key, f"{array.dtype}", "whole numbers" if integer else "numbers")
+  if not np.all(np.isfinite(array)):
+    raise InputError(path, key, "NaN or infinity", "finite numbers")
+  return array.astype(np.int32 if integer else np.float32)
+
+
+def _num_shape(path, values, total: int) -> int:
+  if "n_shape" in values:
+    num_shape = int(values["n_shape"])
+    if not 0 <= num_shape <= total:
+      raise InputError(path, "n_shape", num_shape, f"0 to {total}, the number of shapedirs")
+    return num_shape
+  if total not in _FLAME_SHAPE_COUNT:
+    raise InputError(path, "shapedirs", f"{total} directions and no n_shape", "FLAME's 400, or n_shape to split them")
+  return _FLAME_SHAPE_COUNT[total]
+
+
+def _parents(path, values) -> tuple[int, ...]:
+  table = np.asarray(values["kintree_table"])
+  if table.shape != (2, NUM_JOINTS):
+    raise InputError(path, "kintree_table", f"shape {table.shape}", f"(2, {NUM_JOINTS})")
+  # The root's parent is written as -1, in FLAME's unsigned table as 2^32 - 1.
+  parents = (-1, *(int(p) for p in table[0, 1:]))
+  if not all(0 <= parent < joint for joint, parent in enumerate(parents) if joint):
+    raise InputError(path, "kintree_table", parents, "parents that come before their children")
+  return parents
+
+
+def _demo_head_fields(path, values, num_vertices, num_faces, num_shape, num_expression) -> dict:
+  fields = {}
+  if "lip_vertices" in values:
+    lips = _checked(path, values, "lip_vertices", (2,), integer=True)
+    if lips.min() < 0 or lips.max() >= num_vertices:
+      raise InputError(path, "lip_vertices", lips.tolist(), f"0 to {num_vertices - 1}")
+    fields["lip_vertices"] = jnp.asarray(lips)
+  names = {key: tuple(map(str, np.atleast_1d(values[key]))) for key in values if key.endswith("_names")}
+  if "face_region" in values:
+    region = _checked(path, values, "face_region", (num_faces,), integer=True)
+    count = len(names.get("region_names", ()))
+    if region.min() < 0 or region.max() >= count:
+      raise InputError(path, "face_region", f"regions {region.min()} to {region.max()}", f"{count} region_names")
+    fields["face_region"] = jnp.asarray(region)
+    fields["region_names"] = names["region_names"]
+  if "identities" in values:
+    fields["identities"] = jnp.asarray(_checked(path, values, "identities", ("I", num_shape)))
+    fields["identity_names"] = names.get("identity_names", ())
+    if len(fields["identity_names"]) != fields["identities"].shape[0]:
+      found = f"{len(fields['identity_names'])} names"
+      raise InputError(path, "identity_names", found, f"{fields['identities'].shape[0]}, one per identity")
+  if "expression_names" in names:
+    if len(names["expression_names"]) != num_expression:
+      raise InputError(path, "expression_names", f"{len(names['expression_names'])} names", num_expression)
+    fields["expression_names"] = names["expression_names"]
+  return fields
