@@ -154,7 +154,7 @@ def _jaw_share(template, opened, angle, hinge, part_of, mirror):
 def _touching_lips(template, share, mouth, part_of) -> np.ndarray:
   """Closes MakeHuman's slit between the lips (a millimetre): upper and lower rim meet half-way."""
   upper, lower = _lip_vertices(template, share, part_of)
-  gap = template[upper, 1] - template[lower, 1] - 1e-4
+  gap = template[upper, 1] - template[lower, 1] - 2e-4
   seam = (template[upper] + template[lower]) / 2
   # Along the seam by half a mouth's width, across it only the rims.
   distance = (template - seam) / [0.022, 0.007, 0.012]
@@ -170,7 +170,7 @@ def _lip_vertices(template: np.ndarray, share: np.ndarray, part_of: np.ndarray) 
   upper, lower = np.flatnonzero(middle & (share < 0.1)), np.flatnonzero(middle & (share > 0.9))
   # Straight above each other first: where the lips face each other, not where the gums do.
   pair = template[upper][:, None] - template[lower][None]
-  cost = np.linalg.norm(pair * [1, 1, 1.0], axis=-1) - 0.15 * (template[upper][:, None, 2] + template[lower][None, :, 2])
+  cost = np.linalg.norm(pair * [1, 1, 1.0], axis=-1) - 0.5 * (template[upper][:, None, 2] + template[lower][None, :, 2])
   i, j = np.unravel_index(np.argmin(cost), cost.shape)
   return np.array([upper[i], lower[j]])
 
