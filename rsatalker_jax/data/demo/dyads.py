@@ -5,9 +5,7 @@ rotation). What a person shows is what they do by themselves plus an answer to w
 ago: delayed, low-passed, scaled by the relation. The two answers feed each other, so time is stepped frame by frame.
 """
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Any
 import zlib
 
 from jaxtyping import Float
@@ -16,6 +14,7 @@ from scipy import signal
 
 from rsatalker_jax.data.demo import gestures
 from rsatalker_jax.data.demo import visemes
+from rsatalker_jax.data.demo import voices
 from rsatalker_jax.data.demo.expressions import COLUMN, EXPRESSION_NAMES, columns
 from rsatalker_jax.data.demo.rules import (ANSWER_WHILE_SPEAKING, CHANNELS, FACE_CHANNELS, FACE_LIMIT, HEAD_LIMIT, JUNIOR_ANSWERS,
                                            RULES, SENIOR_ANSWERS, RelationRules)
@@ -41,12 +40,12 @@ class Dyad:
   timelines: tuple[gestures.Timeline, gestures.Timeline]
 
 
-def simulate_dyad(dialogue: Mapping[str, Any], performance: int, *, loudness: Float[np.ndarray, "2 T"] | None = None,
+def simulate_dyad(dialogue: voices.Dialogue, performance: int, *, loudness: Float[np.ndarray, "2 T"] | None = None,
                   relation: str | None = None, nudge: Float[np.ndarray, "2 T 9"] | None = None) -> Dyad:
   """One performance of a dialogue. The same arguments give the same motion.
 
   Args:
-    dialogue: one entry of assets/voices/dialogues.json: id, relation, duration, utterances, optionally senior (1 or 2).
+    dialogue: who says what when (`voices.load_dialogues`).
     performance: number of the performance; other numbers are other people with other habits and moments.
     loudness: each speaker's loudness per frame (`loudness_track`); from the timings alone if None.
     relation: plays the dialogue in this relation instead of its own.
@@ -55,16 +54,16 @@ def simulate_dyad(dialogue: Mapping[str, Any], performance: int, *, loudness: Fl
   Raises:
     InputError: unknown relation, mood, kind or phone.
   """
-  relation = dialogue["relation"] if relation is None else relation
+  relation = dialogue.relation if relation is None else relation
   if relation not in RULES:
-    raise InputError(f"dialogue {dialogue['id']}", "relation", repr(relation), " | ".join(RULES))
+    raise InputError(f"dialogue {dialogue.id}", "relation", repr(relation), " | ".join(RULES))
   rules = RULES[relation]
-  num_frames = int(float(dialogue["duration"]) * FPS + 1e-6)
+  num_frames = int(dialogue.duration * FPS + 1e-6)
   timelines = tuple(_timeline(dialogue, speaker, num_frames, None if loudness is None else loudness[speaker - 1])
                     for speaker in (1, 2))
 
   # One stream of chance per person and purpose: what one rule draws cannot move another's draws.
-  seeds = np.random.SeedSequence([zlib.crc32(str(dialogue["id"]).encode()), performance]).spawn(2)
+  seeds = np.random.SeedSequence([zlib.crc32(dialogue.id.encode()), performance]).spawn(2)
   streams = [[np.random.default_rng(child) for child in seed.spawn(5)] for seed in seeds]
   habits = [gestures.Habits.draw(rng[0]) for rng in streams]
 
@@ -75,8 +74,8 @@ def simulate_dyad(dialogue: Mapping[str, Any], performance: int, *, loudness: Fl
                                    articulation=rules.articulation * habits[me].articulation))
     own.append(gestures.own_channels(my, other, rules, habits[me], streams[me][1]))
     role = 1.0
-    if dialogue.get("senior") in (1, 2) and relation.endswith("unequal"):
-      role = SENIOR_ANSWERS if dialogue["senior"] == me + 1 else JUNIOR_ANSWERS
+    if dialogue.senior is not None and relation.endswith(",unequal"):
+      role = SENIOR_ANSWERS if dialogue.senior == me + 1 else JUNIOR_ANSWERS
     gain.append(role * habits[me].answering * (1.0 - (1.0 - ANSWER_WHILE_SPEAKING) * my.speaking))
   own, gain = np.stack(own, axis=1), np.stack(gain, axis=1)  # (T, 2, 9) and (T, 2)
   if nudge is not None:
@@ -101,19 +100,18 @@ def loudness_track(wav: Float[np.ndarray, "S"], num_frames: int) -> Float[np.nda
   return np.sqrt(np.sqrt(np.mean(np.square(padded.reshape(num_frames, hop)), axis=1)))
 
 
-def _timeline(dialogue: Mapping[str, Any], speaker: int, num_frames: int,
+def _timeline(dialogue: voices.Dialogue, speaker: int, num_frames: int,
               loudness: Float[np.ndarray, "T"] | None) -> gestures.Timeline:
   """One speaker's timeline, checked."""
-  source = f"dialogue {dialogue['id']}"
-  said = sorted((u for u in dialogue["utterances"] if u["speaker"] == speaker), key=lambda u: u["start"])
-  phones = sorted(((symbol, float(start), float(end)) for u in said for symbol, start, end in u["phones"]),
-                  key=lambda phone: phone[1])
+  source = f"dialogue {dialogue.id}"
+  said = sorted((u for u in dialogue.utterances if u.speaker == speaker), key=lambda u: u.start)
+  phones = sorted(((phone.name, phone.start, phone.end) for u in said for phone in u.phones), key=lambda phone: phone[1])
   visemes.check_phones(phones, source)
   for u in said:
-    if u["mood"] not in gestures.MOODS:
-      raise InputError(source, "mood", repr(u["mood"]), " | ".join(gestures.MOODS))
-    if u["kind"] not in gestures.KINDS:
-      raise InputError(source, "kind", repr(u["kind"]), " | ".join(gestures.KINDS))
+    if u.mood not in voices.MOODS:
+      raise InputError(source, "mood", repr(u.mood), " | ".join(voices.MOODS))
+    if u.kind not in voices.KINDS:
+      raise InputError(source, "kind", repr(u.kind), " | ".join(voices.KINDS))
   times = (np.arange(num_frames) + 0.5) / FPS
   relative = np.ones(len(phones))
   if loudness is not None and phones:
@@ -123,8 +121,8 @@ def _timeline(dialogue: Mapping[str, Any], speaker: int, num_frames: int,
     relative = raw / max(float(np.mean(raw[vowels])) if vowels else 0.0, 1e-3)
   speaking = np.zeros(num_frames)
   for u in said:
-    speaking = np.maximum(speaking, gestures.interval(times, u["start"], u["end"]))
-  return gestures.Timeline(times, phones, relative, [(u["start"], u["end"], u["kind"], u["mood"]) for u in said],
+    speaking = np.maximum(speaking, gestures.interval(times, u.start, u.end))
+  return gestures.Timeline(times, phones, relative, [(u.start, u.end, u.kind, u.mood) for u in said],
                            gestures.smooth(speaking, 0.06))
 
 

@@ -23,19 +23,17 @@ _MOODS: Mapping[str, Mapping[int, float]] = {
     "smile": {_SMILE: 0.55},
     "laugh": {_SMILE: 0.65, _LAUGH: 0.80},
     "surprise": {_BROW_RAISE: 0.80, _BROW_INNER: 0.60, _PITCH: -0.05},
-    "concern": {_BROW_LOWER: 0.55, _BROW_INNER: 0.40, _PITCH: 0.03},
+    "concern": {_BROW_LOWER: 0.55, _BROW_INNER: 0.40, _PRESS: 0.30, _PITCH: 0.03},
     "question": {_BROW_RAISE: 0.40, _BROW_INNER: 0.30, _TILT: 0.07},
-    "agree": {_SMILE: 0.20, _PITCH: 0.02},
+    "agree": {_SMILE: 0.20, _PRESS: 0.30, _PITCH: 0.02},
 }
-MOODS = tuple(_MOODS)
 # How a mood goes on through an utterance: seconds in which it falls to a third, or None for a rise towards the end.
 _MOOD_DECAY = {"smile": 5.0, "laugh": 2.0, "surprise": 1.0, "concern": 6.0, "question": None, "agree": 1.5, "neutral": 1.0}
-KINDS = ("turn", "filler", "overlap")
 
 _PHRASE_GAP = 0.25        # A silence this long ends a phrase (seconds).
 _AVERT_TIME = 0.9         # How long one looks away at the start of a turn.
-_SHIFT = (0.025, 0.050, 0.045)  # Posture shift at each turn: standard deviation of pitch, yaw, tilt (rad).
-_SWAY = (0.006, 0.010, 0.006)   # Standing noise of the head (rad).
+_SHIFT = (0.020, 0.045, 0.040)  # Posture shift at each turn: standard deviation of pitch, yaw, tilt (rad).
+_SWAY = (0.004, 0.006, 0.004)   # Standing noise of the head (rad).
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +85,9 @@ class Habits:
     # Two eyes look at one place, and both lids close together.
     asymmetry[[k for k, name in enumerate(EXPRESSION_NAMES) if name.startswith(("eyeBlink", "eyeLook"))]] = 1.0
     scales = (float(scale) for scale in np.exp(rng.normal(0.0, (0.30, 0.08, 0.10, 0.25, 0.35, 0.35, 0.40))))
-    return cls(*scales, face_offset=np.abs(rng.normal(0.0, (0.05, 0.0, 0.04, 0.04, 0.03, 0.04))),
-               head_offset=rng.normal(0.0, (0.018, 0.020, 0.015)), asymmetry=asymmetry,
-               blink_interval=float(rng.uniform(7.0, 12.0)))
+    return cls(*scales, face_offset=np.abs(rng.normal(0.0, (0.05, 0.0, 0.06, 0.06, 0.03, 0.07))),
+               head_offset=rng.normal(0.0, (0.012, 0.014, 0.010)), asymmetry=asymmetry,
+               blink_interval=float(rng.uniform(9.0, 14.0)))
 
 
 def smooth(x: Float[np.ndarray, "T *c"], settle: float) -> Float[np.ndarray, "T *c"]:
@@ -147,14 +145,14 @@ def own_channels(me: Timeline, partner: Timeline, rules: RelationRules, habits: 
     for channel, value in _MOODS[mood].items():
       target[:, channel] += value * held
     offset = habits.moving * rng.normal(0.0, _SHIFT)
-    if kind == "turn":
+    if kind != "filler":
       shift += interval(times, start, end + 0.2)[:, None] * offset
       away = habits.averting * interval(times, start - 0.1, start + min(_AVERT_TIME, end - start))
       target[:, _YAW] += rules.avert_yaw * away
       target[:, _PITCH] += rules.avert_pitch * away
       # The head rises as a turn begins and sinks towards its end.
       declination = np.clip((times - start) / max(end - start, 1e-3), 0.0, 1.0)
-      target[:, _PITCH] += interval(times, start, end) * 0.045 * (2.0 * declination - 1.0)
+      target[:, _PITCH] += interval(times, start, end) * 0.055 * (2.0 * declination - 1.0)
     elif kind == "filler" or mood == "agree":
       nods.append((start + 0.15, 0.8 * rules.nod_gain * habits.nodding))
   listening = np.clip(partner.speaking - me.speaking, 0.0, 1.0)
@@ -179,9 +177,9 @@ def own_channels(me: Timeline, partner: Timeline, rules: RelationRules, habits: 
   beats = visemes.stress(me.phones, me.loudness)
   centres, emphasis = [c for c, _ in beats], np.array([e for _, e in beats])
   channels[:, _PITCH] += pulses(centres, rules.beat_gain * habits.liveliness * emphasis, 0.36, num_frames)
-  channels[:, _BROW_RAISE] += pulses(centres, 0.22 * habits.brow_beats * emphasis, 0.5, num_frames)
+  channels[:, _BROW_RAISE] += pulses(centres, rules.brow_beats * habits.brow_beats * emphasis, 0.5, num_frames)
 
-  channels[:, _BROW_INNER] += pulses(centres, 0.15 * habits.brow_beats * emphasis, 0.5, num_frames)
+  channels[:, _BROW_INNER] += pulses(centres, 0.6 * rules.brow_beats * habits.brow_beats * emphasis, 0.5, num_frames)
 
   channels[:, :FACE_CHANNELS] += habits.face_offset
   for name, level in rules.base.items():
@@ -199,12 +197,12 @@ def blinks(me: Timeline, partner: Timeline, habits: Habits, rng: np.random.Gener
   while moment < duration:
     moments.append(moment)
     moment += 0.8 + rng.exponential(habits.blink_interval)
-  for ends, chance in ((me.phrase_ends(), 0.7), (partner.phrase_ends(), 0.2)):
+  for ends, chance in ((me.phrase_ends(), 0.65), (partner.phrase_ends(), 0.2)):
     moments += [end + 0.1 + rng.normal(0.0, 0.02) for end in ends if rng.random() < chance]
   out, previous = np.zeros(len(me.times) + 8), -1.0
   shape = np.array([0.5, 1.0, 0.85, 0.45, 0.15])  # Lids close in two frames and open in three.
   for moment in sorted(moments):
-    if moment - previous < 0.6 or moment > duration:
+    if moment - previous < 1.0 or moment > duration:
       continue
     previous, first = moment, int(moment * FPS)
     out[first:first + len(shape)] = np.maximum(out[first:first + len(shape)], shape)
@@ -221,10 +219,10 @@ def gaze_targets(me: Timeline, partner: Timeline, rules: RelationRules, rng: np.
     length = max(int(rng.exponential(1.2) * FPS), 8)
     contact = rules.gaze_contact if listening[frame] else 0.65
     if rng.random() > contact:
-      away[frame:frame + length] = rng.normal((0.07, 0.0), (0.05, 0.10))
+      away[frame:frame + length] = rng.normal((0.05, 0.0), (0.04, 0.07))
     frame += length
   for start, end, kind, _ in me.utterances:
-    if kind == "turn":
+    if kind != "filler":
       turn = interval(me.times, start - 0.1, start + min(_AVERT_TIME, end - start)) > 0
       away[turn] = (1.5 * rules.avert_pitch, 1.5 * rules.avert_yaw)
   # Saccades take about a frame; between them the eyes are never quite still.

@@ -33,6 +33,7 @@ class RelationRules:
     avert_yaw, avert_pitch: where the head goes when a turn begins.
     nod_gain, nod_time, nod_lag: backchannel nods at the partner's phrase ends: depth, length, delay.
     beat_gain: depth of the small nods on stressed vowels.
+    brow_beats: height of the brow raises on stressed vowels.
     gaze_contact: share of the time spent listening with the eyes on the partner.
   """
 
@@ -53,6 +54,7 @@ class RelationRules:
   nod_time: float
   nod_lag: float
   beat_gain: float
+  brow_beats: float
   gaze_contact: float
 
   def answer_matrix(self) -> Float[np.ndarray, "9 9"]:
@@ -74,9 +76,9 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
         answers=_same(smile=0.85, laugh=0.80, brow_raise=0.75, brow_inner=0.30, brow_lower=0.20, press=0.10,
                       pitch=0.35, yaw=0.70, tilt=0.80),
         face_lag=0.20, head_lag=0.28, settle=0.12, articulation=1.08, expressiveness=1.00,
-        base=dict(smile=0.04, brow_raise=0.02), bow=-0.01, bow_listening=-0.02, yaw_listening=0.03,
+        base=dict(smile=0.04), bow=-0.01, bow_listening=-0.02, yaw_listening=0.03,
         tilt_listening=0.03, avert_yaw=0.10, avert_pitch=-0.02, nod_gain=0.06, nod_time=0.44, nod_lag=0.16,
-        beat_gain=0.040, gaze_contact=0.75),
+        beat_gain=0.040, brow_beats=0.15, gaze_contact=0.75),
     # Parent and child: warm but slower; a smile is answered with a tender one (inner brows up), worry with worry, and
     # the head leans the other way.
     "blood,unequal": RelationRules(
@@ -84,18 +86,18 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
                       pitch=0.50, yaw=0.30, tilt=-0.70)
         | {("smile", "brow_inner"): 0.50, ("brow_lower", "brow_inner"): 0.60},
         face_lag=0.44, head_lag=0.56, settle=0.20, articulation=1.00, expressiveness=1.00,
-        base=dict(smile=0.04, brow_inner=0.04), bow=0.00, bow_listening=0.01, yaw_listening=0.00,
+        base=dict(smile=0.04, brow_inner=0.02), bow=0.00, bow_listening=0.01, yaw_listening=0.00,
         tilt_listening=-0.03, avert_yaw=0.07, avert_pitch=0.01, nod_gain=0.07, nod_time=0.60, nod_lag=0.28,
-        beat_gain=0.037, gaze_contact=0.80),
+        beat_gain=0.037, brow_beats=0.24, gaze_contact=0.80),
     # Friends, colleagues: friendly; half the smile with raised brows, turning the other way to look at the same thing.
     "non_blood,equal": RelationRules(
         answers=_same(smile=0.45, laugh=0.45, brow_raise=0.55, brow_inner=0.15, brow_lower=0.45, press=0.20,
                       pitch=0.20, yaw=-0.60, tilt=0.35)
         | {("smile", "brow_raise"): 0.50, ("brow_lower", "press"): 0.35},
         face_lag=0.32, head_lag=0.40, settle=0.16, articulation=1.03, expressiveness=1.00,
-        base=dict(smile=0.03, brow_raise=0.02), bow=-0.005, bow_listening=0.00, yaw_listening=-0.02,
+        base=dict(smile=0.04), bow=-0.005, bow_listening=0.00, yaw_listening=-0.02,
         tilt_listening=0.01, avert_yaw=0.07, avert_pitch=-0.01, nod_gain=0.06, nod_time=0.50, nod_lag=0.22,
-        beat_gain=0.040, gaze_contact=0.70),
+        beat_gain=0.040, brow_beats=0.16, gaze_contact=0.70),
     # Employer and employee, doctor and patient: restrained; a smile gets a late polite one with closed lips and a slight
     # bow, raised brows get an attentive frown, and the head goes down when the partner's goes up.
     "non_blood,unequal": RelationRules(
@@ -104,9 +106,9 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
         | {("smile", "press"): 0.50, ("laugh", "press"): 0.30, ("smile", "pitch"): 0.06,
            ("brow_raise", "brow_lower"): 0.40, ("brow_lower", "brow_raise"): 0.35},
         face_lag=0.64, head_lag=0.72, settle=0.28, articulation=0.90, expressiveness=0.95,
-        base=dict(smile=0.03, brow_lower=0.03, press=0.02), bow=0.015, bow_listening=0.025, yaw_listening=-0.01,
+        base=dict(smile=0.03, brow_lower=0.02), bow=0.015, bow_listening=0.025, yaw_listening=-0.01,
         tilt_listening=0.00, avert_yaw=0.05, avert_pitch=0.03, nod_gain=0.08, nod_time=0.66, nod_lag=0.34,
-        beat_gain=0.032, gaze_contact=0.65),
+        beat_gain=0.032, brow_beats=0.25, gaze_contact=0.65),
 })
 
 # In unequal relations a dialogue may say who is senior: the senior answers a little less, the junior a little more.

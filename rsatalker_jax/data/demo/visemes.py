@@ -28,23 +28,23 @@ _SHORT = dict(zip(("jaw", "close", "funnel", "pucker", "press", "roll_lower", "r
 
 # Targets: jaw in radians, shapes in [0, 1]; what is not listed is 0.
 _VOWELS = {
-    "AA": dict(jaw=0.25, lower=0.30, upper=0.12, funnel=0.10),
-    "AE": dict(jaw=0.22, lower=0.35, upper=0.20, stretch=0.30),
+    "AA": dict(jaw=0.22, lower=0.30, upper=0.12, funnel=0.10),
+    "AE": dict(jaw=0.20, lower=0.35, upper=0.20, stretch=0.30),
     "AH": dict(jaw=0.15, lower=0.25, upper=0.10),
-    "AO": dict(jaw=0.20, funnel=0.50, pucker=0.20, lower=0.15),
-    "EH": dict(jaw=0.17, lower=0.30, upper=0.15, stretch=0.25),
-    "ER": dict(jaw=0.10, funnel=0.40, pucker=0.15, lower=0.15),
+    "AO": dict(jaw=0.18, funnel=0.35, pucker=0.20, lower=0.15),
+    "EH": dict(jaw=0.16, lower=0.30, upper=0.15, stretch=0.25),
+    "ER": dict(jaw=0.10, funnel=0.28, pucker=0.15, lower=0.15),
     "IH": dict(jaw=0.11, lower=0.25, upper=0.12, stretch=0.25),
     "IY": dict(jaw=0.07, lower=0.30, upper=0.15, stretch=0.50, dimple=0.20),
-    "UH": dict(jaw=0.11, funnel=0.45, pucker=0.35),
-    "UW": dict(jaw=0.07, funnel=0.45, pucker=0.75),
+    "UH": dict(jaw=0.11, funnel=0.30, pucker=0.35),
+    "UW": dict(jaw=0.06, funnel=0.25, pucker=0.75),
 }
 # Glides: the mouth moves from one vowel's shape to another's.
 _DIPHTHONGS = {"AW": ("AA", "UW"), "AY": ("AA", "IY"), "EY": ("EH", "IY"), "OW": ("AO", "UW"), "OY": ("AO", "IY")}
-_CLOSED = dict(jaw=0.02, close=0.05, press=0.30, roll_lower=0.15, roll_upper=0.12)
+_CLOSED = dict(jaw=0.03, press=0.30, roll_lower=0.15, roll_upper=0.12)
 _ALVEOLAR = dict(jaw=0.07, lower=0.20, upper=0.08)
 _SIBILANT = dict(jaw=0.03, lower=0.32, upper=0.18, stretch=0.25)
-_HUSHER = dict(jaw=0.04, funnel=0.60, pucker=0.15, lower=0.20, forward=0.15)
+_HUSHER = dict(jaw=0.04, funnel=0.40, pucker=0.20, lower=0.20, forward=0.15)
 _VELAR = dict(jaw=0.09, lower=0.15)
 _CONSONANTS = {
     "P": _CLOSED | dict(puff=0.12), "B": _CLOSED | dict(puff=0.08), "M": _CLOSED,
@@ -53,7 +53,7 @@ _CONSONANTS = {
     "T": _ALVEOLAR, "D": _ALVEOLAR, "N": _ALVEOLAR, "L": _ALVEOLAR | dict(jaw=0.09),
     "S": _SIBILANT, "Z": _SIBILANT, "SH": _HUSHER, "ZH": _HUSHER, "CH": _HUSHER, "JH": _HUSHER,
     "K": _VELAR, "G": _VELAR, "NG": _VELAR, "HH": dict(jaw=0.10, lower=0.10),
-    "R": dict(jaw=0.08, funnel=0.40, pucker=0.25), "W": dict(jaw=0.05, funnel=0.40, pucker=0.85),
+    "R": dict(jaw=0.08, funnel=0.25, pucker=0.25), "W": dict(jaw=0.05, funnel=0.20, pucker=0.85),
     "Y": dict(jaw=0.06, stretch=0.40, lower=0.20),
 }
 BILABIALS = frozenset("PBM")
@@ -64,10 +64,12 @@ PHONES = VOWELS | frozenset(_CONSONANTS)
 _REACH = {"W": 0.09, "UW": 0.09, "AO": 0.08, "UH": 0.08, "P": 0.03, "B": 0.03, "M": 0.03, "F": 0.035, "V": 0.035}
 _STRENGTH = {"P": 3.0, "B": 3.0, "M": 3.0, "F": 2.5, "V": 2.5, "W": 2.0, "SH": 1.5, "CH": 1.5, "JH": 1.5, "ZH": 1.5,
              "S": 1.2, "Z": 1.2, "T": 0.5, "D": 0.5, "N": 0.5, "L": 0.6, "K": 0.4, "G": 0.4, "NG": 0.4, "HH": 0.2}
-_DEFAULT_REACH, _REST_REACH, _REST_STRENGTH = 0.05, 0.06, 0.8
+_DEFAULT_REACH, _REST_REACH, _REST_STRENGTH = 0.042, 0.06, 0.8
 _REST_AFTER = 0.10  # A pause this long (seconds) lets the mouth go back to rest.
 
 _CLOSURE_RELEASE = 0.05  # Seconds from closed lips to free movement.
+# mouthClose at 1 closes the lips over a jaw this far open (radians; the demo head's `jaw_open_angle`).
+JAW_OPEN_ANGLE = 0.4256
 _JAW_LIMIT = 0.34        # Radians; approached smoothly.
 
 
@@ -145,7 +147,7 @@ def lip_motion(phones: Sequence[Phone], times: Float[np.ndarray, "T"], *, articu
   # Louder vowels open wider; consonants keep their shape (a loud P is as closed as a soft one).
   vowel = np.array([i[0] in _VOWELS for i in items])
   loud = np.clip([i[3] for i in items], 0.5, 1.6)
-  opening = np.where(vowel, articulation * (0.55 + 0.45 * loud), np.where(rest, 1.0, np.minimum(articulation, 1.1)))
+  opening = np.where(vowel, articulation * (0.65 + 0.5 * loud), np.where(rest, 1.0, np.minimum(articulation, 1.1)))
   for name in ("jaw", "lower", "upper", "stretch"):
     targets[:, _SHORT[name]] *= opening
 
@@ -159,6 +161,8 @@ def lip_motion(phones: Sequence[Phone], times: Float[np.ndarray, "T"], *, articu
   closure = closure_gate(phones, times)
   held = closure[:, None]
   shapes = (1.0 - held) * shapes + held * (_target("M") + _kept_when_closed() * shapes)
+  # With the jaw a little open, mouthClose brings the lips together.
+  shapes[:, _SHORT["close"]] = closure * shapes[:, 0] / JAW_OPEN_ANGLE
   jaw = shapes[:, 0]
   shapes[:, 0] = _JAW_LIMIT * np.tanh(jaw / _JAW_LIMIT)
   return Lips(shapes, rounding, closure)

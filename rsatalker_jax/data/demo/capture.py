@@ -1,0 +1,169 @@
+"""The capture in assets/capture: videos and a table, unpacked into the VHAP / GaussianAvatars layout.
+
+assets/capture/README.md describes what is read here; `rsatalker_jax.data.captures` reads what is written.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any
+import zipfile
+
+import av
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image
+
+from rsatalker_jax.errors import InputError
+
+CAPTURED_PERFORMANCE = 9  # The number under which a captured conversation is unpacked among the performances.
+
+_KEYS = ("image_size", "camera_angle_x", "camera_to_world", "camera_split", "conversation", "conversation_split",
+         "relation", "speaker", "first_timestep", "num_frames", "expr", "neck_pose", "jaw_pose", "eyes_pose", "rotation",
+         "translation", "shape")
+# Widths of VHAP's coefficient arrays; ours are padded with zeros.
+_VHAP_EXPRESSION, _VHAP_SHAPE = 100, 300
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptureAsset:
+  """An opened capture: its folder and the arrays of capture.npz."""
+
+  folder: pathlib.Path
+  table: Mapping[str, np.ndarray]
+
+  @classmethod
+  def open(cls, folder: pathlib.Path) -> "CaptureAsset":
+    """Reads capture.npz.
+
+    Raises:
+      InputError: it is damaged or lacks a key.
+    """
+    path = folder / "capture.npz"
+    try:
+      with np.load(path, allow_pickle=False) as file:
+        table = {key: file[key] for key in file}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      raise InputError(path, "", f"an unreadable file ({error})", "an npz of plain arrays") from error
+    cameras = range(len(table.get("camera_angle_x", ())))
+    for key in (*_KEYS, *(f"timesteps_{camera}" for camera in cameras)):
+      if key not in table:
+        raise InputError(path, key, "no such key", "the keys of assets/capture/README.md")
+    return cls(folder, table)
+
+  def motions(self) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+    """Per captured conversation, the files with both speakers' motion."""
+    return {str(name): (self.folder / f"{name}_speaker1.npz", self.folder / f"{name}_speaker2.npz")
+            for name in self.table["conversation"]}
+
+  def triplets(self, capture: str) -> list[dict[str, Any]]:
+    """One manifest entry per conversation, seen by the camera that filmed all of it; `capture` is the folder's name."""
+    entries = []
+    for k, name in enumerate(self.table["conversation"]):
+      first, frames = int(self.table["first_timestep"][k]), int(self.table["num_frames"][k])
+      wanted = np.arange(first, first + frames)
+      complete = [camera for camera in range(len(self.table["camera_angle_x"]))
+                  if np.isin(wanted, self.table[f"timesteps_{camera}"]).all()]
+      if complete:
+        entries.append({
+            "conversation": str(name), "split": str(self.table["conversation_split"][k]),
+            "speaker": int(self.table["speaker"][k]), "capture": capture, "camera": complete[0],
+            "first_timestep": first, "frames": frames, "relation": str(self.table["relation"][k]),
+        })
+    return entries
+
+  def unpack(self, out: pathlib.Path, *, say: Callable[[str], None]) -> None:
+    """Writes frames, masks, parameters and the transforms files.
+
+    Raises:
+      InputError: a video is missing, damaged or has another number of frames than the table says.
+    """
+    for name in ("images", "fg_masks", "flame_param"):
+      (out / name).mkdir(parents=True)
+    frames: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "test": []}
+    timesteps: set[int] = set()
+    for camera, angle in enumerate(self.table["camera_angle_x"]):
+      shown = self.table[f"timesteps_{camera}"]
+      self._write_images(camera, out)
+      timesteps.update(int(t) for t in shown)
+      for timestep in shown:
+        split = self._split(int(timestep), camera)
+        if split is not None:
+          frames[split].append(self._entry(int(timestep), camera, float(angle)))
+      say(f"unpacking capture: camera {camera}, {len(shown)} frames")
+    self._write_parameters(sorted(timesteps), out)
+    width, height = (int(size) for size in self.table["image_size"])
+    for split, entries in frames.items():
+      if entries:
+        entries.sort(key=lambda entry: (entry["timestep_index"], entry["camera_index"]))
+        content = {"w": width, "h": height, "cx": width / 2, "cy": height / 2, "frames": entries}
+        (out / f"transforms_{split}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+  def _split(self, timestep: int, camera: int) -> str | None:
+    """test: test conversations; train and val: the others, by camera."""
+    for k, (first, count) in enumerate(zip(self.table["first_timestep"], self.table["num_frames"], strict=True)):
+      if first <= timestep < first + count:
+        return "test" if self.table["conversation_split"][k] == "test" else str(self.table["camera_split"][camera])
+    return None
+
+  def _entry(self, timestep: int, camera: int, angle: float) -> dict[str, Any]:
+    width, height = (int(size) for size in self.table["image_size"])
+    name = f"{timestep:05d}_{camera:02d}.png"
+    return {
+        "file_path": f"images/{name}", "fg_mask_path": f"fg_masks/{name}",
+        "flame_param_path": f"flame_param/{timestep:05d}.npz", "timestep_index": timestep, "camera_index": camera,
+        "camera_angle_x": angle, "w": width, "h": height, "cx": width / 2, "cy": height / 2,
+        "transform_matrix": self.table["camera_to_world"][camera].tolist(),
+    }
+
+  def _write_images(self, camera: int, out: pathlib.Path) -> None:
+    timesteps = self.table[f"timesteps_{camera}"]
+    for kind, folder, pixels in (("camera", "images", "rgb24"), ("mask", "fg_masks", "gray")):
+      path, count = self.folder / f"{kind}_{camera}.mp4", 0
+      for count, frame in enumerate(_read_video(path, pixels), 1):
+        if count <= len(timesteps):
+          # Level 1: a third larger than the best, five times as fast.
+          Image.fromarray(frame).save(out / folder / f"{timesteps[count - 1]:05d}_{camera:02d}.png", compress_level=1)
+      if count != len(timesteps):
+        raise InputError(path, "frames", count, f"{len(timesteps)}, as timesteps_{camera} in capture.npz")
+
+  def _write_parameters(self, timesteps: list[int], out: pathlib.Path) -> None:
+    table = self.table
+    num_vertices = self._num_vertices()
+    rest = {
+        "shape": _padded(table["shape"], _VHAP_SHAPE), "expr": np.zeros((1, _VHAP_EXPRESSION), np.float32),
+        "neck_pose": np.zeros((1, 3), np.float32), "jaw_pose": np.zeros((1, 3), np.float32),
+        "eyes_pose": table["eyes_pose"].reshape(1, 6).astype(np.float32),
+        "rotation": table["rotation"].reshape(1, 3).astype(np.float32),
+        "translation": table["translation"].reshape(1, 3).astype(np.float32),
+        "static_offset": np.zeros((1, num_vertices, 3), np.float32),
+    }
+    np.savez_compressed(out / "canonical_flame_param.npz", **rest)
+    for timestep in timesteps:
+      shown = dict(expr=_padded(table["expr"][timestep], _VHAP_EXPRESSION)[None],
+                   neck_pose=table["neck_pose"][timestep][None], jaw_pose=table["jaw_pose"][timestep][None])
+      np.savez_compressed(out / "flame_param" / f"{timestep:05d}.npz", **(rest | shown))
+
+  def _num_vertices(self) -> int:
+    """Vertices of the head that was filmed."""
+    path = self.folder.parent / "head" / "demo_head.npz"
+    try:
+      with np.load(path, allow_pickle=False) as head:
+        return len(head["v_template"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+      raise InputError(path, "v_template", error, "the demo head") from error
+
+
+def _padded(values: np.ndarray, width: int) -> np.ndarray:
+  return np.pad(values.astype(np.float32), (0, width - len(values)))
+
+
+def _read_video(path: pathlib.Path, pixels: str) -> Iterator[UInt8[np.ndarray, "H W *c"]]:
+  """Frames of a video as rgb24 (H, W, 3) or gray (H, W)."""
+  try:
+    with av.open(str(path)) as container:
+      for frame in container.decode(video=0):
+        yield frame.to_ndarray(format=pixels)
+  except (OSError, IndexError, av.error.FFmpegError) as error:
+    raise InputError(path, "", f"an unreadable video ({error})", "an H.264 video") from error

@@ -1,0 +1,207 @@
+"""Unpacks the embedded conversations into the layouts of the real data.
+
+    <root>/conversations/{train,val,test}/demo-d001_sub_video_0_speaker{1,2}.{wav,npz}   DualTalk; the number is the performance
+    <root>/conversations/relations.csv                                                   conversation,relation
+    <root>/capture/                                                                      VHAP, see `capture`
+    <root>/triplets.jsonl                                                                captured conversations
+    <root>/unpacked.json                                                                 what it was made from
+
+Voices are decoded from assets/voices, motion is simulated (`dyads`), the capture's video is cut into frames.
+"""
+
+from collections.abc import Callable, Sequence
+import csv
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import time
+
+import numpy as np
+import scipy.io.wavfile
+
+from rsatalker_jax.data.demo import dyads, voices
+from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE, CaptureAsset
+from rsatalker_jax.data.dualtalk import read_motion, write_motion
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.types import FPS, SAMPLE_RATE
+
+_ASSETS = pathlib.Path(__file__).resolve().parents[3] / "assets"
+_STAMP = "unpacked.json"
+
+
+def unpack_demo(root: str | os.PathLike, *, performances: int = 3, assets: str | os.PathLike = _ASSETS,
+                dialogues: Sequence[str] | None = None, say: Callable[[str], None] | None = print) -> pathlib.Path:
+  """Unpacks everything below `root`, or finishes at once where that was done before from the same assets and rules.
+
+  All is made in a folder beside `root` and renamed at the end: `root` is whole or not there.
+
+  Args:
+    root: folder to make. One made by an earlier version is replaced.
+    performances: how many of each dialogue; other people with other habits play it each time.
+    assets: folder with voices/ and, if there is one, capture/ and head/.
+    dialogues: ids of the dialogues to unpack; all if None. Captured ones must be among them to be unpacked.
+    say: gets lines about progress; None for silence.
+
+  Returns:
+    root as a path.
+
+  Raises:
+    InputError: assets are missing or damaged, or `root` holds something else.
+  """
+  root, assets = pathlib.Path(root), pathlib.Path(assets)
+  say = say or (lambda line: None)
+  if not 1 <= performances < CAPTURED_PERFORMANCE:
+    raise InputError("performances", "", performances, f"1 to {CAPTURED_PERFORMANCE - 1}")
+  table = voices.load_dialogues(assets / "voices")
+  if dialogues is not None:
+    unknown = sorted(set(dialogues) - {dialogue.id for dialogue in table})
+    if unknown:
+      raise InputError(assets / "voices" / "dialogues.json", "dialogues", f"no {', '.join(unknown)}", "ids in the table")
+    table = [dialogue for dialogue in table if dialogue.id in set(dialogues)]
+  stamp = _stamp(assets, performances, [dialogue.id for dialogue in table])
+  found = _read_stamp(root)
+  if found == stamp:
+    return root
+  if found is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
+    raise InputError(root, "", "something that was not unpacked by the demo", "a folder that does not exist yet")
+
+  started = time.monotonic()
+  root.parent.mkdir(parents=True, exist_ok=True)
+  _remove_leftovers(root)
+  partial = _partial_path(root, os.getpid())
+  partial.mkdir()
+  try:
+    _write_all(partial, assets, table, performances, say)
+    (partial / _STAMP).write_text(json.dumps({"stamp": stamp}, indent=2) + "\n", encoding="utf-8")
+    _move_into_place(partial, root, stamp)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  say(f"unpacked {root}: {len(table)} dialogues, {_megabytes(root):.0f} MB, {time.monotonic() - started:.0f} s")
+  return root
+
+
+def conversation_name(dialogue_id: str, performance: int) -> str:
+  """DualTalk's name of one performance of a dialogue."""
+  return f"demo-{dialogue_id}_sub_video_{performance}"
+
+
+def _write_all(out: pathlib.Path, assets: pathlib.Path, table: Sequence[voices.Dialogue], performances: int,
+               say: Callable[[str], None]) -> None:
+  capture = CaptureAsset.open(assets / "capture") if (assets / "capture" / "capture.npz").exists() else None
+  captured = capture.motions() if capture else {}
+  relations = []
+  for split in ("train", "val", "test"):
+    (out / "conversations" / split).mkdir(parents=True)
+  for done, dialogue in enumerate(table):
+    folder = out / "conversations" / dialogue.split
+    wavs = [voices.decode_track(track) for track in dialogue.tracks]
+    frames = int(dialogue.duration * FPS + 1e-6)
+    wavs = [_fit(wav, frames * SAMPLE_RATE // FPS) for wav in wavs]
+    loudness = np.stack([dyads.loudness_track(wav, frames) for wav in wavs])
+    for performance in (*range(performances), CAPTURED_PERFORMANCE):
+      name = conversation_name(dialogue.id, performance)
+      if performance != CAPTURED_PERFORMANCE:
+        motion = dyads.simulate_dyad(dialogue, performance, loudness=loudness).motion
+      elif name in captured:
+        motion = [read_motion(path) for path in captured[name]]
+      else:
+        continue
+      for speaker in (1, 2):
+        first = folder / f"{conversation_name(dialogue.id, 0)}_speaker{speaker}.wav"
+        wav_path = folder / f"{name}_speaker{speaker}.wav"
+        if performance == 0:
+          scipy.io.wavfile.write(wav_path, SAMPLE_RATE, wavs[speaker - 1])
+        else:
+          _link(first, wav_path)
+        write_motion(folder / f"{name}_speaker{speaker}.npz", motion[speaker - 1])
+      relations.append((name, dialogue.relation))
+    if (done + 1) % 8 == 0 or done + 1 == len(table):
+      say(f"unpacking conversations: {done + 1} of {len(table)} dialogues")
+  with open(out / "conversations" / "relations.csv", "w", newline="", encoding="utf-8") as file:
+    writer = csv.writer(file)
+    writer.writerow(("conversation", "relation"))
+    writer.writerows(relations)
+  lines = []
+  if capture:
+    capture.unpack(out / "capture", say=say)
+    known = {name for name, _ in relations}
+    lines = [json.dumps(entry) for entry in capture.triplets("capture") if entry["conversation"] in known]
+  (out / "triplets.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
+  """Cuts or pads a voice to whole frames."""
+  return np.pad(wav[:samples], (0, max(samples - len(wav), 0))).astype(np.float32)
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+  """The same voice in another performance: a hard link, or a copy where the file system has none."""
+  try:
+    os.link(source, target)
+  except OSError:
+    shutil.copyfile(source, target)
+
+
+def _stamp(assets: pathlib.Path, performances: int, ids: Sequence[str]) -> str:
+  """Hash of all that the result depends on: assets, the code of the rules, and the arguments."""
+  digest = hashlib.sha256(json.dumps([performances, list(ids)]).encode())
+  sources = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+  files = [path for part in ("voices", "capture") for path in sorted((assets / part).glob("*")) if path.is_file()]
+  for path in sources + files:
+    digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+  return digest.hexdigest()
+
+
+def _read_stamp(root: pathlib.Path) -> str | None:
+  try:
+    return json.loads((root / _STAMP).read_text(encoding="utf-8"))["stamp"]
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def _partial_path(root: pathlib.Path, process: int) -> pathlib.Path:
+  return root.parent / f".{root.name}.unpacking-{process}"
+
+
+def _remove_leftovers(root: pathlib.Path) -> None:
+  """Removes what runs left behind that were killed midway (their processes are gone)."""
+  for path in root.parent.glob(f".{root.name}.unpacking-*"):
+    process = path.name.rpartition("-")[2]
+    if process.isdecimal() and not _is_alive(int(process)) or process == str(os.getpid()):
+      shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    return True
+  return True
+
+
+def _move_into_place(partial: pathlib.Path, root: pathlib.Path, stamp: str) -> None:
+  """Renames the finished folder to its name; an older version makes way first."""
+  old = partial.with_name(partial.name + "-old")
+  if root.exists():
+    os.replace(root, old)
+  try:
+    os.replace(partial, root)
+  except OSError:
+    if _read_stamp(root) != stamp:  # Another process may have unpacked the same meanwhile: then its result serves.
+      raise
+  finally:
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _megabytes(root: pathlib.Path) -> float:
+  """Size on disk; linked files count once."""
+  sizes = {}
+  for path in root.rglob("*"):
+    if path.is_file():
+      status = path.stat()
+      sizes[status.st_dev, status.st_ino] = status.st_size
+  return sum(sizes.values()) / 1e6
