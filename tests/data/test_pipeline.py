@@ -1,0 +1,157 @@
+"""Windows and batches: true cuts, no aliasing, reproducible, resumable, shared out between processes."""
+
+import jax
+import numpy as np
+import pytest
+
+from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
+from rsatalker_jax.types import Conversation
+
+
+def make_clips(lengths=(90, 130, 60, 61, 200)):
+  """Clips in which every number tells clip and frame: 1000 · clip + frame."""
+  clips = []
+  for i, frames in enumerate(lengths):
+    mark = (1000.0 * i + np.arange(frames, dtype=np.float32))[:, None]
+    clips.append(
+        MotionClip(
+            name=f"clip{i}",
+            speech_a=np.repeat(mark, 3, 1),
+            motion_a=np.repeat(mark + 0.25, 56, 1),
+            speech_b=np.repeat(mark + 0.5, 3, 1),
+            motion_b=np.repeat(mark + 0.75, 56, 1),
+            relation=np.array([i % 2, i // 2 % 2], np.int32),
+        )
+    )
+  return clips
+
+
+def take(dataset, count):
+  iterator = iter(dataset)
+  return [next(iterator) for _ in range(count)]
+
+
+def marks(batches):
+  """First frame's mark of every window."""
+  return np.concatenate([batch["speech_a"][:, 0, 0] for batch in batches])
+
+
+def test_windows_are_true_cuts_with_all_four_tracks_in_step():
+  clips = make_clips()
+  batch = take(motion_windows(clips, window=30, batch_size=8, seed=0), 1)[0]
+  assert {k: v.shape for k, v in batch.items()} == dict(
+      speech_a=(8, 30, 3), motion_a=(8, 30, 56), speech_b=(8, 30, 3), motion_b=(8, 30, 56), relation=(8, 2)
+  )
+  assert batch["relation"].dtype == np.int32
+  for k in range(8):
+    clip, start = divmod(int(batch["speech_a"][k, 0, 0]), 1000)
+    for name in ("speech_a", "motion_a", "speech_b", "motion_b"):
+      np.testing.assert_array_equal(batch[name][k], getattr(clips[clip], name)[start : start + 30])
+    np.testing.assert_array_equal(batch["relation"][k], clips[clip].relation)
+
+
+def test_no_aliasing():
+  """The windows of one clip differ among themselves and stay what they were when later ones are drawn."""
+  batches = take(motion_windows(make_clips((400,)), window=40, batch_size=10, seed=1), 5)
+  starts = marks(batches)
+  assert len(np.unique(starts)) > 40  # 50 random starts of 361: a few repeats only.
+  before = [batch["motion_b"].copy() for batch in batches]
+  batches[0]["motion_b"][:] = -1.0
+  fresh = take(motion_windows(make_clips((400,)), window=40, batch_size=10, seed=1), 5)
+  for kept, again in zip(before, fresh):
+    np.testing.assert_array_equal(kept, again["motion_b"])
+
+
+def test_windows_do_not_share_memory_with_the_clips():
+  clips = make_clips((40,) * 3)
+  batch = take(motion_windows(clips, window=40, batch_size=1, seed=0), 1)[0]
+  batch["motion_b"][:] = -1.0
+  assert all((clip.motion_b > 0).all() for clip in clips)
+
+
+def test_an_epoch_serves_clips_by_their_length_and_reaches_every_frame():
+  clips = make_clips((90, 130, 60, 200))
+  starts = marks(take(motion_windows(clips, window=30, batch_size=4, seed=0, epochs=1), 4))
+  assert np.bincount((starts // 1000).astype(int)).tolist() == [3, 4, 2, 7]
+  starts = marks(take(motion_windows(make_clips((40,) * 9), window=30, batch_size=9, seed=0), 20))
+  assert set(starts % 1000) == set(range(11))  # Every start, the first and the last one too.
+
+
+def test_epochs_differ_and_seeds_differ():
+  clips = make_clips()
+  first = marks(take(motion_windows(clips, window=30, batch_size=6, seed=0), 6))
+  assert sorted(first[:18]) != sorted(first[18:])
+  assert (first != marks(take(motion_windows(clips, window=30, batch_size=6, seed=1), 6))).any()
+
+
+def test_deterministic():
+  clips = make_clips()
+  make = lambda: take(motion_windows(clips, window=30, batch_size=6, seed=3), 7)
+  jax.tree.map(np.testing.assert_array_equal, make(), make())
+
+
+def test_a_restored_iterator_goes_on_with_the_same_batches():
+  dataset = motion_windows(make_clips(), window=30, batch_size=6, seed=3)
+  iterator = iter(dataset)
+  for _ in range(5):
+    next(iterator)
+  state = iterator.get_state()
+  expected = [next(iterator) for _ in range(6)]
+  restored = iter(dataset)
+  restored.set_state(state)
+  jax.tree.map(np.testing.assert_array_equal, expected, [next(restored) for _ in range(6)])
+
+
+def test_processes_share_an_epoch_without_overlap():
+  clips = make_clips((60,) * 12)
+  shards = [
+      marks(take(motion_windows(clips, window=60, batch_size=2, seed=5, shard_index=i, shard_count=3, epochs=1), 2))
+      for i in range(3)
+  ]
+  assert sorted(np.concatenate(shards) // 1000) == list(range(12))
+  # And in the next epoch each process meets other clips than in this one.
+  two = marks(take(motion_windows(clips, window=60, batch_size=2, seed=5, shard_index=0, shard_count=3), 4)) // 1000
+  assert set(two[:4]) != set(two[4:])
+
+
+def test_short_clips_are_left_out_and_nothing_left_is_an_error():
+  starts = marks(take(motion_windows(make_clips((30, 200)), window=60, batch_size=3, seed=0, epochs=1), 1))
+  assert (starts >= 1000).all()
+  with pytest.raises(ValueError, match="0 windows"):
+    motion_windows(make_clips((30, 20)), window=60, batch_size=1, seed=0)
+
+
+def test_statistics_equal_numpy_and_never_vanish():
+  rng = np.random.default_rng(0)
+  motions = [rng.normal(3.0, 2.0, (50, 56)).astype(np.float32) for _ in range(3)]
+  for motion in motions:
+    motion[:, 7] = 0.5
+  clips = [MotionClip(str(i), None, None, None, m, None) for i, m in enumerate(motions)]
+  mean, std = motion_statistics(clips)
+  np.testing.assert_allclose(mean, np.concatenate(motions).mean(0), rtol=1e-5)
+  moving = np.arange(56) != 7
+  np.testing.assert_allclose(std[moving], np.concatenate(motions).std(0)[moving], rtol=1e-4)
+  assert std[7] == 1e-3 and mean[7] == 0.5
+
+
+def test_voices_are_encoded_once_for_both_directions():
+  rng = np.random.default_rng(0)
+  wavs = rng.normal(size=(6, 6400)).astype(np.float32)
+  motion = np.zeros((10, 56), np.float32)
+  source = []
+  for i in range(3):
+    a, b = wavs[2 * i], wavs[2 * i + 1]
+    source.append(Conversation(f"{i}_speaker1", b, motion, a, motion, np.zeros(2, np.int32)))
+    source.append(Conversation(f"{i}_speaker2", a, motion, b, motion, np.zeros(2, np.int32)))
+  calls = []
+
+  def encode(wav, frames):
+    calls.append(wav.tobytes())
+    return wav.reshape(frames, 640)[:, :2]
+
+  clips = load_clips(source, encode)
+  assert len(calls) == len(set(calls)) == 6
+  for clip, conversation in zip(clips, source):
+    np.testing.assert_array_equal(clip.speech_a, conversation.speech_a.reshape(10, 640)[:, :2])
+    np.testing.assert_array_equal(clip.speech_b, conversation.speech_b.reshape(10, 640)[:, :2])
+    assert clip.name == conversation.name

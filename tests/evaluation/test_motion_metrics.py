@@ -1,0 +1,136 @@
+"""Motion metrics against scipy's matrix root, scikit-learn-free closed forms, and the published scales."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+
+from rsatalker_jax.evaluation import motion_metrics
+from rsatalker_jax.types import MOTION_GROUPS
+
+GROUPS = tuple(MOTION_GROUPS)
+
+
+def make_motion(seed, frames=300):
+  rng = np.random.default_rng(seed)
+  return (rng.normal(size=(frames, 56)) @ rng.normal(size=(56, 56)) * 0.1 + rng.normal(size=56)).astype(np.float32)
+
+
+def scipy_frechet(a, b):
+  cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+  root = scipy.linalg.sqrtm(cov_a @ cov_b)
+  return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a + cov_b - 2 * root.real)
+
+
+def test_frechet_distance_equals_scipy():
+  a, b = make_motion(0).astype(np.float64), make_motion(1, 200).astype(np.float64)
+  np.testing.assert_allclose(motion_metrics.clip_frechet_distance(a, b), scipy_frechet(a, b), rtol=1e-8)
+
+
+def test_frechet_distance_closed_forms():
+  frechet = motion_metrics.frechet_distance
+  # Diagonal covariances: a sum over dimensions of squared differences of means and deviations.
+  rng = np.random.default_rng(0)
+  m1, m2, s1, s2 = rng.uniform(0.1, 2, (4, 6))
+  expected = np.sum((m1 - m2) ** 2 + (s1 - s2) ** 2)
+  np.testing.assert_allclose(frechet(m1, np.diag(s1**2), m2, np.diag(s2**2)), expected, rtol=1e-10)
+  # A constant motion has no covariance: the distance is squared bias plus the target's total variance.
+  cov = np.cov(make_motion(3), rowvar=False)
+  np.testing.assert_allclose(frechet(np.zeros(56), np.zeros((56, 56)), np.ones(56), cov), 56 + np.trace(cov), rtol=1e-6)
+  # Symmetric, zero for equals.
+  other = np.cov(make_motion(4), rowvar=False)
+  np.testing.assert_allclose(frechet(m1[:1], cov[:1, :1], m2[:1], other[:1, :1]), frechet(m2[:1], other[:1, :1], m1[:1], cov[:1, :1]))
+  assert frechet(np.zeros(56), cov, np.zeros(56), cov) < 1e-6
+
+
+def test_rotation_leaves_the_distance():
+  a, b = make_motion(0)[:, :10].astype(np.float64), make_motion(1)[:, :10].astype(np.float64)
+  rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(10, 10)))
+  np.testing.assert_allclose(
+      motion_metrics.clip_frechet_distance(a @ rotation, b @ rotation),
+      motion_metrics.clip_frechet_distance(a, b),
+      rtol=1e-8,
+  )
+
+
+def test_perfect_generation_scores_zero():
+  target, partner = make_motion(0), make_motion(1)
+  metrics = motion_metrics.evaluate_motion(target, target, partner)
+  assert set(metrics) == {f"{m}/{g}" for m in ("fd", "p_fd", "mse", "rpcc") for g in GROUPS}
+  for name, value in metrics.items():
+    assert value == pytest.approx(0.0, abs=1e-6), name
+
+
+def test_groups_are_told_apart():
+  target, partner = make_motion(0), make_motion(1)
+  pred = target.copy()
+  pred[:, 50:53] += 0.5  # The jaw alone.
+  metrics = motion_metrics.evaluate_motion(pred, target, partner)
+  assert metrics["mse/jaw"] == pytest.approx(0.25, rel=1e-4)
+  assert metrics["fd/jaw"] == pytest.approx(0.75, rel=1e-4)
+  for group in ("expression", "pose"):
+    assert metrics[f"mse/{group}"] == 0.0 and metrics[f"fd/{group}"] < 1e-6
+
+
+def test_mse_fd_and_paired_fd_by_definition():
+  pred, target, partner = (make_motion(i).astype(np.float64) for i in range(3))
+  metrics = motion_metrics.evaluate_motion(pred, target, partner)
+  for group, dims in MOTION_GROUPS.items():
+    p, t, a = pred[:, dims], target[:, dims], partner[:, dims]
+    assert metrics[f"mse/{group}"] == pytest.approx(sum((p[i] - t[i]) @ (p[i] - t[i]) for i in range(300)) / p.size)
+    assert metrics[f"fd/{group}"] == pytest.approx(scipy_frechet(p, t), rel=1e-6)
+    paired = scipy_frechet(np.hstack([a, p]), np.hstack([a, t]))
+    assert metrics[f"p_fd/{group}"] == pytest.approx(paired, rel=1e-5)
+    assert metrics[f"p_fd/{group}"] >= metrics[f"fd/{group}"] - 1e-9  # By construction.
+    rpcc = abs(scipy.stats.pearsonr(t.ravel(), a.ravel())[0] - scipy.stats.pearsonr(p.ravel(), a.ravel())[0])
+    assert metrics[f"rpcc/{group}"] == pytest.approx(rpcc, rel=1e-6)
+
+
+def test_paired_distance_sees_what_the_single_one_cannot():
+  """Shuffling B's frames in time keeps its distribution but breaks its bond with A."""
+  partner = make_motion(1)
+  target = partner + 0.01 * make_motion(2)
+  shuffled = np.random.default_rng(0).permutation(target)
+  metrics = motion_metrics.evaluate_motion(shuffled, target, partner)
+  assert metrics["fd/pose"] < 1e-6 < 100 * metrics["fd/pose"] + 1e-3 < metrics["p_fd/pose"]
+
+
+def test_constant_motion_is_scored_not_crashed():
+  target, partner = make_motion(0), make_motion(1)
+  metrics = motion_metrics.evaluate_motion(np.zeros_like(target), target, partner)
+  assert all(np.isfinite(value) for value in metrics.values())
+  expected = (target[:, 53:].astype(np.float64) ** 2).mean()
+  assert metrics["mse/pose"] == pytest.approx(expected)
+
+
+def test_shapes_must_agree():
+  with pytest.raises(ValueError, match="must be equal"):
+    motion_metrics.evaluate_motion(make_motion(0, 10), make_motion(0, 11), make_motion(0, 10))
+
+
+def test_mean_over_clips_and_table_scales():
+  mean = motion_metrics.mean_metrics([{"mse/jaw": 1e-3, "fd/pose": 0.02}, {"mse/jaw": 3e-3, "fd/pose": 0.04}])
+  assert mean == pytest.approx({"mse/jaw": 2e-3, "fd/pose": 0.03})
+  # DualTalk's row as published: FD 11.14/1.90/3.83, MSE 3.59/1.04/1.72.
+  raw = {"fd/expression": 11.14, "fd/jaw": 1.90e-3, "fd/pose": 3.83e-2, "mse/expression": 0.359, "mse/jaw": 1.04e-3}
+  table = {name: motion_metrics.table_value(name, value) for name, value in raw.items()}
+  assert table == pytest.approx(
+      {"fd/expression": 11.14, "fd/jaw": 1.90, "fd/pose": 3.83, "mse/expression": 3.59, "mse/jaw": 1.04}
+  )
+
+
+def test_diversity_is_the_entropy_of_clusters():
+  rng = np.random.default_rng(0)
+  centres = rng.normal(size=(40, 56)) * 10
+  target = np.repeat(centres, 25, axis=0) + 0.01 * rng.normal(size=(1000, 56))
+  clusters = {"expression": centres[:, :50], "jaw": centres[:8, 50:53], "pose": centres[:1, 53:]}
+  diversity = motion_metrics.motion_diversity(target[:200], clusters)  # Eight centres, equally often.
+  assert diversity["sid/expression"] == pytest.approx(3.0)
+  assert diversity["sid/jaw"] == pytest.approx(3.0)
+  assert diversity["sid/pose"] == 0.0
+  fitted = motion_metrics.fit_motion_clusters([target], seed=0)
+  assert {group: c.shape for group, c in fitted.items()} == {"expression": (40, 50), "jaw": (10, 3), "pose": (10, 3)}
+  again = motion_metrics.fit_motion_clusters([target], seed=0)
+  np.testing.assert_array_equal(fitted["expression"], again["expression"])
+  # k-means with spread-out starts finds nearly all of forty far-apart clusters: log2(40) = 5.3 bits.
+  assert motion_metrics.motion_diversity(target, fitted)["sid/expression"] > 4.5
