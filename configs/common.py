@@ -90,9 +90,10 @@ def base_config() -> ConfigDict:
   # --- Stage 3, joint (Eq. 13).
   config.joint = ConfigDict(dict(
       steps=120,
-      batch=2,
+      batch=2,  # Windows of filmed conversations …
+      frames=2,  # … and how many frames of each are rendered.
+      motion_batch=8,  # Windows of all conversations, for L_mesh alone.
       window=100,
-      frames=2,  # Rendered per window.
       generator_learning_rate=1e-4,
       avatar_learning_rate=0.1,  # Share of stage 2's final rates.
       offsets_learning_rate=1e-4,

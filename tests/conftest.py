@@ -10,3 +10,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
+
+# Tests import the top-level configs and each other's worlds.
+import pathlib  # noqa: E402
+import sys  # noqa: E402
+
+_TESTS = pathlib.Path(__file__).parent
+sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]

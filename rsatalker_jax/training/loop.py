@@ -98,6 +98,8 @@ def init_state(
     params, buffers = (
         fresh | {name: given[name] for name in fresh if name in given} for fresh, given in zip(stage.init(key), start)
     )
+    # Weakly typed arrays would become strongly typed in the first step, and the second one would compile again.
+    params, buffers = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), (params, buffers))
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, buffers=buffers, opt_state=stage.optimizer.init(params))
 
   fresh = jax.eval_shape(stage.init, key)
@@ -174,7 +176,9 @@ def run_stage(
       say(f"{stage.name}: continues at step {first}")
 
     # --- Steps.
-    train_step = jax.jit(make_train_step(stage, step_key), donate_argnums=0)
+    # The state keeps its shardings: left free, XLA may choose others, and the second step would compile again.
+    state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    train_step = jax.jit(make_train_step(stage, step_key), donate_argnums=0, out_shardings=(state_shardings, None))
     metrics = writer_lib.MetricWriter(f"{workdir}/{stage.name}", first)
     stop = _StopRequest()
     pending: list[tuple[int, dict[str, jax.Array]]] = []

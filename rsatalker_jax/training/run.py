@@ -10,7 +10,6 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from rsatalker_jax.avatar import Avatar
-from rsatalker_jax.data.demo import unpack_demo
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_talker
 from rsatalker_jax.training import checkpoints, loop, sharding
@@ -35,6 +34,8 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
   """
   checkpoints.check_workdir(workdir, config.to_dict())
   if config.data.embedded_root:
+    from rsatalker_jax.data.demo.unpack import unpack_demo
+
     unpack_demo(config.data.embedded_root, performances=config.data.performances)
 
   inputs = StageInputs(

@@ -109,14 +109,7 @@ def motion_stage(inputs: StageInputs) -> Stage:
       name="motion",
       steps=config.steps,
       init=lambda key: _init_generator(talker, clips[0], key),
-      batches=motion_windows(
-          clips,
-          window=config.window,
-          batch_size=inputs.local_batch(config.batch),
-          seed=inputs.config.seed,
-          shard_index=jax.process_index(),
-          shard_count=jax.process_count(),
-      ),
+      batches=_motion_batches(inputs, config.batch, config.window),
       loss=loss,
       optimizer=optimizers.by_path({
           "generator": optimizers.network_optimizer(
@@ -127,6 +120,17 @@ def motion_stage(inputs: StageInputs) -> Stage:
               gradient_clip=config.gradient_clip,
           )
       }),
+  )
+
+
+def _motion_batches(inputs: StageInputs, batch: int, window: int) -> grain.IterDataset:
+  return motion_windows(
+      inputs.training_clips,
+      window=window,
+      batch_size=inputs.local_batch(batch),
+      seed=inputs.config.seed,
+      shard_index=jax.process_index(),
+      shard_count=jax.process_count(),
   )
 
 
@@ -165,7 +169,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
     camera = _camera(batch, capture)
     output = render(talker.avatar(params, buffers), batch["flame"], camera, None)
     terms = losses.image_loss(output.image, _to_float(batch["image"]), config.dssim_weight)  # Eq. 10
-    terms |= _gaussian_terms(params, output, config)
+    terms |= _gaussian_terms(params, output, config, config.position_weight)
     return sum(terms.values()), terms | {"overflow": jnp.sum(output.overflow)}
 
   def pictures(params, buffers):
@@ -234,12 +238,13 @@ def _camera(batch: Mapping[str, Array], capture: Capture) -> splat_kernels.Camer
   return splat_kernels.Camera(batch["world_to_camera"], batch["intrinsics"], capture.width, capture.height)
 
 
-def _gaussian_terms(params: Params, output: splat_kernels.RenderOutput, config: ConfigDict) -> dict[str, Array]:
+def _gaussian_terms(
+    params: Params, output: splat_kernels.RenderOutput, config: ConfigDict, position_weight: float
+) -> dict[str, Array]:
   visible = jnp.any(output.radii > 0, axis=0).astype(jnp.float32)
   gaussians = params["avatar"]
   return {
-      "position": config.position_weight
-      * losses.position_loss(gaussians["means"], visible, config.position_threshold),  # Eq. 11
+      "position": position_weight * losses.position_loss(gaussians["means"], visible, config.position_threshold),  # Eq. 11
       "scale": config.scale_weight * losses.scale_loss(gaussians["log_scales"], visible, config.scale_threshold),
   }
 
@@ -248,7 +253,11 @@ def _gaussian_terms(params: Params, output: splat_kernels.RenderOutput, config: 
 
 
 def joint_stage(inputs: StageInputs) -> Stage:
-  """Trains everything but the speech encoder, from pixels and motion together (Eq. 13)."""
+  """Trains everything but the speech encoder, from pixels and motion together (Eq. 13).
+
+  A batch holds windows of filmed conversations and, for L_mesh alone, windows of all training conversations: films are
+  few, and on them alone the generator would forget how others talk.
+  """
   config, avatar_config, talker = inputs.config.joint, inputs.config.avatar, inputs.fitted_talker
   capture = _load_capture(inputs, "train")
   windows = JointWindows.load(inputs, capture)
@@ -259,11 +268,13 @@ def joint_stage(inputs: StageInputs) -> Stage:
 
   def loss(params, buffers, batch, key, step):
     del step
-    predicted = _generate(talker, params, batch, key)
-    motion_terms = losses.motion_loss(predicted, batch["motion_b"], motion_weights)  # Eq. 9
+    others, batch = batch["others"], batch["filmed"]
+    motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
+    predicted = _generate(talker, params, motion, key)
+    motion_terms = losses.motion_loss(predicted, motion["motion_b"], motion_weights)  # Eq. 9
 
     # The rendered frames (B, K), one after another along one axis.
-    chosen = jnp.take_along_axis(predicted, batch["frame"][..., None], axis=1)
+    chosen = jnp.take_along_axis(predicted[: len(batch["frame"])], batch["frame"][..., None], axis=1)
     one_axis = lambda x: x.reshape(-1, *x.shape[2:])
     flame = motion_to_flame(one_axis(chosen))
     flame["translation"] = one_axis(batch["translation"])
@@ -275,7 +286,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     image_terms = losses.image_loss(output.image, _to_float(one_axis(batch["image"])), avatar_config.dssim_weight)
     terms = motion_terms
     terms |= {name: config.image_weight * value for name, value in image_terms.items()}
-    terms |= _gaussian_terms(params, output, avatar_config | {"position_weight": config.position_weight})
+    terms |= _gaussian_terms(params, output, avatar_config, config.position_weight)
     terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
     return sum(terms.values()), terms | {"overflow": jnp.sum(output.overflow)}  # Eq. 13
 
@@ -292,7 +303,9 @@ def joint_stage(inputs: StageInputs) -> Stage:
       name="joint",
       steps=config.steps,
       init=init,
-      batches=windows.batches(inputs),
+      batches=grain.experimental.ZipIterDataset(
+          (windows.batches(inputs), _motion_batches(inputs, config.motion_batch, config.window))
+      ).map(lambda pair: {"filmed": pair[0], "others": pair[1]}),
       loss=loss,
       optimizer=optimizers.by_path({
           "generator": network(config.generator_learning_rate),

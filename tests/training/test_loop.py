@@ -1,5 +1,6 @@
 """The loop on a toy stage: it learns, resumes to the same numbers, stops on what is not finite, logs each step once."""
 
+import dataclasses
 import json
 
 import grain
@@ -76,6 +77,20 @@ def test_non_finite_term_is_named_with_its_step(tmp_path):
     run(make_toy_stage(60, broken_at=33), tmp_path)
   # The broken state did not become a checkpoint.
   assert int(checkpoints.load_stage_state(str(tmp_path), "motion")["step"]) == 20
+
+
+def test_the_step_compiles_once(tmp_path):
+  toy = make_toy_stage(5)
+  traces = []
+
+  def loss(*args):
+    traces.append(1)
+    return toy.loss(*args)
+
+  # jnp.full keeps a Python scalar's weak type, which the first update would change.
+  init = lambda key: ({"generator": {"w": jnp.full((3, 1), 0.5)}}, toy.init(key)[1])
+  run(dataclasses.replace(toy, init=init, loss=loss), tmp_path)
+  assert len(traces) == 1
 
 
 def test_start_replaces_fresh_groups(tmp_path):

@@ -1,0 +1,125 @@
+"""The three commands on a tiny world: what `make demo` does, in seconds."""
+
+import json
+import pathlib
+
+import av
+import numpy as np
+import pytest
+
+import tiny_world
+from rsatalker_jax import conversation_video, scorecard
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.training import checkpoints, run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  root = tmp_path_factory.mktemp("world") / "data"
+  tiny_world.write_world(root)
+  return root
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+  """The workdir of a finished run of all stages."""
+  workdir = str(tmp_path_factory.mktemp("run"))
+  run.train(tiny_world.tiny_config(world), workdir)
+  return workdir
+
+
+def generate_options(world, **changes):
+  folder = world / "conversations" / "test"
+  return dict(
+      speech_a=str(folder / "tiny-2_sub_video_0_speaker1.wav"),
+      motion_a=str(folder / "tiny-2_sub_video_0_speaker1.npz"),
+      speech_b=str(folder / "tiny-2_sub_video_0_speaker2.wav"),
+      relation="blood,unequal",
+      size=48,
+  ) | changes
+
+
+def test_every_stage_wrote_checkpoints_metrics_and_pictures(trained, tmp_path):
+  params, buffers, used = checkpoints.load_parameters(trained)
+  assert used == "motion:4 avatar:4 joint:3"
+  assert set(params) == {"generator", "avatar", "offsets"} and set(buffers) == {"generator", "avatar"}
+  for stage, terms in (
+      ("motion", {"expression", "jaw", "pose", "orthogonality"}),
+      ("avatar", {"l1", "dssim", "position", "scale", "overflow"}),
+      ("joint", {"expression", "l1", "dssim", "position", "offset"}),
+  ):
+    lines = open(f"{trained}/{stage}/metrics.jsonl").read().splitlines()
+    assert terms <= json.loads(lines[-1]).keys()
+    assert list(pathlib.Path(trained, stage, "tensorboard").iterdir())
+
+
+def test_joint_stage_moves_every_group(trained):
+  motion, avatar, joint = (checkpoints.load_stage_state(trained, stage)["params"] for stage in checkpoints.STAGES)
+  moved = lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max() > 0
+  kernel = lambda params: params["generator"]["params"]["motion_decoder"]["motion"]["kernel"]
+  assert moved(kernel(motion), kernel(joint))
+  assert moved(avatar["avatar"]["means"], joint["avatar"]["means"])
+  assert moved(joint["offsets"]["params"]["out"]["kernel"], 0)  # It starts at zero.
+
+
+def test_second_run_does_nothing(trained, world, capsys):
+  run.train(tiny_world.tiny_config(world), trained)
+  assert "motion: already at step 4 of 4" in capsys.readouterr().out
+
+
+def test_one_stage_from_another_run(trained, world, tmp_path):
+  run.train(tiny_world.tiny_config(world), str(tmp_path / "joint_only"), stage="joint", init_from=trained)
+  state = checkpoints.load_stage_state(str(tmp_path / "joint_only"), "joint")
+  assert int(state["step"]) == 3
+
+
+def test_workdir_of_another_config_is_refused(trained, world):
+  config = tiny_world.tiny_config(world)
+  config.motion.learning_rate = 0.5
+  with pytest.raises(InputError, match=r"config.json: motion.learning_rate: found 0.001, expected 0.5 \(this config\)"):
+    run.train(config, trained)
+  config = tiny_world.tiny_config(world)
+  config.logging.log_every = 1  # Watching a run differently does not change it.
+  run.train(config, trained)
+
+
+def test_scorecard(trained):
+  markdown = scorecard.score_run(trained)
+  results = json.load(open(f"{trained}/evaluation/results.json"))
+  assert set(results["motion"]) == {"RSATalker", "constant training mean", "without the partner", "without the relation"}
+  assert results["motion"]["without the partner"] is None and "| without the partner | – |" in markdown
+  assert 0 < results["frames"]["tracked motion"]["ssim"] < 1
+  # The constant row by hand: the mean of the training targets against the test targets.
+  train = np.concatenate([tiny_world.make_motion(seed) for seed in (1, 2)])
+  test = np.stack([tiny_world.make_motion(seed) for seed in (5, 6)])
+  expected = np.mean((train.mean(0)[:50] - test[..., :50]) ** 2)
+  np.testing.assert_allclose(results["motion"]["constant training mean"]["mse/expression"], expected, rtol=1e-4)
+
+
+def test_generated_video_has_both_faces_and_sound(trained, world, tmp_path):
+  out, motion = tmp_path / "video.mp4", tmp_path / "b.npz"
+  conversation_video.generate_video(workdir=trained, out=str(out), save_motion=str(motion), **generate_options(world))
+  with av.open(str(out)) as container:
+    frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert container.streams.audio
+  assert len(frames) == tiny_world.FRAMES and frames[0].shape[1] == 96
+  assert all(np.ptp(face) > 50 for face in (frames[0][:48, :48], frames[0][:48, 48:]))  # Something stands on white.
+  assert np.load(motion)["exp"].shape == (tiny_world.FRAMES, 50)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(relation="cousins"), "--relation: found 'cousins', expected"),
+        (dict(speech_a="nowhere.wav"), "nowhere.wav: found no such file"),
+        (dict(out="video.avi"), "--out: found video.avi, expected a name that ends in .mp4"),
+        (dict(workdir="no_run"), "no_run/config.json: found no such file"),
+        (dict(size=33), "--size: found 33, expected an even number"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_no_video(trained, world, tmp_path, changes, message):
+  options = dict(workdir=trained, out=str(tmp_path / "video.mp4"), **generate_options(world)) | changes
+  with pytest.raises(InputError) as error:
+    conversation_video.generate_video(**options)
+  assert message in str(error.value) and "\n" not in str(error.value)
+  assert list(tmp_path.iterdir()) == []
