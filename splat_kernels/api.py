@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from splat_kernels import reference, sh
+from splat_kernels import reference, sh, xla
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, Projected, RenderOutput
 
 # A name is strict. None takes DEFAULT.
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference}
-DEFAULT = "reference"
+IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla}
+DEFAULT = "xla"
 
 
 def project(
@@ -111,8 +111,7 @@ def rasterize(
       name=implementation or DEFAULT,
   )
   output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
-  needed = _overflowing(output)
-  if needed is not None:
+  while (needed := _overflowing(output)) is not None:
     output = draw(capacity=round_capacity(needed))
   return output
 

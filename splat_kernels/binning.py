@@ -1,16 +1,153 @@
-"""Which Gaussians touch which tiles: lists of static capacity, in depth order within every tile."""
+"""Which Gaussians touch which tiles: lists of static capacity, in depth order within every tile.
 
+Three expansions of static size, one sort:
+  Gaussians in depth order -> the rows of tiles each one touches -> the tiles of each row -> sorted by tile.
+The span of a row is exact: the part of the ellipse inside the row's band decides (after gsplat's AccuTile), so that a
+tile the Gaussian does not touch takes no slot.
+"""
+
+import dataclasses
+import functools
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, UInt
 
-from splat_kernels.types import Projected
+from splat_kernels.types import Config, Projected
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("gaussians", "tiles", "starts", "intersections", "overflow"),
+    meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class Bins:
+  """Slots of one frame, sorted by tile and within a tile by depth. M is the capacity, T the number of tiles.
+
+  Attributes:
+    gaussians: index of the Gaussian in each slot; any index in unused slots.
+    tiles: tile of each slot, row major; T in unused slots.
+    starts: first slot of each tile; entry T is the number of used slots.
+    intersections: slots needed.
+    overflow: slots needed beyond the capacity.
+  """
+
+  gaussians: Int[Array, "M"]
+  tiles: Int[Array, "M"]
+  starts: Int[Array, "T1"]
+  intersections: Int[Array, ""]
+  overflow: Int[Array, ""]
+
+
+def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
+  """Columns and rows of tiles that cover the image."""
+  return -(-width // tile_size), -(-height // tile_size)
 
 
 def tile_box(projected: Projected, width: int, height: int, tile_size: int) -> Int[Array, "N 4"]:
   """Tiles that a Gaussian's box touches: first column, first row, and one past the last of each; empty if culled."""
   corners = jnp.concatenate([projected.means2d - projected.extents, projected.means2d + projected.extents], axis=-1)
-  last = jnp.array([-(-width // tile_size), -(-height // tile_size)])
+  last = jnp.array(tile_grid(width, height, tile_size))
   first = jnp.floor(corners[:, :2] / tile_size)
   end = jnp.floor(corners[:, 2:] / tile_size) + 1
   box = jnp.concatenate([jnp.clip(first, 0, last), jnp.clip(end, 0, last)], axis=-1).astype(jnp.int32)
   return jnp.where((projected.radii > 0)[:, None], box, 0)
+
+
+def make_bins(projected: Projected, width: int, height: int, config: Config, capacity: int) -> Bins:
+  """Lists the (Gaussian, tile) pairs of one frame. If they are more than `capacity`, the farthest Gaussians lose theirs."""
+  num = projected.depths.shape[0]
+  columns, rows = tile_grid(width, height, config.tile_size)
+  num_tiles = columns * rows
+  order = depth_order(projected)
+  p = jax.tree.map(lambda a: a[order], projected)
+
+  # Gaussians -> rows of tiles.
+  box = tile_box(p, width, height, config.tile_size)
+  row_counts = box[:, 3] - box[:, 1]
+  row_ends = jnp.cumsum(row_counts)
+  ranks = _expand(row_ends, capacity)  # (R,) depth rank of the Gaussian that each row belongs to.
+  index = jnp.arange(capacity, dtype=jnp.int32)
+  used = index < row_ends[-1]
+  row = index + (box[:, 1] - row_ends + row_counts)[ranks]
+  first, end = _row_span(p, box, ranks, row, config)
+  tile_counts = jnp.where(used, end - first, 0)
+
+  # Rows of tiles -> slots. Within a row the sort key (tile, rank) rises by a constant, so a key is that line plus a
+  # prefix sum of jumps at the starts of rows; uint32 arithmetic wraps and comes out exact.
+  tile_ends = jnp.cumsum(tile_counts)
+  starts = tile_ends - tile_counts
+  total = tile_ends[-1]
+  shift = max(1, (num - 1).bit_length())
+  packed = shift + (num_tiles + 1).bit_length() <= 32
+  step = jnp.uint32(1 << shift if packed else 1)
+  offsets = (row * columns + first).astype(jnp.uint32) * step - starts.astype(jnp.uint32) * step
+  if packed:
+    offsets += ranks.astype(jnp.uint32)
+  keys = index.astype(jnp.uint32) * step + _expand_values(offsets, starts, used)
+  keys = jnp.where(index < total, keys, jnp.uint32(0xFFFFFFFF))
+  if packed:  # One operand: a several times faster sort on CPUs than a key with a payload.
+    keys = jax.lax.sort(keys, is_stable=False)
+    ranks = (keys & jnp.uint32((1 << shift) - 1)).astype(jnp.int32)
+    tiles = (keys >> shift).astype(jnp.int32)
+  else:  # Slots come in depth order, so a stable sort by tile alone keeps it.
+    ranks = ranks[jnp.minimum(_expand(tile_ends, capacity), capacity - 1)]
+    keys, ranks = jax.lax.sort((keys, ranks), num_keys=1, is_stable=True)
+    tiles = keys.astype(jnp.int32)
+  tiles = jnp.where(index < total, tiles, num_tiles)
+  bounds = jnp.arange(num_tiles + 1, dtype=jnp.uint32) * step
+  starts = jnp.searchsorted(keys, bounds).astype(jnp.int32)
+
+  # With too many rows even the number of tiles is unknown; the sum of boxes is an upper bound.
+  boxes = jnp.sum((box[:, 2] - box[:, 0]).astype(jnp.float32) * row_counts)
+  boxes = jnp.minimum(boxes, 2.0**30).astype(jnp.int32)
+  needed = jnp.where(row_ends[-1] > capacity, jnp.maximum(boxes, capacity + 1), total)
+  return Bins(order[jnp.minimum(ranks, num - 1)], tiles, starts, needed, jnp.maximum(needed - capacity, 0))
+
+
+def depth_order(projected: Projected) -> Int[Array, "N"]:
+  """Gaussians from near to far, ties by index, culled ones last."""
+  # The bits of a positive float order as it does; 32-bit integers sort fast on every platform.
+  bits = jax.lax.bitcast_convert_type(projected.depths.astype(jnp.float32), jnp.uint32)
+  bits = jnp.where(projected.radii > 0, bits, jnp.uint32(0xFFFFFFFF))
+  index = jnp.arange(bits.shape[0], dtype=jnp.int32)
+  return jax.lax.sort((bits, index), num_keys=1, is_stable=True)[1]
+
+
+def _expand(ends: Int[Array, "N"], size: int) -> Int[Array, "size"]:
+  """For each position, which of the consecutive ranges that end at `ends` it lies in."""
+  jumps = jnp.zeros(size, jnp.int32).at[ends].add(1, mode="drop")
+  return jnp.minimum(jnp.cumsum(jumps), ends.shape[0] - 1)
+
+
+def _expand_values(values: UInt[Array, "R"], starts: Int[Array, "R"], used) -> UInt[Array, "R"]:
+  """For each position, the value of the range it lies in; empty ranges cancel."""
+  jumps = jnp.where(used, values - jnp.concatenate([jnp.zeros_like(values[:1]), values[:-1]]), 0)
+  return jnp.cumsum(jnp.zeros_like(values).at[starts].add(jumps, mode="drop"), dtype=values.dtype)
+
+
+def _row_span(p: Projected, box, ranks, row, config: Config) -> tuple[Float[Array, "R"], Float[Array, "R"]]:
+  """First column, and one past the last, of the tiles that a Gaussian touches in a row of tiles."""
+  size = config.tile_size
+  limits = box[:, ::2][ranks]
+  if config.support == "square":
+    return limits[:, 0], limits[:, 1]
+  level = 2 * jnp.log(jnp.maximum(p.opacities / config.alpha_min, 1))
+  a, b, c = p.conics[:, 0], p.conics[:, 1], p.conics[:, 2]
+  # The ellipse a x^2 + 2 b x y + c y^2 = level is widest to the right at this y, and to the left at minus it.
+  det = jnp.maximum(a * c - b * b, 1e-37)
+  widest = -b * jnp.sqrt(level / jnp.maximum(c * det, 1e-37))
+  table = jnp.stack([p.means2d[:, 0], p.means2d[:, 1], p.extents[:, 1], a, b, det, level, widest], axis=-1)
+  x, y, half_height, a, b, det, level, widest = (table[ranks][:, i] for i in range(8))
+  low = jnp.maximum(row * size - y, -half_height)  # The band of the row inside the ellipse, relative to the centre.
+  high = jnp.minimum(row * size + size - y, half_height)
+
+  def edge(at, sign):
+    at = jnp.clip(at, low, high)
+    return x + (sign * jnp.sqrt(jnp.maximum(a * level - det * at * at, 0)) - b * at) / a
+
+  first = jnp.floor(edge(-widest, -1) / size)
+  end = jnp.floor(edge(widest, 1) / size) + 1
+  first, end = (jnp.clip(e, limits[:, 0], limits[:, 1]).astype(jnp.int32) for e in (first, end))
+  return first, jnp.maximum(first, end)

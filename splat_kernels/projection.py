@@ -42,6 +42,7 @@ def project_gaussians(
   s = [jnp.where(valid, a, 1) for a in s]
   opacity = jnp.where(valid, opacities, 0)
 
+
   fx, fy, cx, cy = camera.intrinsics[0, 0], camera.intrinsics[1, 1], camera.intrinsics[0, 2], camera.intrinsics[1, 2]
   px, py = x / z, y / z
   mean_x, mean_y = fx * px + cx, fy * py + cy
@@ -51,8 +52,9 @@ def project_gaussians(
   row_x = [fx / z * (w2c[0, k] - jx * w2c[2, k]) for k in range(3)]
   row_y = [fy / z * (w2c[1, k] - jy * w2c[2, k]) for k in range(3)]
 
-  # Covariance = (J W R S)(J W R S)^T, column by column of R S.
   axes = _rotation_columns(*q)
+
+  # Covariance = (J W R S)(J W R S)^T, column by column of R S.
   halves_x = [s[k] * (row_x[0] * axes[k][0] + row_x[1] * axes[k][1] + row_x[2] * axes[k][2]) for k in range(3)]
   halves_y = [s[k] * (row_y[0] * axes[k][0] + row_y[1] * axes[k][1] + row_y[2] * axes[k][2]) for k in range(3)]
   # Beyond 1e9 px (a scale of 1e10, a centre beside the camera) the determinant would overflow: culled.
@@ -89,13 +91,22 @@ def project_gaussians(
   half_w, half_h = jnp.where(drawn, half_w, 0), jnp.where(drawn, half_h, 0)
   radius = jnp.ceil(jnp.clip(jnp.maximum(half_w, half_h), 0, 2**30)).astype(jnp.int32)
   return Projected(
-      means2d=jnp.stack([mean_x, mean_y], axis=-1),
-      conics=jnp.stack(conic, axis=-1),
+      means2d=columns(mean_x, mean_y),
+      conics=columns(*conic),
       depths=z,
       opacities=jnp.where(drawn, opacity, 0),
-      extents=jax.lax.stop_gradient(jnp.stack([half_w, half_h], axis=-1)),
+      extents=jax.lax.stop_gradient(columns(half_w, half_h)),
       radii=radius,
   )
+
+
+def columns(*arrays: Float[Array, "N"]) -> Float[Array, "N K"]:
+  """`jnp.stack(arrays, axis=-1)` by selection: XLA:CPU fuses a stack so badly that projection took ten times as long."""
+  index = jax.lax.broadcasted_iota(jnp.int32, (arrays[0].shape[0], len(arrays)), 1)
+  stacked = arrays[-1][:, None]
+  for k in range(len(arrays) - 1):
+    stacked = jnp.where(index == k, arrays[k][:, None], stacked)
+  return stacked
 
 
 def _dot(a, b):

@@ -21,6 +21,10 @@ def sh_basis(degree: int, directions: Float[Array, "N 3"]) -> Float[Array, "N K"
     degree: 0 to 3.
     directions: unit vectors.
   """
+  return jnp.stack(_basis(degree, directions), axis=-1)
+
+
+def _basis(degree: int, directions) -> list:
   x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
   basis = [jnp.full_like(x, 0.28209479177387814)]  # sqrt(1 / 4 pi)
   if degree >= 1:
@@ -45,7 +49,7 @@ def sh_basis(degree: int, directions: Float[Array, "N 3"]) -> Float[Array, "N K"
         1.445305721320277 * z * (x * x - y * y),  # sqrt(105 / 16 pi)
         -0.5900435899266435 * x * (x * x - 3 * y * y),
     ]
-  return jnp.stack(basis, axis=-1)
+  return basis
 
 
 def sh_colors(
@@ -68,7 +72,6 @@ def sh_colors(
     squared = jnp.sum(offsets * offsets, axis=-1, keepdims=True)
     usable = jnp.isfinite(squared) & (squared > 1e-24)  # Else a Gaussian at the camera centre, or not finite: culled.
     directions = jnp.where(usable, offsets, 0) * jax.lax.rsqrt(jnp.where(usable, squared, 1))
-    basis = sh_basis(degree, directions)
     # Written as a sum over the few basis functions: XLA fuses it, where a batched (1, K) x (K, 3) product would not be.
-    summed = sum(basis[:, k : k + 1] * used[:, k] for k in range(basis.shape[1]))
+    summed = sum(b[:, None] * used[:, k] for k, b in enumerate(_basis(degree, directions)))
   return jnp.maximum(summed + 0.5, 0)
