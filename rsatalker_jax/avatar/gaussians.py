@@ -81,7 +81,7 @@ def init_avatar(
   if count > num_faces:
     zeros = jnp.zeros(3)
     pose = dict(rotation=zeros, neck=zeros, jaw=zeros, eyes=jnp.zeros(6), translation=zeros, expression=zeros[:0])
-    vertices = head_vertices(head, shape=shape, static_offset=static_offset, **pose)
+    vertices = jax.jit(head_vertices)(head, shape=shape, static_offset=static_offset, **pose)
     triangles = np.asarray(vertices)[np.asarray(head.faces)]
     random = np.random.default_rng(seed)
     share = _area_share(head, triangles, region_density or {})
@@ -90,7 +90,7 @@ def init_avatar(
     # Uniform points on the triangles (Osada et al. 2002), in the triangles' frames.
     u, v = np.sqrt(random.random(len(extra))), random.random(len(extra))
     corners = np.stack([1 - u, u * (1 - v), u * v], axis=-1)
-    rotation, size, centre = map(np.asarray, triangle_frames(vertices, head.faces))
+    rotation, size, centre = map(np.asarray, jax.jit(triangle_frames)(vertices, head.faces))
     points = np.einsum("nc,ncd->nd", corners, triangles[extra]) - centre[extra]
     means[num_faces:] = np.einsum("nji,nj->ni", rotation[extra], points) / size[extra, None]
 

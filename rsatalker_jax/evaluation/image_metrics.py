@@ -106,17 +106,21 @@ def lpips(a: Images, b: Images, net: str = "alex") -> Scores:
   """
   if net not in _LPIPS_FILES:
     raise ValueError(f"{net=} must be one of {tuple(_LPIPS_FILES)}")
-  params = _load_lpips(net)
-  batch = a.shape[:-3]
-  features = _alex_features if net == "alex" else _vgg_features
-  normalized = [
-      ((2 * x - 1) - _LPIPS_SHIFT) / _LPIPS_SCALE for x in (a.reshape(-1, *a.shape[-3:]), b.reshape(-1, *b.shape[-3:]))
-  ]
+  return _lpips(_load_lpips(net), a, b, net)
+
+
+@functools.partial(jax.jit, static_argnames="net")
+def _lpips(params: dict, a: Images, b: Images, net: str) -> Scores:
+  features = {"alex": _alex_features, "vgg": _vgg_features}[net]
+  stacks = []
+  for images in (a, b):
+    normalized = ((2 * images - 1) - _LPIPS_SHIFT) / _LPIPS_SCALE
+    stacks.append(features(params["net"], normalized.reshape(-1, *a.shape[-3:])))
   score = 0.0
-  for layer, (fa, fb) in enumerate(zip(*(features(params["net"], x) for x in normalized))):
-    difference = (_unit_features(fa) - _unit_features(fb)) ** 2
-    score = score + jnp.mean(difference @ params["linear"][layer], axis=(1, 2))
-  return score.reshape(batch)
+  for feature_a, feature_b, weights in zip(*stacks, params["linear"]):
+    difference = (_unit_features(feature_a) - _unit_features(feature_b)) ** 2
+    score = score + jnp.mean(difference @ weights, axis=(1, 2))
+  return score.reshape(a.shape[:-3])
 
 
 def _unit_features(x: Float[Array, "B h w c"]) -> Float[Array, "B h w c"]:

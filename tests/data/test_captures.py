@@ -1,0 +1,239 @@
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from rsatalker_jax.data.captures import composite, load_capture
+from rsatalker_jax.errors import InputError
+
+W, H, FRAMES = 20, 16, 4
+TURN = Rotation.from_euler("yx", [30, -10], degrees=True).as_matrix()
+POSITION = np.array([0.5, 0.2, 1.0])
+
+
+def frame_image(timestep: int) -> np.ndarray:
+  return np.random.default_rng(timestep).integers(0, 256, (H, W, 3), np.uint8)
+
+
+def frame_mask() -> np.ndarray:
+  mask = np.zeros((H, W), np.uint8)
+  mask[:, 5:] = 255
+  mask[:, 4] = 51
+  return mask
+
+
+def write_capture(root: pathlib.Path) -> dict:
+  """A small capture in VHAP's layout; returns the content of transforms_train.json."""
+  for folder in ("images", "fg_masks", "flame_param"):
+    (root / folder).mkdir(parents=True)
+  frames = []
+  for t in range(FRAMES):
+    Image.fromarray(frame_image(t)).save(root / f"images/{t:05d}_03.png")
+    Image.fromarray(frame_mask()).save(root / f"fg_masks/{t:05d}_03.png")
+    write_flame_param(root, t)
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = TURN, POSITION
+    frames.append({
+        "timestep_index": t,
+        "camera_index": 3,
+        "file_path": f"images/{t:05d}_03.png",
+        "fg_mask_path": f"fg_masks/{t:05d}_03.png",
+        "flame_param_path": f"flame_param/{t:05d}.npz",
+        "camera_angle_x": 0.8,
+        "w": W,
+        "h": H,
+        "cx": 11.5,
+        "cy": 7.25,
+        "transform_matrix": matrix.tolist(),
+    })
+  np.savez(root / "canonical_flame_param.npz", shape=np.arange(5.0), static_offset=np.ones((1, 7, 3), np.float32))
+  content = {"frames": frames}
+  write_transforms(root, content)
+  return content
+
+
+def write_flame_param(root, t, **changes):
+  values = {
+      "translation": np.full((1, 3), t),
+      "rotation": np.full((1, 3), 0.1),
+      "neck_pose": np.full((1, 3), 0.2),
+      "jaw_pose": np.full((1, 3), 0.3),
+      "eyes_pose": np.arange(6.0)[None],
+      "expr": np.full((1, 9), 0.5),
+      "shape": np.arange(5.0),
+  } | changes
+  np.savez(root / f"flame_param/{t:05d}.npz", **{key: value for key, value in values.items() if value is not None})
+
+
+def write_transforms(root, content, split="train"):
+  (root / f"transforms_{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def root(tmp_path):
+  write_capture(tmp_path / "capture")
+  return tmp_path / "capture"
+
+
+@pytest.fixture
+def content(root):
+  return json.loads((root / "transforms_train.json").read_text())
+
+
+def test_items(root):
+  capture = load_capture(root, "train")
+  assert len(capture) == FRAMES and (capture.width, capture.height) == (W, H)
+  np.testing.assert_array_equal(capture.shape, np.arange(5))
+  assert capture.static_offset.shape == (7, 3)
+  item = capture[2]
+  np.testing.assert_allclose(item["image"], frame_image(2) / 255, atol=1e-6)
+  np.testing.assert_allclose(item["mask"], frame_mask() / 255, atol=1e-6)
+  assert item["timestep"] == 2 and item["camera_index"] == 3 and capture.index(3, 2) == 2
+  flame = item["flame"]
+  np.testing.assert_array_equal(flame["translation"], [2, 2, 2])
+  np.testing.assert_array_equal(flame["eyes"], np.arange(6))
+  for name, value, size in (("rotation", 0.1, 3), ("neck", 0.2, 3), ("jaw", 0.3, 3), ("expression", 0.5, 9)):
+    np.testing.assert_allclose(flame[name], np.full(size, value), rtol=1e-6)
+
+
+def test_camera_sees_what_opengl_would(root):
+  item = load_capture(root, "train")[0]
+  # A point 2 m in front of the camera, 0.3 m to its right and 0.1 m above: OpenGL's -z, +x and +y.
+  world = TURN @ [0.3, 0.1, -2.0] + POSITION
+  np.testing.assert_allclose((item["world_to_camera"] @ [*world, 1])[:3], [0.3, -0.1, 2.0], atol=1e-6)
+  focal = W / 2 / np.tan(0.4)
+  pixel = item["intrinsics"] @ [0.3, -0.1, 2.0] / 2
+  np.testing.assert_allclose(pixel[:2], [11.5 + focal * 0.15, 7.25 - focal * 0.05], rtol=1e-5)
+
+
+def test_shared_and_other_intrinsics(root, content):
+  for frame in content["frames"]:
+    for key in ("camera_angle_x", "cx", "cy", "w", "h"):
+      del frame[key]
+  write_transforms(root, content | {"fl_x": 30.0, "fl_y": 31.0, "w": W, "h": H})
+  expected = [[30, 0, W / 2], [0, 31, H / 2], [0, 0, 1]]
+  np.testing.assert_allclose(load_capture(root, "train")[0]["intrinsics"], expected)
+
+
+def test_background_goes_behind_the_mask(root):
+  plain, white = load_capture(root, "train")[1], load_capture(root, "train", background=(1, 0.5, 0))[1]
+  np.testing.assert_array_equal(white["image"][:, :4], np.broadcast_to(np.float32([1, 0.5, 0]), (H, 4, 3)))
+  np.testing.assert_array_equal(white["image"][:, 5:], plain["image"][:, 5:])
+  np.testing.assert_allclose(white["image"][:, 4, 0], 0.2 * plain["image"][:, 4, 0] + 0.8, atol=1e-6)
+  np.testing.assert_array_equal(composite(plain["image"], plain["mask"], np.float32([1, 0.5, 0])), white["image"])
+
+
+def test_masks_may_be_found_by_name_in_alpha_or_absent(root, content):
+  for frame in content["frames"]:
+    del frame["fg_mask_path"]
+  write_transforms(root, content)
+  np.testing.assert_allclose(load_capture(root, "train")[0]["mask"], frame_mask() / 255, atol=1e-6)
+  for path in (root / "fg_masks").iterdir():
+    path.unlink()
+  np.testing.assert_array_equal(load_capture(root, "train")[0]["mask"], 1)
+  Image.fromarray(np.dstack([frame_image(0), frame_mask()])).save(root / "images/00000_03.png")
+  item = load_capture(root, "train")[0]
+  np.testing.assert_allclose(item["mask"], frame_mask() / 255, atol=1e-6)
+  assert item["image"].shape == (H, W, 3)
+
+
+def test_splits(root, content):
+  write_transforms(root, {"frames": content["frames"][:1]}, "train")
+  write_transforms(root, {"frames": content["frames"][1:]}, "test")
+  assert [len(load_capture(root, split)) for split in ("train", "test", "all")] == [1, 3, 4]
+  with pytest.raises(InputError, match="transforms_val.json: found No such file"):
+    load_capture(root, "val")
+  with pytest.raises(InputError, match="found 'dev', expected train, val, test or all"):
+    load_capture(root, "dev")
+
+
+def test_frames_are_decoded_only_when_asked_for(root):
+  (root / "images/00003_03.png").write_bytes(b"no image")
+  capture = load_capture(root, "train")
+  capture[0]
+  with pytest.raises(InputError, match="00003_03.png"):
+    capture[3]
+
+
+def test_grain_batches_and_passes_errors_on(root):
+  grain = pytest.importorskip("grain")
+  dataset = grain.MapDataset.source(load_capture(root, "train")).seed(0).shuffle().batch(2)
+  batch = next(iter(dataset.to_iter_dataset()))
+  assert batch["image"].shape == (2, H, W, 3) and batch["flame"]["expression"].shape == (2, 9)
+  for t in range(FRAMES):
+    write_flame_param(root, t, expr=None)
+  with pytest.raises(InputError, match="expr: found no such key"):
+    next(iter(dataset.to_iter_dataset()))
+
+
+def break_json(root, content):
+  text = (root / "transforms_train.json").read_text()
+  (root / "transforms_train.json").write_text(text[: len(text) // 2])
+
+
+def change_frame(**changes):
+  def change(root, content):
+    content["frames"][1].update(changes)
+    content["frames"][1] = {key: value for key, value in content["frames"][1].items() if value != "gone"}
+    write_transforms(root, content)
+
+  return change
+
+
+MISTAKES = {
+    "cut off": (break_json, "transforms_train.json: found damaged JSON"),
+    "no frames": (lambda root, _: write_transforms(root, {"frames": []}), "frames: found 0 entries, expected a list"),
+    "no list": (lambda root, _: write_transforms(root, {}), "frames: found no such key, expected a list of frames"),
+    "missing image": (
+        lambda root, _: (root / "images/00001_03.png").unlink(),
+        r"frames\[1\]: file_path: found images/00001_03.png, which does not exist",
+    ),
+    "missing mask": (lambda root, _: (root / "fg_masks/00001_03.png").unlink(), r"frames\[1\]: fg_mask_path: found fg_masks"),
+    "missing parameters": (lambda root, _: (root / "flame_param/00001.npz").unlink(), r"frames\[1\]: flame_param_path"),
+    "no time": (change_frame(timestep_index="gone"), r"frames\[1\]: timestep_index: found no such key, expected a number"),
+    "text": (change_frame(w="wide"), r"frames\[1\]: w: found 'wide', expected a finite number"),
+    "other size": (change_frame(w=W + 1), r"frames\[1\]: w, h: found \(21, 16\), expected \(20, 16\)"),
+    "angle": (change_frame(camera_angle_x=4.0), r"frames\[1\]: camera_angle_x: found 4.0"),
+    "no camera": (change_frame(transform_matrix="gone"), r"frames\[1\]: transform_matrix: found no such key"),
+    "flat camera": (
+        change_frame(transform_matrix=np.diag([1, 1, 0, 1]).tolist()),
+        r"frames\[1\]: transform_matrix: found determinant 0, .* can be inverted",
+    ),
+    "cut camera": (change_frame(transform_matrix=np.eye(3).tolist()), r"transform_matrix: found shape \(3, 3\)"),
+    "no shape": (lambda root, _: np.savez(root / "canonical_flame_param.npz", a=0), "shape: found no such key"),
+    "offset": (
+        lambda root, _: np.savez(root / "canonical_flame_param.npz", shape=np.ones(5), static_offset=np.ones((1, 9, 3))),
+        "static_offset: found 9 vertices, expected 7, as the head model has",
+    ),
+    "wrong image size": (
+        lambda root, _: Image.new("RGB", (W, H + 2)).save(root / "images/00001_03.png"),
+        r"00001_03.png: found 20x18 pixels, expected 20x16 as .*frames\[1\] says",
+    ),
+    "wrong mask size": (
+        lambda root, _: Image.new("L", (W * 2, H)).save(root / "fg_masks/00001_03.png"),
+        "fg_masks/00001_03.png: found 40x16 pixels",
+    ),
+    "cut image": (
+        lambda root, _: (root / "images/00001_03.png").write_bytes((root / "images/00001_03.png").read_bytes()[:200]),
+        "00001_03.png: found .*, expected a whole image file",
+    ),
+    "lacks a key": (lambda root, _: write_flame_param(root, 1, jaw_pose=None), "00001.npz: jaw_pose: found no such key"),
+    "wrong width": (
+        lambda root, _: write_flame_param(root, 1, eyes_pose=np.zeros((1, 3))),
+        r"00001.npz: eyes_pose: found float64 of shape \(1, 3\), expected \(1, 6\)",
+    ),
+    "NaN": (lambda root, _: write_flame_param(root, 1, expr=np.full((1, 9), np.nan)), "expr: found NaN or infinity"),
+    "no npz": (lambda root, _: (root / "flame_param/00001.npz").write_bytes(b"PK"), "00001.npz: found"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_one_line_for_each_mistake(root, content, mistake):
+  change, message = MISTAKES[mistake]
+  change(root, content)
+  with pytest.raises(InputError, match=message) as error:
+    load_capture(root, "train", num_vertices=7)[1]
+  assert "\n" not in str(error.value)

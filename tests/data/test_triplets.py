@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+
+from rsatalker_jax.data.triplets import load_triplets
+from rsatalker_jax.errors import InputError
+
+ENTRY = {
+    "conversation": "demo-d001_sub_video_9",
+    "split": "train",
+    "speaker": 2,
+    "capture": "capture",
+    "camera": 3,
+    "first_timestep": 1,
+    "frames": 3,
+    "relation": "blood,unequal",
+}
+
+
+class FakeCapture:
+  """Knows camera 3, timesteps 0 to 3."""
+
+  def index(self, camera_index, timestep):
+    return {(3, t): 10 + t for t in range(4)}[camera_index, timestep]
+
+
+@pytest.fixture
+def manifest(tmp_path):
+  (tmp_path / "capture").mkdir()
+
+  def write(*entries):
+    path = tmp_path / "triplets.jsonl"
+    path.write_text("\n".join(entry if isinstance(entry, str) else json.dumps(entry) for entry in entries) + "\n")
+    return path
+
+  return write
+
+
+def test_reads_and_joins(manifest, tmp_path):
+  triplets = load_triplets(manifest(ENTRY, "", {**ENTRY, "split": "test", "speaker": 1}))
+  assert [triplet.name for triplet in triplets] == ["demo-d001_sub_video_9_speaker2", "demo-d001_sub_video_9_speaker1"]
+  first = triplets[0]
+  assert first.capture == tmp_path / "capture"
+  np.testing.assert_array_equal(first.relation, [1, 0])
+  np.testing.assert_array_equal(first.capture_indices(FakeCapture()), [11, 12, 13])
+  assert [triplet.split for triplet in load_triplets(tmp_path / "triplets.jsonl", "test")] == ["test"]
+
+
+def test_a_frame_that_the_capture_lacks(manifest):
+  (triplet,) = load_triplets(manifest({**ENTRY, "frames": 4}))
+  with pytest.raises(InputError, match="camera 3, timestep 4: found no such frame, expected 4 frames for demo-d001"):
+    triplet.capture_indices(FakeCapture())
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"conversation": "a", ', r"triplets.jsonl:2: found damaged JSON"),
+        ("[1]", r"triplets.jsonl:2: found list, expected an object"),
+        ({key: ENTRY[key] for key in ENTRY if key != "camera"}, "triplets.jsonl:2: camera: found no such key"),
+        ({**ENTRY, "frames": "all"}, "triplets.jsonl:2: frames: found 'all', expected a whole number"),
+        ({**ENTRY, "frames": True}, "triplets.jsonl:2: frames: found True"),
+        ({**ENTRY, "frames": 0}, "triplets.jsonl:2: frames: found 0, expected at least 1"),
+        ({**ENTRY, "split": "dev"}, "triplets.jsonl:2: split: found 'dev'"),
+        ({**ENTRY, "speaker": 3}, "triplets.jsonl:2: speaker: found 3, expected 1 or 2"),
+        ({**ENTRY, "capture": "elsewhere"}, "triplets.jsonl:2: capture: found elsewhere, which does not exist"),
+        ({**ENTRY, "relation": "cousins"}, "triplets.jsonl:2.*cousins"),
+    ],
+)
+def test_one_line_for_each_mistake(manifest, line, message):
+  with pytest.raises(InputError, match=message):
+    load_triplets(manifest(ENTRY, line))
+
+
+def test_no_manifest(tmp_path):
+  with pytest.raises(InputError, match="absent.jsonl"):
+    load_triplets(tmp_path / "absent.jsonl")
