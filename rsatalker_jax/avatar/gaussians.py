@@ -69,8 +69,10 @@ def init_avatar(
     seed: of the places on the triangles.
 
   Raises:
-    ValueError: fewer Gaussians than faces, or an unknown region.
+    ValueError: fewer Gaussians than faces, an unknown region, or a shape beyond the head's basis.
   """
+  if np.any(np.asarray(shape)[head.num_shape :]):
+    raise ValueError(f"{len(shape)} shape coefficients, but the head model has {head.num_shape}")
   num_faces = head.faces.shape[0]
   count = num_faces if num_gaussians is None else num_gaussians
   if count < num_faces:

@@ -72,11 +72,9 @@ def rotation_matrix(axis_angle: Float[Array, "3"]) -> Float[Array, "3 3"]:
   return jnp.eye(3, dtype=axis_angle.dtype) + sine * skew + cosine * (skew @ skew)
 
 
-def _blend(directions: Float[Array, "V 3 D"], coefficients: Float[Array, "d"], name: str) -> Float[Array, "V 3"]:
-  given, available = coefficients.shape[-1], directions.shape[-1]
-  if given > available:
-    raise ValueError(f"{given} {name} coefficients, but the head model has {available}")
-  return directions[..., :given] @ coefficients  # Coefficients that are not given are zero.
+def _blend(directions: Float[Array, "V 3 D"], coefficients: Float[Array, "d"]) -> Float[Array, "V 3"]:
+  count = min(directions.shape[-1], coefficients.shape[-1])
+  return directions[..., :count] @ coefficients[:count]
 
 
 def head_vertices(
@@ -95,7 +93,8 @@ def head_vertices(
 
   Args:
     model: the head.
-    shape: identity; may be shorter than the model's basis, the rest is zero.
+    shape: identity. Coefficients that are not given are zero; those beyond the model's basis do nothing (trackers
+      pad with zeros to FLAME's 300 and 100).
     expression: likewise.
     rotation: of the whole head about the root joint.
     neck, jaw: of these joints.
@@ -104,11 +103,11 @@ def head_vertices(
     static_offset: per-vertex detail of this person, added before the joints are placed (VHAP's convention).
 
   Raises:
-    ValueError: more coefficients than the model has, or an offset for another mesh.
+    ValueError: an offset for another mesh.
   """
   vertices = model.v_template
-  vertices = vertices + _blend(model.shape_directions, shape, "shape")
-  vertices = vertices + _blend(model.expression_directions, expression, "expression")
+  vertices = vertices + _blend(model.shape_directions, shape)
+  vertices = vertices + _blend(model.expression_directions, expression)
   if static_offset is not None:
     if static_offset.shape != vertices.shape:
       raise ValueError(f"static_offset is {static_offset.shape}, but the head model's vertices are {vertices.shape}")
