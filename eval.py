@@ -6,7 +6,7 @@ Writes <workdir>/evaluation/results.json, results.md and frames.png. Ablations t
 <workdir>/compare stand in the same table.
 """
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from rsatalker_jax import command_line
@@ -16,10 +16,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run to score.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-@command_line.one_line_errors
-def main(argv):
-  command_line.no_arguments(argv)
-  config = _CONFIG.value
+def main():
+  config = command_line.read_config(_CONFIG)
   command_line.use_devices(config.mesh)
   # After the devices are chosen: these import jax's backends.
   from rsatalker_jax import scorecard
@@ -30,4 +28,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

@@ -7,7 +7,7 @@ A, on the left, moves as the file says; B, on the right, is generated. --save_mo
 DualTalk's layout.
 """
 
-from absl import app, flags
+from absl import flags
 
 from rsatalker_jax import command_line
 
@@ -23,9 +23,7 @@ _SECONDS = flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_
 flags.mark_flags_as_required(["workdir", "speech_a", "motion_a", "speech_b", "relation", "out"])
 
 
-@command_line.one_line_errors
-def main(argv):
-  command_line.no_arguments(argv)
+def main():
   from rsatalker_jax.training import checkpoints
 
   command_line.use_devices(checkpoints.load_config(_WORKDIR.value)["mesh"])
@@ -46,4 +44,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

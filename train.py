@@ -5,7 +5,7 @@
 The same command continues a run that was stopped. Any value of the config can be set: --config.motion.steps=100.
 """
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from rsatalker_jax import command_line
@@ -17,10 +17,8 @@ _INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose parameters to s
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-@command_line.one_line_errors
-def main(argv):
-  command_line.no_arguments(argv)
-  config = _CONFIG.value
+def main():
+  config = command_line.read_config(_CONFIG)
   command_line.use_devices(config.mesh)
   # After the devices are chosen: these import jax's backends.
   from rsatalker_jax.training import run
@@ -29,4 +27,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

@@ -16,5 +16,5 @@ def get_config(ablation: str = ""):
   elif ablation == "no_relation":
     config.generator.use_relation = False
   elif ablation:
-    raise ValueError(f"{ablation=} must be no_partner, no_relation or empty")
+    raise ValueError(f"found {ablation!r} behind the colon, expected no_partner, no_relation or nothing")
   return config

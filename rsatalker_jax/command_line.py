@@ -1,6 +1,5 @@
 """What the command-line entries share: errors in one line, and the devices that JAX is shown."""
 
-import functools
 import os
 import pathlib
 import sys
@@ -8,28 +7,53 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from absl import app, flags
+from ml_collections import ConfigDict
 
 from rsatalker_jax.errors import InputError
 
 
-def one_line_errors(main: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:
-  """A user's mistake ends the program with one line on stderr and status 2, not with a traceback."""
+def run(main: Callable[[], Any]) -> None:
+  """Parses the flags and calls `main`. A user's mistake ends the program with one line on stderr and status 2."""
 
-  @functools.wraps(main)
-  def wrapped(argv):
+  def checked(argv: Sequence[str]) -> None:
+    if len(argv) > 1:  # Everything is a flag; a stray word is often `--flag value` with a typo in the flag.
+      raise InputError("command line", "", " ".join(argv[1:]), "only flags, --name=value")
+    main()
+
+  def parse(argv: list[str]) -> list[str]:
     try:
-      return main(argv)
-    except InputError as error:
-      print(f"error: {error}", file=sys.stderr)
-      sys.exit(2)
+      return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError) as error:  # config_flags raises the latter two for unknown keys.
+      raise InputError("command line", "", _last_line(error), "flags as --help lists them") from error
 
-  return wrapped
+  try:
+    app.run(checked, flags_parser=parse)
+  except InputError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
-def no_arguments(argv: Sequence[str]) -> None:
-  """Everything is a flag; a stray word is a mistake (often `--flag value` with a typo in the flag)."""
-  if len(argv) > 1:
-    raise InputError("command line", "", " ".join(argv[1:]), "only flags, --name=value")
+def _last_line(error: Exception) -> str:
+  """What went wrong, without the traceback that config_flags puts before it."""
+  message: Any = error
+  while isinstance(message, (AttributeError, KeyError)) and message.args:
+    message = message.args[0]  # str() of these would quote and escape the text.
+  lines = str(message).strip().splitlines()
+  return lines[-1].strip() if len(lines) > 2 else " ".join(lines)
+
+
+def read_config(flag) -> ConfigDict:
+  """The value of a --config flag.
+
+  Raises:
+    InputError: if there is no such file.
+  """
+  try:
+    flag.value.keys()  # A config that failed to load raises at its first use.
+    return flag.value
+  except OSError as error:
+    raise InputError("command line", "--config", _last_line(error), "a config file") from error
 
 
 def use_devices(mesh: Mapping[str, Any]) -> None:
