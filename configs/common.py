@@ -105,5 +105,9 @@ def base_config() -> ConfigDict:
 
   # --- How the run is watched and scored; changes nothing that is computed in training.
   config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250))
-  config.evaluation = ConfigDict(dict(frames=60, compare="compare"))  # Rendered test frames; folder of ablations.
+  config.evaluation = ConfigDict(dict(
+      frames=60,  # Test frames that are rendered.
+      lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.
+      compare="compare",  # Folder of ablations in the workdir.
+  ))
   return config

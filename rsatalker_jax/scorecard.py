@@ -85,7 +85,9 @@ def _score_frame_rows(run: TrainedRun, clips: list[MotionClip]):
   for title, flame in (("tracked motion", tracked), ("generated motion", generated)):
     chunks = list(render_sequence(run.talker, sharding.make_mesh(), run.avatar, flame, camera, offsets))
     ends = np.cumsum([len(chunk) for chunk in chunks])
-    rows[title] = scoring.score_frames(zip(chunks, np.split(truth, ends[:-1])))
+    rows[title] = scoring.score_frames(
+        zip(chunks, np.split(truth, ends[:-1])), run.config.evaluation.lpips_nets
+    )
     rendered[title] = np.concatenate(chunks)
 
   columns = np.linspace(0, len(frames) - 1, _SHEET_FRAMES).round().astype(int)

@@ -1,5 +1,6 @@
 """Scores of a trained run: generated motion against the truth, rendered frames against the video."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
@@ -18,8 +19,14 @@ _IMAGE_METRICS = {
     "psnr": image_metrics.psnr,
     "psnr_per_channel": image_metrics.psnr_per_channel,
     "ssim": image_metrics.ssim,
-    "lpips_alex": lambda a, b: image_metrics.lpips(a, b, "alex"),
-    "lpips_vgg": lambda a, b: image_metrics.lpips(a, b, "vgg"),
+}
+_IMAGE_TITLES = {
+    "l1": "L1 ↓",
+    "psnr": "PSNR (dB) ↑",
+    "psnr_per_channel": "PSNR per channel (dB) ↑",
+    "ssim": "SSIM ↑",
+    "lpips_alex": "LPIPS Alex ↓",
+    "lpips_vgg": "LPIPS VGG ↓",
 }
 
 
@@ -29,11 +36,14 @@ def score_motion(generate: Callable[[MotionClip], Motion], clips: Sequence[Motio
   return motion_metrics.mean_metrics(scores)
 
 
-def score_frames(pairs: Iterable[tuple[Images, Images]]) -> dict[str, float]:
-  """Mean over frames of every image metric, from chunks of (rendered, true) frames."""
-  score = jax.jit(lambda a, b: {name: metric(a, b) for name, metric in _IMAGE_METRICS.items()})
+def score_frames(pairs: Iterable[tuple[Images, Images]], lpips_nets: Sequence[str] = ("alex",)) -> dict[str, float]:
+  """Mean over frames of every image metric, from chunks of (rendered, true) frames; LPIPS by these networks."""
+  metrics = _IMAGE_METRICS | {
+      f"lpips_{net}": functools.partial(image_metrics.lpips, net=net) for net in lpips_nets
+  }
+  score = jax.jit(lambda a, b: {name: metric(a, b) for name, metric in metrics.items()})
   chunks = [jax.device_get(score(rendered, truth)) for rendered, truth in pairs]
-  return {name: float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in _IMAGE_METRICS}
+  return {name: float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in metrics}
 
 
 def motion_table(rows: Mapping[str, Mapping[str, float] | None]) -> str:
@@ -53,6 +63,7 @@ def motion_table(rows: Mapping[str, Mapping[str, float] | None]) -> str:
 
 
 def image_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-  """L1, PSNR, SSIM and LPIPS."""
-  columns = ["L1", "PSNR (dB)", "PSNR per channel (dB)", "SSIM", "LPIPS Alex", "LPIPS VGG"]
-  return tables.markdown_table(columns, {row: [scores[name] for name in _IMAGE_METRICS] for row, scores in rows.items()})
+  """L1, PSNR, SSIM and LPIPS, a column for each that was computed."""
+  names = [name for name in _IMAGE_TITLES if all(name in scores for scores in rows.values())]
+  values = {row: [scores[name] for name in names] for row, scores in rows.items()}
+  return tables.markdown_table([_IMAGE_TITLES[name] for name in names], values)
