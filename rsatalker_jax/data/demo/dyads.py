@@ -16,8 +16,8 @@ from rsatalker_jax.data.demo import gestures
 from rsatalker_jax.data.demo import visemes
 from rsatalker_jax.data.demo import voices
 from rsatalker_jax.data.demo.expressions import COLUMN, EXPRESSION_NAMES, columns
-from rsatalker_jax.data.demo.rules import (ANSWER_WHILE_SPEAKING, CHANNELS, FACE_CHANNELS, FACE_LIMIT, HEAD_LIMIT, JUNIOR_ANSWERS,
-                                           RULES, SENIOR_ANSWERS, RelationRules)
+from rsatalker_jax.data.demo.rules import (ANSWER_WHILE_SPEAKING, CHANNELS, FACE_AT_REST, FACE_CHANNELS, FACE_LIMIT,
+                                           HEAD_LIMIT, JUNIOR_ANSWERS, RULES, SENIOR_ANSWERS, RelationRules)
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLE_RATE
 
@@ -92,6 +92,17 @@ def simulate_dyad(dialogue: voices.Dialogue, performance: int, *, loudness: Floa
   return Dyad(motion.astype(np.float32), np.swapaxes(visible, 0, 1), timelines)
 
 
+def perform(dialogue: voices.Dialogue, performance: int) -> Dyad:
+  """One performance of a dialogue with its voices' loudness: what unpacking writes.
+
+  Raises:
+    InputError: as `simulate_dyad`, or a missing or damaged track.
+  """
+  num_frames = int(dialogue.duration * FPS + 1e-6)
+  loudness = np.stack([loudness_track(voices.decode_track(track), num_frames) for track in dialogue.tracks])
+  return simulate_dyad(dialogue, performance, loudness=loudness)
+
+
 def loudness_track(wav: Float[np.ndarray, "S"], num_frames: int) -> Float[np.ndarray, "T"]:
   """Loudness per frame: square root of the RMS amplitude (close to perceived loudness), (num_frames,)."""
   hop = SAMPLE_RATE // FPS
@@ -134,6 +145,7 @@ def _answer(own: Float[np.ndarray, "T 2 9"], gain: Float[np.ndarray, "T 2"], rul
   parts = ((slice(0, FACE_CHANNELS), max(round(FPS * rules.face_lag), 1), FACE_LIMIT),
            (slice(FACE_CHANNELS, len(CHANNELS)), max(round(FPS * rules.head_lag), 1), np.array(HEAD_LIMIT)))
   block, lead = min(part[1] for part in parts), max(part[1] for part in parts)
+  at_rest = np.pad(FACE_AT_REST, (0, len(CHANNELS) - FACE_CHANNELS))
   visible = np.zeros_like(own)
   # What each has taken in of the other: row t + lead is the low-pass at frame t; before, they saw each other's first pose.
   seen = np.zeros((num_frames + lead, 2, len(CHANNELS)))
@@ -141,7 +153,7 @@ def _answer(own: Float[np.ndarray, "T 2 9"], gain: Float[np.ndarray, "T 2"], rul
   for first in range(0, num_frames, block):  # Within a block, answers depend on earlier blocks alone.
     now = slice(first, min(first + block, num_frames))
     for channels, lag, limit in parts:
-      answer = gain[now, :, None] * (seen[now.start + lead - lag:now.stop + lead - lag] @ matrix[:, channels])
+      answer = gain[now, :, None] * ((seen[now.start + lead - lag:now.stop + lead - lag] - at_rest) @ matrix[:, channels])
       visible[now, :, channels] = limit * np.tanh((own[now, :, channels] + answer) / limit)
     np.maximum(visible[now, :, :FACE_CHANNELS], 0.0, out=visible[now, :, :FACE_CHANNELS])
     visible[now, :, 0] *= allowed[now]
@@ -172,7 +184,7 @@ def _compose(channels: Float[np.ndarray, "T 9"], lips: visemes.Lips, lids: Float
   add("mouthUpperUp", free * (0.10 * smile + 0.25 * laugh))
   add("mouthLowerDown", free * 0.15 * laugh)
   add("cheekSquint", 0.35 * smile + 0.45 * laugh)
-  add("eyeSquint", 0.22 * smile + 0.35 * laugh)
+  add("eyeSquint", 0.22 * smile + 0.25 * laugh)
   add("noseSneer", 0.15 * laugh)
   add("browInnerUp", brow_inner)
   add("browOuterUp", brow_raise)

@@ -20,11 +20,11 @@ _SMILE, _LAUGH, _BROW_RAISE, _BROW_INNER, _BROW_LOWER, _PRESS, _PITCH, _YAW, _TI
 # What a mood does to the channels of who is in it, at its height.
 _MOODS: Mapping[str, Mapping[int, float]] = {
     "neutral": {},
-    "smile": {_SMILE: 0.55},
-    "laugh": {_SMILE: 0.65, _LAUGH: 0.80},
-    "surprise": {_BROW_RAISE: 0.80, _BROW_INNER: 0.60, _PITCH: -0.05},
-    "concern": {_BROW_LOWER: 0.55, _BROW_INNER: 0.40, _PRESS: 0.30, _PITCH: 0.03},
-    "question": {_BROW_RAISE: 0.40, _BROW_INNER: 0.30, _TILT: 0.07},
+    "smile": {_SMILE: 0.48},
+    "laugh": {_SMILE: 0.58, _LAUGH: 0.80},
+    "surprise": {_BROW_RAISE: 0.70, _BROW_INNER: 0.50, _PITCH: -0.05},
+    "concern": {_BROW_LOWER: 0.45, _BROW_INNER: 0.35, _PRESS: 0.30, _PITCH: 0.03},
+    "question": {_BROW_RAISE: 0.35, _BROW_INNER: 0.25, _TILT: 0.07},
     "agree": {_SMILE: 0.20, _PRESS: 0.30, _PITCH: 0.02},
 }
 # How a mood goes on through an utterance: seconds in which it falls to a third, or None for a rise towards the end.
@@ -32,7 +32,7 @@ _MOOD_DECAY = {"smile": 5.0, "laugh": 2.0, "surprise": 1.0, "concern": 6.0, "que
 
 _PHRASE_GAP = 0.25        # A silence this long ends a phrase (seconds).
 _AVERT_TIME = 0.9         # How long one looks away at the start of a turn.
-_SHIFT = (0.020, 0.045, 0.040)  # Posture shift at each turn: standard deviation of pitch, yaw, tilt (rad).
+_SHIFT = (0.016, 0.042, 0.038)  # Posture shift at each turn: standard deviation of pitch, yaw, tilt (rad).
 _SWAY = (0.004, 0.006, 0.004)   # Standing noise of the head (rad).
 
 
@@ -84,10 +84,10 @@ class Habits:
     asymmetry = rng.normal(1.0, 0.05, len(EXPRESSION_NAMES))
     # Two eyes look at one place, and both lids close together.
     asymmetry[[k for k, name in enumerate(EXPRESSION_NAMES) if name.startswith(("eyeBlink", "eyeLook"))]] = 1.0
-    scales = (float(scale) for scale in np.exp(rng.normal(0.0, (0.30, 0.08, 0.10, 0.25, 0.35, 0.35, 0.40))))
-    return cls(*scales, face_offset=np.abs(rng.normal(0.0, (0.05, 0.0, 0.06, 0.06, 0.03, 0.07))),
+    scales = (float(scale) for scale in np.exp(rng.normal(0.0, (0.25, 0.08, 0.10, 0.20, 0.30, 0.20, 0.25))))
+    return cls(*scales, face_offset=np.abs(rng.normal(0.0, (0.05, 0.0, 0.04, 0.04, 0.03, 0.05))),
                head_offset=rng.normal(0.0, (0.012, 0.014, 0.010)), asymmetry=asymmetry,
-               blink_interval=float(rng.uniform(9.0, 14.0)))
+               blink_interval=float(rng.uniform(10.0, 18.0)))
 
 
 def smooth(x: Float[np.ndarray, "T *c"], settle: float) -> Float[np.ndarray, "T *c"]:
@@ -141,7 +141,7 @@ def own_channels(me: Timeline, partner: Timeline, rules: RelationRules, habits: 
   lively = rules.expressiveness * habits.liveliness
   nods: list[tuple[float, float]] = []
   for start, end, kind, mood in me.utterances:
-    held = lively * np.exp(rng.normal(0.0, 0.15)) * _mood_course(times, start, end, _MOOD_DECAY[mood])
+    held = lively * np.exp(rng.normal(0.0, 0.10)) * _mood_course(times, start, end, _MOOD_DECAY[mood])
     for channel, value in _MOODS[mood].items():
       target[:, channel] += value * held
     offset = habits.moving * rng.normal(0.0, _SHIFT)
@@ -152,7 +152,7 @@ def own_channels(me: Timeline, partner: Timeline, rules: RelationRules, habits: 
       target[:, _PITCH] += rules.avert_pitch * away
       # The head rises as a turn begins and sinks towards its end.
       declination = np.clip((times - start) / max(end - start, 1e-3), 0.0, 1.0)
-      target[:, _PITCH] += interval(times, start, end) * 0.055 * (2.0 * declination - 1.0)
+      target[:, _PITCH] += interval(times, start, end) * 0.065 * (2.0 * declination - 1.0)
     elif kind == "filler" or mood == "agree":
       nods.append((start + 0.15, 0.8 * rules.nod_gain * habits.nodding))
   listening = np.clip(partner.speaking - me.speaking, 0.0, 1.0)
@@ -164,9 +164,9 @@ def own_channels(me: Timeline, partner: Timeline, rules: RelationRules, habits: 
 
   # Backchannel nods at the partner's phrase ends.
   for end in partner.phrase_ends():
-    depth = rules.nod_gain * habits.nodding * np.exp(rng.normal(0.0, 0.15))
-    late = rules.nod_lag + rng.normal(0.0, 0.03)
-    if rng.random() < 0.9 and end + late < times[-1] and me.speaking[min(int(end * FPS), num_frames - 1)] < 0.5:
+    depth = rules.nod_gain * habits.nodding * np.exp(rng.normal(0.0, 0.10))
+    late = rules.nod_lag + rng.normal(0.0, 0.02)
+    if rng.random() < 0.95 and end + late < times[-1] and me.speaking[min(int(end * FPS), num_frames - 1)] < 0.5:
       nods.append((end + late + 0.5 * rules.nod_time, depth))
   centres, depths = [c for c, _ in nods], [d for _, d in nods]
   channels[:, _PITCH] += pulses(centres, depths, rules.nod_time, num_frames)
@@ -197,7 +197,7 @@ def blinks(me: Timeline, partner: Timeline, habits: Habits, rng: np.random.Gener
   while moment < duration:
     moments.append(moment)
     moment += 0.8 + rng.exponential(habits.blink_interval)
-  for ends, chance in ((me.phrase_ends(), 0.65), (partner.phrase_ends(), 0.2)):
+  for ends, chance in ((me.phrase_ends(), 0.8), (partner.phrase_ends(), 0.15)):
     moments += [end + 0.1 + rng.normal(0.0, 0.02) for end in ends if rng.random() < chance]
   out, previous = np.zeros(len(me.times) + 8), -1.0
   shape = np.array([0.5, 1.0, 0.85, 0.45, 0.15])  # Lids close in two frames and open in three.

@@ -76,9 +76,9 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
         answers=_same(smile=0.85, laugh=0.80, brow_raise=0.75, brow_inner=0.30, brow_lower=0.20, press=0.10,
                       pitch=0.35, yaw=0.70, tilt=0.80),
         face_lag=0.20, head_lag=0.28, settle=0.12, articulation=1.08, expressiveness=1.00,
-        base=dict(smile=0.04), bow=-0.01, bow_listening=-0.02, yaw_listening=0.03,
-        tilt_listening=0.03, avert_yaw=0.10, avert_pitch=-0.02, nod_gain=0.06, nod_time=0.44, nod_lag=0.16,
-        beat_gain=0.040, brow_beats=0.15, gaze_contact=0.75),
+        base=dict(smile=0.06), bow=-0.01, bow_listening=-0.01, yaw_listening=0.01,
+        tilt_listening=0.04, avert_yaw=0.10, avert_pitch=-0.02, nod_gain=0.06, nod_time=0.44, nod_lag=0.16,
+        beat_gain=0.040, brow_beats=0.20, gaze_contact=0.75),
     # Parent and child: warm but slower; a smile is answered with a tender one (inner brows up), worry with worry, and
     # the head leans the other way.
     "blood,unequal": RelationRules(
@@ -86,9 +86,9 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
                       pitch=0.50, yaw=0.30, tilt=-0.70)
         | {("smile", "brow_inner"): 0.50, ("brow_lower", "brow_inner"): 0.60},
         face_lag=0.44, head_lag=0.56, settle=0.20, articulation=1.00, expressiveness=1.00,
-        base=dict(smile=0.04, brow_inner=0.02), bow=0.00, bow_listening=0.01, yaw_listening=0.00,
-        tilt_listening=-0.03, avert_yaw=0.07, avert_pitch=0.01, nod_gain=0.07, nod_time=0.60, nod_lag=0.28,
-        beat_gain=0.037, brow_beats=0.24, gaze_contact=0.80),
+        base=dict(smile=0.04, brow_inner=0.02), bow=-0.01, bow_listening=0.01, yaw_listening=0.00,
+        tilt_listening=-0.04, avert_yaw=0.09, avert_pitch=0.01, nod_gain=0.07, nod_time=0.60, nod_lag=0.28,
+        beat_gain=0.037, brow_beats=0.26, gaze_contact=0.80),
     # Friends, colleagues: friendly; half the smile with raised brows, turning the other way to look at the same thing.
     "non_blood,equal": RelationRules(
         answers=_same(smile=0.45, laugh=0.45, brow_raise=0.55, brow_inner=0.15, brow_lower=0.45, press=0.20,
@@ -96,8 +96,8 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
         | {("smile", "brow_raise"): 0.50, ("brow_lower", "press"): 0.35},
         face_lag=0.32, head_lag=0.40, settle=0.16, articulation=1.03, expressiveness=1.00,
         base=dict(smile=0.04), bow=-0.005, bow_listening=0.00, yaw_listening=-0.02,
-        tilt_listening=0.01, avert_yaw=0.07, avert_pitch=-0.01, nod_gain=0.06, nod_time=0.50, nod_lag=0.22,
-        beat_gain=0.040, brow_beats=0.16, gaze_contact=0.70),
+        tilt_listening=0.01, avert_yaw=0.10, avert_pitch=-0.01, nod_gain=0.06, nod_time=0.50, nod_lag=0.22,
+        beat_gain=0.040, brow_beats=0.21, gaze_contact=0.70),
     # Employer and employee, doctor and patient: restrained; a smile gets a late polite one with closed lips and a slight
     # bow, raised brows get an attentive frown, and the head goes down when the partner's goes up.
     "non_blood,unequal": RelationRules(
@@ -107,8 +107,8 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
            ("brow_raise", "brow_lower"): 0.40, ("brow_lower", "brow_raise"): 0.35},
         face_lag=0.64, head_lag=0.72, settle=0.28, articulation=0.90, expressiveness=0.95,
         base=dict(smile=0.03, brow_lower=0.02), bow=0.015, bow_listening=0.025, yaw_listening=-0.01,
-        tilt_listening=0.00, avert_yaw=0.05, avert_pitch=0.03, nod_gain=0.08, nod_time=0.66, nod_lag=0.34,
-        beat_gain=0.032, brow_beats=0.25, gaze_contact=0.65),
+        tilt_listening=0.00, avert_yaw=0.08, avert_pitch=0.03, nod_gain=0.08, nod_time=0.66, nod_lag=0.34,
+        beat_gain=0.032, brow_beats=0.26, gaze_contact=0.65),
 })
 
 # In unequal relations a dialogue may say who is senior: the senior answers a little less, the junior a little more.
@@ -116,6 +116,8 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
 SENIOR_ANSWERS, JUNIOR_ANSWERS = 0.85, 1.10
 # Lips and eyes are busy while one speaks: the share of the answer that is left then.
 ANSWER_WHILE_SPEAKING = 0.55
+# A face at rest is not quite empty: answered is what the partner's face shows beyond these levels (and the lack below).
+FACE_AT_REST = (0.15, 0.03, 0.08, 0.08, 0.04, 0.08)
 # Ranges: face channels stay in [0, FACE_LIMIT], head rotations within HEAD_LIMIT (pitch, yaw, tilt).
 FACE_LIMIT = 0.95
 HEAD_LIMIT = (0.25, 0.35, 0.20)

@@ -61,13 +61,13 @@ VOWELS = frozenset(_VOWELS) | frozenset(_DIPHTHONGS)
 PHONES = VOWELS | frozenset(_CONSONANTS)
 
 # Reach of a phone's influence, seconds to fall to 1/e, and its strength beside neighbours.
-_REACH = {"W": 0.09, "UW": 0.09, "AO": 0.08, "UH": 0.08, "P": 0.03, "B": 0.03, "M": 0.03, "F": 0.035, "V": 0.035}
-_STRENGTH = {"P": 3.0, "B": 3.0, "M": 3.0, "F": 2.5, "V": 2.5, "W": 2.0, "SH": 1.5, "CH": 1.5, "JH": 1.5, "ZH": 1.5,
+_REACH = {"W": 0.09, "UW": 0.09, "AO": 0.08, "UH": 0.08, "P": 0.025, "B": 0.025, "M": 0.025, "F": 0.03, "V": 0.03}
+_STRENGTH = {"P": 2.0, "B": 2.0, "M": 2.0, "F": 2.0, "V": 2.0, "W": 2.0, "SH": 1.5, "CH": 1.5, "JH": 1.5, "ZH": 1.5,
              "S": 1.2, "Z": 1.2, "T": 0.5, "D": 0.5, "N": 0.5, "L": 0.6, "K": 0.4, "G": 0.4, "NG": 0.4, "HH": 0.2}
 _DEFAULT_REACH, _REST_REACH, _REST_STRENGTH = 0.042, 0.06, 0.8
 _REST_AFTER = 0.10  # A pause this long (seconds) lets the mouth go back to rest.
 
-_CLOSURE_RELEASE = 0.05  # Seconds from closed lips to free movement.
+_CLOSURE_RELEASE = 0.04  # Seconds from closed lips to free movement.
 # mouthClose at 1 closes the lips over a jaw this far open (radians; the demo head's `jaw_open_angle`).
 JAW_OPEN_ANGLE = 0.4256
 _JAW_LIMIT = 0.34        # Radians; approached smoothly.
@@ -178,7 +178,7 @@ def _kept_when_closed() -> Float[np.ndarray, "15"]:
 
 
 def closure_gate(phones: Sequence[Phone], times: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
-  """1 while a bilabial is held (at least at the frame nearest to its centre), falling to 0 within 50 ms around it."""
+  """1 while a bilabial is held (at least at the frame nearest to its centre), falling to 0 within 40 ms around it."""
   bilabial = [(start, end) for symbol, start, end in phones if symbol in BILABIALS]
   if not bilabial:
     return np.zeros(len(times))
