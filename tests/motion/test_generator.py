@@ -1,0 +1,212 @@
+"""The motion generator: the paper's wiring, its switches, any length, any batch shape."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rsatalker_jax.motion import MotionConfig, MotionGenerator, generator
+
+KEY = jax.random.key(0)
+SMALL = MotionConfig(features=16, heads=2, reach=5, encoder_layers=1, decoder_layers=1, speech_kernel=3, relation_features=4)
+
+
+def make_inputs(frames=12, batch=(), speech=10):
+  keys = jax.random.split(jax.random.key(7), 3)
+  return dict(
+      speech_a=jax.random.normal(keys[0], (*batch, frames, speech)),
+      motion_a=jax.random.normal(keys[1], (*batch, frames, 56)),
+      speech_b=jax.random.normal(keys[2], (*batch, frames, speech)),
+      relation=jnp.broadcast_to(jnp.array([1, 0]), (*batch, 2)),
+  )
+
+
+def make_model(config=SMALL, inputs=None):
+  """A generator whose output layer is not near zero, so that differences show."""
+  model = MotionGenerator(config)
+  params = model.init(KEY, **(inputs or make_inputs()))
+  head = params["params"]["motion_decoder"]["motion"]
+  head["kernel"] = jax.random.normal(jax.random.key(1), head["kernel"].shape)
+  return model, params
+
+
+def test_shapes_and_batches():
+  model, params = make_model()
+  inputs = make_inputs(batch=(2, 3))
+  out = jax.jit(model.apply)(params, **inputs)
+  assert out.shape == (2, 3, 12, 56) and out.dtype == jnp.float32
+  one = model.apply(params, **jax.tree.map(lambda x: x[1, 2], inputs))
+  np.testing.assert_allclose(out[1, 2], one, atol=1e-5)
+
+
+def test_parts_are_the_papers():
+  _, params = make_model()
+  assert set(params["params"]) == {
+      "speech_adapter", "motion_encoder", "partner_norm", "partner_attention", "relation_embedding", "motion_social_net",
+      "social_fusion", "motion_decoder",
+  }
+
+
+def test_equation_4_queries_are_speech_keys_and_values_are_motion():
+  """Without the residual path, f_A is the attention's output alone; shuffling motion beyond reach leaves it."""
+  config = dataclasses.replace(SMALL, residual=False)
+  model, params = make_model(config)
+  inputs = make_inputs()
+  bound = model.bind(params)
+  a_a = bound.speech_adapter(inputs["speech_a"])
+  m_a = bound.motion_encoder(inputs["motion_a"])
+  assert a_a.shape == m_a.shape == (12, 16)
+  f_a = bound.partner_attention(bound.partner_norm(a_a), m_a)
+  fused = bound.social_fusion(f_a, bound.speech_adapter(inputs["speech_b"]),
+                              bound.motion_social_net(bound.relation_query(inputs["relation"])))
+  np.testing.assert_allclose(bound(**inputs), bound.motion_decoder(fused), atol=1e-6)
+
+
+def test_equation_5_query_is_the_same_s_in_every_frame():
+  """With one memory vector everywhere, attention is that vector, so that z does not depend on the frame."""
+  config = dataclasses.replace(SMALL, residual=False, encoder_layers=0)
+  fusion = generator.SocialFusion(config)
+  same = jnp.ones((9, 16)), -jnp.ones((9, 16))
+  params = fusion.init(KEY, *same, jnp.ones(16))
+  z = fusion.apply(params, *same, jnp.arange(16.0))
+  assert z.shape == (9, 16)
+  np.testing.assert_allclose(z, jnp.broadcast_to(z[0], z.shape), atol=1e-5)
+  # And s is on z's residual path.
+  attended = fusion.apply(params, *same, jnp.zeros(16))
+  assert not np.allclose(z, attended)
+
+
+def test_relation_changes_the_motion():
+  model, params = make_model()
+  inputs = make_inputs(batch=(4,))
+  inputs = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), inputs)
+  inputs["relation"] = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+  out = model.apply(params, **inputs)
+  for i in range(4):
+    for j in range(i):
+      assert float(jnp.abs(out[i] - out[j]).max()) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["speech_a", "motion_a", "speech_b"])
+def test_every_input_is_used(name):
+  model, params = make_model()
+  inputs = make_inputs()
+  changed = inputs | {name: inputs[name] + jax.random.normal(KEY, inputs[name].shape)}
+  assert float(jnp.abs(model.apply(params, **inputs) - model.apply(params, **changed)).max()) > 1e-2
+
+
+def test_ablations_cut_exactly_their_input():
+  inputs = make_inputs()
+  other = make_inputs() | {"relation": jnp.array([0, 1])}
+  alone = inputs | {"speech_a": inputs["speech_a"] + 1, "motion_a": inputs["motion_a"] + 1}
+
+  model, params = make_model(dataclasses.replace(SMALL, use_relation=False))
+  np.testing.assert_array_equal(model.apply(params, **inputs), model.apply(params, **other))
+  assert not np.allclose(model.apply(params, **inputs), model.apply(params, **alone))
+
+  model, params = make_model(dataclasses.replace(SMALL, use_partner=False))
+  np.testing.assert_array_equal(model.apply(params, **inputs), model.apply(params, **alone))
+  assert not np.allclose(model.apply(params, **inputs), model.apply(params, **other))
+
+
+def test_relation_query_is_a_method_of_its_own():
+  model, params = make_model()
+  query = model.apply(params, jnp.array([[1, 0], [0, 0]]), method="relation_query")
+  tables = params["params"]["relation_embedding"]
+  np.testing.assert_array_equal(query[0], np.concatenate([tables["blood"][1], tables["equal"][0]]))
+
+
+def test_long_clips_equal_their_windows():
+  """Frames far enough from a cut do not know whether they were computed in a window or in the whole."""
+  model, params = make_model()
+  inputs = make_inputs(frames=150)
+  whole = model.apply(params, **inputs)
+  part = model.apply(params, **{k: v[60:110] if v.ndim == 2 else v for k, v in inputs.items()})
+  margin = 1 + 4 * 5  # The convolution's half and four attentions' reach.
+  np.testing.assert_allclose(whole[60 + margin : 110 - margin], part[margin:-margin], atol=1e-4)
+
+
+def test_statistics_scale_input_and_output():
+  mean, std = np.linspace(-1, 1, 56), np.linspace(0.5, 2, 56)
+  model, params = make_model()
+  scaled = MotionGenerator(dataclasses.replace(SMALL, motion_mean=mean, motion_std=list(std)))
+  inputs = make_inputs()
+  raw = inputs | {"motion_a": inputs["motion_a"] * std + mean}
+  np.testing.assert_allclose(scaled.apply(params, **raw), model.apply(params, **inputs) * std + mean, atol=1e-4)
+  assert hash(scaled.config)  # Usable as a static argument, also when statistics came as arrays or lists.
+
+
+def test_output_starts_near_the_mean():
+  model = MotionGenerator(dataclasses.replace(SMALL, motion_mean=np.full(56, 0.3)))
+  inputs = make_inputs()
+  out = model.apply(model.init(KEY, **inputs), **inputs)
+  np.testing.assert_allclose(out, 0.3, atol=0.2)
+
+
+def test_bfloat16_is_close_and_parameters_stay_float32():
+  model, params = make_model()
+  half = MotionGenerator(dataclasses.replace(SMALL, dtype="bfloat16"))
+  inputs = make_inputs()
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half.init(KEY, **inputs)))
+  exact, rough = model.apply(params, **inputs), half.apply(params, **inputs)
+  assert rough.dtype == jnp.float32
+  # bfloat16 has 8 bits: half a percent per operation, a few dozen operations deep.
+  assert float(jnp.sqrt(jnp.mean((exact - rough) ** 2)) / exact.std()) < 0.05
+
+
+def test_query_time_is_a_switch():
+  model, params = make_model(dataclasses.replace(SMALL, query_time=True))
+  assert "time" in params["params"]["social_fusion"]
+  assert model.apply(params, **make_inputs()).shape == (12, 56)
+
+
+def test_initialisation_is_determined_by_the_key():
+  same = [MotionGenerator(SMALL).init(jax.random.key(5), **make_inputs()) for _ in range(2)]
+  jax.tree.map(np.testing.assert_array_equal, *same)
+
+
+def test_it_learns_to_answer_by_relation():
+  """One toy rule, mirror the partner or show the opposite, told apart by the relation alone; new motion every step."""
+  model = MotionGenerator(dataclasses.replace(SMALL, dropout=0.0))
+  inputs = make_inputs(frames=20, batch=(8,))
+  inputs["relation"] = jnp.arange(8)[:, None] % 2 * jnp.array([1, 1])
+  sign = 2.0 * inputs["relation"][:, :1, None] - 1.0
+
+  def loss_fn(params, key, relation):
+    motion = jnp.broadcast_to(jax.random.normal(key, (8, 1, 1)), inputs["motion_a"].shape)
+    out = model.apply(params, **inputs | {"motion_a": motion, "relation": relation})
+    return jnp.mean((out - sign * motion) ** 2)  # About 1 for an output of zero.
+
+  optimizer = optax.adam(1e-2)
+
+  @jax.jit
+  def step(params, state, i):
+    loss, grads = jax.value_and_grad(loss_fn)(params, jax.random.key(i), inputs["relation"])
+    updates, state = optimizer.update(grads, state)
+    return optax.apply_updates(params, updates), state, loss
+
+  params = model.init(KEY, **inputs)
+  state = optimizer.init(params)
+  for i in range(200):
+    params, state, loss = step(params, state, i)
+  assert float(loss) < 0.3
+  assert float(loss_fn(params, KEY, 1 - inputs["relation"])) > 2.0  # Told the wrong relation, it does the opposite.
+
+
+def test_config_checks_itself():
+  with pytest.raises(ValueError, match="heads"):
+    MotionConfig(features=30, heads=4)
+  with pytest.raises(ValueError, match="56"):
+    MotionConfig(motion_mean=(0.0,) * 50)
+
+
+def test_dropout_needs_its_key():
+  model, params = make_model(dataclasses.replace(SMALL, dropout=0.5))
+  inputs = make_inputs()
+  first, second = (
+      model.apply(params, **inputs, deterministic=False, rngs={"dropout": jax.random.key(i)}) for i in range(2)
+  )
+  assert not np.allclose(first, second)

@@ -1,0 +1,109 @@
+"""Windowed attention against plain loops, and what it promises about reach and length."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsatalker_jax.motion import layers
+
+KEY = jax.random.key(0)
+
+
+def reference_attention(params, queries, context, heads, reach):
+  """Frame by frame in float64: each query with its visible keys, one head after the other."""
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  dense = lambda name, x: np.asarray(x, np.float64) @ params[name]["kernel"] + params[name]["bias"]
+  q, k, v = dense("query", queries), dense("key", context), dense("value", context)
+  frames, width = q.shape
+  size = width // heads
+  mixed = np.zeros_like(q)
+  for t in range(frames):
+    low, high = max(0, t - reach), min(frames, t + reach + 1)
+    for h in range(heads):
+      part = slice(h * size, (h + 1) * size)
+      logits = k[low:high, part] @ q[t, part] / np.sqrt(size)
+      logits += params["distance_bias"][h, np.arange(low, high) - t + reach]
+      weights = np.exp(logits - logits.max())
+      mixed[t, part] = weights / weights.sum() @ v[low:high, part]
+  return dense("out", mixed)
+
+
+@pytest.mark.parametrize("frames", [1, 4, 5, 13, 20])
+def test_attention_equals_reference(frames):
+  module = layers.WindowAttention(features=8, heads=2, reach=5)
+  queries, context = (jax.random.normal(jax.random.key(i), (frames, 8 + 2 * i)) for i in range(2))
+  params = module.init(KEY, queries, context)
+  params["params"]["distance_bias"] = jax.random.normal(jax.random.key(3), (2, 11))
+  out = module.apply(params, queries, context)
+  np.testing.assert_allclose(out, reference_attention(params["params"], queries, context, 2, 5), atol=2e-6)
+
+
+def test_leading_dimensions_are_independent():
+  module = layers.WindowAttention(features=8, heads=4, reach=3)
+  x = jax.random.normal(KEY, (2, 3, 10, 8))
+  params = module.init(KEY, x, x)
+  batched = module.apply(params, x, x)
+  for i in range(2):
+    for j in range(3):
+      np.testing.assert_allclose(batched[i, j], module.apply(params, x[i, j], x[i, j]), atol=1e-6)
+
+
+def test_reach_is_exact():
+  """The gradient of one output frame touches the context frames within reach, and no others."""
+  module = layers.WindowAttention(features=4, heads=1, reach=3)
+  x = jax.random.normal(KEY, (17, 4))
+  params = module.init(KEY, x, x)
+  for t in (0, 5, 16):
+    grads = jax.grad(lambda context: module.apply(params, x, context)[t].sum())(x)
+    touched = np.flatnonzero(np.abs(grads).max(axis=1))
+    np.testing.assert_array_equal(touched, np.arange(max(0, t - 3), min(16, t + 3) + 1))
+
+
+def test_position_enters_by_distance_alone():
+  """Away from the ends, the same content later in a long clip gives the same output."""
+  layer = layers.TransformerLayer(features=8, heads=2, reach=4)
+  x = jax.random.normal(KEY, (30, 8))
+  params = layer.init(KEY, x)
+  long = jnp.concatenate([jax.random.normal(jax.random.key(1), (501, 8)), x, x])
+  np.testing.assert_allclose(layer.apply(params, long)[505:525], layer.apply(params, x)[4:24], atol=1e-5)
+
+
+def test_heads_begin_with_different_views():
+  bias = layers._init_distance_bias(KEY, (4, 51))
+  weights = np.exp(bias) / np.exp(bias).sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(bias, bias[:, ::-1])
+  spread = np.sqrt((weights * (np.arange(51) - 25.0) ** 2).sum(axis=1))
+  assert (np.diff(spread) > 0).all() and spread[0] < 5 and spread[-1] > 10
+
+
+def test_memory_grows_with_the_length_not_its_square():
+  module = layers.WindowAttention(features=32, heads=4, reach=25)
+  params = module.init(KEY, jnp.zeros((50, 32)), jnp.zeros((50, 32)))
+
+  def temporaries(frames):
+    x = jax.ShapeDtypeStruct((frames, 32), jnp.float32)
+    return jax.jit(module.apply).lower(params, x, x).compile().memory_analysis().temp_size_in_bytes
+
+  assert temporaries(20_000) < 12 * temporaries(2_000)  # Ten times the frames; the square would be a hundred.
+
+
+def test_frame_conv_equals_numpy():
+  module = layers.FrameConv(features=3, kernel=5)
+  x = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
+  params = module.init(KEY, x)
+  kernel = np.asarray(params["params"]["taps"]["kernel"]).reshape(5, 2, 3)
+  expected = sum(
+      np.stack([np.convolve(x[:, c], kernel[::-1, c, d], "same") for d in range(3)], 1) for c in range(2)
+  )
+  np.testing.assert_allclose(module.apply(params, x), expected, atol=1e-5)
+
+
+def test_dropout_only_when_asked():
+  layer = layers.TransformerLayer(features=8, heads=2, reach=4, dropout=0.5)
+  x = jax.random.normal(KEY, (9, 8))
+  params = layer.init(KEY, x)
+  run = lambda seed: layer.apply(params, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
+  np.testing.assert_array_equal(layer.apply(params, x), layer.apply(params, x))
+  assert not np.allclose(run(1), run(2))
+  np.testing.assert_array_equal(run(1), run(1))
