@@ -31,7 +31,7 @@ def _write_video(path, frames, pixels):
   with av.open(str(path), "w") as container:
     stream = container.add_stream("libx264", rate=25)
     stream.width = stream.height = SIZE
-    stream.pix_fmt, stream.options = ("yuv444p" if pixels == "rgb24" else "gray"), {"crf": "1"}
+    stream.pix_fmt, stream.options = ("yuv444p" if pixels == "rgb24" else "yuv420p"), {"crf": "1"}
     for frame in frames:
       for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format=pixels)):
         container.mux(packet)

@@ -164,11 +164,6 @@ def _read_video(path: pathlib.Path, pixels: str) -> Iterator[UInt8[np.ndarray, "
   try:
     with av.open(str(path)) as container:
       for frame in container.decode(video=0):
-        if pixels == "gray" and frame.format.name == "gray":
-          # The luma plane as it is: a conversion would take it for video range and stretch 16..235 to 0..255.
-          plane = frame.planes[0]
-          yield np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, :frame.width]
-        else:
-          yield frame.to_ndarray(format=pixels)
+        yield frame.to_ndarray(format=pixels)
   except (OSError, IndexError, av.error.FFmpegError) as error:
     raise InputError(path, "", f"an unreadable video ({error})", "an H.264 video") from error
