@@ -51,7 +51,6 @@ def expression_vector(head, **coefficients) -> np.ndarray:
 def normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
   """Unit vertex normals (V, 3), area weighted."""
   face = np.cross(points[triangles[:, 1]] - points[triangles[:, 0]], points[triangles[:, 2]] - points[triangles[:, 0]])
-  total = np.zeros_like(points)
-  for k in range(3):
-    np.add.at(total, triangles[:, k], face)
+  corner = triangles.ravel()
+  total = np.stack([np.bincount(corner, np.repeat(face[:, k], 3), len(points)) for k in range(3)], axis=-1)
   return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
