@@ -70,7 +70,7 @@ def test_nobody_is_frozen_and_everyone_blinks(performed):
       lids = person[:, COLUMN["eyeBlinkLeft"]]
       blinks = int(np.sum((lids[1:] > 0.9) & (lids[:-1] <= 0.9)))
       assert 4 <= blinks / minutes <= 45
-      np.testing.assert_array_equal(lids, person[:, COLUMN["eyeBlinkRight"]])
+      np.testing.assert_allclose(lids, person[:, COLUMN["eyeBlinkRight"]], atol=0.06)  # Standing noise: 0.008.
 
 
 def test_eyes_are_conjugate(performed):
@@ -119,8 +119,8 @@ def answer_to(channel, size, relation, performance=0):
   """Change in what speaker 2 shows when speaker 1 shows more of a channel from 4 to 6 s; (T, 9), and speaker 1's."""
   nudge = np.zeros((2, 500, len(CHANNELS)))
   nudge[0, 100:150, channel] = size
-  plain = dyads.simulate_dyad(LISTENING, performance, relation=relation)
-  nudged = dyads.simulate_dyad(LISTENING, performance, relation=relation, nudge=nudge)
+  plain = dyads.simulate_dyad(LISTENING, performance, rules=RULES[relation])
+  nudged = dyads.simulate_dyad(LISTENING, performance, rules=RULES[relation], nudge=nudge)
   return nudged.visible[1] - plain.visible[1], nudged.visible[0] - plain.visible[0]
 
 
@@ -173,7 +173,7 @@ def test_listener_nods_at_the_partners_phrase_ends():
   talk = dialogue(utterance(1, 1.0, SPEECH), utterance(1, 4.0, SPEECH), utterance(1, 7.0, SPEECH), duration=12.0)
   ends = [u.end for u in talk.utterances]
   for relation, rules in RULES.items():
-    pitch = np.mean([dyads.simulate_dyad(talk, p, relation=relation).motion[1, :, 53] for p in range(12)], axis=0)
+    pitch = np.mean([dyads.simulate_dyad(talk, p, rules=RULES[relation]).motion[1, :, 53] for p in range(12)], axis=0)
     for end in ends:
       bottom = int((end + rules.nod_lag + 0.5 * rules.nod_time) * FPS)
       assert pitch[bottom] - pitch[int(end * FPS) - 2] > 0.5 * rules.nod_gain
@@ -181,7 +181,7 @@ def test_listener_nods_at_the_partners_phrase_ends():
 
 def test_relation_changes_the_motion_of_the_same_people(real_dialogues):
   for d in real_dialogues:
-    motions = [dyads.simulate_dyad(d, 0, relation=relation).motion for relation in BY_GAIN]
+    motions = [dyads.simulate_dyad(d, 0, rules=RULES[relation]).motion for relation in BY_GAIN]
     for k, one in enumerate(motions):
       for other in motions[k + 1:]:
         # As much as, or more than, another performance of the same relation's chance (measured: 0.02 and above).

@@ -41,23 +41,22 @@ class Dyad:
 
 
 def simulate_dyad(dialogue: voices.Dialogue, performance: int, *, loudness: Float[np.ndarray, "2 T"] | None = None,
-                  relation: str | None = None, nudge: Float[np.ndarray, "2 T 9"] | None = None) -> Dyad:
+                  rules: RelationRules | None = None, nudge: Float[np.ndarray, "2 T 9"] | None = None) -> Dyad:
   """One performance of a dialogue. The same arguments give the same motion.
 
   Args:
     dialogue: who says what when (`voices.load_dialogues`).
     performance: number of the performance; other numbers are other people with other habits and moments.
     loudness: each speaker's loudness per frame (`loudness_track`); from the timings alone if None.
-    relation: plays the dialogue in this relation instead of its own.
+    rules: plays the dialogue by these rules instead of its relation's.
     nudge: added to what each person does by themselves (rules.CHANNELS): for what-if questions.
 
   Raises:
     InputError: unknown relation, mood, kind or phone.
   """
-  relation = dialogue.relation if relation is None else relation
-  if relation not in RULES:
-    raise InputError(f"dialogue {dialogue.id}", "relation", repr(relation), " | ".join(RULES))
-  rules = RULES[relation]
+  if dialogue.relation not in RULES:
+    raise InputError(f"dialogue {dialogue.id}", "relation", repr(dialogue.relation), " | ".join(RULES))
+  rules = RULES[dialogue.relation] if rules is None else rules
   num_frames = int(dialogue.duration * FPS + 1e-6)
   timelines = tuple(_timeline(dialogue, speaker, num_frames, None if loudness is None else loudness[speaker - 1])
                     for speaker in (1, 2))
@@ -74,7 +73,7 @@ def simulate_dyad(dialogue: voices.Dialogue, performance: int, *, loudness: Floa
                                    articulation=rules.articulation * habits[me].articulation))
     own.append(gestures.own_channels(my, other, rules, habits[me], streams[me][1]))
     role = 1.0
-    if dialogue.senior is not None and relation.endswith(",unequal"):
+    if dialogue.senior is not None:
       role = SENIOR_ANSWERS if dialogue.senior == me + 1 else JUNIOR_ANSWERS
     gain.append(role * habits[me].answering * (1.0 - (1.0 - ANSWER_WHILE_SPEAKING) * my.speaking))
   own, gain = np.stack(own, axis=1), np.stack(gain, axis=1)  # (T, 2, 9) and (T, 2)
