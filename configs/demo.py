@@ -3,18 +3,25 @@
     make demo
     python train.py --config=configs/demo.py --workdir=runs/demo
 
-Ablations of stage 1: --config=configs/demo.py:no_partner, --config=configs/demo.py:no_relation
+Variants, by a word behind a colon (--config=configs/demo.py:no_partner):
+    no_partner    the generator does not see the partner (speaker-only)
+    no_relation   the generator does not see the relation
+    paper_loss    Eq. 9 as the paper writes it: one norm over all parameters, no velocity term
 """
 
 from configs.common import base_config
 
+_VARIANTS = {
+    "": {},
+    "no_partner": {"generator.use_partner": False},
+    "no_relation": {"generator.use_relation": False},
+    "paper_loss": {"motion.loss.plain_norm": True, "motion.loss.velocity": 0.0},
+}
 
-def get_config(ablation: str = ""):
+
+def get_config(variant: str = ""):
+  if variant not in _VARIANTS:
+    raise ValueError(f"found {variant!r} behind the colon, expected {', '.join(filter(None, _VARIANTS))} or nothing")
   config = base_config()
-  if ablation == "no_partner":
-    config.generator.use_partner = False
-  elif ablation == "no_relation":
-    config.generator.use_relation = False
-  elif ablation:
-    raise ValueError(f"found {ablation!r} behind the colon, expected no_partner, no_relation or nothing")
+  config.update_from_flattened_dict(_VARIANTS[variant])
   return config
