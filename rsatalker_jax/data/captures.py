@@ -2,7 +2,9 @@
 
     transforms_{train,val,test}.json   frames: file_path, flame_param_path, timestep_index, camera_index,
                                        transform_matrix (OpenGL camera-to-world), w, h, cx, cy, and fl_x, fl_y or
-                                       camera_angle_x; a value that all frames share may stand at the top instead
+                                       camera_angle_x; a value that all frames share may stand at the top instead.
+                                       At the top, ours: "background", a colour in [0, 1] that already shows where
+                                       the masks are below 1 (rendered captures), not a real room
     images/, fg_masks/                 frames and soft foreground masks
     flame_param/*.npz                  translation, rotation, neck_pose, jaw_pose (1,3), eyes_pose (1,6), expr (1,E)
     canonical_flame_param.npz          shape (S,) and, where tracked, static_offset (1,V,3)
@@ -68,7 +70,7 @@ class Capture:
     frame = self._frames[i]
     image, mask = frame.read_image()
     if self._background is not None:
-      image = composite(image, mask, self._background)
+      image = composite(image, mask, self._background, frame.background)
     return {
         "image": image,
         "mask": mask,
@@ -85,10 +87,22 @@ class Capture:
 
 
 def composite(
-    image: Float[np.ndarray, "*b H W 3"], mask: Float[np.ndarray, "*b H W"], background: Float[np.ndarray, "3"]
+    image: Float[np.ndarray, "*b H W 3"],
+    mask: Float[np.ndarray, "*b H W"],
+    background: Float[np.ndarray, "3"],
+    shown: Float[np.ndarray, "3"] | None = None,
 ) -> Float[np.ndarray, "*b H W 3"]:
-  """The image where the mask is 1, the background colour where it is 0; numpy or jax arrays."""
-  return image * mask[..., None] + background * (1 - mask[..., None])
+  """The head over another background; numpy or jax arrays.
+
+  Args:
+    image, mask: as captured.
+    background: the colour wanted where the mask is 0.
+    shown: the colour that the image already blends in there. None: unknown, and soft edges keep a trace of it.
+  """
+  beside = 1 - mask[..., None]
+  if shown is None:
+    return image * (1 - beside) + background * beside
+  return image + (background - shown) * beside
 
 
 def load_capture(
@@ -135,6 +149,7 @@ class _Frame:
     self.timestep = int(self._number("timestep_index"))
     self.camera_index = int(self._number("camera_index"))
     self.size = int(self._number("w")), int(self._number("h"))
+    self.background = self._read_background()
     self.intrinsics = self._read_intrinsics()
     self.world_to_camera = self._read_camera()
     self.image_path = self._path("file_path", file.parent)
@@ -165,6 +180,15 @@ class _Frame:
     value = self._entry["file_path"].replace("images", "fg_masks", 1)
     guess = (folder / value).with_suffix(".png")
     return guess if guess != self.image_path and guess.is_file() else None
+
+  def _read_background(self) -> np.ndarray | None:
+    value = self._shared.get("background")
+    if value is None:
+      return None
+    numbers = isinstance(value, list) and all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in value)
+    if not numbers or len(value) != 3:
+      raise InputError(self.place, "background", repr(value), "three numbers in [0, 1]")
+    return np.array(value, np.float32)
 
   def _read_intrinsics(self) -> np.ndarray:
     width, height = self.size

@@ -126,6 +126,15 @@ def test_background_goes_behind_the_mask(root):
   np.testing.assert_array_equal(composite(plain["image"], plain["mask"], np.float32([1, 0.5, 0])), white["image"])
 
 
+def test_rendered_background_is_exchanged_exactly(root, content):
+  color, old, new = np.float32([0.2, 0.4, 0.6]), np.float32([1, 1, 0.5]), np.float32([0, 1, 1])
+  mask = frame_mask()[..., None] / np.float32(255)
+  Image.fromarray(np.round(255 * (color * mask + old * (1 - mask))).astype(np.uint8)).save(root / "images/00001_03.png")
+  write_transforms(root, content | {"background": old.tolist()})
+  exchanged = load_capture(root, "train", background=tuple(new))[1]["image"]
+  np.testing.assert_allclose(exchanged, color * mask + new * (1 - mask), atol=1 / 255)  # Rounding of the file.
+
+
 def test_masks_may_be_found_by_name_in_alpha_or_absent(root, content):
   for frame in content["frames"]:
     del frame["fg_mask_path"]
@@ -197,6 +206,10 @@ MISTAKES = {
     "text": (change_frame(w="wide"), r"frames\[1\]: w: found 'wide', expected a finite number"),
     "other size": (change_frame(w=W + 1), r"frames\[1\]: w, h: found \(21, 16\), expected \(20, 16\)"),
     "angle": (change_frame(camera_angle_x=4.0), r"frames\[1\]: camera_angle_x: found 4.0"),
+    "background": (
+        lambda root, content: write_transforms(root, content | {"background": [1, 2, 1]}),
+        r"background: found \[1, 2, 1\], expected three numbers in \[0, 1\]",
+    ),
     "no camera": (change_frame(transform_matrix="gone"), r"frames\[1\]: transform_matrix: found no such key"),
     "flat camera": (
         change_frame(transform_matrix=np.diag([1, 1, 0, 1]).tolist()),
