@@ -9,7 +9,8 @@
 Voices are decoded from assets/voices, motion is simulated (`dyads`), the capture's video is cut into frames.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import concurrent.futures
 import csv
 import hashlib
 import json
@@ -91,34 +92,16 @@ def _write_all(out: pathlib.Path, assets: pathlib.Path, table: Sequence[voices.D
                say: Callable[[str], None]) -> None:
   capture = CaptureAsset.open(assets / "capture") if (assets / "capture" / "capture.npz").exists() else None
   captured = capture.motions() if capture else {}
-  relations = []
   for split in ("train", "val", "test"):
     (out / "conversations" / split).mkdir(parents=True)
-  for done, dialogue in enumerate(table):
-    folder = out / "conversations" / dialogue.split
-    wavs = [voices.decode_track(track) for track in dialogue.tracks]
-    frames = int(dialogue.duration * FPS + 1e-6)
-    wavs = [_fit(wav, frames * SAMPLE_RATE // FPS) for wav in wavs]
-    loudness = np.stack([dyads.loudness_track(wav, frames) for wav in wavs])
-    for performance in (*range(performances), CAPTURED_PERFORMANCE):
-      name = conversation_name(dialogue.id, performance)
-      if performance != CAPTURED_PERFORMANCE:
-        motion = dyads.simulate_dyad(dialogue, performance, loudness=loudness).motion
-      elif name in captured:
-        motion = [read_motion(path) for path in captured[name]]
-      else:
-        continue
-      for speaker in (1, 2):
-        first = folder / f"{conversation_name(dialogue.id, 0)}_speaker{speaker}.wav"
-        wav_path = folder / f"{name}_speaker{speaker}.wav"
-        if performance == 0:
-          scipy.io.wavfile.write(wav_path, SAMPLE_RATE, wavs[speaker - 1])
-        else:
-          _link(first, wav_path)
-        write_motion(folder / f"{name}_speaker{speaker}.npz", motion[speaker - 1])
-      relations.append((name, dialogue.relation))
-    if (done + 1) % 8 == 0 or done + 1 == len(table):
-      say(f"unpacking conversations: {done + 1} of {len(table)} dialogues")
+  relations = []
+  # Decoding and compression run outside Python's lock, so threads do use a second core.
+  with concurrent.futures.ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 8)) as pool:
+    names = pool.map(lambda dialogue: _write_dialogue(out / "conversations", dialogue, performances, captured), table)
+    for done, (dialogue, written) in enumerate(zip(table, names, strict=True), 1):
+      relations += [(name, dialogue.relation) for name in written]
+      if done % 16 == 0 or done == len(table):
+        say(f"unpacking conversations: {done} of {len(table)} dialogues")
   with open(out / "conversations" / "relations.csv", "w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file)
     writer.writerow(("conversation", "relation"))
@@ -129,6 +112,30 @@ def _write_all(out: pathlib.Path, assets: pathlib.Path, table: Sequence[voices.D
     known = {name for name, _ in relations}
     lines = [json.dumps(entry) for entry in capture.triplets("capture") if entry["conversation"] in known]
   (out / "triplets.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _write_dialogue(out: pathlib.Path, dialogue: voices.Dialogue, performances: int,
+                    captured: Mapping[str, Sequence[pathlib.Path]]) -> list[str]:
+  """Writes all performances of a dialogue; returns their names."""
+  folder = out / dialogue.split
+  frames = int(dialogue.duration * FPS + 1e-6)
+  wavs = [_fit(voices.decode_track(track), frames * SAMPLE_RATE // FPS) for track in dialogue.tracks]
+  loudness = np.stack([dyads.loudness_track(wav, frames) for wav in wavs])
+  motions = {conversation_name(dialogue.id, performance): dyads.simulate_dyad(dialogue, performance, loudness=loudness).motion
+             for performance in range(performances)}
+  name = conversation_name(dialogue.id, CAPTURED_PERFORMANCE)
+  if name in captured:
+    motions[name] = [read_motion(path) for path in captured[name]]
+  for name, both in motions.items():
+    for speaker in (1, 2):
+      first = folder / f"{conversation_name(dialogue.id, 0)}_speaker{speaker}.wav"
+      wav_path = folder / f"{name}_speaker{speaker}.wav"
+      if wav_path == first:
+        scipy.io.wavfile.write(wav_path, SAMPLE_RATE, wavs[speaker - 1])
+      else:
+        _link(first, wav_path)
+      write_motion(folder / f"{name}_speaker{speaker}.npz", both[speaker - 1])
+  return list(motions)
 
 
 def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
