@@ -242,4 +242,6 @@ def test_splits_share_no_dialogue():
   assert len({d.id for d in table}) == len(table) and len({d.title for d in table}) == len(table)
   texts = {split: {u.text for d in table if d.split == split for u in d.utterances if len(u.text.split()) > 5}
            for split in ("train", "val", "test")}
-  assert texts["train"] and not (texts["train"] & texts["test"] or texts["train"] & texts["val"] or texts["val"] & texts["test"])
+  assert texts["train"] and texts["test"] and texts["val"]
+  for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
+    assert not texts[one] & texts[other]

@@ -64,7 +64,16 @@ class Timeline:
 
 @dataclasses.dataclass(frozen=True)
 class Habits:
-  """What is this person's own, whatever the relation. Scales are around 1, offsets around 0."""
+  """What is this person's own, whatever the relation.
+
+  Attributes:
+    liveliness, answering, articulation, nodding, moving, averting, brow_beats: scales around 1 of moods and head beats,
+      of answers to the partner, of the mouth's opening, of nods, of posture shifts, of looking away, of brow raises.
+    face_offset: added to the face channels at rest.
+    head_offset: added to pitch, yaw and tilt (rad).
+    asymmetry: scale of every expression coefficient, so left and right differ.
+    blink_interval: mean time between blinks that nothing causes (s).
+  """
 
   liveliness: float
   answering: float
@@ -98,7 +107,8 @@ def smooth(x: Float[np.ndarray, "T *c"], settle: float) -> Float[np.ndarray, "T 
   return x
 
 
-def smooth_noise(rng: np.random.Generator, num_frames: int, num_channels: int, settle: float):
+def smooth_noise(rng: np.random.Generator, num_frames: int, num_channels: int,
+                 settle: float) -> Float[np.ndarray, "T c"]:
   """Gaussian noise of unit variance and the time scale `settle` (seconds), (num_frames, num_channels)."""
   lead = int(8 * settle * FPS)
   noise = smooth(rng.normal(size=(num_frames + lead, num_channels)), settle)[lead:]
@@ -107,7 +117,8 @@ def smooth_noise(rng: np.random.Generator, num_frames: int, num_channels: int, s
   return noise / np.sqrt((1 - decay)**4 * (1 + decay**2) / (1 - decay**2)**3)
 
 
-def pulses(centres: Sequence[float], amplitudes: Sequence[float], length: float, num_frames: int):
+def pulses(centres: Sequence[float], amplitudes: Sequence[float], length: float,
+           num_frames: int) -> Float[np.ndarray, "T"]:
   """Sum of Hann windows (`length` seconds wide, height = amplitude) around the centres: (num_frames,)."""
   out = np.zeros(num_frames)
   half = 0.5 * length
@@ -124,7 +135,7 @@ def interval(times: Float[np.ndarray, "T"], start: float, end: float) -> Float[n
   return ((times >= start) & (times < end)).astype(np.float64)
 
 
-def _mood_course(times: Float[np.ndarray, "T"], start: float, end: float, decay: float | None):
+def _mood_course(times: Float[np.ndarray, "T"], start: float, end: float, decay: float | None) -> Float[np.ndarray, "T"]:
   """Course of a mood through an utterance, 0 to 1: it begins a little before and outlasts the voice a little."""
   held = interval(times, start - 0.15, end + 0.30)
   if decay is None:
@@ -153,7 +164,7 @@ def own_channels(me: Timeline, partner: Timeline, rules: RelationRules, habits: 
       # The head rises as a turn begins and sinks towards its end.
       declination = np.clip((times - start) / max(end - start, 1e-3), 0.0, 1.0)
       target[:, _PITCH] += interval(times, start, end) * 0.065 * (2.0 * declination - 1.0)
-    elif kind == "filler" or mood == "agree":
+    if kind == "filler" or mood == "agree":
       nods.append((start + 0.15, 0.8 * rules.nod_gain * habits.nodding))
   listening = np.clip(partner.speaking - me.speaking, 0.0, 1.0)
   target[:, _PITCH] += rules.bow_listening * listening
@@ -162,23 +173,16 @@ def own_channels(me: Timeline, partner: Timeline, rules: RelationRules, habits: 
   channels = smooth(target, 0.12)
   channels[:, _PITCH:] += smooth(shift, 0.16)
 
-  # Backchannel nods at the partner's phrase ends.
-  for end in partner.phrase_ends():
-    depth = rules.nod_gain * habits.nodding * np.exp(rng.normal(0.0, 0.10))
-    late = rules.nod_lag + rng.normal(0.0, 0.02)
-    if rng.random() < 0.95 and end + late < times[-1] and me.speaking[min(int(end * FPS), num_frames - 1)] < 0.5:
-      nods.append((end + late + 0.5 * rules.nod_time, depth))
-  centres, depths = [c for c, _ in nods], [d for _, d in nods]
-  channels[:, _PITCH] += pulses(centres, depths, rules.nod_time, num_frames)
-  channels[:, _PITCH] += pulses([c + 0.8 * rules.nod_time for c in centres], [0.5 * d for d in depths],
-                                rules.nod_time, num_frames)
+  nods += _backchannels(me, partner, rules, habits, rng)
+  # A nod is followed by half a nod.
+  nods += [(centre + 0.8 * rules.nod_time, 0.5 * depth) for centre, depth in nods]
+  channels[:, _PITCH] += pulses([c for c, _ in nods], [d for _, d in nods], rules.nod_time, num_frames)
 
   # Stress moves the head and the brows.
   beats = visemes.stress(me.phones, me.loudness)
   centres, emphasis = [c for c, _ in beats], np.array([e for _, e in beats])
   channels[:, _PITCH] += pulses(centres, rules.beat_gain * habits.liveliness * emphasis, 0.36, num_frames)
   channels[:, _BROW_RAISE] += pulses(centres, rules.brow_beats * habits.brow_beats * emphasis, 0.5, num_frames)
-
   channels[:, _BROW_INNER] += pulses(centres, 0.6 * rules.brow_beats * habits.brow_beats * emphasis, 0.5, num_frames)
 
   channels[:, :FACE_CHANNELS] += habits.face_offset
@@ -188,6 +192,18 @@ def own_channels(me: Timeline, partner: Timeline, rules: RelationRules, habits: 
   channels[:, _PITCH] += rules.bow
   channels[:, _PITCH:] += smooth_noise(rng, num_frames, 3, 0.3) * np.array(_SWAY)
   return channels
+
+
+def _backchannels(me: Timeline, partner: Timeline, rules: RelationRules, habits: Habits,
+                  rng: np.random.Generator) -> list[tuple[float, float]]:
+  """Nods (centre in seconds, depth in radians) at the partner's phrase ends, where oneself is silent."""
+  nods = []
+  for end in partner.phrase_ends():
+    depth = rules.nod_gain * habits.nodding * np.exp(rng.normal(0.0, 0.10))
+    late = rules.nod_lag + rng.normal(0.0, 0.02)
+    if rng.random() < 0.95 and me.speaking[min(int(end * FPS), len(me.times) - 1)] < 0.5:
+      nods.append((end + late + 0.5 * rules.nod_time, depth))
+  return nods
 
 
 def blinks(me: Timeline, partner: Timeline, habits: Habits, rng: np.random.Generator) -> Float[np.ndarray, "T"]:
@@ -209,7 +225,8 @@ def blinks(me: Timeline, partner: Timeline, habits: Habits, rng: np.random.Gener
   return out[:len(me.times)]
 
 
-def gaze_targets(me: Timeline, partner: Timeline, rules: RelationRules, rng: np.random.Generator):
+def gaze_targets(me: Timeline, partner: Timeline, rules: RelationRules,
+                 rng: np.random.Generator) -> Float[np.ndarray, "T 2"]:
   """Where the eyes want to look in the room, (T, 2) pitch (down) and yaw (left) in radians; 0 is the partner's eyes."""
   num_frames = len(me.times)
   away = np.zeros((num_frames, 2))
