@@ -9,7 +9,7 @@ A script line is `F[smile]: Text with {mm-hm} fillers.` F is the person with the
   [mood]                           neutral (default), smile, laugh, surprise, concern, question or agree
   {text} or {mood:text}            the listener says this here, while the other goes on
   ~F: ...                          starts before the other has finished
-  F[mood](0.5): ...                starts after that pause in seconds (default: 0.1 to 0.5, drawn)
+  F[mood](0.5): ...                starts after that pause in seconds (default: about 0.4, drawn)
 """
 
 import argparse
@@ -37,7 +37,8 @@ FILLER_MOODS = {
     "mm-hm": "agree", "uh-huh": "agree", "yeah": "agree", "yes": "agree", "right": "agree", "okay": "agree", "sure": "agree",
     "good": "agree", "exactly": "agree", "true": "agree", "oh": "surprise", "wow": "surprise", "what": "surprise",
     "no way": "surprise", "really": "question", "haha": "laugh", "oh no": "concern", "hmm": "neutral", "huh": "surprise",
-    "aha": "smile", "nice": "smile", "i see": "agree",
+    "aha": "smile", "nice": "smile", "I see": "agree",
+    "thanks": "smile", "thank you": "smile", "good morning": "smile", "good evening": "neutral", "hello": "smile",
 }  # fmt: skip
 # Sounds that are no dictionary words, in the models' phonemes.
 SOUNDS = {
@@ -156,7 +157,7 @@ class Speaker:
     wavs, phones, word_ends, length = [], [], [], 0
     for index, phonemes in enumerate([SOUNDS[text]] if text in SOUNDS else self.voices.phonemize(text)):
       if index:
-        pause = np.zeros(int(rng.uniform(0.12, 0.3) * SAMPLE_RATE), np.float32)
+        pause = np.zeros(int(rng.uniform(0.18, 0.42) * SAMPLE_RATE), np.float32)
         wavs.append(pause)
         length += len(pause)
       wav, sentence_phones, ends = self.sentence(phonemes, mood)
@@ -196,10 +197,11 @@ def perform(script: Script, voices: Voices, cache: pathlib.Path) -> tuple[dict, 
     if turn.overlap:
       start = end - min(rng.uniform(0.35, 0.75), 0.35 * previous)
     else:
-      drawn = max(0.06, rng.gauss(0.28, 0.13))
+      drawn = max(0.08, rng.gauss(0.38, 0.18))
       start = end + (turn.pause if turn.pause is not None else drawn if index else 0.0)
     start = max(start, last_end[turn.sex] + 0.1)
-    place(start, speech, turn.sex, turn.text.strip(), "overlap" if turn.overlap else "turn", turn.mood)
+    overlaps = start + speech.phones[0][1] < end
+    place(start, speech, turn.sex, turn.text.strip(), "overlap" if overlaps else "turn", turn.mood)
     end, previous = last_end[turn.sex], len(speech.wav) / SAMPLE_RATE
     words = len(turn.text.split())
     for after, mood, text in turn.fillers:

@@ -12,6 +12,9 @@ from jaxtyping import Float
 SAMPLE_RATE = 16_000
 MAX_STOP = 0.13  # Seconds: a stop after a pause begins this long before its release, not at the pause's beginning.
 
+FRAME_OFFSET = 0.008  # Seconds: the aligner's frame k is centred at 10 k + 12.8 ms, half a frame later than 10 k + 5 ms.
+NOISE_LEVELS = (3e-4, 1e-3, 1e-2, 3e-3, 1e-2, 2e-2, 1e-2, 3e-3)  # Tried one after another.
+
 # misaki's English alphabet to ARPAbet without stress digits. "T" is the tap in "water".
 ARPABET = {
     "A": "EY", "I": "AY", "O": "OW", "W": "AW", "Y": "OY", "ʤ": "JH", "ʧ": "CH", "T": "D",
@@ -55,16 +58,10 @@ def align_phones(wav: Float[np.ndarray, "S"], phonemes: str) -> tuple[list[Phone
 
   Returns:
     phones in order, seconds from the beginning of `wav` (10 ms grid; pauses are left out), and the words' ends.
-    Sounds that the aligner cannot place (a few "oh" and "haha") share the time in which there is sound.
+    A lone "oh" takes the time in which there is sound, and so would the phones of a sentence that no attempt aligns.
   """
   words = [phones for phones in map(to_arpabet, phonemes.split()) if phones]
-  # The aligner prunes its way into a dead end now and then; another length of silence and grain of noise frees it.
-  for attempt in range(8):
-    found = _align(wav, words, pad=0.1 + 0.05 * attempt, seed=attempt)
-    if found is not None:
-      break
-  else:
-    found = _share_out(wav, words)
+  found = _align_somehow(wav, words) or _share_out(wav, words)
   phones, ends = [], []
   after_pause = True
   last_end = 0.0
@@ -81,7 +78,24 @@ def align_phones(wav: Float[np.ndarray, "S"], phonemes: str) -> tuple[list[Phone
   return phones, ends
 
 
-def _align(wav: Float[np.ndarray, "S"], words: list[list[str]], *, pad: float, seed: int) -> list[list[Phone]] | None:
+def _align_somehow(wav: Float[np.ndarray, "S"], words: list[list[str]]) -> list[list[Phone]] | None:
+  """Phones of each word. The aligner prunes its way into a dead end now and then: other conditions free it."""
+  if sum(map(len, words)) == 1:
+    return None
+  # Another length of silence, another level of noise; then the whole sentence as one word, which allows no pauses.
+  for split in (True, False):
+    for index, noise in enumerate(NOISE_LEVELS):
+      text = words if split else [[phone for word in words for phone in word]]
+      found = _align(wav, text, pad=0.1 + 0.05 * index, noise=noise, seed=index)
+      if found is not None:
+        phones = iter([phone for word in found for phone in word])
+        return [[next(phones) for _ in word] for word in words]
+  return None
+
+
+def _align(
+    wav: Float[np.ndarray, "S"], words: list[list[str]], *, pad: float, noise: float, seed: int
+) -> list[list[Phone]] | None:
   """Phones of each word, or None where the aligner finds no way through."""
   decoder = pocketsphinx.Decoder(lm=None, dict=None, samprate=SAMPLE_RATE, loglevel="FATAL")
   for index, phones in enumerate(words):
@@ -89,7 +103,7 @@ def _align(wav: Float[np.ndarray, "S"], words: list[list[str]], *, pad: float, s
   silence = np.zeros(round(pad * SAMPLE_RATE), np.float32)
   loud = np.concatenate([silence, wav / np.abs(wav).max() * 0.8, silence])
   # Digital silence has no spectrum to compare.
-  loud = loud + np.random.default_rng(seed).normal(0, 3e-4, len(loud))
+  loud = loud + np.random.default_rng(seed).normal(0, noise, len(loud))
   raw = (np.clip(loud, -1, 1) * 32767).astype("<i2").tobytes()
   decoder.set_align_text(" ".join(f"word{index}" for index in range(len(words))))
   try:
@@ -101,8 +115,9 @@ def _align(wav: Float[np.ndarray, "S"], words: list[list[str]], *, pad: float, s
   except RuntimeError:
     return None
   alignment = decoder.get_alignment()  # Kept: its iterator does not hold it.
+  shift = FRAME_OFFSET - pad
   found = [
-      [(phone.name, phone.start / 100 - pad, (phone.start + phone.duration) / 100 - pad) for phone in word]
+      [(phone.name, phone.start / 100 + shift, (phone.start + phone.duration) / 100 + shift) for phone in word]
       for word in alignment
       if word.name.startswith("word")
   ]
@@ -119,7 +134,8 @@ def _decode(decoder: pocketsphinx.Decoder, raw: bytes) -> None:
 
 def _share_out(wav: Float[np.ndarray, "S"], words: list[list[str]]) -> list[list[Phone]]:
   """The time between the first and the last loud 10 ms in equal parts, vowels twice as long as consonants."""
-  print(f"  shared out: {words}")
+  if sum(map(len, words)) > 1:
+    print(f"  not aligned, its phones share the time: {words}")
   level = np.abs(wav[: len(wav) // 160 * 160]).reshape(-1, 160).max(axis=1)
   loud = np.flatnonzero(level > 0.05 * level.max())
   weights = [2.0 if phone[0] in "AEIOU" else 1.0 for word in words for phone in word]
