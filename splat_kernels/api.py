@@ -165,17 +165,18 @@ def _rasterize(
   features = jnp.where(visible[..., None] & jnp.isfinite(features), features, 0)
   if config.with_depth:
     features = jnp.concatenate([features, projected.depths[..., None]], axis=-1)
+    background = jnp.pad(background, ((0, 0), (0, 1)))
 
-  summed, transmittance, intersections, overflow = IMPLEMENTATIONS[name].composite(
-      projected, features, width=camera.width, height=camera.height, config=config, capacity=capacity
+  image, transmittance, intersections, overflow = IMPLEMENTATIONS[name].composite(
+      projected, features, background, width=camera.width, height=camera.height, config=config, capacity=capacity
   )
   alpha = 1 - transmittance
   depth = None
   if config.with_depth:
-    summed, depth = summed[..., :-1], summed[..., -1]
+    image, depth = image[..., :-1], image[..., -1]
     depth = jnp.where(alpha > 0, depth / jnp.where(alpha > 0, alpha, 1), 0)
   flat = RenderOutput(
-      image=summed + transmittance[..., None] * background[:, None, None, :],
+      image=image,
       alpha=alpha,
       depth=depth,
       radii=projected.radii,

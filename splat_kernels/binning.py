@@ -11,8 +11,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, UInt
 
+from splat_kernels.fusion import apart, columns
 from splat_kernels.types import Config, Projected
 
 
@@ -55,23 +56,28 @@ def tile_box(projected: Projected, width: int, height: int, tile_size: int) -> I
   return jnp.where((projected.radii > 0)[:, None], box, 0)
 
 
-def make_bins(projected: Projected, width: int, height: int, config: Config, capacity: int) -> Bins:
-  """Lists the (Gaussian, tile) pairs of one frame. If they are more than `capacity`, the farthest Gaussians lose theirs."""
+def make_bins(
+    projected: Projected, always: Bool[Array, ""], *, width: int, height: int, config: Config, capacity: int
+) -> Bins:
+  """Lists the (Gaussian, tile) pairs of one frame.
+
+  If there are more than `capacity`, the farthest Gaussians lose theirs. `always` is for `fusion.apart`.
+  """
   num = projected.depths.shape[0]
   columns, rows = tile_grid(width, height, config.tile_size)
   num_tiles = columns * rows
   order = depth_order(projected)
-  p = jax.tree.map(lambda a: a[order], projected)
+  p = apart(always, lambda: jax.tree.map(lambda a: a[order], projected))
 
   # Gaussians -> rows of tiles.
-  box = tile_box(p, width, height, config.tile_size)
+  box = apart(always, lambda: tile_box(p, width, height, config.tile_size))
   row_counts = box[:, 3] - box[:, 1]
   row_ends = jnp.cumsum(row_counts)
-  ranks = _expand(row_ends, capacity)  # (R,) depth rank of the Gaussian that each row belongs to.
+  ranks = apart(always, lambda: _expand(row_ends, capacity))  # (R,) depth rank of the Gaussian that each row belongs to.
   index = jnp.arange(capacity, dtype=jnp.int32)
   used = index < row_ends[-1]
   row = index + (box[:, 1] - row_ends + row_counts)[ranks]
-  first, end = _row_span(p, box, ranks, row, config)
+  first, end = apart(always, lambda: _row_span(p, always, box, ranks, row, config))
   tile_counts = jnp.where(used, end - first, 0)
 
   # Rows of tiles -> slots. Within a row the sort key (tile, rank) rises by a constant, so a key is that line plus a
@@ -127,7 +133,7 @@ def _expand_values(values: UInt[Array, "R"], starts: Int[Array, "R"], used) -> U
   return jnp.cumsum(jnp.zeros_like(values).at[starts].add(jumps, mode="drop"), dtype=values.dtype)
 
 
-def _row_span(p: Projected, box, ranks, row, config: Config) -> tuple[Float[Array, "R"], Float[Array, "R"]]:
+def _row_span(p: Projected, always, box, ranks, row, config: Config) -> tuple[Float[Array, "R"], Float[Array, "R"]]:
   """First column, and one past the last, of the tiles that a Gaussian touches in a row of tiles."""
   size = config.tile_size
   limits = box[:, ::2][ranks]
@@ -138,14 +144,18 @@ def _row_span(p: Projected, box, ranks, row, config: Config) -> tuple[Float[Arra
   # The ellipse a x^2 + 2 b x y + c y^2 = level is widest to the right at this y, and to the left at minus it.
   det = jnp.maximum(a * c - b * b, 1e-37)
   widest = -b * jnp.sqrt(level / jnp.maximum(c * det, 1e-37))
-  table = jnp.stack([p.means2d[:, 0], p.means2d[:, 1], p.extents[:, 1], a, b, det, level, widest], axis=-1)
-  x, y, half_height, a, b, det, level, widest = (table[ranks][:, i] for i in range(8))
+  table = apart(
+      always,
+      lambda: columns(p.means2d[:, 0], p.means2d[:, 1], p.extents[:, 1], a, b, det, a * level, widest),
+  )
+  gathered = apart(always, lambda: table[ranks])
+  x, y, half_height, a, b, det, scaled_level, widest = (gathered[:, i] for i in range(8))
   low = jnp.maximum(row * size - y, -half_height)  # The band of the row inside the ellipse, relative to the centre.
   high = jnp.minimum(row * size + size - y, half_height)
 
   def edge(at, sign):
     at = jnp.clip(at, low, high)
-    return x + (sign * jnp.sqrt(jnp.maximum(a * level - det * at * at, 0)) - b * at) / a
+    return x + (sign * jnp.sqrt(jnp.maximum(scaled_level - det * at * at, 0)) - b * at) / a
 
   first = jnp.floor(edge(-widest, -1) / size)
   end = jnp.floor(edge(widest, 1) / size) + 1

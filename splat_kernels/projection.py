@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from splat_kernels.fusion import columns
 from splat_kernels.types import Camera, Config, Projected
 
 
@@ -98,15 +99,6 @@ def project_gaussians(
       extents=jax.lax.stop_gradient(columns(half_w, half_h)),
       radii=radius,
   )
-
-
-def columns(*arrays: Float[Array, "N"]) -> Float[Array, "N K"]:
-  """`jnp.stack(arrays, axis=-1)` by selection: XLA:CPU fuses a stack so badly that projection took ten times as long."""
-  index = jax.lax.broadcasted_iota(jnp.int32, (arrays[0].shape[0], len(arrays)), 1)
-  stacked = arrays[-1][:, None]
-  for k in range(len(arrays) - 1):
-    stacked = jnp.where(index == k, arrays[k][:, None], stacked)
-  return stacked
 
 
 def _dot(a, b):

@@ -14,30 +14,33 @@ from splat_kernels.types import Config, Projected
 def composite(
     projected: Projected,
     features: Float[Array, "B N C"],
+    background: Float[Array, "B C"],
     *,
     width: int,
     height: int,
     config: Config,
     capacity: int,
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
-  """Composites features front to back without a background. The contract that every implementation fulfils.
+  """Composites features front to back over a background. The contract that every implementation fulfils.
 
   Args:
     projected: one batch dimension B.
     features: what is composited: colour channels, and depth if asked for.
+    background: what lies behind everything.
     width: of the image, pixels.
     height: of the image, pixels.
     config: see `Config`.
     capacity: how many (Gaussian, tile) pairs a frame may hold; not used here.
 
   Returns:
-    sum over Gaussians of weight * feature; transmittance behind the last Gaussian; (Gaussian, tile) pairs, counted by
+    sum over Gaussians of weight * feature, plus transmittance * background; transmittance behind the last Gaussian; (Gaussian, tile) pairs, counted by
     boxes and thus at least what tile-based implementations need; pairs dropped: none.
   """
   del capacity
   one = lambda p, f: _composite_frame(p, f, width, height, config)
   summed, transmittance, intersections = jax.vmap(one)(projected, features)
-  return summed, transmittance, intersections, jnp.zeros_like(intersections)
+  image = summed + transmittance[..., None] * background[:, None, None]
+  return image, transmittance, intersections, jnp.zeros_like(intersections)
 
 
 def _composite_frame(projected: Projected, features, width: int, height: int, config: Config):

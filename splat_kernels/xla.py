@@ -6,7 +6,7 @@ to come behind a Gaussian is the known total minus what has been accumulated, so
 All gradients of a slot are moments over the tile's pixels, written once to the slot's own row; a segment sum adds the
 rows of a Gaussian. No atomics: reruns are bit-equal.
 
-How the loop body is written matters more than how much it computes; see `_stage`.
+How the loop body is written matters more than how much it computes; see `fusion.apart`.
 """
 
 import dataclasses
@@ -15,17 +15,20 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from splat_kernels.binning import Bins, make_bins, tile_grid
+from splat_kernels.fusion import apart, columns
 from splat_kernels.types import Config, Projected
 
-CHUNK = 8  # Slots of one tile processed together. More than 8 loses XLA:CPU's cheap way to run a short list of kernels.
+CHUNK = 8  # Slots of one tile processed together.
+PARTS = 2  # Independent loops over about equal numbers of chunks, which XLA:CPU runs at the same time.
 
 
 def composite(
     projected: Projected,
     features: Float[Array, "B N C"],
+    background: Float[Array, "B C"],
     *,
     width: int,
     height: int,
@@ -36,19 +39,22 @@ def composite(
   batch, num, channels = features.shape
   if batch == 0 or num == 0:
     none = jnp.zeros(batch, jnp.int32)
-    shape = (batch, height, width)
-    return jnp.zeros(shape + (channels,), features.dtype), jnp.ones(shape, features.dtype), none, none
+    image = jnp.broadcast_to(background[:, None, None], (batch, height, width, channels))
+    return image, jnp.ones((batch, height, width), features.dtype), none, none
+  always = projected.radii[0, 0] >= 0
+  fixed = jax.lax.stop_gradient(projected)
+  fixed = apart(always, lambda: fixed)
   bin_frame = functools.partial(make_bins, width=width, height=height, config=config, capacity=capacity)
-  bins = jax.vmap(bin_frame)(jax.lax.stop_gradient(projected))
-  chunks = make_chunks(bins, num)
-  summed, transmittance = _composite(
-      projected.means2d, projected.conics, projected.opacities, features, chunks, width, height, config
+  bins = jax.vmap(lambda p: bin_frame(p, always))(fixed)
+  chunks = apart(always, lambda: make_chunks(bins, num))
+  image, transmittance = _composite(
+      projected.means2d, projected.conics, projected.opacities, features, background, chunks, width, height, config
   )
-  return summed, transmittance, bins.intersections, bins.overflow
+  return image, transmittance, bins.intersections, bins.overflow
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("tiles", "first", "next_tile", "gaussians", "count"), meta_fields=()
+    jax.tree_util.register_dataclass, data_fields=("tiles", "first", "next_tile", "gaussians", "parts"), meta_fields=()
 )
 @dataclasses.dataclass(frozen=True)
 class Chunks:
@@ -59,14 +65,14 @@ class Chunks:
     first: whether it is the tile's first chunk.
     next_tile: index of the first chunk of the next tile.
     gaussians: Gaussian of each slot, counted through all frames: frame * N + index; B * N in empty slots.
-    count: chunks in use.
+    parts: bounds of the parts that are walked at the same time, as indices of chunks; the last is the number in use.
   """
 
-  tiles: Int[Array, "J"]
+  tiles: UInt[Array, "J"]
   first: Bool[Array, "J"]
-  next_tile: Int[Array, "J"]
+  next_tile: UInt[Array, "J"]
   gaussians: Int[Array, "J K"]
-  count: Int[Array, ""]
+  parts: UInt[Array, "parts+1"]
 
 
 def make_chunks(bins: Bins, num: int) -> Chunks:
@@ -86,81 +92,113 @@ def make_chunks(bins: Bins, num: int) -> Chunks:
   slots = (starts[tiles] + within * CHUNK)[:, None] + jnp.arange(CHUNK, dtype=jnp.int32)
   used = (slots < ends[tiles][:, None]) & (index < chunk_ends[-1])[:, None]
   gaussians = (bins.gaussians + frames * num).reshape(-1)[jnp.where(used, slots, 0)]
-  return Chunks(tiles, within == 0, chunk_ends[tiles], jnp.where(used, gaussians, batch * num), chunk_ends[-1])
+  # Unsigned, as jax.numpy adds a step for negative indices to signed ones, in every round of the loops.
+  tiles, next_tile = tiles.astype(jnp.uint32), chunk_ends[tiles].astype(jnp.uint32)
+  total = chunk_ends[-1:].astype(jnp.uint32)
+  middles = next_tile[total * jnp.arange(1, PARTS, dtype=jnp.uint32) // PARTS]  # A tile belongs to one part.
+  parts = jnp.concatenate([jnp.zeros_like(total), jnp.minimum(middles, total), total])
+  return Chunks(tiles, within == 0, next_tile, jnp.where(used, gaussians, batch * num), parts)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _composite(means2d, conics, opacities, features, chunks: Chunks, width: int, height: int, config: Config):
-  return _forward(means2d, conics, opacities, features, chunks, width, height, config)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _composite(means2d, conics, opacities, features, background, chunks: Chunks, width, height, config: Config):
+  return _forward(means2d, conics, opacities, features, background, chunks, width, height, config)[0]
 
 
-def _forward(means2d, conics, opacities, features, chunks: Chunks, width: int, height: int, config: Config):
-  """Image, transmittance, and what the backward pass reads again."""
+def _forward(means2d, conics, opacities, features, background, chunks: Chunks, width, height, config: Config):
+  """Image and transmittance, and what the backward pass reads again."""
   batch, _, channels = features.shape
-  table = _slot_table(means2d, conics, opacities, features, chunks, width, height, config)
+  always = _always(chunks)
+  means2d, conics, opacities, features = apart(always, lambda given=(means2d, conics, opacities, features): given)
+  table = apart(always, lambda: _slot_table(means2d, conics, opacities, features, chunks, width, height, config))
   pixels = config.tile_size**2
 
-  def draw_chunk(state):
-    at, transmittance, summed, image = state
-    rows, tile, first = table[at], chunks.tiles[at], chunks.first[at]
-    alphas = _stage(at, _alphas, config, rows)
-    weights = _stage(at, _weights, config, alphas, transmittance, first)
-    transmittance = _behind(alphas, transmittance, first)
-    summed = jnp.where(first, 0, summed)
-    for k in range(CHUNK):
-      summed = summed + rows[k, 6:, None] * weights[k]
-    image = jax.lax.dynamic_update_slice(image, summed[None], (tile, 0, 0))
-    return _following(at, transmittance, chunks, config), transmittance, summed, image
+  def draw_part(begin, end):
+    def draw_chunk(state):
+      at, transmittance, summed, tiles = state
+      alphas = apart(at < end, lambda: _alphas(config, table[at]))
+      weights = apart(at < end, lambda: _weights(config, alphas, transmittance))
+      following, transmittance = apart(at < end, lambda: _advance(config, at, alphas, transmittance, chunks))
+      summed = jnp.where(chunks.first[at], 0, summed)
+      for k in range(CHUNK):
+        summed = summed + table[at, k, 6:, None] * weights[k]
+      tiles = jax.lax.dynamic_update_index_in_dim(tiles, summed, chunks.tiles[at], 0)
+      return following, transmittance, summed, tiles
 
-  num_tiles = batch * np.prod(tile_grid(width, height, config.tile_size))
-  one = jnp.ones(pixels, features.dtype)
-  summed = jnp.zeros((channels + 1, pixels), features.dtype)
-  image = jnp.zeros((num_tiles, channels + 1, pixels), features.dtype)
-  state = jax.lax.while_loop(lambda s: s[0] < chunks.count, draw_chunk, (jnp.int32(0), one, summed, image))
-  tiles = state[3]
-  image = _untile(tiles, batch, width, height, config.tile_size)
-  residuals = means2d, conics, opacities, features, chunks, table, tiles
-  return (image[..., :channels], 1 - image[..., channels]), residuals
+    summed = jnp.zeros((channels + 1, pixels), features.dtype)
+    tiles = jnp.zeros((_num_tiles(batch, width, height, config),) + summed.shape, features.dtype)
+    state = begin, jnp.ones(pixels, features.dtype), summed, tiles
+    return jax.lax.while_loop(lambda s: s[0] < end, draw_chunk, state)[3]
+
+  tiles = sum(draw_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(PARTS))
+  summed, transmittance = tiles[:, :channels], 1 - tiles[:, channels]
+  colored = summed + transmittance[:, None] * _per_tile(background, width, height, config)[..., None]
+  image = _untile(colored, batch, width, height, config.tile_size)
+  transmittance = _untile(transmittance[:, None], batch, width, height, config.tile_size)[..., 0]
+  return (image, transmittance), (means2d, conics, opacities, background, chunks, table, tiles)
 
 
 def _backward(width: int, height: int, config: Config, residuals, gradients):
-  means2d, conics, opacities, features, chunks, table, tiles = residuals
-  grad_summed, grad_transmittance = gradients
-  batch, num, channels = features.shape
-  # d loss / d transmittance, with transmittance = 1 - sum of weights: one more channel, of colour 1.
-  gradient = _tile(jnp.concatenate([grad_summed, -grad_transmittance[..., None]], axis=-1), config.tile_size)
-  totals = jnp.sum(tiles * gradient, axis=1)  # (B * T, P): what all Gaussians of the tile contribute to the loss.
+  means2d, conics, opacities, background, chunks, table, tiles = residuals
+  batch, num, _ = means2d.shape
+  size, channels = config.tile_size, tiles.shape[1] - 1
+  always = _always(chunks)
+  # d loss / d pixel, tile by tile. Transmittance is 1 - sum of weights: one more channel, of colour 1.
+  tiled = lambda: (_tile(gradients[0], size), _tile(gradients[1][..., None], size)[:, 0])
+  grad_image, grad_transmittance = apart(always, tiled)
+  behind = _per_tile(background, width, height, config)
+  for c in range(channels):  # Not sums over an axis of 3: slow on XLA:CPU.
+    grad_transmittance = grad_transmittance + behind[:, c, None] * grad_image[:, c]
+  gradient = apart(always, lambda: jnp.concatenate([grad_image, -grad_transmittance[:, None]], axis=1))
+  total = apart(always, lambda: sum(tiles[:, c] * gradient[:, c] for c in range(channels + 1)))
   # Right-hand sides of the moments, padded to 8 columns: a vector register wide, which XLA:CPU needs to be fast.
-  columns = -(-channels // 8) * 8
-  color_side = jnp.pad(gradient[:, :channels].swapaxes(1, 2), ((0, 0), (0, 0), (0, columns - channels)))
-  shape_side = _monomials(config.tile_size)
+  padding = -channels % 8
+  color_side = apart(always, lambda: jnp.pad(grad_image.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding))))
+  shape_side = _monomials(size)
 
-  def walk_chunk(state):
-    at, transmittance, remaining, moments = state
-    rows, tile, first = table[at], chunks.tiles[at], chunks.first[at]
-    alphas, gains = _stage(at, _alphas_and_gains, config, rows, gradient[tile])
-    weights = _stage(at, _weights, config, alphas, transmittance, first)
-    remaining = jnp.where(first, totals[tile], remaining)
-    pulls = _stage(at, _pulls, config, alphas, gains, weights, remaining)
-    transmittance = _behind(alphas, transmittance, first)
-    for k in range(CHUNK):
-      remaining = remaining - weights[k] * gains[k]
-    shape = _dot(jnp.stack(pulls), shape_side)
-    color = _dot(jnp.stack(weights), color_side[tile])
-    row = jnp.concatenate([shape, color], axis=-1)
-    moments = jax.lax.dynamic_update_slice(moments, row[None], (at, 0, 0))
-    return _following(at, transmittance, chunks, config), transmittance, remaining, moments
+  def walk_part(begin, end):
+    def walk_chunk(state):
+      at, transmittance, remaining, moments = state
 
-  one = jnp.ones(config.tile_size**2, features.dtype)
-  moments = jnp.zeros(table.shape[:2] + (8 + columns,), features.dtype)
-  state = jax.lax.while_loop(lambda s: s[0] < chunks.count, walk_chunk, (jnp.int32(0), one, 0 * one, moments))
-  per_slot = _slot_gradients(state[3], means2d, conics, opacities, channels, chunks, width, height, config)
-  summed = jax.ops.segment_sum(per_slot, chunks.gaussians.reshape(-1), num_segments=batch * num + 1)
+      def weigh():
+        alphas = _alphas(config, table[at])
+        gains = sum(table[at, :, 6 + c, None] * gradient[chunks.tiles[at], c] for c in range(channels + 1))
+        return alphas, gains, apart(at < end, lambda: _weights(config, alphas, transmittance))
+
+      def pull():
+        left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
+        pulls = _pulls(config, alphas, gains, weights, left)
+        for k in range(CHUNK):
+          left = left - weights[k] * gains[k]
+        return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
+
+      def sum_moments():
+        return jnp.concatenate([_dot(pulls, shape_side), _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
+
+      alphas, gains, weights = apart(at < end, weigh)
+      pulls, remaining, following, transmittance = apart(at < end, pull)
+      row = apart(at < end, sum_moments)
+      return following, transmittance, remaining, jax.lax.dynamic_update_index_in_dim(moments, row, at, 0)
+
+    moments = jnp.zeros(table.shape[:2] + (8 + channels + padding,), table.dtype)
+    state = begin, jnp.ones(size**2, table.dtype), jnp.zeros(size**2, table.dtype), moments
+    return jax.lax.while_loop(lambda s: s[0] < end, walk_chunk, state)[3]
+
+  moments = sum(walk_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(PARTS))
+  per_slot = lambda: _slot_gradients(moments, means2d, conics, opacities, channels, chunks, width, height, config)
+  summed = jax.ops.segment_sum(apart(always, per_slot), chunks.gaussians.reshape(-1), num_segments=batch * num + 1)
   summed = summed[:-1].reshape(batch, num, -1)
-  return summed[..., :2], summed[..., 2:5], summed[..., 5], summed[..., 6:], None
+  grad_background = jnp.sum(((1 - tiles[:, channels:]) * grad_image).reshape(batch, -1, channels, size**2), axis=(1, 3))
+  parts = summed[..., :2], summed[..., 2:5], summed[..., 5], summed[..., 6:], grad_background
+  return *apart(always, lambda: parts), None
 
 
 _composite.defvjp(_forward, _backward)
+
+
+def _always(chunks: Chunks):
+  """True, and XLA does not know; see `fusion.apart`."""
+  return chunks.parts[0] < jnp.uint32(2**31)
 
 
 # ---- Parameters and gradients per slot ----
@@ -178,11 +216,12 @@ def _slot_table(means2d, conics, opacities, features, chunks: Chunks, width, hei
   l_xy = b / a * l_xx
   l_yy = jnp.sqrt(jnp.maximum((c - b * b / a) / 16, 0))
   log_opacity = jnp.log(jnp.maximum(opacities, 1e-30)) / 8
-  per_gaussian = [l_xx, l_xy, l_yy, log_opacity, means2d[..., 0], means2d[..., 1]]
-  per_gaussian = jnp.concatenate([jnp.stack(per_gaussian, axis=-1), features], axis=-1)
-  per_gaussian = per_gaussian.reshape(-1, per_gaussian.shape[-1])
+  shape = columns(l_xx, l_xy, l_yy, log_opacity, means2d[..., 0], means2d[..., 1])
+  per_gaussian = jnp.concatenate([shape, features], axis=-1).reshape(-1, 6 + features.shape[-1])
   empty = jnp.zeros_like(per_gaussian[:1]).at[0, 3].set(-100)  # ln opacity of empty slots: alpha 0.
-  rows = jnp.concatenate([per_gaussian, empty])[chunks.gaussians]
+  always = _always(chunks)
+  per_gaussian = apart(always, lambda: jnp.concatenate([per_gaussian, empty]))
+  rows = apart(always, lambda: per_gaussian[chunks.gaussians])
   x, y = _tile_centres(chunks.tiles, width, height, config.tile_size)
   dx, dy = x[:, None] - rows[..., 4], y[:, None] - rows[..., 5]
   u = rows[..., 0] * dx + rows[..., 1] * dy
@@ -200,34 +239,20 @@ def _slot_gradients(moments, means2d, conics, opacities, channels, chunks: Chunk
   """
   x, y = _tile_centres(chunks.tiles, width, height, config.tile_size)
   per_gaussian = jnp.concatenate([means2d, conics, opacities[..., None]], axis=-1).reshape(-1, 6)
-  rows = jnp.concatenate([per_gaussian, jnp.ones_like(per_gaussian[:1])])[chunks.gaussians]
+  always = _always(chunks)
+  per_gaussian = apart(always, lambda: jnp.concatenate([per_gaussian, jnp.ones_like(per_gaussian[:1])]))
+  rows = apart(always, lambda: per_gaussian[chunks.gaussians])
   mx, my = rows[..., 0] - x[:, None], rows[..., 1] - y[:, None]  # The mean, relative to the tile's centre.
   q, qx, qy, qxx, qxy, qyy = (moments[..., i] for i in range(6))
   dx, dy = qx - mx * q, qy - my * q
   dxx, dxy, dyy = qxx - mx * (qx + dx), qxy - mx * qy - my * dx, qyy - my * (qy + dy)
   a, b, c = rows[..., 2], rows[..., 3], rows[..., 4]
-  shape = [a * dx + b * dy, b * dx + c * dy, -0.5 * dxx, -dxy, -0.5 * dyy, q / jnp.maximum(rows[..., 5], 1e-30)]
-  out = jnp.pad(moments[..., 8 : 8 + channels], ((0, 0), (0, 0), (6, 0)))
-  index = jax.lax.broadcasted_iota(jnp.int32, out.shape, 2)
-  for i, value in enumerate(shape):
-    out = jnp.where(index == i, value[..., None], out)
-  return out.reshape(-1, 6 + channels)
+  opacity = jnp.maximum(rows[..., 5], 1e-30)
+  shape = columns(a * dx + b * dy, b * dx + c * dy, -0.5 * dxx, -dxy, -0.5 * dyy, q / opacity)
+  return jnp.concatenate([shape, moments[..., 8 : 8 + channels]], axis=-1).reshape(-1, 6 + channels)
 
 
 # ---- Stages of a chunk ----
-
-
-def _stage(at, function, config: Config, *args):
-  """function(config, *args), kept apart from what reads its result.
-
-  XLA:CPU has no multi-output fusion: it repeats a producer inside every consumer, which here means evaluating all
-  alphas once per channel and per Gaussian (2 to 3 times slower), and compile times that grow exponentially.
-  `optimization_barrier` is dropped before fusion, but nothing is fused across a conditional, even if it is always true.
-  """
-  function = functools.partial(function, config)
-  shapes = jax.eval_shape(function, *args)
-  nothing = lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  return jax.lax.cond(at >= 0, function, nothing, *args)
 
 
 def _alphas(config: Config, rows) -> Float[Array, "K P"]:
@@ -257,35 +282,20 @@ def _exp_of_eighth(p, lowest):
   return result
 
 
-def _alphas_and_gains(config: Config, rows, gradient):
-  """Alphas, and d loss / d weight: the feature along the gradient of the pixel."""
-  gains = sum(rows[:, 6 + c, None] * gradient[c] for c in range(gradient.shape[0]))
-  return _alphas(config, rows), gains
-
-
-def _weights(config: Config, alphas, transmittance, first) -> tuple[Float[Array, "P"], ...]:
+def _weights(config: Config, alphas, transmittance) -> Float[Array, "K P"]:
   """Weight of each Gaussian of a chunk: alpha times transmittance, 0 in finished pixels.
 
   The transmittance goes on falling in finished pixels: having passed the minimum is what marks them as finished.
   """
-  transmittance = jnp.where(first, 1, transmittance)
   weights = []
   for k in range(CHUNK):
     weight = transmittance * alphas[k]
     transmittance = transmittance - weight
     weights.append(jnp.where(transmittance > config.transmittance_min, weight, 0))
-  return tuple(weights)
+  return jnp.stack(weights)
 
 
-def _behind(alphas, transmittance, first):
-  """Transmittance behind a chunk."""
-  transmittance = jnp.where(first, 1, transmittance)
-  for k in range(CHUNK):
-    transmittance = transmittance - transmittance * alphas[k]
-  return transmittance
-
-
-def _pulls(config: Config, alphas, gains, weights, remaining) -> tuple[Float[Array, "P"], ...]:
+def _pulls(config: Config, alphas, gains, weights, remaining) -> Float[Array, "K P"]:
   """d loss / d ln(alpha) of each Gaussian: T gain alpha - (what comes behind) alpha / (1 - alpha)."""
   pulls = []
   for k in range(CHUNK):
@@ -296,13 +306,16 @@ def _pulls(config: Config, alphas, gains, weights, remaining) -> tuple[Float[Arr
     if not config.clamp_passes_gradient:
       passes &= alphas[k] < config.alpha_max
     pulls.append(jnp.where(passes, pull, 0))
-  return tuple(pulls)
+  return jnp.stack(pulls)
 
 
-def _following(at, transmittance, chunks: Chunks, config: Config):
-  """The chunk to go on with: the next one, or the next tile's first one if all pixels are finished."""
+def _advance(config: Config, at, alphas, transmittance, chunks: Chunks):
+  """Index of the chunk to go on with, and the transmittance before it: behind this chunk, or 1 in a new tile."""
+  for k in range(CHUNK):
+    transmittance = transmittance - transmittance * alphas[k]
   finished = jnp.max(transmittance) <= config.transmittance_min
-  return jnp.where(finished, chunks.next_tile[at], at + 1)
+  following = jnp.where(finished, chunks.next_tile[at], at + jnp.uint32(1))
+  return following, jnp.where(following == chunks.next_tile[at], 1, transmittance)
 
 
 def _dot(a, b):
@@ -322,8 +335,17 @@ def _monomials(tile_size: int) -> np.ndarray:
 def _tile_centres(tiles, width: int, height: int, tile_size: int):
   """Pixel coordinates of the centres of tiles that are counted through all frames."""
   columns, rows = tile_grid(width, height, tile_size)
-  within = tiles % (columns * rows)
+  within = tiles.astype(jnp.int32) % (columns * rows)
   return (within % columns + 0.5) * tile_size, (within // columns + 0.5) * tile_size
+
+
+def _num_tiles(batch: int, width: int, height: int, config: Config) -> int:
+  columns, rows = tile_grid(width, height, config.tile_size)
+  return batch * columns * rows
+
+
+def _per_tile(per_frame: Float[Array, "B C"], width: int, height: int, config: Config) -> Float[Array, "BT C"]:
+  return jnp.repeat(per_frame, _num_tiles(1, width, height, config), axis=0)
 
 
 def _untile(tiles: Float[Array, "BT C P"], batch: int, width: int, height: int, size: int) -> Float[Array, "B H W C"]:
