@@ -13,8 +13,6 @@ from rsatalker_jax.head import HeadModel, head_vertices
 
 # First constant of the spherical harmonics: colour = SH_CONSTANT * dc + 0.5.
 SH_CONSTANT = 0.28209479177387814
-# "Opacity zero" (Sec. 3.4) would let no gradient through; GaussianAvatars begins at 0.1.
-INIT_OPACITY = 0.1
 
 
 @flax.struct.dataclass
@@ -49,11 +47,12 @@ def init_avatar(
     static_offset: Float[Array, "V 3"] | None = None,
     sh_degree: int = 0,
     init_scale: float = 1.0,
+    init_opacity: float = 0.1,
     num_gaussians: int | None = None,
     region_density: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Avatar:
-  """Gaussians at rest on their triangles: mean 0, identity rotation, opacity 0.1, mid-grey (Sec. 3.4).
+  """Gaussians at rest on their triangles: mean 0, identity rotation, mid-grey (Sec. 3.4).
 
   With more Gaussians than faces, the further ones are spread over the triangles in proportion to their area, so
   that detail is even over the surface whatever the mesh's resolution; all Gaussians of a triangle shrink accordingly.
@@ -64,6 +63,7 @@ def init_avatar(
     static_offset: the person's vertex offsets, if tracked.
     sh_degree: of the colours' spherical harmonics; 0 is advised where one camera sees the head.
     init_scale: standard deviation in units of the triangle's size; the paper's is 1.
+    init_opacity: the paper's "zero" would let no gradient through; GaussianAvatars begins at 0.1.
     num_gaussians: at least the number of faces, which is the default.
     region_density: factors on the area by region name, to give a region more of the further Gaussians or none.
     seed: of the places on the triangles.
@@ -102,7 +102,7 @@ def init_avatar(
       means=jnp.asarray(means),
       quats=jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0]), (count, 1)),
       log_scales=jnp.asarray(log_scales, jnp.float32),
-      opacity_logits=jnp.full(count, jax.scipy.special.logit(INIT_OPACITY)),
+      opacity_logits=jnp.full(count, jax.scipy.special.logit(init_opacity)),
       sh=jnp.zeros((count, (sh_degree + 1) ** 2, 3)),
   )
   return Avatar(gaussians, jnp.asarray(binding, jnp.int32), jnp.asarray(shape, jnp.float32), static_offset)
