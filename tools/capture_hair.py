@@ -102,7 +102,7 @@ def _ramp(x, low, high):
   return t * t * (3 - 2 * t)
 
 
-def short_hair(points, normals, triangles, scalp_height, seed: int, count: int = 9000) -> Strands:
+def short_hair(points, normals, triangles, scalp_height, seed: int, count: int = 7500) -> Strands:
   """A short man's cut: swept up and back on top, close at the sides and the nape.
 
   Args:
@@ -134,7 +134,7 @@ def short_hair(points, normals, triangles, scalp_height, seed: int, count: int =
   length *= rng.uniform(0.75, 1.15, count)
   height = (0.0035 + 0.0075 * top + 0.0055 * front) * (0.35 + 0.65 * _ramp(edge, -0.002, 0.03)) * rng.uniform(0.5, 1.25, count)
   curves = _grow(roots, comb, length, height, points[surface], normals[surface], 6, rng, 0.13)
-  width = 0.00062 * rng.uniform(0.7, 1.2, count)[:, None] * np.linspace(1.0, 0.35, 6)[None]
+  width = 0.00070 * rng.uniform(0.7, 1.2, count)[:, None] * np.linspace(1.0, 0.35, 6)[None]
   tone = np.exp(0.30 * rng.standard_normal(count) + 0.22 * rng.standard_normal(260)[lock])
   colour = np.array([0.105, 0.066, 0.040]) * tone[:, None] + 0.02 * rng.random((count, 1)) ** 8
   return bind(curves, carrier, points, width, np.clip(colour, 0.01, 0.5))

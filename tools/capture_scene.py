@@ -114,7 +114,8 @@ class Performer:
   """The person: textures, hair and meshes, ready to be posed.
 
   Args:
-    head: from flame_numpy.load. shape: (S,) the person. lips, inside: (1, H, W) MakeHuman's UV masks (row 0 is v = 1).
+    head: from flame_numpy.load. shape: (S,) the person. lips, inside: (H, W) MakeHuman's UV masks (row 0 is v = 1).
+    stubble: how visible the beard's shadow is, 0..1.
   """
 
   def __init__(self, head, shape: np.ndarray, lips: np.ndarray, inside: np.ndarray, *, stubble=1.0, seed=3):
@@ -132,9 +133,8 @@ class Performer:
     # Hair rides on the unrefined mesh.
     names = [str(n) for n in head["region_names"]]
     region = lambda *r: head["f"][np.isin(head["face_region"], [names.index(x) for x in r])]
-    self.rest_to_template = head["v_template"] - rest
     tree = cKDTree(rest)
-    on_template = lambda p: p + self.rest_to_template[tree.query(p)[1]]
+    on_template = lambda p: p + (head["v_template"] - rest)[tree.query(p)[1]]
     height = lambda p: scalp_height(on_template(p))
     skin_triangles = region("skin", "scalp", "neck")
     above = skin_triangles[height(rest[skin_triangles].mean(1)) > -0.012]
@@ -170,7 +170,7 @@ class Performer:
                                               "roughness": rough, "specular": specular}
     fibre = two({"type": "principled", "base_color": {"type": "mesh_attribute", "name": "vertex_color"}, "roughness": 0.5,
                  "specular": 0.22})
-    eye = {"type": "principled", "base_color": _texture(t["eye"]), "roughness": 0.06, "specular": 0.75, "clearcoat": 1.0,
+    eye = {"type": "principled", "base_color": _texture(t["eye"]), "roughness": 0.05, "specular": 0.7, "clearcoat": 0.3,
            "clearcoat_gloss": 0.98}
     bsdfs = {"skin": two(rough_skin), "teeth": None, "tongue": two(plain([0.42, 0.15, 0.14], 0.38)),
              "eye_left": eye, "eye_right": eye}
@@ -220,7 +220,7 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 class Studio:
-  """Soft key light from the front left, sky fill, a rim light; fixed cameras; one performer."""
+  """One large soft light from the front left and a sky that fills (more lights cost more noise); fixed cameras."""
 
   def __init__(self, performer: Performer, cameras: list[np.ndarray], angle_x: list[float], size: int):
     self.performer, self.size = performer, size
@@ -228,9 +228,8 @@ class Studio:
     area = lambda at, width, radiance: {
         "type": "rectangle", "to_world": T().look_at(at, [0, 0.0, 0.03], [0, 1, 0.01]) @ T().scale(width),
         "emitter": {"type": "area", "radiance": {"type": "rgb", "value": radiance}}}
-    scene = {"type": "scene", "fill": {"type": "constant", "radiance": {"type": "rgb", "value": [0.34, 0.36, 0.40]}},
-             "key": area([0.75, 0.75, 1.15], 0.42, [9.6, 8.9, 8.0]), "kicker": area([-1.2, 0.35, 0.35], 0.30, [3.6, 3.9, 4.4]),
-             "rim": area([-0.5, 0.9, -1.0], 0.35, [3.2, 3.2, 3.4])}
+    scene = {"type": "scene", "fill": {"type": "constant", "radiance": {"type": "rgb", "value": [0.42, 0.43, 0.46]}},
+             "key": area([0.66, 0.34, 1.20], 0.45, [8.2, 7.7, 7.1])}
     scene.update(performer.meshes())
     self.scene = mi.load_dict(scene)
     self.parameters = mi.traverse(self.scene)
@@ -242,8 +241,10 @@ class Studio:
                  # A box filter: the denoiser needs noise that is independent between pixels.
                  "rfilter": {"type": "box"}},
         "sampler": {"type": "multijitter", "sample_count": 16}}) for matrix, fov in zip(cameras, angle_x)]
-    self.beauty = mi.load_dict({"type": "path", "max_depth": 3, "rr_depth": 5, "hide_emitters": True})
-    self.guides = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
+    # The path tracer's image and, of the same rays, what guides the denoiser.
+    self.integrator = mi.load_dict({
+        "type": "aov", "aovs": "albedo:albedo,normal:sh_normal",
+        "image": {"type": "path", "max_depth": 2, "rr_depth": 5, "hide_emitters": True}})
 
   def pose(self, **pose):
     """Moves the performer; arguments as for flame_numpy.vertices (expression, neck, jaw)."""
@@ -262,14 +263,14 @@ class Studio:
       linear RGB (H, W, 3) in [0, 1] and coverage (H, W).
     """
     sensor = self.sensors[camera]
-    frame = np.array(mi.render(self.scene, sensor=sensor, integrator=self.beauty, spp=samples, seed=seed))
-    alpha = np.clip(frame[..., 3:], 0, 1)
+    frame = np.array(mi.render(self.scene, sensor=sensor, integrator=self.integrator, spp=samples, seed=seed))
+    alpha = np.clip(frame[..., 3:4], 0, 1)
     # Over white before denoising: the edge is then one image to the denoiser, not a noisy colour by a noisy coverage.
     colour = EXPOSURE * frame[..., :3] + 1 - alpha
     if denoise:
       import pyoidn
 
-      guides = np.array(mi.render(self.scene, sensor=sensor, integrator=self.guides, spp=16, seed=seed + 1))[..., -6:]
+      guides = np.nan_to_num(frame[..., -6:])
       albedo = np.clip(guides[..., :3], 0, 1) + 1 - alpha
       colour = pyoidn.denoise(np.ascontiguousarray(colour, np.float32), hdr=True,
                               albedo=np.ascontiguousarray(np.clip(albedo, 0, 1), np.float32),

@@ -8,7 +8,7 @@
 
 T and S are conversations in DualTalk's layout, given as path prefixes: T_speaker1.npz, T_speaker2.npz. Speaker 2 is filmed. `render` can be
 killed and started again, and two parts can run at once; it renders the frames in an order that makes any first share of them useful,
-and `encode` takes whatever is there. A frame costs about 1.5 s of processor time.
+and `encode` takes whatever is there. A frame costs about 2 s of processor time.
 """
 
 import argparse
@@ -32,13 +32,12 @@ _SIDE_FRAMES = 130  # frames of the other cameras, out of the train conversation
 def camera_poses() -> tuple[np.ndarray, np.ndarray]:
   """OpenGL camera-to-world (C, 4, 4) and horizontal field of view (C,)."""
   poses = []
-  for yaw, pitch, _ in np.radians([c[:2] + (0.0,) for c in CAMERAS]):
-    direction = np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
-    back = direction
+  for yaw, pitch in np.radians([camera[:2] for camera in CAMERAS]):
+    back = np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
     right = np.cross([0, 1, 0], back)
     right /= np.linalg.norm(right)
     pose = np.eye(4)
-    pose[:3] = np.stack([right, np.cross(back, right), back, _TARGET + _DISTANCE * direction], axis=1)
+    pose[:3] = np.stack([right, np.cross(back, right), back, _TARGET + _DISTANCE * back], axis=1)
     poses.append(pose)
   return np.array(poses), np.full(len(CAMERAS), 2 * np.arctan(_VIEW / 2 / _DISTANCE))
 
@@ -50,7 +49,7 @@ def plan(args):
   parts, names = [], []
   for prefix in (args.train, args.test):
     motion = np.load(f"{prefix}_speaker2.npz")
-    count = min(len(motion["exp"]), args.max_frames or 10**9)
+    count = min(len(motion["exp"]), (prefix == args.test and args.test_frames) or 10**9)
     parts.append((motion["exp"][:count], motion["pose"][:count]))
     names.append(pathlib.Path(prefix).name)
   lengths = np.array([len(p[0]) for p in parts], np.int32)
@@ -141,7 +140,6 @@ def encode(args):
   work, out = pathlib.Path(args.work), pathlib.Path(args.out)
   table = dict(np.load(work / "plan.npz", allow_pickle=False))
   out.mkdir(parents=True, exist_ok=True)
-  errors = []
   for camera in range(len(CAMERAS)):
     steps = [int(t) for t in table[f"timesteps_{camera}"] if frame_path(work, camera, t).exists()]
     table[f"timesteps_{camera}"] = np.array(steps, np.int32)
@@ -154,7 +152,6 @@ def encode(args):
       error = [np.mean((a.astype(float) - b) ** 2) for a, b in zip(source, back)]
       psnr = 10 * np.log10(255**2 / max(np.mean(error), 1e-9))
       worst = 10 * np.log10(255**2 / max(np.max(error), 1e-9))
-      errors.append(psnr)
       size = (out / f"{kind}_{camera}.mp4").stat().st_size
       print(f"{kind}_{camera}: {len(source)} frames, {size / 1e6:.2f} MB, PSNR {psnr:.1f} dB (worst frame {worst:.1f})")
   np.savez_compressed(out / "capture.tmp.npz", **table)
@@ -242,14 +239,14 @@ def main():
         command.add_argument(f"--{name}", required=True, help="path prefix of a conversation")
         command.add_argument(f"--{name}_relation", required=True)
       command.add_argument("--identity", default=IDENTITY)
-      command.add_argument("--max_frames", type=int, default=0)
+      command.add_argument("--test_frames", type=int, default=0, help="film only so much of the test conversation")
     if function is render:
       command.add_argument("--wheel", required=True)
       command.add_argument("--part", default="0/1", help="i/n: this process's share")
       command.add_argument("--limit", type=int, default=0)
     if function is encode:
       command.add_argument("--out", default="assets/capture")
-      command.add_argument("--crf", type=float, default=18)
+      command.add_argument("--crf", type=float, default=17)
       command.add_argument("--mask_crf", type=float, default=20)
     if function is sheet:
       command.add_argument("--out", default="docs/images/capture_sheet.jpg")
