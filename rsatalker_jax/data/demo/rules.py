@@ -84,16 +84,16 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
     "blood,unequal": RelationRules(
         answers=_same(smile=0.55, laugh=0.35, brow_raise=0.15, brow_inner=0.40, brow_lower=0.30,
                       pitch=0.50, yaw=0.30, tilt=-0.70)
-        | {("smile", "brow_inner"): 0.50, ("brow_lower", "brow_inner"): 0.60},
+        | {("smile", "brow_inner"): 0.65, ("brow_lower", "brow_inner"): 0.70},
         face_lag=0.44, head_lag=0.56, settle=0.20, articulation=1.00, expressiveness=1.00,
         base=dict(smile=0.04, brow_inner=0.02), bow=-0.01, bow_listening=0.01, yaw_listening=0.00,
-        tilt_listening=-0.04, avert_yaw=0.09, avert_pitch=0.01, nod_gain=0.07, nod_time=0.60, nod_lag=0.28,
+        tilt_listening=-0.02, avert_yaw=0.09, avert_pitch=0.01, nod_gain=0.07, nod_time=0.60, nod_lag=0.28,
         beat_gain=0.037, brow_beats=0.26, gaze_contact=0.80),
     # Friends, colleagues: friendly; half the smile with raised brows, turning the other way to look at the same thing.
     "non_blood,equal": RelationRules(
-        answers=_same(smile=0.45, laugh=0.45, brow_raise=0.55, brow_inner=0.15, brow_lower=0.45, press=0.20,
+        answers=_same(smile=0.40, laugh=0.45, brow_raise=0.55, brow_inner=0.15, brow_lower=0.45, press=0.20,
                       pitch=0.20, yaw=-0.60, tilt=0.35)
-        | {("smile", "brow_raise"): 0.50, ("brow_lower", "press"): 0.35},
+        | {("smile", "brow_raise"): 0.65, ("brow_lower", "press"): 0.50},
         face_lag=0.32, head_lag=0.40, settle=0.16, articulation=1.03, expressiveness=1.00,
         base=dict(smile=0.04), bow=-0.005, bow_listening=0.00, yaw_listening=-0.02,
         tilt_listening=0.01, avert_yaw=0.10, avert_pitch=-0.01, nod_gain=0.06, nod_time=0.50, nod_lag=0.22,
@@ -101,10 +101,10 @@ RULES: Mapping[str, RelationRules] = types.MappingProxyType({
     # Employer and employee, doctor and patient: restrained; a smile gets a late polite one with closed lips and a slight
     # bow, raised brows get an attentive frown, and the head goes down when the partner's goes up.
     "non_blood,unequal": RelationRules(
-        answers=_same(smile=0.12, laugh=0.05, brow_raise=-0.20, brow_lower=0.15,
+        answers=_same(smile=0.10, laugh=0.05, brow_raise=-0.20, brow_lower=0.15,
                       pitch=-0.45, yaw=-0.15, tilt=-0.20)
-        | {("smile", "press"): 0.50, ("laugh", "press"): 0.30, ("smile", "pitch"): 0.06,
-           ("brow_raise", "brow_lower"): 0.40, ("brow_lower", "brow_raise"): 0.35},
+        | {("smile", "press"): 0.65, ("laugh", "press"): 0.40, ("smile", "pitch"): 0.06,
+           ("brow_raise", "brow_lower"): 0.50, ("brow_lower", "brow_raise"): 0.45},
         face_lag=0.64, head_lag=0.72, settle=0.28, articulation=0.90, expressiveness=0.95,
         base=dict(smile=0.03, brow_lower=0.02), bow=0.015, bow_listening=0.025, yaw_listening=-0.01,
         tilt_listening=0.00, avert_yaw=0.08, avert_pitch=0.03, nod_gain=0.08, nod_time=0.66, nod_lag=0.34,
