@@ -64,7 +64,7 @@ def base_config() -> ConfigDict:
       weight_decay=0.01,
       gradient_clip=1.0,
       orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.
-      loss=ConfigDict(dict(expression=1.0, jaw=1.0, pose=1.0, velocity=1.0, plain_norm=False)),
+      loss=ConfigDict(dict(expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, plain_norm=False)),
   ))
 
   # --- Stage 2, avatar (Eq. 10-12). Learning rates in brackets: GaussianAvatars'.

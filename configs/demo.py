@@ -15,7 +15,7 @@ _VARIANTS = {
     "": {},
     "no_partner": {"generator.use_partner": False},
     "no_relation": {"generator.use_relation": False},
-    "paper_loss": {"motion.loss.plain_norm": True, "motion.loss.velocity": 0.0},
+    "paper_loss": {"motion.loss.plain_norm": True},
 }
 
 

@@ -1,8 +1,10 @@
 """The losses of the paper, Eq. 9 to 13. Each returns named terms; the weighted sum is taken where stages are made."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rsatalker_jax.evaluation import image_metrics
@@ -11,26 +13,39 @@ from rsatalker_jax.types import MOTION_GROUPS
 
 @dataclasses.dataclass(frozen=True)
 class MotionLossWeights:
-  """Weights of Eq. 9. The groups differ in units (coefficients, radians), hence a weight for each.
+  """Weights of Eq. 9. The groups differ in units (coefficients, radians) and size, hence a weight for each.
 
-  The paper's plain form, one distance over the whole vector, is `PAPER_MOTION_LOSS`; DualTalk's sum of group-wise
-  mean squares with a velocity term is the default.
+  Attributes:
+    expression, jaw, pose: weight of the group's mean squared error.
+    velocity: weight of the same on frame-to-frame differences, times the group's weight.
+    relative: whether a group's error is divided by the group's variance in the training data, so that 1 is the loss of
+      a motion held at its mean and the groups count alike.
+    plain_norm: the paper's plain form instead: ||M - M_gt||_2 over the whole sequence. The rest is not used then.
   """
 
   expression: float = 1.0
   jaw: float = 1.0
   pose: float = 1.0
-  velocity: float = 1.0  # On frame-to-frame differences, with the same group weights.
-  plain_norm: bool = False  # True: ||M - M_gt||_2 of Eq. 9 as written, per sequence, instead of mean squares.
+  velocity: float = 1.0
+  relative: bool = False
+  plain_norm: bool = False
 
 
-PAPER_MOTION_LOSS = MotionLossWeights(velocity=0.0, plain_norm=True)
+DUALTALK_MOTION_LOSS = MotionLossWeights()
+PAPER_MOTION_LOSS = MotionLossWeights(plain_norm=True)
 
 
 def motion_loss(
-    predicted: Float[Array, "*b T 56"], target: Float[Array, "*b T 56"], weights: MotionLossWeights
+    predicted: Float[Array, "*b T 56"],
+    target: Float[Array, "*b T 56"],
+    weights: MotionLossWeights,
+    motion_std: Sequence[float] | None = None,
 ) -> dict[str, Float[Array, ""]]:
-  """Eq. 9: L_mesh between predicted and true motion, by group, each already weighted."""
+  """Eq. 9: L_mesh between predicted and true motion, by group, each already weighted.
+
+  Args:
+    motion_std: 56 standard deviations of the training data, for relative weights.
+  """
   if weights.plain_norm:
     squares = jnp.sum((predicted - target) ** 2, axis=(-2, -1))
     return {"mesh": jnp.mean(jnp.sqrt(squares + 1e-12))}  # The small term keeps the gradient finite at zero.
@@ -38,6 +53,8 @@ def motion_loss(
   terms = {}
   for name, group in MOTION_GROUPS.items():
     weight = getattr(weights, name)
+    if weights.relative:
+      weight = weight / float(np.mean(np.square(motion_std[group])))
     terms[name] = weight * jnp.mean((predicted[..., group] - target[..., group]) ** 2)
     terms[f"{name}_velocity"] = weight * weights.velocity * jnp.mean(velocity_error[..., group] ** 2)
   return terms

@@ -95,12 +95,12 @@ def motion_stage(inputs: StageInputs) -> Stage:
   short = sum(len(clip.motion_b) < config.window for clip in clips)
   if short:
     inputs.say(f"motion: {short} of {len(clips)} clips are shorter than a window of {config.window} frames and not used")
-  weights = losses.MotionLossWeights(**config.loss)
+  weights, motion_std = losses.MotionLossWeights(**config.loss), talker.generator.config.motion_std
 
   def loss(params, buffers, batch, key, step):
     del buffers, step
     predicted = _generate(talker, params, batch, key)
-    terms = losses.motion_loss(predicted, batch["motion_b"], weights)  # Eq. 9
+    terms = losses.motion_loss(predicted, batch["motion_b"], weights, motion_std)  # Eq. 9
     tables = params["generator"]["params"]["relation_embedding"]
     terms["orthogonality"] = config.orthogonality * orthogonality_penalty(tables)
     return sum(terms.values()), terms
@@ -264,6 +264,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
   inputs.say(f"joint: {windows.num_frames} frames of video in {len(windows.clips)} conversations")
   render = render_on_mesh(talker, inputs.mesh)
   motion_weights = losses.MotionLossWeights(**inputs.config.motion.loss)
+  motion_std = talker.generator.config.motion_std
   sizes = _triangle_sizes(talker, capture)
 
   def loss(params, buffers, batch, key, step):
@@ -271,7 +272,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     others, batch = batch["others"], batch["filmed"]
     motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
     predicted = _generate(talker, params, motion, key)
-    motion_terms = losses.motion_loss(predicted, motion["motion_b"], motion_weights)  # Eq. 9
+    motion_terms = losses.motion_loss(predicted, motion["motion_b"], motion_weights, motion_std)  # Eq. 9
 
     # The rendered frames (B, K), one after another along one axis.
     chosen = jnp.take_along_axis(predicted[: len(batch["frame"])], batch["frame"][..., None], axis=1)

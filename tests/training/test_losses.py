@@ -24,6 +24,15 @@ def test_motion_velocity_matches_numpy():
   np.testing.assert_allclose(terms["pose_velocity"], 0.5 * np.mean(error[..., 53:] ** 2), rtol=1e-5)
 
 
+def test_relative_loss_of_the_mean_is_one():
+  target = np.random.default_rng(0).normal(size=(4, 1000, 56)).astype(np.float32)
+  target *= np.repeat([0.3, 0.02, 0.1], [50, 3, 3]).astype(np.float32)
+  std = target.std(axis=(0, 1))
+  mean = np.broadcast_to(target.mean(axis=(0, 1)), target.shape)
+  terms = losses.motion_loss(mean, target, losses.MotionLossWeights(relative=True, velocity=0.0), tuple(std))
+  np.testing.assert_allclose([terms["expression"], terms["jaw"], terms["pose"]], 1, rtol=1e-4)
+
+
 def test_paper_motion_loss_is_the_norm():
   rng = np.random.default_rng(0)
   predicted, target = rng.normal(size=(2, 7, 56)).astype(np.float32)
