@@ -8,13 +8,16 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := runs/demo
 CONFIG := configs/demo.py
+# An unseen conversation of the demo data.
+TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 
 .PHONY: demo compare test clean
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
-	$(PY) generate.py --workdir=$(RUN) --conversation=test --out=$(RUN)/conversation.mp4
+	$(PY) generate.py --workdir=$(RUN) --speech_a=$(TEST)_speaker1.wav --motion_a=$(TEST)_speaker1.npz \
+	  --speech_b=$(TEST)_speaker2.wav --relation=blood,equal --out=$(RUN)/conversation.mp4
 	@echo "Watch $(RUN)/conversation.mp4 and read $(RUN)/evaluation/results.md"
 
 compare: $(VENV)/.installed

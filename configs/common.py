@@ -33,8 +33,8 @@ def base_config() -> ConfigDict:
       features=128,
       heads=4,
       reach=25,
-      encoder_layers=2,
-      decoder_layers=2,
+      encoder_layers=1,
+      decoder_layers=1,
       mlp_ratio=2,
       speech_kernel=9,
       relation_features=32,
@@ -63,11 +63,11 @@ def base_config() -> ConfigDict:
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
   config.motion = ConfigDict(dict(
-      steps=1500,
+      steps=500,
       batch=16,
       window=100,
-      learning_rate=1e-3,
-      warmup=100,
+      learning_rate=2e-3,
+      warmup=50,
       weight_decay=0.01,
       gradient_clip=1.0,
       orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.

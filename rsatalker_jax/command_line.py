@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from rsatalker_jax.errors import InputError
@@ -19,6 +19,8 @@ def run(main: Callable[[], Any]) -> None:
   def checked(argv: Sequence[str]) -> None:
     if len(argv) > 1:  # Everything is a flag; a stray word is often `--flag value` with a typo in the flag.
       raise InputError("command line", "", " ".join(argv[1:]), "only flags, --name=value")
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)  # Checkpointing tells of its every thread otherwise.
     main()
 
   def parse(argv: list[str]) -> list[str]:
