@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from rsatalker_jax.speech.logmel import to_frames
 from rsatalker_jax.types import FPS, SAMPLE_RATE
@@ -55,7 +55,7 @@ def make_speech_encoder(
   return encode
 
 
-def cached(path: pathlib.Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+def cached(path: pathlib.Path, compute: Callable[[], Float[np.ndarray, "T50 D"]]) -> Float[np.ndarray, "T50 D"]:
   """Reads an array from its cache file, or computes it and writes the file.
 
   An npz carries a checksum of its contents, which numpy verifies on reading: a cut-off or damaged file is noticed, said
@@ -88,6 +88,6 @@ def encoder_key(module: nn.Module, params: PyTree) -> str:
   return digest.hexdigest()
 
 
-def content_key(wav: Float[Array, "S"], encoder: str) -> str:
+def content_key(wav: Float[np.ndarray, "S"], encoder: str) -> str:
   """Digest of a voice and an encoder, short enough for a file name."""
   return hashlib.sha256(encoder.encode() + np.ascontiguousarray(wav).tobytes()).hexdigest()[:40]

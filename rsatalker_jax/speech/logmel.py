@@ -62,7 +62,7 @@ def mel_filters(num_mels: int, fft: int, *, rate: int = SAMPLE_RATE) -> Float[np
   return np.maximum(0.0, np.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)))
 
 
-def to_frames(features: Float[Array, "T50 D"], num_frames: int) -> Float[Array, "T D"]:
+def to_frames(features: Float[Array | np.ndarray, "T50 D"], num_frames: int) -> Float[Array | np.ndarray, "T D"]:
   """Resamples features to so many frames at 25 fps, linearly, first on first and last on last, as DualTalk does."""
   count = features.shape[0]
   position = np.linspace(0.0, count - 1.0, num_frames)
