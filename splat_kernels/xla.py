@@ -22,7 +22,6 @@ from splat_kernels.fusion import apart, columns
 from splat_kernels.types import Config, Projected
 
 CHUNK = 8  # Slots of one tile processed together.
-PARTS = 2  # Independent loops over about equal numbers of chunks, which XLA:CPU runs at the same time.
 
 
 def composite(
@@ -46,7 +45,7 @@ def composite(
   fixed = apart(always, lambda: fixed)
   bin_frame = functools.partial(make_bins, width=width, height=height, config=config, capacity=capacity)
   bins = jax.vmap(lambda p: bin_frame(p, always))(fixed)
-  chunks = apart(always, lambda: make_chunks(bins, num))
+  chunks = apart(always, lambda: make_chunks(bins, num, config.loops))
   image, transmittance = _composite(
       projected.means2d, projected.conics, projected.opacities, features, background, chunks, width, height, config
   )
@@ -65,18 +64,24 @@ class Chunks:
     first: whether it is the tile's first chunk.
     next_tile: index of the first chunk of the next tile.
     gaussians: Gaussian of each slot, counted through all frames: frame * N + index; B * N in empty slots.
-    parts: bounds of the parts that are walked at the same time, as indices of chunks; the last is the number in use.
+    parts: first chunk of each of the L parts that are walked at the same time, and lastly the number of chunks in use.
   """
 
   tiles: UInt[Array, "J"]
   first: Bool[Array, "J"]
   next_tile: UInt[Array, "J"]
   gaussians: Int[Array, "J K"]
-  parts: UInt[Array, "parts+1"]
+  parts: UInt[Array, "L1"]
 
 
-def make_chunks(bins: Bins, num: int) -> Chunks:
-  """Cuts the tiles' lists into chunks; the last chunk of a tile is filled up with empty slots."""
+def make_chunks(bins: Bins, num: int, loops: int) -> Chunks:
+  """Cuts the tiles' lists into chunks; the last chunk of a tile is filled up with empty slots.
+
+  Args:
+    bins: of all frames.
+    num: Gaussians of a frame.
+    loops: number of parts.
+  """
   batch, capacity = bins.gaussians.shape
   num_tiles = bins.starts.shape[1] - 1
   frames = jnp.arange(batch, dtype=jnp.int32)[:, None]
@@ -95,7 +100,7 @@ def make_chunks(bins: Bins, num: int) -> Chunks:
   # Unsigned, as jax.numpy adds a step for negative indices to signed ones, in every round of the loops.
   tiles, next_tile = tiles.astype(jnp.uint32), chunk_ends[tiles].astype(jnp.uint32)
   total = chunk_ends[-1:].astype(jnp.uint32)
-  middles = next_tile[total * jnp.arange(1, PARTS, dtype=jnp.uint32) // PARTS]  # A tile belongs to one part.
+  middles = next_tile[total * jnp.arange(1, loops, dtype=jnp.uint32) // loops]  # A tile belongs to one part.
   parts = jnp.concatenate([jnp.zeros_like(total), jnp.minimum(middles, total), total])
   return Chunks(tiles, within == 0, next_tile, jnp.where(used, gaussians, batch * num), parts)
 
@@ -130,7 +135,7 @@ def _forward(means2d, conics, opacities, features, background, chunks: Chunks, w
     state = begin, jnp.ones(pixels, features.dtype), summed, tiles
     return jax.lax.while_loop(lambda s: s[0] < end, draw_chunk, state)[3]
 
-  tiles = sum(draw_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(PARTS))
+  tiles = sum(draw_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(config.loops))
   summed, transmittance = tiles[:, :channels], 1 - tiles[:, channels]
   colored = summed + transmittance[:, None] * _per_tile(background, width, height, config)[..., None]
   image = _untile(colored, batch, width, height, config.tile_size)
@@ -184,7 +189,7 @@ def _backward(width: int, height: int, config: Config, residuals, gradients):
     state = begin, jnp.ones(size**2, table.dtype), jnp.zeros(size**2, table.dtype), moments
     return jax.lax.while_loop(lambda s: s[0] < end, walk_chunk, state)[3]
 
-  moments = sum(walk_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(PARTS))
+  moments = sum(walk_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(config.loops))
   per_slot = lambda: _slot_gradients(moments, means2d, conics, opacities, channels, chunks, width, height, config)
   summed = jax.ops.segment_sum(apart(always, per_slot), chunks.gaussians.reshape(-1), num_segments=batch * num + 1)
   summed = summed[:-1].reshape(batch, num, -1)

@@ -1,0 +1,83 @@
+"""The portable implementation: the shared contract, and what happens when its lists are full."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rasterizer_contract import ARRAYS, RasterizerContract, jax_scene
+
+from splat_kernels import Config, rasterize
+from splat_kernels.api import rasterize_on_mesh, round_capacity
+from splat_kernels.specs import SPECS, make_scene
+
+
+class TestXla(RasterizerContract):
+  implementation = "xla"
+
+
+def test_a_full_list_grows_outside_jit_and_is_reported_inside():
+  scene = jax_scene("tiny")
+  whole = rasterize(**scene, implementation="xla")
+  needed = int(whole.intersections[0])
+  config = Config(max_intersections=needed // 2)
+
+  grown = rasterize(**scene, config=config, implementation="xla")
+  np.testing.assert_array_equal(grown.image, whole.image)
+  assert grown.overflow[0] == 0
+
+  drawing = jax.jit(lambda arrays: rasterize(**arrays, camera=scene["camera"], config=config, implementation="xla"))
+  cut = drawing({key: scene[key] for key in ARRAYS})
+  assert cut.intersections[0] == needed and cut.overflow[0] == needed - needed // 2
+  assert np.all(cut.alpha <= whole.alpha + 1e-6)
+  # The nearest Gaussians are still there: what was cut lies behind, so no pixel is off by more than its transmittance.
+  assert np.mean(np.abs(cut.image - whole.image) < 1e-6) > 0.3
+
+  exact = dataclasses.replace(config, max_intersections=needed)
+  assert rasterize(**scene, config=exact, implementation="xla").overflow[0] == 0
+
+
+def test_too_many_rows_still_report_overflow():
+  # Capacity below even the number of tile rows: the count is then an upper bound, and growing once is enough.
+  scene = jax_scene("large")
+  config = Config(max_intersections=3)
+  draw = jax.jit(lambda arrays: rasterize(**arrays, camera=scene["camera"], config=config, implementation="xla"))
+  output = draw({key: scene[key] for key in ARRAYS})
+  assert output.overflow[0] > 0 and np.all(np.isfinite(output.image))
+  grown = rasterize(**scene, config=config, implementation="xla")
+  assert 0 == grown.overflow[0] and grown.intersections[0] <= output.intersections[0]
+
+
+def test_capacities_round_up_to_few_sizes():
+  sizes = sorted({round_capacity(n) for n in range(1, 200_000, 97)})
+  assert len(sizes) < 40
+  assert all(n <= round_capacity(n) <= max(1024, 1.26 * n) for n in range(1, 200_000, 97))
+
+
+def test_tile_size_and_number_of_loops_do_not_change_the_image():
+  scene = jax_scene("odd_size")
+  images = [
+      rasterize(**scene, config=Config(tile_size=size, loops=loops), implementation="xla").image
+      for size, loops in ((16, 1), (16, 2), (8, 1))
+  ]
+  np.testing.assert_array_equal(images[0], images[1])
+  np.testing.assert_allclose(images[0], images[2], atol=1e-4)
+
+
+def test_devices_draw_their_own_frames():
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  spec = dataclasses.replace(SPECS["tiny"], batch=2)
+  scene = jax.tree.map(jnp.asarray, make_scene(spec), is_leaf=lambda x: isinstance(x, np.ndarray))
+  frames = lambda a, rank: jnp.broadcast_to(a, (2, *a.shape[-rank:]))
+  camera = dataclasses.replace(
+      scene["camera"],
+      world_to_camera=frames(scene["camera"].world_to_camera, 2),
+      intrinsics=frames(scene["camera"].intrinsics, 2),
+  )
+  arrays = [scene[key] for key in ARRAYS]
+  config = Config(max_intersections=2048, loops=1)
+  draw = jax.jit(lambda camera, *arrays: rasterize_on_mesh(mesh, "data", *arrays, camera=camera, config=config))
+  spread = draw(camera, *arrays)
+  alone = rasterize(*arrays, camera, config=config, implementation="xla")
+  np.testing.assert_allclose(spread.image, alone.image, atol=1e-6)
+  np.testing.assert_array_equal(spread.intersections, alone.intersections)
