@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.types import FPS
 
 CAPTURED_PERFORMANCE = 9  # The number under which a captured conversation is unpacked among the performances.
 
@@ -58,18 +59,22 @@ class CaptureAsset:
             for name in self.table["conversation"]}
 
   def triplets(self, capture: str) -> list[dict[str, Any]]:
-    """One manifest entry per conversation, seen by the camera that filmed all of it; `capture` is the folder's name."""
+    """One manifest entry per conversation, with the camera that films it longest without a gap from its first frame on.
+
+    `capture` is the folder's name. `frames` is as many as that camera shows; a conversation of which no camera shows
+    its first second has no entry.
+    """
     entries = []
     for k, name in enumerate(self.table["conversation"]):
       first, frames = int(self.table["first_timestep"][k]), int(self.table["num_frames"][k])
-      wanted = np.arange(first, first + frames)
-      complete = [camera for camera in range(len(self.table["camera_angle_x"]))
-                  if np.isin(wanted, self.table[f"timesteps_{camera}"]).all()]
-      if complete:
+      shown = [int(np.cumprod(np.isin(np.arange(first, first + frames), self.table[f"timesteps_{camera}"])).sum())
+               for camera in range(len(self.table["camera_angle_x"]))]
+      camera = int(np.argmax(shown))
+      if shown[camera] == frames or shown[camera] >= FPS:
         entries.append({
             "conversation": str(name), "split": str(self.table["conversation_split"][k]),
-            "speaker": int(self.table["speaker"][k]), "capture": capture, "camera": complete[0],
-            "first_timestep": first, "frames": frames, "relation": str(self.table["relation"][k]),
+            "speaker": int(self.table["speaker"][k]), "capture": capture, "camera": camera,
+            "first_timestep": first, "frames": shown[camera], "relation": str(self.table["relation"][k]),
         })
     return entries
 
