@@ -10,7 +10,7 @@ from rsatalker_jax.data import audio, dualtalk
 from rsatalker_jax.errors import InputError
 
 # Two real conversations beside a developer's checkout; a clone does not have them.
-REAL = pathlib.Path(os.environ.get("RSATALKER_DUALTALK_DEMO", pathlib.Path(__file__).parents[2] / "shared/data/dualtalk_demo"))
+REAL = pathlib.Path(os.environ.get("RSATALKER_DUALTALK_DEMO", pathlib.Path(__file__).parents[3] / "shared/data/dualtalk_demo"))
 
 
 def make_voice(seconds: float, seed: int) -> np.ndarray:
