@@ -157,7 +157,7 @@ class Performer:
     albedo, rough = skin.paint_skin(places, marks, to_texture(lips), to_texture(inside), scalp_height(at(head["v_template"])),
                                     stubble)
     square = lambda a: a.reshape(_TEXTURE, _TEXTURE, -1)
-    self.textures = {"albedo": square(albedo), "rough": square(rough), "relief": square(skin.pores(places)),
+    self.textures = {"albedo": square(albedo), "rough": square(rough),
                      "eye": skin.paint_eye(512, seed)}
 
   def meshes(self) -> dict:

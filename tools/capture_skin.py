@@ -161,11 +161,6 @@ def _spots(points, marks, count, radius, seed) -> np.ndarray:
   return _ramp(1.5 - distance / size[which], 0.0, 1.0)
 
 
-def pores(places: np.ndarray) -> np.ndarray:
-  """Height (n,) of the fine relief, metres."""
-  return 4e-5 * noise(places, 0.0016, 20, 2) + 6e-5 * noise(places, 0.005, 21, 2)
-
-
 def paint_eye(size: int, seed: int) -> np.ndarray:
   """(size, size, 3) albedo of an eyeball as the azimuthal equidistant map of the sphere around the optical axis."""
   rng = np.random.default_rng(seed)

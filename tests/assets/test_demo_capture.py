@@ -1,0 +1,127 @@
+"""The demo capture: cameras, tracked parameters and video must tell one story.
+
+The head is posed and projected here in plain numpy, by the conventions that assets/capture/README.md states, and compared with
+the filmed coverage and colours.
+"""
+
+import pathlib
+import sys
+
+import av
+import numpy as np
+import pytest
+from scipy import ndimage
+
+_ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(_ROOT / "tools"))
+import flame_numpy as flame  # noqa: E402
+
+_FOLDER = _ROOT / "assets" / "capture"
+
+
+@pytest.fixture(scope="module")
+def table():
+  with np.load(_FOLDER / "capture.npz", allow_pickle=False) as file:
+    return {k: file[k] for k in file.files}
+
+
+@pytest.fixture(scope="module")
+def head():
+  return flame.load(_ROOT / "assets" / "head" / "demo_head.npz")
+
+
+def _frames(kind: str, camera: int, wanted: list[int]) -> dict[int, np.ndarray]:
+  """Some frames of a video by number; masks as the luma plane."""
+  found = {}
+  with av.open(str(_FOLDER / f"{kind}_{camera}.mp4")) as container:
+    for number, frame in enumerate(container.decode(video=0)):
+      if number in wanted:
+        if kind == "mask":
+          plane = frame.planes[0]
+          found[number] = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : frame.width] / 255
+        else:
+          found[number] = frame.to_ndarray(format="rgb24") / 255
+      if number == max(wanted):
+        break
+  return found
+
+
+def _project(table, camera: int, points: np.ndarray) -> np.ndarray:
+  """Pixel coordinates (n, 2), x right and y down, centres at +0.5, of world points."""
+  world_to_camera = np.linalg.inv(table["camera_to_world"][camera]) @ np.concatenate([points, np.ones((len(points), 1))], 1).T
+  x, y, z = world_to_camera[:3]
+  width, height = table["image_size"]
+  focal = 0.5 * width / np.tan(0.5 * table["camera_angle_x"][camera])
+  return np.stack([width / 2 + focal * x / -z, height / 2 - focal * y / -z], axis=-1)
+
+
+def _posed(head, table, timestep):
+  return flame.vertices(head, table["shape"].astype(float), table["expr"][timestep].astype(float),
+                        neck=table["neck_pose"][timestep], jaw=table["jaw_pose"][timestep])
+
+
+def test_is_small_and_long_enough(table):
+  assert sum(f.stat().st_size for f in _FOLDER.iterdir()) <= 8_000_000
+  assert table["num_frames"].sum() >= 45 * 25 and len(table["timesteps_0"]) == table["num_frames"].sum()
+  assert list(table["conversation_split"]) == ["train", "test"]
+  cameras = len(table["camera_angle_x"])
+  assert cameras >= 4
+  for camera in range(1, cameras):
+    shown = table[f"timesteps_{camera}"]
+    assert len(shown) >= 5 * 25 and shown.max() < table["num_frames"][0]  # side views show the train conversation
+  assert min(table["image_size"]) >= 256
+
+
+def test_tracked_parameters_are_the_motion_of_the_stored_conversations(table):
+  for k, name in enumerate(table["conversation"]):
+    with np.load(_FOLDER / f"{name}_speaker{table['speaker'][k]}.npz", allow_pickle=False) as motion:
+      span = slice(table["first_timestep"][k], table["first_timestep"][k] + table["num_frames"][k])
+      count = table["num_frames"][k]
+      np.testing.assert_array_equal(motion["exp"][:count], table["expr"][span])
+      np.testing.assert_array_equal(motion["pose"][:count, :3], table["neck_pose"][span])
+      np.testing.assert_array_equal(motion["pose"][:count, 3:], table["jaw_pose"][span])
+
+
+@pytest.mark.parametrize("camera", range(4))
+def test_filmed_coverage_is_the_projected_head(table, head, camera):
+  """Every projected vertex lies on the person, and the person reaches no further than hair stands off the head."""
+  shown = table[f"timesteps_{camera}"]
+  numbers = [3, len(shown) // 2]
+  masks = _frames("mask", camera, numbers)
+  for number in numbers:
+    pixel = _project(table, camera, _posed(head, table, shown[number]))
+    height, width = masks[number].shape
+    inside = (pixel > 0).all(1) & (pixel[:, 0] < width) & (pixel[:, 1] < height)
+    x, y = np.floor(pixel[inside]).astype(int).T
+    covered = ndimage.maximum_filter(masks[number], 3)[y, x]  # a vertex on the outline may lie a pixel out
+    assert (covered > 0.5).mean() > 0.995
+    near = np.zeros((height, width), bool)
+    near[y, x] = True
+    reach = ndimage.distance_transform_edt(~near)
+    assert reach[masks[number] > 0.5].max() < 0.09 * height  # hair stands up to about 2.5 cm off
+    below = np.arange(height)[:, None] > np.median(y)  # no hair there: the outline is the head's own
+    assert (masks[number] > 0.5)[below & (reach > 12)].mean() < 0.02
+
+
+def test_white_of_the_eye_and_lips_are_where_the_head_says(table, head):
+  """The sclera is brighter than the iris and the lips redder than the cheeks, at their projected places."""
+  names = [str(n) for n in head["region_names"]]
+  region = lambda name: np.unique(head["f"][head["face_region"] == names.index(name)])
+  blink = [str(n) for n in head["expression_names"]].index("eyeBlinkLeft")
+  shown = table["timesteps_0"]
+  number = int(np.flatnonzero((table["expr"][shown][:, blink] < 0.02) & (np.arange(len(shown)) < 200))[5])
+  image = _frames("camera", 0, [number])[number]
+  vertices = _posed(head, table, shown[number])
+  at = lambda v: image[tuple(np.floor(_project(table, 0, vertices[v])).astype(int).T[::-1])]
+  lips, skin = region("lips"), region("skin")
+  lips = lips[flame.normals(vertices, head["f"])[lips, 2] > 0.6]
+  eye = vertices[region("eye_left")].mean(0)
+  cheek = skin[np.linalg.norm(vertices[skin] - (eye + [0.012, -0.035, 0.01]), axis=1) < 0.012]
+  redness = lambda c: (c[:, 0] / c[:, 1:].mean(1)).mean()
+  assert redness(at(lips)) > 1.05 * redness(at(cheek))
+  ball = region("eye_left")
+  front = ball[np.argmax(vertices[ball, 2])]
+  iris = at(np.array([front])).mean()
+  assert at(cheek).mean() > iris + 0.1
+  background = image[:20, :20]
+  np.testing.assert_allclose(background, 1.0, atol=0.03)
