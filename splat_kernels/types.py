@@ -137,7 +137,7 @@ class Config:
   jacobian_margin: float = 0.3
   max_intersections: int | None = None
   with_depth: bool = True
-  loops: int = 2
+  loops: int = 1
 
   def __post_init__(self):
     if self.tile_size not in (4, 8, 16, 32):

@@ -173,6 +173,9 @@ def _backward(width: int, height: int, config: Config, residuals, gradients):
       def pull():
         left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
         pulls = _pulls(config, alphas, gains, weights, left)
+        if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
+          free = _alphas(config, table[at], clamp=False)
+          pulls = pulls * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
         for k in range(CHUNK):
           left = left - weights[k] * gains[k]
         return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
@@ -260,8 +263,8 @@ def _slot_gradients(moments, means2d, conics, opacities, channels, chunks: Chunk
 # ---- Stages of a chunk ----
 
 
-def _alphas(config: Config, rows) -> Float[Array, "K P"]:
-  """Alpha of a chunk's Gaussians at the tile's pixels; 0 where skipped."""
+def _alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "K P"]:
+  """Alpha of a chunk's Gaussians at the tile's pixels; 0 where skipped. Without `clamp` alpha_max is not applied."""
   offsets = np.arange(config.tile_size, dtype=np.float32) + 0.5 - config.tile_size / 2
   y, x = (g.reshape(-1) for g in np.meshgrid(offsets, offsets, indexing="ij"))  # Pixel centres from the tile's centre.
   column = lambda i: rows[:, i : i + 1]
@@ -269,7 +272,8 @@ def _alphas(config: Config, rows) -> Float[Array, "K P"]:
   v = column(3) * y + column(4)
   eighth = column(5) - u * u - v * v  # ln(alpha) / 8
   lowest = np.float32(np.log(config.alpha_min) / 8)
-  return jnp.where(eighth >= lowest, jnp.minimum(_exp_of_eighth(eighth, lowest), config.alpha_max), 0)
+  alphas = _exp_of_eighth(eighth, lowest)
+  return jnp.where(eighth >= lowest, jnp.minimum(alphas, config.alpha_max) if clamp else alphas, 0)
 
 
 def _exp_of_eighth(p, lowest):
