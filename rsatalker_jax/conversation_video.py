@@ -100,7 +100,7 @@ def _another_person(run: TrainedRun) -> Avatar:
   width = min(len(shape), identities.shape[1])
   distances = np.linalg.norm(np.asarray(identities)[:, :width] - shape[:width], axis=1)
   other = np.zeros_like(shape)
-  other[:width] = np.asarray(identities)[np.argsort(distances)[len(distances) // 2], :width]
+  other[:width] = np.asarray(identities)[np.argsort(distances)[1], :width]
   return run.avatar.replace(shape=other, static_offset=None)
 
 

@@ -57,9 +57,9 @@ def test_ranges_are_those_of_faces(performed):
     assert motion[..., 50].min() >= 0.0 and motion[..., 50].max() <= 0.45
     assert not motion[..., 51:53].any()
     assert np.all(np.abs(motion[..., 53:]).max((0, 1)) <= (0.25, 0.35, 0.20))
-    # Smooth: the head turns by less than 75 degrees a second, the jaw opens by less than 8 rad a second.
+    # Smooth: the head turns by less than 86 degrees a second, the jaw opens by less than 8 rad a second.
     speed = np.abs(np.diff(motion, axis=1)).max((0, 1)) * FPS
-    assert np.all(speed[53:] < 1.3) and speed[50] < 8.0
+    assert np.all(speed[53:] < 1.5) and speed[50] < 8.0
 
 
 def test_nobody_is_frozen_and_everyone_blinks(performed):
