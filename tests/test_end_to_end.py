@@ -76,7 +76,7 @@ def test_one_stage_from_another_run(trained, world, tmp_path):
 def test_workdir_of_another_config_is_refused(trained, world):
   config = tiny_world.tiny_config(world)
   config.motion.learning_rate = 0.5
-  with pytest.raises(InputError, match=r"config.json: motion.learning_rate: found 0.001, expected 0.5 \(this config\)"):
+  with pytest.raises(InputError, match=r"config.json: motion.learning_rate: found 0.002, expected 0.5 \(this config\)"):
     run.train(config, trained)
   config = tiny_world.tiny_config(world)
   config.logging.log_every = 1  # Watching a run differently does not change it.
