@@ -1,5 +1,5 @@
 # make demo    train the demo, score it and write runs/demo/conversation.mp4 (continues where it was stopped)
-# make compare train the same generator without the partner and without the relation, and score all three
+# make compare train the generator with everything, without the partner and without the relation, two seeds each
 # make test    run the tests
 # Each creates .venv from requirements.txt first, if absent. Choose an interpreter with make PYTHON=python3.12.
 
@@ -8,6 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := runs/demo
 CONFIG := configs/demo.py
+SEEDS := 0 1
 # An unseen conversation of the demo data.
 TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 
@@ -21,8 +22,9 @@ demo: $(VENV)/.installed
 	@echo "Watch $(RUN)/conversation.mp4 and read $(RUN)/evaluation/results.md"
 
 compare: $(VENV)/.installed
-	$(PY) train.py --config=$(CONFIG):no_partner --workdir=$(RUN)/compare/no_partner --stage=motion
-	$(PY) train.py --config=$(CONFIG):no_relation --workdir=$(RUN)/compare/no_relation --stage=motion
+	for variant in full no_partner no_relation; do for seed in $(SEEDS); do \
+	  $(PY) train.py --config=$(CONFIG):$$variant --config.seed=$$seed --stage=motion \
+	    --workdir=$(RUN)/compare/$$variant/seed_$$seed || exit; done; done
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
 
 test: $(VENV)/.installed

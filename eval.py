@@ -2,7 +2,7 @@
 
     python eval.py --config=configs/demo.py --workdir=runs/demo
 
-Writes <workdir>/evaluation/results.json, results.md and frames.png. Ablations that `make compare` has trained under
+Writes <workdir>/evaluation/results.json, results.md and frames.png. Motion stages that `make compare` has trained under
 <workdir>/compare stand in the same table.
 """
 

@@ -37,12 +37,15 @@ def base_config() -> ConfigDict:
       decoder_layers=1,
       mlp_ratio=2,
       speech_kernel=9,
+      motion_kernel=27,  # A second to each side …
+      motion_stride=2,  # … every other frame of it.,
       relation_features=32,
-      dropout=0.1,
+      dropout=0.0,
       use_partner=True,
       use_relation=True,
       residual=True,
       query_time=False,
+      social_norm=True,
       dtype="float32",
   ))
 
@@ -63,8 +66,8 @@ def base_config() -> ConfigDict:
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
   config.motion = ConfigDict(dict(
-      steps=500,
-      batch=16,
+      steps=2000,
+      batch=8,
       window=100,
       learning_rate=2e-3,
       warmup=50,

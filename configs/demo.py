@@ -4,6 +4,7 @@
     python train.py --config=configs/demo.py --workdir=runs/demo
 
 Variants, by a word behind a colon (--config=configs/demo.py:no_partner):
+    full          nothing left out
     no_partner    the generator does not see the partner (speaker-only)
     no_relation   the generator does not see the relation
     paper_loss    Eq. 9 as the paper writes it: one norm over all parameters, no velocity term
@@ -13,6 +14,7 @@ from configs.common import base_config
 
 _VARIANTS = {
     "": {},
+    "full": {},
     "no_partner": {"generator.use_partner": False},
     "no_relation": {"generator.use_relation": False},
     "paper_loss": {"motion.loss.plain_norm": True},

@@ -19,8 +19,8 @@ from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import sharding
 from rsatalker_jax.training.run import TrainedRun, load_run
 
-# Ablations that the motion table shows where they have been trained, by their folder under <workdir>/compare.
-ABLATIONS = {"no_partner": "without the partner", "no_relation": "without the relation"}
+# Motion stages trained side by side (`make compare`), by their folder under <workdir>/compare: one run per seed in each.
+COMPARED = {"full": "RSATalker, stage 1", "no_partner": "without the partner", "no_relation": "without the relation"}
 _SHEET_FRAMES = 6
 
 
@@ -55,15 +55,16 @@ def score_run(workdir: str) -> str:
   return markdown
 
 
-def _score_motion_rows(run: TrainedRun, clips: list[MotionClip], workdir: str) -> dict[str, dict[str, float] | None]:
+def _score_motion_rows(run: TrainedRun, clips: list[MotionClip], workdir: str) -> dict[str, list[dict[str, float]]]:
+  """Scores by row of the table, one for each seed that was trained."""
   mean = run.buffers["generator"]["motion_mean"]
-  rows: dict[str, dict[str, float] | None] = {
-      "RSATalker": scoring.score_motion(run.generate, clips),
-      "constant training mean": scoring.score_motion(lambda clip: np.tile(mean, (len(clip.motion_a), 1)), clips),
+  rows = {
+      "RSATalker": [scoring.score_motion(run.generate, clips)],
+      "constant training mean": [scoring.score_motion(lambda clip: np.tile(mean, (len(clip.motion_a), 1)), clips)],
   }
-  for name, title in ABLATIONS.items():
-    folder = pathlib.Path(workdir) / run.config.evaluation.compare / name
-    rows[title] = scoring.score_motion(load_run(str(folder)).generate, clips) if folder.is_dir() else None
+  for name, title in COMPARED.items():
+    folders = sorted((pathlib.Path(workdir) / run.config.evaluation.compare / name).glob("seed_*"))
+    rows[title] = [scoring.score_motion(load_run(str(folder)).generate, clips) for folder in folders]
   return rows
 
 

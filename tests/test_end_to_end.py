@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import av
 import numpy as np
@@ -84,16 +85,24 @@ def test_workdir_of_another_config_is_refused(trained, world):
 
 
 def test_scorecard(trained):
+  for seed in (0, 1):  # Two runs to compare with, of the motion stage alone.
+    folder = pathlib.Path(trained, "compare", "full", f"seed_{seed}")
+    shutil.copytree(f"{trained}/motion", folder / "motion")
+    shutil.copy(f"{trained}/config.json", folder)
   markdown = scorecard.score_run(trained)
   results = json.load(open(f"{trained}/evaluation/results.json"))
-  assert set(results["motion"]) == {"RSATalker", "constant training mean", "without the partner", "without the relation"}
-  assert results["motion"]["without the partner"] is None and "| without the partner | – |" in markdown
+  rows = results["motion"]
+  assert set(rows) == {"RSATalker", "constant training mean", *scorecard.COMPARED.values()}
+  assert rows["without the partner"] == [] and "| without the partner | – |" in markdown
+  first, second = rows["RSATalker, stage 1"]
+  assert first == second and first != rows["RSATalker"][0] and "| RSATalker, stage 1 | " in markdown
+  assert f"{first['mse/expression'] * 10:.3g} ± 0" in markdown
   assert 0 < results["frames"]["tracked motion"]["ssim"] < 1
   # The constant row by hand: the mean of the training targets against the test targets.
   train = np.concatenate([tiny_world.make_motion(seed) for seed in (1, 2)])
   test = np.stack([tiny_world.make_motion(seed) for seed in (5, 6)])
   expected = np.mean((train.mean(0)[:50] - test[..., :50]) ** 2)
-  np.testing.assert_allclose(results["motion"]["constant training mean"]["mse/expression"], expected, rtol=1e-4)
+  np.testing.assert_allclose(rows["constant training mean"][0]["mse/expression"], expected, rtol=1e-4)
 
 
 def test_generated_video_has_both_faces_and_sound(trained, world, tmp_path):

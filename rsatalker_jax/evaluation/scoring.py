@@ -46,8 +46,13 @@ def score_frames(pairs: Iterable[tuple[Images, Images]], lpips_nets: Sequence[st
   return {name: float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in metrics}
 
 
-def motion_table(rows: Mapping[str, Mapping[str, float] | None]) -> str:
-  """FD, P-FD and MSE in the scales of the published tables; a row without scores gets dashes."""
+def motion_table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+  """FD, P-FD and MSE in the scales of the published tables.
+
+  Args:
+    rows: scores by name, one for each seed: the mean is shown, and with several seeds the spread (half the distance from
+      the lowest to the highest); dashes if there are none.
+  """
   group_names = {"expression": "EXP", "jaw": "JAW", "pose": "POSE"}
   columns = []
   for name in _MOTION_COLUMNS:
@@ -55,10 +60,14 @@ def motion_table(rows: Mapping[str, Mapping[str, float] | None]) -> str:
     scale = motion_metrics.TABLE_SCALES[metric][group]
     power = "" if scale == 1 else f" ×10{'¹²³'[round(np.log10(scale)) - 1]}"
     columns.append(f"{metric.upper().replace('_', '-')} {group_names[group]}{power}")
-  values = {
-      row: [None if scores is None else motion_metrics.table_value(name, scores[name]) for name in _MOTION_COLUMNS]
-      for row, scores in rows.items()
-  }
+
+  def cell(name: str, seeds: Sequence[Mapping[str, float]]) -> float | str | None:
+    if len(seeds) < 2:
+      return motion_metrics.table_value(name, seeds[0][name]) if seeds else None
+    values = [motion_metrics.table_value(name, scores[name]) for scores in seeds]
+    return f"{np.mean(values):.3g} ± {np.ptp(values) / 2:.1g}"
+
+  values = {row: [cell(name, seeds) for name in _MOTION_COLUMNS] for row, seeds in rows.items()}
   return tables.markdown_table(columns, values)
 
 

@@ -33,12 +33,16 @@ class MotionConfig:
     encoder_layers, decoder_layers: Transformer layers before and after the social fusion.
     mlp_ratio: width of the MLPs, in `features`.
     speech_kernel: frames of speech features that the adapter sees at once; 1 for encoders that see enough themselves.
+    motion_kernel: frames of A's motion that its encoder sees at once, `motion_stride` frames apart; 1 is frame by frame.
+    motion_stride: see `motion_kernel`.
     relation_features: length of one relation embedding; the query q has twice as many.
     dropout: on each residual branch, in training.
     use_partner: whether A's voice and motion are seen (ablation: speaker-only).
     use_relation: whether the relation is seen (ablation: without the socially-aware module's knowledge).
     residual: whether encoder features also pass by the attention of Eq. 4 and 5; the paper's equations read without.
     query_time: whether the queries of Eq. 5 also hold a bounded periodic encoding of t.
+    social_norm: whether s also sets scale and shift of the Transformer layers' norms, so that the relation can change how
+      strongly the partner is answered; the paper's s enters as the query alone.
     dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
     motion_mean, motion_std: 56 values each that normalise motion; part of the model, fixed before training.
   """
@@ -50,12 +54,15 @@ class MotionConfig:
   decoder_layers: int = 2
   mlp_ratio: int = 2
   speech_kernel: int = 9
+  motion_kernel: int = 1
+  motion_stride: int = 1
   relation_features: int = 32
   dropout: float = 0.1
   use_partner: bool = True
   use_relation: bool = True
   residual: bool = True
   query_time: bool = False
+  social_norm: bool = False
   dtype: str = "float32"
   motion_mean: tuple[float, ...] = (0.0,) * MOTION_DIM
   motion_std: tuple[float, ...] = (1.0,) * MOTION_DIM
@@ -90,7 +97,8 @@ class MotionEncoder(nn.Module):
   @nn.compact
   def __call__(self, motion: Float[Array, "*b T 56"]) -> Float[Array, "*b T D"]:
     c = self.config
-    return nn.LayerNorm(dtype=c.dtype, name="norm")(FeedForward(c.features, c.features, c.dtype, name="mlp")(motion))
+    hidden = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, name="context")(motion)
+    return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(nn.gelu(hidden)))
 
 
 class SocialFusion(nn.Module):
@@ -111,7 +119,7 @@ class SocialFusion(nn.Module):
     encoded = nn.Dense(c.features, dtype=c.dtype, name="join")(jnp.concatenate([partner, speech], axis=-1))
     for i in range(c.encoder_layers):
       layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"layer_{i}")
-      encoded = layer(encoded, deterministic=deterministic)
+      encoded = layer(encoded, social if c.social_norm else None, deterministic=deterministic)
     memory = nn.LayerNorm(dtype=c.dtype, name="memory_norm")(encoded)
 
     queries = jnp.broadcast_to(social[..., None, :], encoded.shape)
@@ -129,11 +137,13 @@ class MotionDecoder(nn.Module):
   config: MotionConfig
 
   @nn.compact
-  def __call__(self, z: Float[Array, "*b T D"], *, deterministic: bool = True) -> Float[Array, "*b T 56"]:
+  def __call__(
+      self, z: Float[Array, "*b T D"], social: Float[Array, "*b D"], *, deterministic: bool = True
+  ) -> Float[Array, "*b T 56"]:
     c = self.config
     for i in range(c.decoder_layers):
       layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"layer_{i}")
-      z = layer(z, deterministic=deterministic)
+      z = layer(z, social if c.social_norm else None, deterministic=deterministic)
     z = nn.LayerNorm(dtype=c.dtype, name="norm")(z)
     return nn.Dense(MOTION_DIM, kernel_init=nn.initializers.normal(0.01), name="motion")(z.astype(jnp.float32))
 
@@ -185,12 +195,12 @@ class MotionGenerator(nn.Module):
       motion = self.motion_encoder((motion_a - mean) / std)
       partner = self.partner_attention(self.partner_norm(partner_speech), motion)  # Eq. 4
       if c.residual:
-        partner += partner_speech
+        partner += partner_speech + motion
     else:
       partner = jnp.zeros_like(own_speech)
     social = self.motion_social_net(self.relation_query(relation)).astype(c.dtype)
     z = self.social_fusion(partner, own_speech, social, deterministic=deterministic)
-    return mean + std * self.motion_decoder(z, deterministic=deterministic)
+    return mean + std * self.motion_decoder(z, social, deterministic=deterministic)
 
   def relation_query(self, relation: Int[Array, "*b 2"]) -> Float[Array, "*b Q"]:
     """The query q (Sec. 3.5), which the Gaussian offsetnet takes too: `apply(…, method="relation_query")`."""

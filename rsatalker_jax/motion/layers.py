@@ -87,8 +87,26 @@ class FeedForward(nn.Module):
     return nn.Dense(self.features, dtype=self.dtype, name="out")(x)
 
 
+class AdaptiveNorm(nn.Module):
+  """LayerNorm whose scale and shift follow a condition (adaLN; Perez et al. 2018, Peebles & Xie 2023).
+
+  Starts as a plain LayerNorm, whatever the condition; without a condition it stays one.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b T D"], condition: Float[Array, "*b C"] | None = None) -> Float[Array, "*b T D"]:
+    normed = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+    if condition is None:
+      return normed
+    modulation = nn.Dense(2 * x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name="modulation")
+    scale, shift = jnp.split(modulation(condition)[..., None, :], 2, axis=-1)
+    return normed * (1 + scale) + shift
+
+
 class TransformerLayer(nn.Module):
-  """Pre-norm self-attention and MLP, each on a residual path."""
+  """Pre-norm self-attention and MLP, each on a residual path; both norms follow the condition, if there is one."""
 
   features: int
   heads: int
@@ -98,11 +116,17 @@ class TransformerLayer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*b T D"], *, deterministic: bool = True) -> Float[Array, "*b T D"]:
+  def __call__(
+      self,
+      x: Float[Array, "*b T D"],
+      condition: Float[Array, "*b C"] | None = None,
+      *,
+      deterministic: bool = True,
+  ) -> Float[Array, "*b T D"]:
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
-    normed = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
+    normed = AdaptiveNorm(self.dtype, name="attention_norm")(x, condition)
     x += drop(WindowAttention(self.features, self.heads, self.reach, self.dtype, name="attention")(normed, normed))
-    normed = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
+    normed = AdaptiveNorm(self.dtype, name="mlp_norm")(x, condition)
     x += drop(FeedForward(self.features, self.mlp_ratio * self.features, self.dtype, name="mlp")(normed))
     return x
 
@@ -113,15 +137,18 @@ class FrameConv(nn.Module):
   Attributes:
     features: width of the output.
     kernel: frames seen, an odd number; 1 is a layer per frame.
+    stride: frames between those seen (dilation).
   """
 
   features: int
   kernel: int
   dtype: jnp.dtype = jnp.float32
+  stride: int = 1
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b T C"]) -> Float[Array, "*b T D"]:
-    half, frames = self.kernel // 2, x.shape[-2]
+    half, frames = self.kernel // 2 * self.stride, x.shape[-2]
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(half, half), (0, 0)])
-    neighbourhood = jnp.concatenate([padded[..., i : i + frames, :] for i in range(self.kernel)], axis=-1)
+    starts = range(0, 2 * half + 1, self.stride)
+    neighbourhood = jnp.concatenate([padded[..., i : i + frames, :] for i in starts], axis=-1)
     return nn.Dense(self.features, dtype=self.dtype, name="taps")(neighbourhood)

@@ -60,9 +60,9 @@ def test_equation_4_queries_are_speech_keys_and_values_are_motion():
   m_a = bound.motion_encoder(inputs["motion_a"])
   assert a_a.shape == m_a.shape == (12, 16)
   f_a = bound.partner_attention(bound.partner_norm(a_a), m_a)
-  fused = bound.social_fusion(f_a, bound.speech_adapter(inputs["speech_b"]),
-                              bound.motion_social_net(bound.relation_query(inputs["relation"])))
-  np.testing.assert_allclose(bound(**inputs), bound.motion_decoder(fused), atol=1e-6)
+  social = bound.motion_social_net(bound.relation_query(inputs["relation"]))
+  fused = bound.social_fusion(f_a, bound.speech_adapter(inputs["speech_b"]), social)
+  np.testing.assert_allclose(bound(**inputs), bound.motion_decoder(fused, social), atol=1e-6)
 
 
 def test_equation_5_query_is_the_same_s_in_every_frame():
@@ -155,6 +155,25 @@ def test_bfloat16_is_close_and_parameters_stay_float32():
   assert rough.dtype == jnp.float32
   # bfloat16 has 8 bits: half a percent per operation, a few dozen operations deep.
   assert float(jnp.sqrt(jnp.mean((exact - rough) ** 2)) / exact.std()) < 0.05
+
+
+def test_motion_encoder_sees_its_kernel():
+  """The encoder's frame t sees kernel frames of motion, stride apart, and no others."""
+  encoder = generator.MotionEncoder(dataclasses.replace(SMALL, motion_kernel=5, motion_stride=2))
+  motion = jax.random.normal(KEY, (15, 56))
+  params = encoder.init(KEY, motion)
+  gradient = jax.grad(lambda motion: encoder.apply(params, motion)[7].max())(motion)
+  np.testing.assert_array_equal(np.flatnonzero(np.abs(gradient).max(axis=1)), [3, 5, 7, 9, 11])
+
+
+def test_social_norm_is_a_switch():
+  """With it s reaches the layers' norms too: the relation can change gains, not only add to the motion."""
+  modulations = lambda params: [path for path, _ in jax.tree_util.tree_leaves_with_path(params)
+                                if "modulation" in jax.tree_util.keystr(path)]
+  assert not modulations(make_model()[1])
+  model, params = make_model(dataclasses.replace(SMALL, social_norm=True))
+  assert len(modulations(params)) == 2 * 2 * 2  # Kernel and bias of two norms in two layers.
+  assert model.apply(params, **make_inputs()).shape == (12, 56)
 
 
 def test_query_time_is_a_switch():

@@ -88,15 +88,31 @@ def test_memory_grows_with_the_length_not_its_square():
   assert temporaries(20_000) < 12 * temporaries(2_000)  # Ten times the frames; the square would be a hundred.
 
 
-def test_frame_conv_equals_numpy():
-  module = layers.FrameConv(features=3, kernel=5)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_frame_conv_equals_numpy(stride):
+  module = layers.FrameConv(features=3, kernel=5, stride=stride)
   x = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
   params = module.init(KEY, x)
-  kernel = np.asarray(params["params"]["taps"]["kernel"]).reshape(5, 2, 3)
+  kernel = np.zeros((4 * stride + 1, 2, 3))  # Zeros between the taps.
+  kernel[::stride] = np.asarray(params["params"]["taps"]["kernel"]).reshape(5, 2, 3)
   expected = sum(
       np.stack([np.convolve(x[:, c], kernel[::-1, c, d], "same") for d in range(3)], 1) for c in range(2)
   )
   np.testing.assert_allclose(module.apply(params, x), expected, atol=1e-5)
+
+
+def test_adaptive_norm_follows_its_condition():
+  module = layers.AdaptiveNorm()
+  x, condition = jax.random.normal(KEY, (2, 5, 8)), jax.random.normal(jax.random.key(1), (2, 3))
+  params = module.init(KEY, x, condition)
+  normed = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+  np.testing.assert_allclose(module.apply(params, x, condition), normed, atol=1e-5)  # Plain at the start.
+  kernel = jax.random.normal(jax.random.key(2), (3, 16))
+  params["params"]["modulation"]["kernel"] = kernel
+  scale, shift = np.split(np.asarray(condition @ kernel), 2, axis=-1)
+  expected = normed * (1 + scale[:, None]) + shift[:, None]
+  np.testing.assert_allclose(module.apply(params, x, condition), expected, atol=1e-4)
+  assert "modulation" not in module.init(KEY, x)["params"]
 
 
 def test_dropout_only_when_asked():
