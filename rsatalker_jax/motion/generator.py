@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rsatalker_jax.motion.layers import FeedForward, FrameConv, TransformerLayer, WindowAttention
+from rsatalker_jax.motion.layers import FrameConv, TransformerLayer, WindowAttention
 from rsatalker_jax.social.networks import MotionSocialNet, RelationEmbedding, encode_time
 from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.types import MOTION_DIM
