@@ -28,7 +28,7 @@ compare: $(VENV)/.installed
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
 
 test: $(VENV)/.installed
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n 2 --dist loadfile tests
 
 clean:
 	rm -rf $(VENV) runs .jax_cache
