@@ -2,5 +2,6 @@
 
 from rsatalker_jax.speech.cache import make_speech_encoder
 from rsatalker_jax.speech.logmel import LogMel, to_frames
+from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, load_wav2vec2
 
-__all__ = ["LogMel", "make_speech_encoder", "to_frames"]
+__all__ = ["LogMel", "Wav2Vec2", "load_wav2vec2", "make_speech_encoder", "to_frames"]
