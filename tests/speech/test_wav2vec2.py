@@ -1,6 +1,5 @@
 """Wav2Vec 2.0 against PyTorch's transformers, and its checkpoints, whole and broken."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -13,6 +12,7 @@ from wav2vec2_checkpoints import FAMILIES, PADDED, REFERENCE, SAMPLES, make_tens
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.speech import load_wav2vec2, to_frames, wav2vec2
+from rsatalker_jax.speech.wav2vec2 import encode_voice
 
 PADDED_WAV = np.pad(make_wav(), (0, PADDED - SAMPLES))
 
@@ -57,44 +57,36 @@ def test_padding_is_kept_out(folders):
   np.testing.assert_allclose(hidden[: len(alone)], alone, atol=1e-4)
 
 
-def test_features_are_resampled_before_the_transformer(folders):
-  """DualTalk's order: 50 Hz convolutions, linear interpolation to 25 fps, Transformer on video frames."""
-  module, params = load_wav2vec2(folders["large"])
-  wav = make_wav()
-  frames = round(SAMPLES / 16000 * 25)
-  bound = module.bind(params)
-  features = bound.feature_extractor(wav2vec2.normalize_wav(jnp.asarray(wav)))
-  expected = bound.encoder(bound.feature_projection(to_frames(features, frames)), None)
-  got = module.apply(params, wav, num_frames=frames)
-  assert got.shape == (frames, 32)
-  np.testing.assert_allclose(got, expected, atol=1e-5)
-  with pytest.raises(ValueError, match="num_samples"):
-    module.apply(params, wav, 8000, num_frames=frames)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_voices(folders, family):
+  """In one chunk, padded and masked, hidden states are those of the plain call; at 25 fps, in DualTalk's order."""
+  module, params = load_wav2vec2(folders[family])
+  wav = make_wav(11 * 16000 + 77)  # Longer than a piece of the convolutions.
+  np.testing.assert_allclose(encode_voice(module, params, wav), module.apply(params, wav), atol=1e-4)
+  frames = 275
+  features = module.apply(params, wav2vec2.normalize_wav(jnp.asarray(wav)), method="extract")
+  expected = module.apply(params, to_frames(features, frames), method="contextualize")
+  video = encode_voice(module, params, wav, num_frames=frames)
+  assert video.shape == (frames, 32)
+  np.testing.assert_allclose(video, expected, atol=1e-4)
+  # Interpolating after the Transformer is something else.
+  assert np.abs(video - to_frames(module.apply(params, wav), frames)).max() > 0.1
 
 
 def test_chunks_meet_with_a_small_error(folders):
   module, params = load_wav2vec2(folders["large"])
-  config = module.config
-  inner = wav2vec2.Wav2Vec2(dataclasses.replace(config, normalize=False))
-  lengths = set()
-
-  def apply(params, wav):
-    lengths.add(len(wav))
-    return jitted(params, wav)
-
-  jitted = jax.jit(inner.apply)
   wav = make_wav(5 * 16000 + 77)
-  whole = module.apply(params, wav)
-  encode = lambda **sizes: wav2vec2.encode_in_chunks(apply, params, config, wav, **sizes)
-  np.testing.assert_allclose(encode(chunk_seconds=9.0), whole, atol=1e-5)  # In one piece.
-  pieces = encode(chunk_seconds=2.0, margin_seconds=0.6)
-  assert pieces.shape == whole.shape and len(lengths) == 2  # All chunks have one length.
-  error = np.abs(pieces - whole).max(axis=1) / np.asarray(whole).std()
+  whole = np.asarray(module.apply(params, wav))
+  pieces = encode_voice(module, params, wav, chunk=100, margin=30)
+  assert pieces.shape == whole.shape
+  error = np.abs(pieces - whole).max(axis=1) / whole.std()
   assert 0 < error.max() < 0.5  # Random weights attend everywhere; trained ones less far.
-  # A shift by one frame would be as wrong as another voice:
-  assert error.mean() < 0.1 * np.mean(np.abs(np.asarray(whole)[1:] - pieces[:-1]).max(axis=1) / np.asarray(whole).std())
-  with pytest.raises(ValueError, match="margin_seconds"):
-    encode(chunk_seconds=1.0, margin_seconds=0.5)
+  shifted = np.abs(pieces[:-1] - whole[1:]).max(axis=1) / whole.std()
+  assert error.mean() < 0.1 * shifted.mean()  # No frame is out of place.
+  with pytest.raises(ValueError, match="margin=50"):
+    encode_voice(module, params, wav, chunk=100, margin=50)
+  with pytest.raises(ValueError, match="do not make a frame"):
+    encode_voice(module, params, wav[:300])
 
 
 def test_bfloat16_is_close(folders):
