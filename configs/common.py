@@ -26,7 +26,13 @@ def base_config() -> ConfigDict:
   config.head = ConfigDict(dict(path="assets/head/demo_head.npz"))
 
   # Frozen speech encoder.
-  config.speech = ConfigDict(dict(encoder="logmel", num_mels=64, context=2))
+  config.speech = ConfigDict(dict(
+      encoder="logmel",  # Or "wav2vec2".
+      num_mels=64,
+      context=2,  # Windows stacked into one log-mel feature.
+      checkpoint="",  # Of Wav2Vec 2.0: a folder, or an id on the Hugging Face hub.
+      resample_first=True,  # To 25 fps before Wav2Vec 2.0's Transformer, as DualTalk has it.
+  ))
 
   # Fields of rsatalker_jax.motion.MotionConfig.
   config.generator = ConfigDict(dict(

@@ -10,7 +10,9 @@ import collections
 import io
 import os
 import pickle
+import zipfile
 
+import ml_dtypes
 import numpy as np
 import scipy.sparse
 
@@ -106,6 +108,70 @@ def load_pickle(path: str | os.PathLike) -> object:
   except Exception as error:  # A malformed pickle can raise almost anything.
     expected = "a pickle of numpy, scipy.sparse and chumpy arrays in plain containers"
     raise InputError(path, "", str(error) or type(error).__name__, expected) from None
+
+
+_TORCH_STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "BoolStorage": np.bool_,
+}
+
+
+def _rebuild_tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
+  """A strided view of a storage, copied; numpy's own checks would not notice a view that leaves it."""
+  del requires_grad, hooks, metadata
+  last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+  if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(storage)):
+    raise pickle.UnpicklingError(f"a tensor {tuple(size)} that reaches beyond its {len(storage)} numbers")
+  strides = [step * storage.itemsize for step in stride]
+  return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
+
+
+class _TorchUnpickler(pickle.Unpickler):
+  """Reads the pickle inside a PyTorch archive; the numbers lie in files beside it."""
+
+  def __init__(self, file, archive: zipfile.ZipFile, folder: str):
+    super().__init__(file)
+    self._archive, self._folder = archive, folder
+
+  def find_class(self, module, name):
+    allowed = {
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): lambda tensor, requires_grad, hooks: tensor,
+    }
+    if module == "torch" and name in _TORCH_STORAGES:
+      return _TORCH_STORAGES[name]
+    if (module, name) in allowed:
+      return allowed[module, name]
+    raise pickle.UnpicklingError(f"the name {module}.{name}, which is not on the allow-list")
+
+  def persistent_load(self, pid):
+    _, dtype, key, _, count = pid
+    return np.frombuffer(self._archive.read(f"{self._folder}/data/{key}"), dtype, count)
+
+
+def load_torch_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads a state dict that PyTorch (1.6 or newer) saved, `pytorch_model.bin`, without PyTorch: tensors by name.
+
+  Raises:
+    InputError: the file is missing, cut off, of another kind, or names anything but tensors.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+      unpickler = _TorchUnpickler(io.BytesIO(archive.read(index)), archive, index.removesuffix("/data.pkl"))
+      tensors = unpickler.load()
+    if not isinstance(tensors, dict) or not all(isinstance(value, np.ndarray) for value in tensors.values()):
+      raise pickle.UnpicklingError(f"a {type(tensors).__name__} of other things than tensors")
+  except Exception as error:  # A malformed archive or pickle can raise almost anything.
+    expected = "a state dict saved by PyTorch 1.6 or newer"
+    raise InputError(path, "", str(error) or type(error).__name__, expected) from None
+  return dict(tensors)
 
 
 def to_array(value: object) -> np.ndarray:

@@ -24,7 +24,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
 from rsatalker_jax.motion import MotionConfig, MotionGenerator
 from rsatalker_jax.social import GaussianOffsetNet
-from rsatalker_jax.speech import LogMel, make_speech_encoder
+from rsatalker_jax.speech import LogMel, load_wav2vec2, make_speech_encoder
 
 Params = dict[str, Any]
 # wav (S,) at 16 kHz and a number of frames -> features (T, D) at 25 fps
@@ -160,8 +160,11 @@ def make_encoder(config: ConfigDict, cache_dir: str | os.PathLike | None) -> Spe
     cache_dir: where features are kept; None keeps none.
 
   Raises:
-    InputError: if the section names an encoder that does not exist.
+    InputError: if the section names an encoder that does not exist, or a checkpoint that does not fit.
   """
-  if config.encoder != "logmel":
-    raise InputError("config", "speech.encoder", repr(config.encoder), "'logmel'")
-  return make_speech_encoder(LogMel(config.num_mels, config.context), {}, cache_dir=cache_dir)
+  if config.encoder == "logmel":
+    return make_speech_encoder(LogMel(config.num_mels, config.context), {}, cache_dir=cache_dir)
+  if config.encoder == "wav2vec2":
+    module, params = load_wav2vec2(config.checkpoint)
+    return make_speech_encoder(module, params, resample_first=config.resample_first, cache_dir=cache_dir)
+  raise InputError("config", "speech.encoder", repr(config.encoder), "'logmel' or 'wav2vec2'")

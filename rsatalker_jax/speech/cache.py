@@ -12,45 +12,46 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from rsatalker_jax.speech.logmel import to_frames
+from rsatalker_jax.speech.logmel import encode_locally, to_frames
+from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, encode_voice
 from rsatalker_jax.types import FPS, SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
-# Clips are padded to whole multiples of this before a local encoder sees them: few lengths, few compilations.
-_PADDING = 5 * SAMPLE_RATE
-
-
 def make_speech_encoder(
-    module: nn.Module, params: PyTree, *, cache_dir: str | os.PathLike | None = None
+    module: nn.Module,
+    params: PyTree,
+    *,
+    resample_first: bool = False,
+    cache_dir: str | os.PathLike | None = None,
 ) -> Callable[[Float[np.ndarray, "S"], int], Float[np.ndarray, "T D"]]:
   """Makes `encode(wav (S,), num_frames) -> (num_frames, D)` at 25 fps from a frozen 50 Hz encoder.
 
   Args:
-    module, params: a speech encoder: `LogMel`, or Wav2Vec 2.0.
+    module, params: a speech encoder: `LogMel`, or `Wav2Vec2`.
+    resample_first: whether Wav2Vec 2.0's convolutional features are brought to 25 fps before its Transformer, as DualTalk
+      has it, instead of the hidden states behind it.
     cache_dir: where features are kept from run to run; None keeps none. Several processes may share it.
   """
-  apply = jax.jit(module.apply)
   name = encoder_key(module, params)
 
-  def encode_all(wav: Float[np.ndarray, "S"]) -> Float[np.ndarray, "T50 D"]:
-    if not getattr(module, "is_local", False):
-      return np.asarray(apply(params, jnp.asarray(wav)), np.float32)
-    padded = np.pad(wav, (0, -len(wav) % _PADDING))
-    return np.asarray(apply(params, jnp.asarray(padded)), np.float32)[: module.num_frames(len(wav))]
+  def encode_all(wav: Float[np.ndarray, "S"], num_frames: int) -> Float[np.ndarray, "T D"]:
+    if isinstance(module, Wav2Vec2):
+      return encode_voice(module, params, wav, num_frames=num_frames if resample_first else None)
+    return encode_locally(module, params, wav)
 
   def encode(wav: Float[np.ndarray, "S"], num_frames: int | None = None) -> Float[np.ndarray, "T D"]:
     wav = np.ascontiguousarray(wav, np.float32)
-    if cache_dir is None:
-      features = encode_all(wav)
-    else:
-      features = cached(pathlib.Path(cache_dir) / f"{content_key(wav, name)}.npz", lambda: encode_all(wav))
     frames = round(len(wav) / SAMPLE_RATE * FPS) if num_frames is None else num_frames
-    return np.asarray(to_frames(features, frames), np.float32)
+    if cache_dir is None:
+      features = encode_all(wav, frames)
+    else:
+      key = content_key(wav, f"{name} at {frames} frames" if resample_first else name)
+      features = cached(pathlib.Path(cache_dir) / f"{key}.npz", lambda: encode_all(wav, frames))
+    return np.asarray(features if len(features) == frames else to_frames(features, frames), np.float32)
 
   return encode
 

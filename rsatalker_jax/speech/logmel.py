@@ -1,9 +1,10 @@
 """Log-mel features behind the interface that Wav2Vec 2.0 has: `apply(params, wav (S,)) -> (T50, D)` at 50 Hz."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from rsatalker_jax.types import SAMPLE_RATE
 
@@ -22,9 +23,6 @@ class LogMel(nn.Module):
 
   num_mels: int = 64
   context: int = 2
-
-  # A frame depends on its own windows alone, so clips may be padded to a common length and cut back afterwards.
-  is_local = True
 
   WINDOW = 400
   HOP = 320
@@ -51,6 +49,18 @@ class LogMel(nn.Module):
     level = (jnp.log10(energy + self.FLOOR) + 5.0) / 1.5
     stacked = jnp.pad(level, ((0, self.context - 1), (0, 0)), mode="edge")
     return jnp.concatenate([stacked[i : i + frames] for i in range(self.context)], axis=-1)
+
+
+def encode_locally(module: nn.Module, params: PyTree, wav: Float[np.ndarray, "S"]) -> Float[np.ndarray, "T50 D"]:
+  """Features of an encoder whose frames depend on their own windows alone, such as `LogMel`.
+
+  Voices are padded to multiples of five seconds and the features cut back: few lengths, few compilations.
+  """
+  padded = np.pad(wav, (0, -len(wav) % (5 * SAMPLE_RATE)))
+  return np.asarray(_apply(module, params, padded), np.float32)[: module.num_frames(len(wav))]
+
+
+_apply = jax.jit(lambda module, params, wav: module.apply(params, wav), static_argnums=0)
 
 
 def mel_filters(num_mels: int, fft: int, *, rate: int = SAMPLE_RATE) -> Float[np.ndarray, "M R"]:

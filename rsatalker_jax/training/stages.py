@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 import splat_kernels
-from rsatalker_jax.avatar import Avatar, init_avatar, triangle_frames
+from rsatalker_jax.avatar import init_avatar, triangle_frames
 from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.dualtalk import load_dualtalk
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
