@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from splat_kernels import reference, sh, xla
+from splat_kernels import pallas_gpu, reference, sh, xla
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, Projected, RenderOutput
 
 # A name is strict. None takes DEFAULT.
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla}
+IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla, "pallas_gpu": pallas_gpu}
 DEFAULT = "xla"
 
 
@@ -69,7 +69,7 @@ def rasterize(
     means2d_offset: pixels added to the projected centres. Pass zeros and take its gradient: the screen-space gradient
       of the centres, which density control needs.
     config: see `Config`.
-    implementation: "xla" or "reference"; None picks the best for this machine.
+    implementation: "xla", "pallas_gpu" or "reference"; None picks the best for this machine.
 
   Returns:
     See `RenderOutput`.

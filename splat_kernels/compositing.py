@@ -37,10 +37,11 @@ class Walk:
   Attributes:
     make_lists: (bins of all frames, N, config) to the lists: a pytree with `TileLists.gaussians` and `TileLists.tiles`,
       and whatever else the two walks want to know.
-    forward: (table, lists, number of tiles BT, config) to (BT, C + 1, P): sums over the tile's Gaussians of weight
-      times feature, and lastly the sum of weights (the table's 1 as a feature); 0 in tiles without Gaussians.
-    backward: (table, lists, d loss / d (what `forward` gave) (BT, C + 1, P), its product with what `forward` gave,
-      summed over channels (BT, P), config) to moments, 8 + C numbers (or more: the rest is not looked at) per slot:
+    forward: (table, lists, number of tiles BT, config, save) to (BT, C + 1, P), sums over the tile's Gaussians of
+      weight times feature, and lastly the sum of weights (the table's 1 as a feature), 0 in tiles without Gaussians;
+      and a pytree of whatever `backward` wants to know of it, not looked at unless `save`.
+    backward: (table, lists, d loss / d sums (BT, C + 1, P), its product with the sums, summed over channels (BT, P),
+      the pytree, config) to moments, 8 + C numbers (or more: the rest is not looked at) per slot:
       the sums over the tile's pixels of d loss / d ln(alpha) times `monomials`, and of weight times the gradients of
       the C channels; 0 in slots that are never reached, anything in empty ones.
     scale: of the table's exponent, see above.
@@ -88,26 +89,29 @@ def composite_with(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
 def _composite(means2d, conics, opacities, features, background, lists, walk: Walk, width, height, config: Config):
-  return _forward(means2d, conics, opacities, features, background, lists, walk, width, height, config)[0]
+  given = means2d, conics, opacities, features, background, lists, walk, width, height, config
+  return _forward(*given, save=False)[0]
 
 
-def _forward(means2d, conics, opacities, features, background, lists, walk: Walk, width, height, config: Config):
+def _forward(
+    means2d, conics, opacities, features, background, lists, walk: Walk, width, height, config: Config, *, save=True
+):
   """Image and transmittance, and what the backward pass reads again."""
   batch, _, channels = features.shape
   size = config.tile_size
   always = _always(walk, lists)
   means2d, conics, opacities, features = apart(always, lambda given=(means2d, conics, opacities, features): given)
   table = apart(always, lambda: _slot_table(means2d, conics, opacities, features, lists, walk, width, height, size))
-  tiles = walk.forward(table, lists, count_tiles(batch, width, height, size), config)
+  tiles, saved = walk.forward(table, lists, count_tiles(batch, width, height, size), config, save)
   summed, transmittance = tiles[:, :channels], 1 - tiles[:, channels]
   colored = summed + transmittance[:, None] * _per_tile(background, tiles)[..., None]
   image = untile(colored, batch, width, height, size)
   transmittance = untile(transmittance[:, None], batch, width, height, size)[..., 0]
-  return (image, transmittance), (means2d, conics, opacities, background, lists, table, tiles)
+  return (image, transmittance), (means2d, conics, opacities, background, lists, table, tiles, saved)
 
 
 def _backward(walk: Walk, width: int, height: int, config: Config, residuals, gradients):
-  means2d, conics, opacities, background, lists, table, tiles = residuals
+  means2d, conics, opacities, background, lists, table, tiles, saved = residuals
   batch, num, _ = means2d.shape
   size, channels = config.tile_size, tiles.shape[1] - 1
   always = _always(walk, lists)
@@ -119,7 +123,7 @@ def _backward(walk: Walk, width: int, height: int, config: Config, residuals, gr
     grad_transmittance = grad_transmittance + behind[:, c, None] * grad_image[:, c]
   gradient = apart(always, lambda: jnp.concatenate([grad_image, -grad_transmittance[:, None]], axis=1))
   total = apart(always, lambda: sum(tiles[:, c] * gradient[:, c] for c in range(channels + 1)))
-  moments = walk.backward(table, lists, gradient, total, config)
+  moments = walk.backward(table, lists, gradient, total, saved, config)
   if walk.transposed:
     moments = moments.T.reshape(*lists.gaussians.shape, -1)
   per_slot = lambda: _slot_gradients(moments, means2d, conics, opacities, channels, lists, walk, width, height, size)

@@ -58,8 +58,9 @@ def make_chunks(bins: Bins, num: int, config: Config) -> Chunks:
   return Chunks(lists.gaussians, lists.tiles, first, next_tile, parts)
 
 
-def _forward(table, chunks: Chunks, num_tiles: int, config: Config) -> Float[Array, "BT C1 P"]:
-  """See `Walk.forward`."""
+def _forward(table, chunks: Chunks, num_tiles: int, config: Config, save: bool) -> tuple[Float[Array, "BT C1 P"], None]:
+  """See `Walk.forward`; nothing is saved."""
+  del save
   pixels = config.tile_size**2
 
   def draw_part(begin, end):
@@ -79,11 +80,12 @@ def _forward(table, chunks: Chunks, num_tiles: int, config: Config) -> Float[Arr
     state = begin, jnp.ones(pixels, table.dtype), summed, tiles
     return jax.lax.while_loop(lambda s: s[0] < end, draw_chunk, state)[3]
 
-  return sum(draw_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(config.loops))
+  return sum(draw_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(config.loops)), None
 
 
-def _backward(table, chunks: Chunks, gradient, total, config: Config) -> Float[Array, "J K M"]:
+def _backward(table, chunks: Chunks, gradient, total, saved: None, config: Config) -> Float[Array, "J K M"]:
   """See `Walk.backward`."""
+  del saved
   always = chunks.parts[0] < jnp.uint32(2**31)  # See `fusion.apart`.
   channels = gradient.shape[1] - 1
   # Right-hand sides of the moments, padded to 8 columns: a vector register wide, which XLA:CPU needs to be fast.
