@@ -30,7 +30,7 @@ from splat_kernels.tile_lists import TileLists, make_tile_lists
 from splat_kernels.types import Config
 
 CHUNK = 64  # Slots of one program of the backward pass; the saved state takes (C + 1) * P * 4 bytes per chunk.
-UNROLL = 8  # Slots between two looks at the transmittance in the forward pass.
+UNROLL = 8  # Slots between two looks at the transmittance in the forward pass, written out one after the other.
 BLOCK = 32  # Slots whose moments a program collects before it writes them: one per thread of a warp.
 HEAD = 6  # Numbers in a slot's row before the features; see `Walk`.
 LOG2_E = float(np.log2(np.e))
@@ -52,8 +52,9 @@ def _forward(table, lists: TileLists, num_tiles: int, config: Config, save: bool
         jax.ShapeDtypeStruct((num_tiles,), jnp.int32),
     ]
   kernel = functools.partial(_forward_kernel, channels, config)
-  # Two warps: half as many threads that load the same parameters as with four, and twice as many warps as with one.
-  call = _call(kernel, shapes, grid=num_tiles, warps=_warps(pixels, 4), name="splat_forward")
+  # Four pixels per thread. With two, twice as many threads load the same parameters; with eight there are too few warps
+  # to hide how long loads take.
+  call = _call(kernel, shapes, grid=num_tiles, pixels=pixels, per_thread=4, name="splat_forward")
   tiles, *saved = call(_pad_rows(table), lists.starts[:-1], lists.counts)
   return _swap(tiles, config), saved
 
@@ -65,8 +66,8 @@ def _backward(table, lists: TileLists, gradient, total, saved, config: Config) -
   states, walked = saved
   shape = jax.ShapeDtypeStruct((8 + channels, chunks * CHUNK), jnp.float32)
   kernel = functools.partial(_backward_kernel, channels, config)
-  # One warp where possible: its sums over pixels need neither shared memory nor a barrier.
-  call = _call(kernel, [shape], grid=chunks, warps=_warps(pixels, 8), name="splat_backward")
+  # Eight pixels per thread: a tile of 16 x 16 is one warp's, whose sums need neither shared memory nor a barrier.
+  call = _call(kernel, [shape], grid=chunks, pixels=pixels, per_thread=8, name="splat_backward")
   tiles = lists.tiles.astype(jnp.int32)
   left = walked[tiles] - (jnp.arange(chunks, dtype=jnp.int32) - lists.starts[tiles]) * CHUNK
   in_use = jnp.arange(chunks, dtype=jnp.int32) < lists.starts[-1]
@@ -83,20 +84,17 @@ composite = functools.partial(  # See `reference.composite`.
 # ---- Calling a kernel ----
 
 
-def _call(kernel: Callable, shapes: list, *, grid: int, warps: int, name: str) -> Callable:
-  """A `pallas_call` of `kernel(arithmetic, *refs)`: compiled where the platform is CUDA, interpreted elsewhere."""
+def _call(kernel: Callable, shapes: list, *, grid: int, pixels: int, per_thread: int, name: str) -> Callable:
+  """A `pallas_call` of `kernel(target, *refs)`: compiled where the platform is CUDA, interpreted elsewhere."""
+  warps = max(1, pixels // (32 * per_thread))
   # Parameters name the backend: without them JAX 0.10 would take Mosaic GPU, which needs Hopper.
   params = pltriton.CompilerParams(num_warps=warps, num_stages=1)
-  kernel = functools.partial(kernel, warps)
-  compiled = pl.pallas_call(
-      functools.partial(kernel, _PTX), shapes, grid=(grid,), compiler_params=params, name=name
-  )
-  interpreted = pl.pallas_call(functools.partial(kernel, _PLAIN), shapes, grid=(grid,), interpret=True, name=name)
+  target = _Target(min(pixels, 32 * warps), UNROLL, _PTX)
+  compiled = pl.pallas_call(functools.partial(kernel, target), shapes, grid=(grid,), compiler_params=params, name=name)
+  # The same kernel with fewer and longer vectors, and less written out: XLA compiles it in a tenth of the time.
+  target = _Target(pixels // 2, 2, _PLAIN)
+  interpreted = pl.pallas_call(functools.partial(kernel, target), shapes, grid=(grid,), interpret=True, name=name)
   return lambda *arrays: jax.lax.platform_dependent(*arrays, cuda=compiled, default=interpreted)
-
-
-def _warps(pixels: int, pixels_per_thread: int) -> int:
-  return max(1, pixels // (32 * pixels_per_thread))
 
 
 def _pad_rows(table: Float[Array, "J K D"]) -> Float[Array, "S"]:
@@ -155,6 +153,14 @@ _PLAIN = _Arithmetic(
 )
 
 
+class _Target(NamedTuple):
+  """How a kernel is written out."""
+
+  lanes: int  # Pixels of one vector.
+  unroll: int
+  ops: _Arithmetic
+
+
 # ---- Kernels ----
 
 
@@ -175,8 +181,7 @@ class _Pixels(NamedTuple):
       ref[(*index, pl.ds(i * self.lanes, self.lanes))] = values[i]
 
 
-def _pixels(warps: int, size: int) -> _Pixels:
-  lanes = min(32 * warps, size**2)
+def _pixels(lanes: int, size: int) -> _Pixels:
   lane = jax.lax.iota(jnp.int32, lanes)
   centred = lambda i: i.astype(jnp.float32) + (0.5 - size / 2)
   return _Pixels(lanes, size**2 // lanes, centred(lane // size), centred(lane % size), float(lanes // size))
@@ -198,7 +203,7 @@ def _alpha(ops: _Arithmetic, config: Config, exponent):
   return jnp.where(exponent >= lowest, jnp.minimum(ops.exp2(exponent), config.alpha_max), 0.0)
 
 
-def _forward_kernel(channels: int, config: Config, warps: int, ops: _Arithmetic, table, starts, counts, tiles, *saved):
+def _forward_kernel(channels: int, config: Config, target: _Target, table, starts, counts, tiles, *saved):
   """Draws one tile: sums of weight times feature and of weights to `tiles`.
 
   Args:
@@ -209,7 +214,8 @@ def _forward_kernel(channels: int, config: Config, warps: int, ops: _Arithmetic,
     saved: nothing, or what `_forward` calls so, written.
   """
   tile = pl.program_id(0)
-  pixels = _pixels(warps, config.tile_size)
+  ops = target.ops
+  pixels = _pixels(target.lanes, config.tile_size)
   start, count = starts[tile], counts[tile]
   stride = _stride(HEAD + channels)
 
@@ -223,8 +229,8 @@ def _forward_kernel(channels: int, config: Config, warps: int, ops: _Arithmetic,
     at, transmittance, sums = state
     if saved:
       pl.when(at % CHUNK == 0)(lambda: save(at, transmittance, sums))
-    group = (start * (CHUNK // UNROLL) + at // UNROLL) * (UNROLL * stride)
-    for k in range(UNROLL):
+    group = (start * (CHUNK // target.unroll) + at // target.unroll) * (target.unroll * stride)
+    for k in range(target.unroll):
       row = group + k * stride
       alphas = [_alpha(ops, config, e) for e in _exponents(ops, table, row, pixels)]
       features = [table[row + HEAD + c] for c in range(channels)]
@@ -234,7 +240,7 @@ def _forward_kernel(channels: int, config: Config, warps: int, ops: _Arithmetic,
       weights = [jnp.where(t > config.transmittance_min, w, 0.0) for t, w in zip(transmittance, weights)]
       colors = [tuple(ops.fma(f, w, s) for w, s in zip(weights, sums[c])) for c, f in enumerate(features)]
       sums = (*colors, tuple(s + w for s, w in zip(sums[channels], weights)))
-    return at + UNROLL, transmittance, sums
+    return at + target.unroll, transmittance, sums
 
   def unfinished(state):
     at, transmittance, _ = state
@@ -250,7 +256,7 @@ def _forward_kernel(channels: int, config: Config, warps: int, ops: _Arithmetic,
 
 
 def _backward_kernel(
-    channels: int, config: Config, warps: int, ops: _Arithmetic, table, tiles, counts, gradient, total, states, moments
+    channels: int, config: Config, target: _Target, table, tiles, counts, gradient, total, states, moments
 ):
   """Moments of the slots of one chunk.
 
@@ -265,7 +271,8 @@ def _backward_kernel(
   """
   chunk = pl.program_id(0)
   tile, count = tiles[chunk], counts[chunk]
-  pixels = _pixels(warps, config.tile_size)
+  ops = target.ops
+  pixels = _pixels(target.lanes, config.tile_size)
   stride = _stride(HEAD + channels)
   lanes = jax.lax.iota(jnp.int32, BLOCK)
   highest = np.float32(np.log2(config.alpha_max))
