@@ -324,12 +324,15 @@ def _backward_kernel(
     for c in range(channels):
       before = pixels.load(states, chunk, c)
       left = [ops.fnma(b, g, l) for b, g, l in zip(before, gradients[c], left)]
-    state = tuple(transmittance), tuple(left)
-    for block in range(CHUNK // BLOCK):
-      first = chunk * (CHUNK // BLOCK) + block
-      step = lambda k, state, first=first: pull_one(gradients, (first * BLOCK + k) * stride, k, state)
+
+    def pull_block(block, state):
+      first = (chunk * (CHUNK // BLOCK) + block) * BLOCK
       rows = (jnp.zeros(BLOCK, jnp.float32),) * (HEAD + channels)
       used = jnp.clip(count - block * BLOCK, 0, BLOCK)
+      step = lambda k, state: pull_one(gradients, (first + k) * stride, k, state)
       *state, rows = jax.lax.fori_loop(0, used, step, (*state, rows))
       for m, values in zip([*range(6), *range(8, 8 + channels)], rows):
-        moments[m, pl.ds(first * BLOCK, BLOCK)] = values
+        moments[m, pl.ds(first, BLOCK)] = values
+      return tuple(state)
+
+    jax.lax.fori_loop(0, CHUNK // BLOCK, pull_block, (tuple(transmittance), tuple(left)))
