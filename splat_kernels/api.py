@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from splat_kernels import reference, sh, xla
+from splat_kernels import pallas_tpu, reference, sh, xla
+from splat_kernels.platforms import current_platform
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, Projected, RenderOutput
 
-# A name is strict. None takes DEFAULT.
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla}
+# A name is strict. None takes the platform's, or else DEFAULT.
+IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla, "pallas_tpu": pallas_tpu}
+PLATFORM_DEFAULTS = {"tpu": "pallas_tpu"}
 DEFAULT = "xla"
 
 
@@ -69,7 +71,8 @@ def rasterize(
     means2d_offset: pixels added to the projected centres. Pass zeros and take its gradient: the screen-space gradient
       of the centres, which density control needs.
     config: see `Config`.
-    implementation: "xla" or "reference"; None picks the best for this machine.
+    implementation: "xla", "pallas_tpu" (interpreted where there is no TPU: slow) or "reference"; None picks the best for
+      the platform.
 
   Returns:
     See `RenderOutput`.
@@ -108,7 +111,7 @@ def rasterize(
       batch=batch,
       sh_degree=sh_degree,
       config=config,
-      name=implementation or DEFAULT,
+      name=implementation or PLATFORM_DEFAULTS.get(current_platform(), DEFAULT),
   )
   output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
   while (needed := _overflowing(output)) is not None:
