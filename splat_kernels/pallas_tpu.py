@@ -30,8 +30,8 @@ from splat_kernels.tile_lists import TileLists, make_tile_lists
 from splat_kernels.tiles import monomials
 from splat_kernels.types import Config
 
-CHUNK = 128  # Slots of one tile processed together: the lanes of a register, to which DMA is aligned.
-SUBLANES = 8
+LANES, SUBLANES = 128, 8  # A register's.
+CHUNK = LANES  # Slots of one tile processed together: what DMA is aligned to.
 SHAPE_ROWS = 24  # Of the parameters: 3 parts of 6 coefficients, filled up to whole registers.
 PARTS = 3  # A float32 as a sum of numbers that bfloat16 holds.
 
@@ -156,7 +156,7 @@ def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, *
     alphas, _ = _alphas(config, rows, shape_side)
     weights, transmittance = _weights(config, alphas, transmittance)
     # All rows take part, as the unused coefficients cost nothing; the parts of the features are added up at the end.
-    for part in _split(jnp.concatenate(weights), 2):
+    for part in _split(jnp.concatenate(weights)):
       summed = summed + _dot(rows, part)
     return at + 1, transmittance, summed
 
@@ -203,7 +203,7 @@ def _backward_kernel(
   grown = gradient[0]
   if padded > channels:
     grown = jnp.concatenate([grown, jnp.zeros((padded - channels, pixels), jnp.float32)])
-  parts = [part.astype(jnp.float32) for part in _split(grown, PARTS)]
+  parts = [part.astype(jnp.float32) for part in _split(grown)]
   color_side[...] = jnp.concatenate(parts).astype(jnp.bfloat16)
   above = jnp.zeros((SHAPE_ROWS, pixels), jnp.float32)
   below = jnp.zeros((parameters.shape[0] - SHAPE_ROWS - PARTS * padded, pixels), jnp.float32)
@@ -222,8 +222,8 @@ def _backward_kernel(
     gains = sum(_dot(rows, gain_side[k], contract=(0, 0)) for k in range(PARTS))
     pulls, remaining = _pulls(config, alphas, free, weights, gains, remaining)
     pulls, weights = jnp.concatenate(pulls), jnp.concatenate(weights)
-    shape = sum(_dot(moment_side[...], part, contract=(1, 1)) for part in _split(pulls, PARTS))
-    color = sum(_dot(color_side[...], part, contract=(1, 1)) for part in _split(weights, 2))
+    shape = sum(_dot(moment_side[...], part, contract=(1, 1)) for part in _split(pulls))
+    color = sum(_dot(color_side[...], part, contract=(1, 1)) for part in _split(weights))
     slot = written[0] % 2
 
     @pl.when(written[0] >= 2)
@@ -316,7 +316,7 @@ def _weights(config: Config, alphas, transmittance: Float[Array, "1 P"]):
   before, running = [], None  # The part of the product that lies in the same sublane.
   for alpha in alphas:
     before.append(running)
-    running = 1 - alpha if running is None else running - running * alpha
+    running = 1 - alpha if running is None else running * (1 - alpha)
   ahead, behind = _scan(running, transmittance, jnp.multiply)
   weights = []
   for alpha, product in zip(alphas, before):
@@ -368,10 +368,10 @@ def _registers(rows: Float[Array, "K P"]) -> list[Float[Array, "8 P"]]:
 # ---- Products in bfloat16 with the accuracy of float32 ----
 
 
-def _split(x: Float[Array, "*s"], parts: int) -> list[BFloat16[Array, "*s"]]:
-  """A float32 as a sum of bfloat16: 8 bits each, so 3 parts are exact and 2 are within 2^-17."""
+def _split(x: Float[Array, "*s"]) -> list[BFloat16[Array, "*s"]]:
+  """A float32 as a sum of PARTS bfloat16, which hold 8 bits each: exact."""
   result = []
-  for _ in range(parts - 1):
+  for _ in range(PARTS - 1):
     # The upper half of the bits. A round trip through bfloat16 might be optimized away by XLA where this is interpreted.
     bits = jax.lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(-65536)
     upper = jax.lax.bitcast_convert_type(bits, jnp.float32)
@@ -391,9 +391,9 @@ def _pack_parameters(table: Float[Array, "D S"]) -> BFloat16[Array, "R S"]:
   polynomial = [-l_xx * l_xx, -2 * l_xx * l_xy, -(l_xy * l_xy + l_yy * l_yy), -2 * l_xx * u, -2 * (l_xy * u + l_yy * v)]
   polynomial = jnp.stack([*polynomial, constant - u * u - v * v])
   features = jnp.pad(table[6:], ((0, -(table.shape[0] - 6) % SUBLANES), (0, 0)))
-  shape_parts = jnp.concatenate(_split(polynomial, PARTS))
+  shape_parts = jnp.concatenate(_split(polynomial))
   shape_parts = jnp.pad(shape_parts, ((0, SHAPE_ROWS - shape_parts.shape[0]), (0, 0)))
-  rows = jnp.concatenate([shape_parts, *_split(features, PARTS)])
+  rows = jnp.concatenate([shape_parts, *_split(features)])
   return jnp.pad(rows, ((0, -rows.shape[0] % (2 * SUBLANES)), (0, 0)))  # Two rows of bfloat16 share a sublane.
 
 
@@ -418,6 +418,5 @@ def _round_up(size: int, multiple: int) -> int:
   return -(-size // multiple) * multiple
 
 
-composite = functools.partial(  # See `reference.composite`.
-    composite_with, Walk(_make_lists, _forward, _backward, scale=float(np.log2(np.e)), transposed=True, apart=False)
-)
+walk = Walk(_make_lists, _forward, _backward, scale=float(np.log2(np.e)), transposed=True, apart=False)
+composite = functools.partial(composite_with, walk)  # See `reference.composite`.
