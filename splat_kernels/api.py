@@ -9,12 +9,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from splat_kernels import pallas_gpu, reference, sh, xla
+from splat_kernels import pallas_gpu, pallas_tpu, reference, sh, xla
+from splat_kernels.platforms import current_platform
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, Projected, RenderOutput
 
-# A name is strict. None takes DEFAULT.
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla, "pallas_gpu": pallas_gpu}
+# A name is strict. None takes the platform's, or else DEFAULT.
+IMPLEMENTATIONS: dict[str, ModuleType] = {
+    "reference": reference,
+    "xla": xla,
+    "pallas_gpu": pallas_gpu,
+    "pallas_tpu": pallas_tpu,
+}
+PLATFORM_DEFAULTS = {"gpu": "pallas_gpu", "tpu": "pallas_tpu"}
 DEFAULT = "xla"
 
 
@@ -69,7 +76,8 @@ def rasterize(
     means2d_offset: pixels added to the projected centres. Pass zeros and take its gradient: the screen-space gradient
       of the centres, which density control needs.
     config: see `Config`.
-    implementation: "xla", "pallas_gpu" or "reference"; None picks the best for this machine.
+    implementation: "xla", "pallas_gpu" and "pallas_tpu" (interpreted, which is slow, where there is no NVIDIA GPU or no
+      TPU) or "reference"; None picks the best for the platform.
 
   Returns:
     See `RenderOutput`.
@@ -108,7 +116,7 @@ def rasterize(
       batch=batch,
       sh_degree=sh_degree,
       config=config,
-      name=implementation or DEFAULT,
+      name=implementation or PLATFORM_DEFAULTS.get(current_platform(), DEFAULT),
   )
   output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
   while (needed := _overflowing(output)) is not None:

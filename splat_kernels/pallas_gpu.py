@@ -26,14 +26,15 @@ from jaxtyping import Array, Float, Int
 
 from splat_kernels.binning import Bins
 from splat_kernels.compositing import Walk, composite_with
+from splat_kernels.platforms import current_platform
 from splat_kernels.tile_lists import TileLists, make_tile_lists
-from splat_kernels.types import Config
+from splat_kernels.types import Config, Projected
 
 CHUNK = 64  # Slots of one program of the backward pass; the saved state takes (C + 1) * P * 4 bytes per chunk.
 UNROLL = 8  # Slots between two looks at the transmittance in the forward pass, written out one after the other.
 BLOCK = 32  # Slots whose moments a program collects before it writes them: one per thread of a warp.
+CHANNELS = 8  # Drawn at a time.
 HEAD = 6  # Numbers in a slot's row before the features; see `Walk`.
-LOG2_E = float(np.log2(np.e))
 
 
 def _make_lists(bins: Bins, num: int, config: Config) -> TileLists:
@@ -76,25 +77,34 @@ def _backward(table, lists: TileLists, gradient, total, saved, config: Config) -
   return jnp.moveaxis(moments.reshape(-1, chunks, CHUNK), 0, -1)
 
 
-composite = functools.partial(  # See `reference.composite`.
-    composite_with, Walk(_make_lists, _forward, _backward, scale=LOG2_E, transposed=False, apart=False)
-)
+walk = Walk(_make_lists, _forward, _backward, scale=float(np.log2(np.e)), transposed=False, apart=False)
+
+
+def composite(
+    projected: Projected, features: Float[Array, "B N C"], background: Float[Array, "B C"], **arguments
+) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
+  """See `reference.composite`. Many channels are drawn a few at a time, as a thread's registers hold no more."""
+  groups = [
+      composite_with(walk, projected, features[..., i : i + CHANNELS], background[..., i : i + CHANNELS], **arguments)
+      for i in range(0, max(1, features.shape[-1]), CHANNELS)
+  ]
+  return jnp.concatenate([image for image, *_ in groups], axis=-1), *groups[0][1:]
 
 
 # ---- Calling a kernel ----
 
 
 def _call(kernel: Callable, shapes: list, *, grid: int, pixels: int, per_thread: int, name: str) -> Callable:
-  """A `pallas_call` of `kernel(target, *refs)`: compiled where the platform is CUDA, interpreted elsewhere."""
-  warps = max(1, pixels // (32 * per_thread))
-  # Parameters name the backend: without them JAX 0.10 would take Mosaic GPU, which needs Hopper.
-  params = pltriton.CompilerParams(num_warps=warps, num_stages=1)
-  target = _Target(min(pixels, 32 * warps), UNROLL, _PTX)
-  compiled = pl.pallas_call(functools.partial(kernel, target), shapes, grid=(grid,), compiler_params=params, name=name)
-  # The same kernel with fewer and longer vectors, and less written out: XLA compiles it in a tenth of the time.
-  target = _Target(pixels // 2, 2, _PLAIN)
-  interpreted = pl.pallas_call(functools.partial(kernel, target), shapes, grid=(grid,), interpret=True, name=name)
-  return lambda *arrays: jax.lax.platform_dependent(*arrays, cuda=compiled, default=interpreted)
+  """A `pallas_call` of `kernel(target, *refs)`: compiled for a GPU, interpreted for anything else."""
+  if current_platform() == "gpu":
+    warps = max(1, pixels // (32 * per_thread))
+    target = _Target(min(pixels, 32 * warps), UNROLL, _PTX)
+    # Parameters name the backend: without them JAX 0.10 would take Mosaic GPU, which needs Hopper.
+    how = {"compiler_params": pltriton.CompilerParams(num_warps=warps, num_stages=1)}
+  else:  # Fewer and longer vectors, and less written out: XLA compiles it in a tenth of the time.
+    target = _Target(pixels // 2, 2, _PLAIN)
+    how = {"interpret": True}
+  return pl.pallas_call(functools.partial(kernel, target), shapes, grid=(grid,), name=name, **how)
 
 
 def _pad_rows(table: Float[Array, "J K D"]) -> Float[Array, "S"]:

@@ -1,0 +1,426 @@
+"""Tiled compositing for TPUs: two Pallas (Mosaic) kernels, forward and backward; see compositing.py for what surrounds them.
+
+One grid step is one tile; it goes through the tile's list in chunks of 128 slots, front to back, and ends early when all
+pixels are finished. Slots are rows and pixels are columns of (128, P) arrays, P = tile_size^2:
+
+- The exponent is one matrix product, [x^2, xy, y^2, x, y, 1] of the pixels with six coefficients per slot. The monomials
+  of tiles up to 16 are exact in bfloat16, and a float32 is the sum of three bfloat16, so stacking the three parts
+  along the contracted dimension, which is far from filling the matrix unit, gives float32 accuracy in one bfloat16 pass.
+  Sums over slots (colours) and over pixels (moments) are matrix products of such parts, too.
+- Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs over
+  registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
+- Chunks come by DMA, one ahead; the next tile's first chunk is fetched while this tile is drawn.
+
+Off a TPU the kernels are interpreted: for tests, slowly.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, BFloat16, Float
+
+from splat_kernels.binning import Bins
+from splat_kernels.compositing import Walk, composite_with
+from splat_kernels.platforms import current_platform
+from splat_kernels.tile_lists import TileLists, make_tile_lists
+from splat_kernels.tiles import monomials
+from splat_kernels.types import Config
+
+LANES, SUBLANES = 128, 8  # A register's.
+CHUNK = LANES  # Slots of one tile processed together: what DMA is aligned to.
+SHAPE_ROWS = 24  # Of the parameters: 3 parts of 6 coefficients, filled up to whole registers.
+PARTS = 3  # A float32 as a sum of numbers that bfloat16 holds.
+
+
+def _make_lists(bins: Bins, num: int, config: Config) -> TileLists:
+  """Lists in chunks of CHUNK slots, in the order the kernels' running products want."""
+  lists = make_tile_lists(bins, num, CHUNK)
+  by_sublane = lists.gaussians.reshape(-1, SUBLANES, CHUNK // SUBLANES)
+  gaussians = by_sublane.swapaxes(1, 2).reshape(-1, CHUNK)
+  return TileLists(gaussians, lists.tiles, lists.starts, lists.counts)
+
+
+def _forward(
+    table, lists: TileLists, num_tiles: int, config: Config, save: bool
+) -> tuple[Float[Array, "BT C1 P"], None]:
+  """See `Walk.forward`; nothing is saved."""
+  del save
+  channels, pixels = table.shape[0] - 6, config.tile_size**2
+  parameters = _pack_parameters(table)
+  shape_side = _shape_side(config.tile_size, parameters.shape[0])
+  tiles = _call(
+      functools.partial(_forward_kernel, config=config),
+      lists,
+      num_tiles,
+      inputs=[parameters, shape_side],
+      in_specs=[pl.BlockSpec(memory_space=pl.ANY), _whole(shape_side)],
+      out_shape=jax.ShapeDtypeStruct((num_tiles + num_tiles % 2, channels, pixels), jnp.float32),
+      out_specs=_one_tile(num_tiles, channels, pixels),
+      scratch_shapes=_chunk_buffers(parameters),
+      name="splat_forward",
+  )
+  return tiles[:num_tiles], None
+
+
+def _backward(table, lists: TileLists, gradient, total, saved: None, config: Config) -> Float[Array, "M S"]:
+  """See `Walk.backward`."""
+  del saved
+  num_tiles, channels, pixels = gradient.shape
+  parameters = _pack_parameters(table)
+  rows = parameters.shape[0]
+  shape_side = _shape_side(config.tile_size, rows)
+  moment_side = jnp.asarray(_parts_of_monomials(config.tile_size), jnp.bfloat16)
+  padded = _round_up(channels, SUBLANES)
+  moments = jnp.zeros((SUBLANES + padded, table.shape[1]), jnp.float32)
+  return _call(
+      functools.partial(_backward_kernel, config=config),
+      lists,
+      num_tiles,
+      inputs=[parameters, shape_side, moment_side, gradient, total[:, None], moments],
+      in_specs=[
+          pl.BlockSpec(memory_space=pl.ANY),
+          _whole(shape_side),
+          _whole(moment_side),
+          _one_tile(num_tiles, channels, pixels),
+          _one_tile(num_tiles, 1, pixels),
+          pl.BlockSpec(memory_space=pl.ANY),
+      ],
+      out_shape=jax.ShapeDtypeStruct(moments.shape, jnp.float32),
+      out_specs=pl.BlockSpec(memory_space=pl.ANY),
+      scratch_shapes=[
+          *_chunk_buffers(parameters),
+          pltpu.VMEM((2, moments.shape[0], CHUNK), jnp.float32),
+          pltpu.SemaphoreType.DMA((2,)),
+          pltpu.SMEM((1,), jnp.int32),
+          pltpu.VMEM((PARTS, rows, pixels), jnp.bfloat16),
+          pltpu.VMEM((PARTS * padded, pixels), jnp.bfloat16),
+      ],
+      name="splat_backward",
+      input_output_aliases={6: 0},  # Slots that are never reached keep their zeros.
+  )
+
+
+# ---- How the kernels are called ----
+
+
+def _call(kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, **kw):
+  """A kernel over all tiles: first and last chunk of every tile in scalar memory, one tile a grid step.
+
+  The grid is (2, half): chips with two cores to a device (v4, v5p) draw the two halves at the same time.
+  """
+  half = (num_tiles + 1) // 2
+  starts = jnp.pad(lists.starts, (0, 2 * half - num_tiles), mode="edge")
+  return pl.pallas_call(
+      kernel,
+      grid_spec=pltpu.PrefetchScalarGridSpec(
+          num_scalar_prefetch=1,
+          grid=(2, half),
+          in_specs=in_specs,
+          out_specs=out_specs,
+          scratch_shapes=scratch_shapes,
+      ),
+      out_shape=out_shape,
+      compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+      interpret=current_platform() != "tpu",
+      name=name,
+      **kw,
+  )(starts, *inputs)
+
+
+def _one_tile(num_tiles: int, channels: int, pixels: int) -> pl.BlockSpec:
+  half = (num_tiles + 1) // 2
+  return pl.BlockSpec((1, channels, pixels), lambda core, step, starts: (core * half + step, 0, 0))
+
+
+def _whole(array) -> pl.BlockSpec:
+  return pl.BlockSpec(array.shape, lambda *_: (0,) * array.ndim)
+
+
+def _chunk_buffers(parameters) -> list:
+  """Slots 0 and 1 are for the first chunks of tiles, 2 and 3 for the others."""
+  return [pltpu.VMEM((4, parameters.shape[0], CHUNK), jnp.bfloat16), pltpu.SemaphoreType.DMA((4,))]
+
+
+# ---- Kernels ----
+
+
+def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, *, config: Config):
+  """Sums of weight times feature of one tile."""
+  channels, pixels = tile.shape[1:]
+  chunks = _Chunks(starts, parameters, buffers, semaphores)
+  chunks.begin()
+
+  def draw_chunk(state):
+    at, transmittance, summed = state
+    rows = chunks.fetch(at)
+    alphas, _ = _alphas(config, rows, shape_side)
+    weights, transmittance = _weights(config, alphas, transmittance)
+    # All rows take part, as the unused coefficients cost nothing; the parts of the features are added up at the end.
+    for part in _split(jnp.concatenate(weights)):
+      summed = summed + _dot(rows, part)
+    return at + 1, transmittance, summed
+
+  state = jnp.int32(0), jnp.ones((1, pixels), jnp.float32), jnp.zeros((parameters.shape[0], pixels), jnp.float32)
+  at, _, summed = jax.lax.while_loop(lambda s: chunks.more(s[0], s[1], config), draw_chunk, state)
+  chunks.end(at)
+  padded = _round_up(channels, SUBLANES)
+  parts = [summed[SHAPE_ROWS + k * padded :][:channels] for k in range(PARTS)]
+  tile[0] = sum(parts)
+
+
+def _backward_kernel(
+    starts,
+    parameters,
+    shape_side,
+    moment_side,
+    gradient,
+    total,
+    zeros,
+    moments,
+    buffers,
+    semaphores,
+    out_buffers,
+    out_semaphores,
+    written,
+    gain_side,
+    color_side,
+    *,
+    config: Config,
+):
+  """Moments of the slots of one tile; see `Walk.backward`."""
+  del zeros  # They are in `moments` already.
+  channels, pixels = gradient.shape[1:]
+  padded = _round_up(channels, SUBLANES)
+  chunks = _Chunks(starts, parameters, buffers, semaphores)
+  chunks.begin()
+  step, steps = pl.program_id(1), pl.num_programs(1)
+
+  @pl.when(step == 0)
+  def _():
+    written[0] = 0
+
+  # The tile's gradient: against the rows of the parameters (gains), and by itself (moments of colours).
+  grown = gradient[0]
+  if padded > channels:
+    grown = jnp.concatenate([grown, jnp.zeros((padded - channels, pixels), jnp.float32)])
+  parts = [part.astype(jnp.float32) for part in _split(grown)]
+  color_side[...] = jnp.concatenate(parts).astype(jnp.bfloat16)
+  above = jnp.zeros((SHAPE_ROWS, pixels), jnp.float32)
+  below = jnp.zeros((parameters.shape[0] - SHAPE_ROWS - PARTS * padded, pixels), jnp.float32)
+  for k in range(PARTS):
+    gain_side[k] = jnp.concatenate([above] + PARTS * [parts[k]] + ([below] if below.size else [])).astype(jnp.bfloat16)
+
+  def write(slot, chunk):
+    to = moments.at[:, pl.ds(pl.multiple_of(chunk * CHUNK, CHUNK), CHUNK)]
+    return pltpu.make_async_copy(out_buffers.at[slot], to, out_semaphores.at[slot])
+
+  def walk_chunk(state):
+    at, transmittance, remaining = state
+    rows = chunks.fetch(at)
+    alphas, free = _alphas(config, rows, shape_side)
+    weights, transmittance = _weights(config, alphas, transmittance)
+    gains = sum(_dot(rows, gain_side[k], contract=(0, 0)) for k in range(PARTS))
+    pulls, remaining = _pulls(config, alphas, free, weights, gains, remaining)
+    pulls, weights = jnp.concatenate(pulls), jnp.concatenate(weights)
+    shape = sum(_dot(moment_side[...], part, contract=(1, 1)) for part in _split(pulls))
+    color = sum(_dot(color_side[...], part, contract=(1, 1)) for part in _split(weights))
+    slot = written[0] % 2
+
+    @pl.when(written[0] >= 2)
+    def _():
+      write(slot, 0).wait()
+
+    out_buffers[slot, :SUBLANES] = sum(shape[i : i + SUBLANES] for i in range(0, shape.shape[0], SUBLANES))
+    out_buffers[slot, SUBLANES:] = sum(color[i : i + padded] for i in range(0, color.shape[0], padded))
+    write(slot, chunks.first + at).start()
+    written[0] += 1
+    return at + 1, transmittance, remaining
+
+  state = jnp.int32(0), jnp.ones((1, pixels), jnp.float32), total[0]
+  at, _, _ = jax.lax.while_loop(lambda s: chunks.more(s[0], s[1], config), walk_chunk, state)
+  chunks.end(at)
+
+  for age in (2, 1):
+
+    @pl.when((step == steps - 1) & (written[0] >= age))
+    def _(age=age):
+      write((written[0] - age) % 2, 0).wait()
+
+
+class _Chunks:
+  """The chunks of this grid step's tile: fetched one ahead, the next tile's first one, too."""
+
+  def __init__(self, starts, parameters, buffers, semaphores):
+    self.step, self.steps = pl.program_id(1), pl.num_programs(1)
+    tile = pl.program_id(0) * self.steps + self.step
+    self.first, self.last = starts[tile], starts[tile + 1]
+    self.count = self.last - self.first
+    self.buffers = buffers
+    self._parameters, self._semaphores = parameters, semaphores
+
+  def _copy(self, chunk, slot):
+    window = self._parameters.at[:, pl.ds(pl.multiple_of(chunk * CHUNK, CHUNK), CHUNK)]
+    return pltpu.make_async_copy(window, self.buffers.at[slot], self._semaphores.at[slot])
+
+  def _slot(self, at):
+    return jnp.where(at == 0, self.step % 2, 2 + at % 2)
+
+  def begin(self):
+    """Starts to fetch the first chunk of the next tile, and of this one if no step before could."""
+
+    @pl.when(self.step == 0)
+    def _():
+      self._copy(self.first, 0).start()
+
+    @pl.when(self.step + 1 < self.steps)
+    def _():
+      self._copy(self.last, (self.step + 1) % 2).start()
+
+  def fetch(self, at):
+    """The parameters of a chunk; starts to fetch the one after it."""
+
+    @pl.when(at + 1 < self.count)
+    def _():
+      self._copy(self.first + at + 1, self._slot(at + 1)).start()
+
+    self._copy(self.first + at, self._slot(at)).wait()
+    return self.buffers[self._slot(at)]
+
+  def more(self, at, transmittance, config: Config):
+    """Whether there is a chunk to draw and a pixel that is not finished."""
+    return (at < self.count) & (jnp.max(transmittance) > config.transmittance_min)
+
+  def end(self, at):
+    """Waits for what was started to be fetched and not waited for: the first chunk of an empty tile is, too."""
+
+    @pl.when((at < self.count) | (self.count == 0))
+    def _():
+      self._copy(self.first + at, self._slot(at)).wait()
+
+
+# ---- Stages of a chunk: (128, P) arrays, or lists of 16 (8, P) arrays, the rows of one register each ----
+
+
+def _alphas(config: Config, rows: BFloat16[Array, "R K"], shape_side):
+  """Alpha of a chunk's Gaussians, 0 where skipped, and the same before the clamp to alpha_max."""
+  exponent = sum(_dot(rows, shape_side[k], contract=(0, 0)) for k in range(shape_side.shape[0]))  # log2(alpha).
+  free = jnp.where(exponent >= float(np.log2(config.alpha_min)), jnp.exp2(exponent), 0)
+  return _registers(jnp.minimum(free, config.alpha_max)), _registers(free)
+
+
+def _weights(config: Config, alphas, transmittance: Float[Array, "1 P"]):
+  """Weight of each Gaussian, alpha times transmittance, 0 in finished pixels; and the transmittance behind them all.
+
+  The transmittance goes on falling in finished pixels: having passed the minimum is what marks them as finished.
+  """
+  before, running = [], None  # The part of the product that lies in the same sublane.
+  for alpha in alphas:
+    before.append(running)
+    running = 1 - alpha if running is None else running * (1 - alpha)
+  ahead, behind = _scan(running, transmittance, jnp.multiply)
+  weights = []
+  for alpha, product in zip(alphas, before):
+    reached = ahead if product is None else ahead * product
+    weight = reached * alpha
+    weights.append(jnp.where(reached - weight > config.transmittance_min, weight, 0))
+  return weights, behind
+
+
+def _pulls(config: Config, alphas, free, weights, gains, remaining: Float[Array, "1 P"]):
+  """d loss / d ln(alpha) of each Gaussian: T gain alpha - (what comes behind) alpha / (1 - alpha); what remains at last."""
+  gained, until, running = [], [], None
+  for weight, gain in zip(weights, _registers(gains)):
+    gained.append(weight * gain)
+    running = gained[-1] if running is None else running + gained[-1]
+    until.append(running)
+  ahead, behind = _scan(-running, remaining, jnp.add)
+  pulls = []
+  for k, (alpha, weight) in enumerate(zip(alphas, weights)):
+    pull = gained[k] - (ahead - until[k]) * alpha * _reciprocal(1 - alpha)
+    passes = weight > 0
+    if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
+      pull = pull * free[k] * _reciprocal(jnp.maximum(alpha, config.alpha_min))
+    else:
+      passes &= free[k] < config.alpha_max
+    pulls.append(jnp.where(passes, pull, 0))
+  return pulls, behind
+
+
+def _scan(totals: Float[Array, "8 P"], start: Float[Array, "1 P"], combine):
+  """`start` combined with the totals of all sublanes before each, (8, P), and with all of them, (1, P)."""
+  sublane = jax.lax.broadcasted_iota(jnp.int32, totals.shape, 0)
+  ahead = jnp.where(sublane == 0, start, pltpu.roll(totals, 1, 0))
+  for distance in (1, 2, 4):
+    ahead = jnp.where(sublane < distance, ahead, combine(ahead, pltpu.roll(ahead, distance, 0)))
+  return ahead, combine(ahead, totals)[SUBLANES - 1 :]
+
+
+def _reciprocal(x):
+  """The hardware's estimate and one Newton step: no case has to be distinguished as in a division."""
+  estimate = pl.reciprocal(x, approx=True)
+  return estimate * (2 - x * estimate)
+
+
+def _registers(rows: Float[Array, "K P"]) -> list[Float[Array, "8 P"]]:
+  return [rows[i : i + SUBLANES] for i in range(0, CHUNK, SUBLANES)]
+
+
+# ---- Products in bfloat16 with the accuracy of float32 ----
+
+
+def _split(x: Float[Array, "*s"]) -> list[BFloat16[Array, "*s"]]:
+  """A float32 as a sum of PARTS bfloat16, which hold 8 bits each: exact."""
+  result = []
+  for _ in range(PARTS - 1):
+    # The upper half of the bits. A round trip through bfloat16 might be optimized away by XLA where this is interpreted.
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(-65536)
+    upper = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    result.append(upper.astype(jnp.bfloat16))
+    x = x - upper
+  return [*result, x.astype(jnp.bfloat16)]
+
+
+def _dot(a: BFloat16[Array, "m k"], b: BFloat16[Array, "k n"], contract=(1, 0)) -> Float[Array, "m n"]:
+  """Products are exact, sums in float32."""
+  return jax.lax.dot_general(a, b, ((contract[:1], contract[1:]), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _pack_parameters(table: Float[Array, "D S"]) -> BFloat16[Array, "R S"]:
+  """The kernels' parameters: parts of the coefficients of x^2, xy, y^2, x, y, 1 in log2(alpha), then of the features."""
+  l_xx, l_xy, u, l_yy, v, constant = table[:6]
+  polynomial = [-l_xx * l_xx, -2 * l_xx * l_xy, -(l_xy * l_xy + l_yy * l_yy), -2 * l_xx * u, -2 * (l_xy * u + l_yy * v)]
+  polynomial = jnp.stack([*polynomial, constant - u * u - v * v])
+  features = jnp.pad(table[6:], ((0, -(table.shape[0] - 6) % SUBLANES), (0, 0)))
+  shape_parts = jnp.concatenate(_split(polynomial))
+  shape_parts = jnp.pad(shape_parts, ((0, SHAPE_ROWS - shape_parts.shape[0]), (0, 0)))
+  rows = jnp.concatenate([shape_parts, *_split(features)])
+  return jnp.pad(rows, ((0, -rows.shape[0] % (2 * SUBLANES)), (0, 0)))  # Two rows of bfloat16 share a sublane.
+
+
+def _parts_of_monomials(tile_size: int) -> np.ndarray:
+  """x^2 etc. at the pixels, (8 or 16, P): tiles of 32 need two parts, whose rows come one after the other."""
+  values = monomials(tile_size).T
+  upper = np.asarray(values.astype(jnp.bfloat16), np.float32)
+  return upper if np.array_equal(upper, values) else np.concatenate([upper, values - upper])
+
+
+def _shape_side(tile_size: int, rows: int) -> BFloat16[Array, "k R P"]:
+  """What the parameters are multiplied with to give the exponent: the monomials against every part's coefficients."""
+  one, x, y, xx, xy, yy, *_ = range(8)
+  sides = []
+  for part in np.split(_parts_of_monomials(tile_size), _parts_of_monomials(tile_size).shape[0] // SUBLANES):
+    stacked = np.tile(part[[xx, xy, yy, x, y, one]], (PARTS, 1))
+    sides.append(np.pad(stacked, ((0, rows - stacked.shape[0]), (0, 0))))
+  return jnp.asarray(np.stack(sides), jnp.bfloat16)
+
+
+def _round_up(size: int, multiple: int) -> int:
+  return -(-size // multiple) * multiple
+
+
+walk = Walk(_make_lists, _forward, _backward, scale=float(np.log2(np.e)), transposed=True, apart=False)
+composite = functools.partial(composite_with, walk)  # See `reference.composite`.
