@@ -51,10 +51,11 @@ def draw_and_pull_back(composite, projected: Projected, features):
   return image, gradients
 
 
-@pytest.mark.parametrize("cores", [1, 2])
-def test_no_races_and_no_memory_read_before_it_is_written(cores):
-  # A TPU's memories start as NaN here, its copies are watched, and with two cores each draws a half of the grid.
-  params = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager", num_cores_or_threads=cores)
+@pytest.mark.parametrize("copies", ["eager", "on_wait"])
+def test_no_races_and_no_memory_read_before_it_is_written(copies):
+  # A TPU's memories start as NaN here. Copies are done when they are started, which shows what is read without waiting,
+  # or when they are waited for, which shows what is overwritten without waiting.
+  params = pltpu.InterpretParams(detect_races=True, dma_execution_mode=copies)
   with pltpu.force_tpu_interpret_mode(params):
     image, gradients = draw_and_pull_back(pallas_tpu.composite, *four_tiles())
     jax.block_until_ready(gradients)
