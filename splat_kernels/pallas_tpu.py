@@ -361,7 +361,7 @@ def _scan(totals: Float[Array, "8 P"], start: Float[Array, "1 P"], combine):
 
 def _reciprocal(x):
   """The hardware's estimate and one Newton step: no case has to be distinguished as in a division."""
-  estimate = pl.reciprocal(x, approx=True)
+  estimate = (pltpu if hasattr(pltpu, "reciprocal") else pl).reciprocal(x, approx=True)  # It moved after jax 0.10.
   return estimate * (2 - x * estimate)
 
 

@@ -90,4 +90,5 @@ def test_frames_spread_over_devices_without_communication():
   assert "splat_forward" in text
   assert not re.search(r"all-(reduce|gather|to-all)|collective-permute", text)
   image = SIDE * SIDE * 3 * 4
-  assert image <= compiled.memory_analysis().output_size_in_bytes < 1.5 * image  # A device holds its own frame.
+  # A device gives its own one of the four frames; TPUs fill rows of 64 pixels up to 128.
+  assert image <= compiled.memory_analysis().output_size_in_bytes <= 2 * image
