@@ -21,7 +21,7 @@ def kernels_of(target: str) -> dict:
   here = pathlib.Path(__file__).parent
   with tempfile.TemporaryDirectory() as dumps:
     toolkit = pathlib.Path(next(iter(nvidia.__path__))) / "cu13"
-    flags = f"--xla_gpu_cuda_data_dir={toolkit} --xla_dump_to={dumps} --xla_dump_emitter_re=.*"
+    flags = f"--xla_gpu_cuda_data_dir={toolkit} --xla_dump_to={dumps} --xla_dump_emitter_re=ptx"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(here.parent)}
     command = [sys.executable, here / "compile_for_gpu.py", target, dumps]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
