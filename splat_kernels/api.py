@@ -116,29 +116,8 @@ def rasterize(
   return output
 
 
-def rasterize_on_mesh(mesh: jax.sharding.Mesh, axis: str | tuple[str, ...], *arrays: Array, camera: Camera, **kwargs):
-  """`rasterize` where every device draws its own frames: `jax.shard_map` over the leading dimension.
-
-  Without it, under jit, the work on a batch that is spread over devices is repeated on each of them.
-
-  Args:
-    mesh: the devices.
-    axis: mesh axis or axes to spread frames over, e.g. "data".
-    *arrays: means, quats, scales, opacities, colors of `rasterize`, each with a leading dimension of frames, a multiple
-      of the number of devices.
-    camera: with that leading dimension, too.
-    **kwargs: keyword arguments of `rasterize` that are the same for all frames. Under `shard_map` a full list cannot
-      grow: set `Config.max_intersections`, and check `overflow`.
-  """
-  draw = lambda camera, *arrays: rasterize(*arrays, camera, **kwargs)
-  frames = jax.sharding.PartitionSpec(axis)
-  # A pallas_call inside does not support the check of varying manual axes.
-  sharded = jax.shard_map(draw, mesh=mesh, in_specs=frames, out_specs=frames, check_vma=False)
-  return sharded(camera, *arrays)
-
-
 def round_capacity(needed: int) -> int:
-  """Rounds up to one of few sizes (steps of 12 to 25 %), so that growing lists compile few programs."""
+  """Rounds up to one of few sizes (steps of 1024, or of 12 to 25 %), so that growing lists compile few programs."""
   step = max(1024, 1 << max(0, (needed - 1).bit_length() - 3))
   return -(-needed // step) * step
 

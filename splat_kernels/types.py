@@ -79,7 +79,8 @@ class RenderOutput:
     depth: expected camera z, sum(w z) / sum(w), world units; 0 where nothing was drawn. None with
       `Config(with_depth=False)`.
     radii: see `Projected.radii`; a Gaussian is visible where radii > 0.
-    intersections: pairs (Gaussian, tile) that this frame needs.
+    intersections: pairs (Gaussian, tile) that this frame needs; where the list has no room even for the rows of tiles
+      that Gaussians touch, an upper bound.
     overflow: pairs that did not fit into `Config.max_intersections` and were not drawn; anything but 0 means that the
       farthest Gaussians are missing from the image. Always 0 from `reference`.
   """
