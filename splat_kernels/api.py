@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from splat_kernels import reference, sh, xla
 from splat_kernels.projection import project_gaussians
@@ -47,6 +48,7 @@ def rasterize(
     background: Float[Array, "*b C"] | None = None,
     sh_degree: int | None = None,
     means2d_offset: Float[Array, "*b N 2"] | None = None,
+    means2d_abs_offset: Float[Array, "*b N 2"] | None = None,
     config: Config = Config(),
     implementation: str | None = None,
 ) -> RenderOutput:
@@ -68,6 +70,9 @@ def rasterize(
     sh_degree: 0 to 3 if `colors` holds SH coefficients.
     means2d_offset: pixels added to the projected centres. Pass zeros and take its gradient: the screen-space gradient
       of the centres, which density control needs.
+    means2d_abs_offset: zeros, which are not added to anything; the gradient that they get is, for each Gaussian, the
+      sum over pixels of the absolute value of what each pixel adds to the gradient of `means2d_offset` (AbsGS, Ye et
+      al. 2024; gsplat's absgrad). None costs nothing.
     config: see `Config`.
     implementation: "xla" or "reference"; None picks the best for this machine.
 
@@ -75,7 +80,7 @@ def rasterize(
     See `RenderOutput`.
 
   Raises:
-    ValueError: if shapes do not fit, naming them with their values.
+    ValueError: if shapes do not fit, naming them with their values; if the implementation has no absolute gradients.
   """
   if implementation not in (None, *IMPLEMENTATIONS):
     raise ValueError(f"{implementation=} must be None or one of {', '.join(IMPLEMENTATIONS)}")
@@ -90,6 +95,12 @@ def rasterize(
     means2d_offset = jnp.zeros((num, 2), means.dtype)
   if means2d_offset.shape[-2:] != (num, 2):
     raise ValueError(f"{means2d_offset.shape=} must be (*b, {num}, 2)")
+  name = implementation or DEFAULT
+  if means2d_abs_offset is not None:
+    if means2d_abs_offset.shape[-2:] != (num, 2):
+      raise ValueError(f"{means2d_abs_offset.shape=} must be (*b, {num}, 2)")
+    if "means2d_abs" not in inspect.signature(IMPLEMENTATIONS[name].composite).parameters:
+      raise ValueError(f"implementation={name!r} has no absolute gradients: means2d_abs_offset must be None")
 
   color_rank = 2 if sh_degree is None else 3
   batch = _batch_shape(
@@ -100,15 +111,16 @@ def rasterize(
       colors.shape[:-color_rank],
       background.shape[:-1],
       means2d_offset.shape[:-2],
+      () if means2d_abs_offset is None else means2d_abs_offset.shape[:-2],
       _camera_batch(camera),
   )
   draw = functools.partial(
       _rasterize,
-      *(means, quats, scales, opacities, camera, colors, background, means2d_offset),
+      *(means, quats, scales, opacities, camera, colors, background, means2d_offset, means2d_abs_offset),
       batch=batch,
       sh_degree=sh_degree,
       config=config,
-      name=implementation or DEFAULT,
+      name=name,
   )
   output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
   while (needed := _overflowing(output)) is not None:
@@ -150,10 +162,12 @@ def _rasterize(
     *arrays: Array, batch: tuple[int, ...], sh_degree: int | None, config: Config, name: str, capacity: int
 ) -> RenderOutput:
   """`rasterize` after all checks: one batch dimension on everything, project, composite, add the background."""
-  means, quats, scales, opacities, camera, colors, background, means2d_offset = arrays
+  means, quats, scales, opacities, camera, colors, background, means2d_offset, means2d_abs = arrays
   colors = _flatten(batch, colors, 2 if sh_degree is None else 3)
   background, means2d_offset = _flatten(batch, background, 1), _flatten(batch, means2d_offset, 2)
   means, quats, scales, opacities, camera = _flatten_geometry(batch, means, quats, scales, opacities, camera)
+  finite = _all_finite(means, quats, scales, opacities, colors)
+  opacities = jnp.where(finite, opacities, 0)  # Culls.
 
   projected = jax.vmap(functools.partial(project_gaussians, config=config))(means, quats, scales, opacities, camera)
   projected = dataclasses.replace(projected, means2d=projected.means2d + means2d_offset)
@@ -162,13 +176,21 @@ def _rasterize(
   if sh_degree is not None:
     features = jax.vmap(functools.partial(sh.sh_colors, sh_degree))(colors, means, camera.world_to_camera)
   # A culled Gaussian's colour may be NaN, and 0 * NaN would reach the image.
-  features = jnp.where(visible[..., None] & jnp.isfinite(features), features, 0)
+  features = jnp.where(visible[..., None], features, 0)
   if config.with_depth:
     features = jnp.concatenate([features, projected.depths[..., None]], axis=-1)
     background = jnp.pad(background, ((0, 0), (0, 1)))
 
+  optional = {} if means2d_abs is None else {"means2d_abs": _flatten(batch, means2d_abs, 2)}
   image, transmittance, intersections, overflow = IMPLEMENTATIONS[name].composite(
-      projected, features, background, width=camera.width, height=camera.height, config=config, capacity=capacity
+      projected,
+      features,
+      background,
+      width=camera.width,
+      height=camera.height,
+      config=config,
+      capacity=capacity,
+      **optional,
   )
   alpha = 1 - transmittance
   depth = None
@@ -180,10 +202,18 @@ def _rasterize(
       alpha=alpha,
       depth=depth,
       radii=projected.radii,
+      nonfinite=jnp.sum(~finite, axis=-1, dtype=jnp.int32),
       intersections=intersections,
       overflow=overflow,
   )
   return jax.tree.map(lambda a: a.reshape(batch + a.shape[1:]), flat)
+
+
+def _all_finite(*arrays) -> Bool[Array, "B N"]:
+  """Whether all numbers of a Gaussian are finite, in all of the arrays (B, N, …)."""
+  return functools.reduce(
+      jnp.logical_and, (jnp.all(jnp.isfinite(a), axis=tuple(range(2, a.ndim))) for a in arrays)
+  )
 
 
 def _check_geometry(means, quats, scales, opacities, camera: Camera) -> None:
@@ -202,8 +232,8 @@ def _check_geometry(means, quats, scales, opacities, camera: Camera) -> None:
     raise ValueError(f"{camera.intrinsics.shape=} must be (*b, 3, 3)")
   if camera.width < 1 or camera.height < 1:
     raise ValueError(f"{camera.width=} and {camera.height=} must be positive")
-  if not 0 < camera.near < camera.far:
-    raise ValueError(f"{camera.near=} and {camera.far=} must satisfy 0 < near < far")
+  if not 0 < (camera.far if camera.near is None else camera.near) <= camera.far:
+    raise ValueError(f"{camera.near=} and {camera.far=} must satisfy 0 < near <= far")
 
 
 def _check_colors(colors, sh_degree: int | None, num: int) -> int:

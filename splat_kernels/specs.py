@@ -44,7 +44,7 @@ SPECS = {
     # Tests: small enough for the dense reference.
     "tiny": Spec(60, 40, 24, 40.0, 0.08),
     "odd_size": Spec(80, 37, 53, 60.0, 0.05, seed=1),
-    "batch": Spec(50, 32, 32, 40.0, 0.08, batch=3, seed=2),
+    "batch": Spec(50, 32, 32, 40.0, 0.08, batch=3, sh_degree=2, seed=2),  # Each frame has its own coefficients.
     "channels5": Spec(40, 33, 20, 40.0, 0.08, channels=5, seed=3),
     "sh3": Spec(50, 32, 24, 40.0, 0.08, sh_degree=3, seed=4),
     "dense": Spec(400, 32, 32, 40.0, 0.1, seed=5),  # Many layers: pixels reach the transmittance minimum.

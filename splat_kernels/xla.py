@@ -11,6 +11,7 @@ How the loop body is written matters more than how much it computes; see `fusion
 
 import dataclasses
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ def composite(
     height: int,
     config: Config,
     capacity: int,
+    means2d_abs: Float[Array, "B N 2"] | None = None,
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
   """See `reference.composite`."""
   batch, num, channels = features.shape
@@ -40,16 +42,24 @@ def composite(
     none = jnp.zeros(batch, jnp.int32)
     image = jnp.broadcast_to(background[:, None, None], (batch, height, width, channels))
     return image, jnp.ones((batch, height, width), features.dtype), none, none
+  config = dataclasses.replace(config, loops=config.loops or _default_loops())
   always = projected.radii[0, 0] >= 0
   fixed = jax.lax.stop_gradient(projected)
   fixed = apart(always, lambda: fixed)
   bin_frame = functools.partial(make_bins, width=width, height=height, config=config, capacity=capacity)
   bins = jax.vmap(lambda p: bin_frame(p, always))(fixed)
   chunks = apart(always, lambda: make_chunks(bins, num, config.loops))
-  image, transmittance = _composite(
-      projected.means2d, projected.conics, projected.opacities, features, background, chunks, width, height, config
-  )
+  shapes = projected.means2d, means2d_abs, projected.conics, projected.opacities
+  image, transmittance = _composite(*shapes, features, background, chunks, width, height, config)
   return image, transmittance, bins.intersections, bins.overflow
+
+
+def _default_loops() -> int:
+  """One for each core that a CPU device has for itself."""
+  if jax.default_backend() != "cpu":
+    return 1
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return min(4, max(1, cores // jax.local_device_count()))
 
 
 @functools.partial(
@@ -105,12 +115,16 @@ def make_chunks(bins: Bins, num: int, loops: int) -> Chunks:
   return Chunks(tiles, within == 0, next_tile, jnp.where(used, gaussians, batch * num), parts)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
-def _composite(means2d, conics, opacities, features, background, chunks: Chunks, width, height, config: Config):
-  return _forward(means2d, conics, opacities, features, background, chunks, width, height, config)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9))
+def _composite(
+    means2d, means2d_abs, conics, opacities, features, background, chunks: Chunks, width, height, config: Config
+):
+  return _forward(means2d, means2d_abs, conics, opacities, features, background, chunks, width, height, config)[0]
 
 
-def _forward(means2d, conics, opacities, features, background, chunks: Chunks, width, height, config: Config):
+def _forward(
+    means2d, means2d_abs, conics, opacities, features, background, chunks: Chunks, width, height, config: Config
+):
   """Image and transmittance, and what the backward pass reads again."""
   batch, _, channels = features.shape
   always = _always(chunks)
@@ -140,11 +154,12 @@ def _forward(means2d, conics, opacities, features, background, chunks: Chunks, w
   colored = summed + transmittance[:, None] * _per_tile(background, width, height, config)[..., None]
   image = _untile(colored, batch, width, height, config.tile_size)
   transmittance = _untile(transmittance[:, None], batch, width, height, config.tile_size)[..., 0]
-  return (image, transmittance), (means2d, conics, opacities, background, chunks, table, tiles)
+  return (image, transmittance), (means2d, means2d_abs, conics, opacities, background, chunks, table, tiles)
 
 
 def _backward(width: int, height: int, config: Config, residuals, gradients):
-  means2d, conics, opacities, background, chunks, table, tiles = residuals
+  means2d, means2d_abs, conics, opacities, background, chunks, table, tiles = residuals
+  absolute = means2d_abs is not None
   batch, num, _ = means2d.shape
   size, channels = config.tile_size, tiles.shape[1] - 1
   always = _always(chunks)
@@ -159,7 +174,7 @@ def _backward(width: int, height: int, config: Config, residuals, gradients):
   # Right-hand sides of the moments, padded to 8 columns: a vector register wide, which XLA:CPU needs to be fast.
   padding = -channels % 8
   color_side = apart(always, lambda: jnp.pad(grad_image.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding))))
-  shape_side = _monomials(size)
+  shape_side, (abs_x_side, abs_y_side) = _monomials(size), _absolute_sides(size)
 
   def walk_part(begin, end):
     def walk_chunk(state):
@@ -181,7 +196,11 @@ def _backward(width: int, height: int, config: Config, residuals, gradients):
         return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
 
       def sum_moments():
-        return jnp.concatenate([_dot(pulls, shape_side), _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
+        shape = _dot(pulls, shape_side)
+        if absolute:
+          towards_x, towards_y = _centre_slopes(config, table[at])
+          shape += _dot(jnp.abs(pulls * towards_x), abs_x_side) + _dot(jnp.abs(pulls * towards_y), abs_y_side)
+        return jnp.concatenate([shape, _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
 
       alphas, gains, weights = apart(at < end, weigh)
       pulls, remaining, following, transmittance = apart(at < end, pull)
@@ -193,11 +212,15 @@ def _backward(width: int, height: int, config: Config, residuals, gradients):
     return jax.lax.while_loop(lambda s: s[0] < end, walk_chunk, state)[3]
 
   moments = sum(walk_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(config.loops))
-  per_slot = lambda: _slot_gradients(moments, means2d, conics, opacities, channels, chunks, width, height, config)
+  per_slot = lambda: _slot_gradients(
+      moments, means2d, conics, opacities, channels, absolute, chunks, width, height, config
+  )
   summed = jax.ops.segment_sum(apart(always, per_slot), chunks.gaussians.reshape(-1), num_segments=batch * num + 1)
   summed = summed[:-1].reshape(batch, num, -1)
   grad_background = jnp.sum(((1 - tiles[:, channels:]) * grad_image).reshape(batch, -1, channels, size**2), axis=(1, 3))
-  parts = summed[..., :2], summed[..., 2:5], summed[..., 5], summed[..., 6:], grad_background
+  grad_abs = summed[..., 6 + channels :] if absolute else None
+  grad_features = summed[..., 6 : 6 + channels]
+  parts = summed[..., :2], grad_abs, summed[..., 2:5], summed[..., 5], grad_features, grad_background
   return *apart(always, lambda: parts), None
 
 
@@ -240,8 +263,8 @@ def _slot_table(means2d, conics, opacities, features, chunks: Chunks, width, hei
   return jnp.pad(swapped, ((0, 0), (0, 0), (0, 1)), constant_values=1)
 
 
-def _slot_gradients(moments, means2d, conics, opacities, channels, chunks: Chunks, width, height, config):
-  """Moments about the tile's centre to gradients of mean, conic, opacity and features, (J * K, 6 + C).
+def _slot_gradients(moments, means2d, conics, opacities, channels, absolute, chunks: Chunks, width, height, config):
+  """Moments about the tile's centre to gradients of mean, conic, opacity, features and absolute mean, (J * K, 6 + C + 2).
 
   With q = d loss / d alpha * alpha and d = pixel - mean: ln alpha = ln opacity - d^T conic d / 2.
   """
@@ -257,7 +280,8 @@ def _slot_gradients(moments, means2d, conics, opacities, channels, chunks: Chunk
   a, b, c = rows[..., 2], rows[..., 3], rows[..., 4]
   opacity = jnp.maximum(rows[..., 5], 1e-30)
   shape = columns(a * dx + b * dy, b * dx + c * dy, -0.5 * dxx, -dxy, -0.5 * dyy, q / opacity)
-  return jnp.concatenate([shape, moments[..., 8 : 8 + channels]], axis=-1).reshape(-1, 6 + channels)
+  rest = [moments[..., 8 : 8 + channels]] + [moments[..., 6:8]] * absolute
+  return jnp.concatenate([shape, *rest], axis=-1).reshape(-1, 6 + channels + 2 * absolute)
 
 
 # ---- Stages of a chunk ----
@@ -265,15 +289,25 @@ def _slot_gradients(moments, means2d, conics, opacities, channels, chunks: Chunk
 
 def _alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "K P"]:
   """Alpha of a chunk's Gaussians at the tile's pixels; 0 where skipped. Without `clamp` alpha_max is not applied."""
-  offsets = np.arange(config.tile_size, dtype=np.float32) + 0.5 - config.tile_size / 2
-  y, x = (g.reshape(-1) for g in np.meshgrid(offsets, offsets, indexing="ij"))  # Pixel centres from the tile's centre.
-  column = lambda i: rows[:, i : i + 1]
-  u = column(0) * x + (column(1) * y + column(2))
-  v = column(3) * y + column(4)
-  eighth = column(5) - u * u - v * v  # ln(alpha) / 8
+  u, v = _whiten(config, rows)
+  eighth = rows[:, 5:6] - u * u - v * v  # ln(alpha) / 8
   lowest = np.float32(np.log(config.alpha_min) / 8)
   alphas = _exp_of_eighth(eighth, lowest)
   return jnp.where(eighth >= lowest, jnp.minimum(alphas, config.alpha_max) if clamp else alphas, 0)
+
+
+def _whiten(config: Config, rows) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
+  """u and v with ln(alpha) / 8 = ln(opacity) / 8 - u^2 - v^2; see `_slot_table`."""
+  x, y = _pixel_centres(config.tile_size)
+  column = lambda i: rows[:, i : i + 1]
+  return column(0) * x + (column(1) * y + column(2)), column(3) * y + column(4)
+
+
+def _centre_slopes(config: Config, rows) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
+  """d ln(alpha) / d centre, along x and y."""
+  u, v = _whiten(config, rows)
+  column = lambda i: rows[:, i : i + 1]
+  return 16 * column(0) * u, 16 * (column(1) * u + column(3) * v)
 
 
 def _exp_of_eighth(p, lowest):
@@ -334,11 +368,22 @@ def _dot(a, b):
 # ---- Tiles and pixels ----
 
 
-def _monomials(tile_size: int) -> np.ndarray:
-  """1, x, y, x^2, xy, y^2, 0, 0 at the pixel centres relative to the tile's centre: (P, 8)."""
+def _pixel_centres(tile_size: int) -> tuple[np.ndarray, np.ndarray]:
+  """x and y of a tile's pixels relative to the tile's centre, each (P,)."""
   offsets = np.arange(tile_size, dtype=np.float32) + 0.5 - tile_size / 2
   y, x = (g.reshape(-1) for g in np.meshgrid(offsets, offsets, indexing="ij"))
+  return x, y
+
+
+def _monomials(tile_size: int) -> np.ndarray:
+  """1, x, y, x^2, xy, y^2, 0, 0 at the pixel centres relative to the tile's centre: (P, 8)."""
+  x, y = _pixel_centres(tile_size)
   return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y, 0 * x, 0 * x], axis=-1)
+
+
+def _absolute_sides(tile_size: int) -> np.ndarray:
+  """Sums over pixels, put into the columns 6 and 7 that `_monomials` leaves free: (2, P, 8)."""
+  return np.tile(np.eye(8, dtype=np.float32)[6:, None], (1, tile_size**2, 1))
 
 
 def _tile_centres(tiles, width: int, height: int, tile_size: int):
