@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from splat_kernels import reference, sh, xla
 from splat_kernels.projection import project_gaussians
-from splat_kernels.types import Camera, Config, Projected, RenderOutput
+from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput
 
 # A name is strict. None takes DEFAULT.
 IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla}
@@ -20,10 +20,10 @@ DEFAULT = "xla"
 
 
 def project(
-    means: Float[Array, "*b N 3"],
-    quats: Float[Array, "*b N 4"],
-    scales: Float[Array, "*b N 3"],
-    opacities: Float[Array, "*b N"],
+    means: Float[InputArray, "*#b N 3"],
+    quats: Float[InputArray, "*#b N 4"],
+    scales: Float[InputArray, "*#b N 3"],
+    opacities: Float[InputArray, "*#b N"],
     camera: Camera,
     *,
     config: Config = Config(),
@@ -38,17 +38,17 @@ def project(
 
 
 def rasterize(
-    means: Float[Array, "*b N 3"],
-    quats: Float[Array, "*b N 4"],
-    scales: Float[Array, "*b N 3"],
-    opacities: Float[Array, "*b N"],
-    colors: Float[Array, "*b N C"] | Float[Array, "*b N K 3"],
+    means: Float[InputArray, "*#b N 3"],
+    quats: Float[InputArray, "*#b N 4"],
+    scales: Float[InputArray, "*#b N 3"],
+    opacities: Float[InputArray, "*#b N"],
+    colors: Float[InputArray, "*#b N C"] | Float[InputArray, "*#b N K 3"],
     camera: Camera,
     *,
-    background: Float[Array, "*b C"] | None = None,
+    background: Float[InputArray, "*#b C"] | None = None,
     sh_degree: int | None = None,
-    means2d_offset: Float[Array, "*b N 2"] | None = None,
-    means2d_abs_offset: Float[Array, "*b N 2"] | None = None,
+    means2d_offset: Float[InputArray, "*#b N 2"] | None = None,
+    means2d_abs_offset: Float[InputArray, "*#b N 2"] | None = None,
     config: Config = Config(),
     implementation: str | None = None,
 ) -> RenderOutput:
@@ -159,7 +159,7 @@ def _project(means, quats, scales, opacities, camera: Camera, batch: tuple[int, 
 
 @functools.partial(jax.jit, static_argnames=("batch", "sh_degree", "config", "name", "capacity"))
 def _rasterize(
-    *arrays: Array, batch: tuple[int, ...], sh_degree: int | None, config: Config, name: str, capacity: int
+    *arrays: Array | Camera | None, batch: tuple[int, ...], sh_degree: int | None, config: Config, name: str, capacity: int
 ) -> RenderOutput:
   """`rasterize` after all checks: one batch dimension on everything, project, composite, add the background."""
   means, quats, scales, opacities, camera, colors, background, means2d_offset, means2d_abs = arrays

@@ -11,7 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Int, UInt
 
 from splat_kernels.fusion import apart, columns
 from splat_kernels.types import Config, Projected
@@ -133,7 +133,7 @@ def _expand_values(values: UInt[Array, "R"], starts: Int[Array, "R"], used) -> U
   return jnp.cumsum(jnp.zeros_like(values).at[starts].add(jumps, mode="drop"), dtype=values.dtype)
 
 
-def _row_span(p: Projected, always, box, ranks, row, config: Config) -> tuple[Float[Array, "R"], Float[Array, "R"]]:
+def _row_span(p: Projected, always, box, ranks, row, config: Config) -> tuple[Int[Array, "R"], Int[Array, "R"]]:
   """First column, and one past the last, of the tiles that a Gaussian touches in a row of tiles."""
   size = config.tile_size
   limits = box[:, ::2][ranks]

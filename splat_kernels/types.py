@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+InputArray = Array | np.ndarray
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -31,8 +33,8 @@ class Camera:
     far: Gaussians whose centre has camera z > far are culled. World units.
   """
 
-  world_to_camera: Float[Array, "*b 4 4"]
-  intrinsics: Float[Array, "*b 3 3"]
+  world_to_camera: Float[InputArray, "*#b 4 4"]
+  intrinsics: Float[InputArray, "*#b 3 3"]
   width: int
   height: int
   near: float | None = None
