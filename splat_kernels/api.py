@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import math
 from types import ModuleType
 
@@ -95,12 +94,8 @@ def rasterize(
     means2d_offset = jnp.zeros((num, 2), means.dtype)
   if means2d_offset.shape[-2:] != (num, 2):
     raise ValueError(f"{means2d_offset.shape=} must be (*b, {num}, 2)")
-  name = implementation or DEFAULT
-  if means2d_abs_offset is not None:
-    if means2d_abs_offset.shape[-2:] != (num, 2):
-      raise ValueError(f"{means2d_abs_offset.shape=} must be (*b, {num}, 2)")
-    if "means2d_abs" not in inspect.signature(IMPLEMENTATIONS[name].composite).parameters:
-      raise ValueError(f"implementation={name!r} has no absolute gradients: means2d_abs_offset must be None")
+  if means2d_abs_offset is not None and means2d_abs_offset.shape[-2:] != (num, 2):
+    raise ValueError(f"{means2d_abs_offset.shape=} must be (*b, {num}, 2)")
 
   color_rank = 2 if sh_degree is None else 3
   batch = _batch_shape(
@@ -120,7 +115,7 @@ def rasterize(
       batch=batch,
       sh_degree=sh_degree,
       config=config,
-      name=name,
+      name=implementation or DEFAULT,
   )
   output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
   while (needed := _overflowing(output)) is not None:
@@ -181,7 +176,6 @@ def _rasterize(
     features = jnp.concatenate([features, projected.depths[..., None]], axis=-1)
     background = jnp.pad(background, ((0, 0), (0, 1)))
 
-  optional = {} if means2d_abs is None else {"means2d_abs": _flatten(batch, means2d_abs, 2)}
   image, transmittance, intersections, overflow = IMPLEMENTATIONS[name].composite(
       projected,
       features,
@@ -190,7 +184,7 @@ def _rasterize(
       height=camera.height,
       config=config,
       capacity=capacity,
-      **optional,
+      means2d_abs=None if means2d_abs is None else _flatten(batch, means2d_abs, 2),
   )
   alpha = 1 - transmittance
   depth = None

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt
 
 from splat_kernels.fusion import apart, columns
+from splat_kernels.tiles import tile_grid
 from splat_kernels.types import Config, Projected
 
 
@@ -41,11 +42,6 @@ class Bins:
   overflow: Int[Array, ""]
 
 
-def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
-  """Columns and rows of tiles that cover the image."""
-  return -(-width // tile_size), -(-height // tile_size)
-
-
 def tile_box(projected: Projected, width: int, height: int, tile_size: int) -> Int[Array, "N 4"]:
   """Tiles that a Gaussian's box touches: first column, first row, and one past the last of each; empty if culled."""
   corners = jnp.concatenate([projected.means2d - projected.extents, projected.means2d + projected.extents], axis=-1)
@@ -57,7 +53,7 @@ def tile_box(projected: Projected, width: int, height: int, tile_size: int) -> I
 
 
 def make_bins(
-    projected: Projected, always: Bool[Array, ""], *, width: int, height: int, config: Config, capacity: int
+    projected: Projected, always: Bool[Array, ""] | None, *, width: int, height: int, config: Config, capacity: int
 ) -> Bins:
   """Lists the (Gaussian, tile) pairs of one frame.
 

@@ -34,8 +34,8 @@ def composite(
     height: of the image, pixels.
     config: see `Config`.
     capacity: how many (Gaussian, tile) pairs a frame may hold; not used here.
-    means2d_abs: zeros, whose gradient is the sum over pixels of the absolute gradients of the centres. An
-      implementation without it leaves the argument away.
+    means2d_abs: zeros, whose gradient is the sum over pixels of the absolute gradients of the centres; an
+      implementation may refuse all but None.
 
   Returns:
     sum over Gaussians of weight * feature, plus transmittance * background; transmittance behind the last Gaussian;
