@@ -20,7 +20,7 @@ from splat_kernels.compositing import Walk, composite_with
 from splat_kernels.fusion import apart
 from splat_kernels.tile_lists import make_tile_lists
 from splat_kernels.tiles import monomials, pixel_offsets
-from splat_kernels.types import Config
+from splat_kernels.types import Config, Projected
 
 CHUNK = 8  # Slots of one tile processed together.
 
@@ -54,8 +54,7 @@ def make_chunks(bins: Bins, num: int, config: Config) -> Chunks:
   first = lists.starts[tiles] == jnp.arange(tiles.shape[0], dtype=jnp.int32)
   next_tile = lists.starts[tiles + 1].astype(jnp.uint32)
   total = lists.starts[-1:].astype(jnp.uint32)
-  loops = config.loops or _default_loops()
-  middles = next_tile[total * jnp.arange(1, loops, dtype=jnp.uint32) // loops]  # A tile belongs to one part.
+  middles = next_tile[total * jnp.arange(1, config.loops, dtype=jnp.uint32) // config.loops]  # A tile is in one part.
   parts = jnp.concatenate([jnp.zeros_like(total), jnp.minimum(middles, total), total])
   return Chunks(lists.gaussians, lists.tiles, first, next_tile, parts)
 
@@ -67,7 +66,7 @@ def _forward(table, chunks: Chunks, num_tiles: int, config: Config) -> Float[Arr
   def draw_part(begin, end):
     def draw_chunk(state):
       at, transmittance, summed, tiles = state
-      alphas = apart(at < end, lambda: _alphas(config, table[at]))
+      alphas = apart(at < end, lambda: chunk_alphas(config, table[at]))
       weights = apart(at < end, lambda: _weights(config, alphas, transmittance))
       following, transmittance = apart(at < end, lambda: _advance(config, at, alphas, transmittance, chunks))
       summed = jnp.where(chunks.first[at], 0, summed)
@@ -100,7 +99,7 @@ def _backward(table, chunks: Chunks, gradient, total, config: Config, *, absolut
       at, transmittance, remaining, moments = state
 
       def weigh():
-        alphas = _alphas(config, table[at])
+        alphas = chunk_alphas(config, table[at])
         gains = sum(table[at, :, 6 + c, None] * gradient[chunks.tiles[at], c] for c in range(channels + 1))
         return alphas, gains, apart(at < end, lambda: _weights(config, alphas, transmittance))
 
@@ -108,7 +107,7 @@ def _backward(table, chunks: Chunks, gradient, total, config: Config, *, absolut
         left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
         pulls = _pulls(config, alphas, gains, weights, left)
         if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
-          free = _alphas(config, table[at], clamp=False)
+          free = chunk_alphas(config, table[at], clamp=False)
           pulls = pulls * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
         for k in range(CHUNK):
           left = left - weights[k] * gains[k]
@@ -136,7 +135,7 @@ def _backward(table, chunks: Chunks, gradient, total, config: Config, *, absolut
 # ---- Stages of a chunk ----
 
 
-def _alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "K P"]:
+def chunk_alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "K P"]:
   """Alpha of a chunk's Gaussians at the tile's pixels; 0 where skipped. Without `clamp` alpha_max is not applied."""
   u, v = _whiten(config, rows)
   eighth = rows[:, 5:6] - u * u - v * v  # ln(alpha) / 8
@@ -227,15 +226,59 @@ def _default_loops() -> int:
   return min(4, max(1, cores // jax.local_device_count()))
 
 
-composite = functools.partial(  # See `reference.composite`.
-    composite_with,
-    Walk(
-        make_chunks,
-        _forward,
-        _backward,
-        scale=1 / 8,
-        transposed=False,
-        apart=True,
-        backward_absolute=functools.partial(_backward, absolute=True),
-    ),
+WALK = Walk(
+    make_chunks,
+    _forward,
+    _backward,
+    scale=1 / 8,
+    transposed=False,
+    apart=True,
+    backward_absolute=functools.partial(_backward, absolute=True),
 )
+
+
+def composite(
+    projected: Projected,
+    features: Float[Array, "B N C"],
+    background: Float[Array, "B C"],
+    *,
+    width: int,
+    height: int,
+    config: Config,
+    capacity: int,
+    means2d_abs: Float[Array, "B N 2"] | None = None,
+) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
+  """See `reference.composite`.
+
+  On a CPU frames are drawn one after another, as one frame's arrays stay in the cache and a batch's do not, and by as
+  many cores as there are loops: binning and sorting of different frames run at the same time, too.
+  """
+  batch = features.shape[0]
+  loops = config.loops or _default_loops()
+  groups = min(loops, batch)
+
+  def draw(arrays, loops):
+    projected, features, background, means2d_abs = arrays
+    return composite_with(
+        WALK,
+        *(projected, features, background),
+        width=width,
+        height=height,
+        config=dataclasses.replace(config, loops=loops),
+        capacity=capacity,
+        means2d_abs=means2d_abs,
+    )
+
+  def draw_frame(arrays):
+    drawn = draw(jax.tree.map(lambda a: a[None], arrays), max(1, loops // groups))
+    return jax.tree.map(lambda a: a[0], drawn)
+
+  arrays = projected, features, background, means2d_abs
+  if batch <= 1 or jax.default_backend() != "cpu":
+    return draw(arrays, loops)
+  bounds = [batch * i // groups for i in range(groups + 1)]
+  parts = [
+      jax.lax.map(draw_frame, jax.tree.map(lambda a: a[begin:end], arrays))
+      for begin, end in zip(bounds[:-1], bounds[1:])
+  ]
+  return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
