@@ -34,6 +34,7 @@ CHUNK = 64  # Slots of one program of the backward pass; the saved state takes (
 UNROLL = 8  # Slots between two looks at the transmittance in the forward pass, written out one after the other.
 BLOCK = 32  # Slots whose moments a program collects before it writes them: one per thread of a warp.
 CHANNELS = 8  # Drawn at a time.
+LOG2_E = float(np.log2(np.e))
 HEAD = 6  # Numbers in a slot's row before the features; see `Walk`.
 
 
@@ -60,13 +61,15 @@ def _forward(table, lists: TileLists, num_tiles: int, config: Config, save: bool
   return _swap(tiles, config), saved
 
 
-def _backward(table, lists: TileLists, gradient, total, saved, config: Config) -> Float[Array, "J K M"]:
-  """See `Walk.backward`."""
+def _backward(
+    table, lists: TileLists, gradient, total, saved, config: Config, *, absolute: bool = False
+) -> Float[Array, "J K M"]:
+  """See `Walk.backward` and `Walk.backward_absolute`."""
   channels, pixels = table.shape[-1] - HEAD - 1, config.tile_size**2
   chunks = table.shape[0]
   states, walked = saved
   shape = jax.ShapeDtypeStruct((8 + channels, chunks * CHUNK), jnp.float32)
-  kernel = functools.partial(_backward_kernel, channels, config)
+  kernel = functools.partial(_backward_kernel, channels, absolute, config)
   # Eight pixels per thread: a tile of 16 x 16 is one warp's, whose sums need neither shared memory nor a barrier.
   call = _call(kernel, [shape], grid=chunks, pixels=pixels, per_thread=8, name="splat_backward")
   tiles = lists.tiles.astype(jnp.int32)
@@ -77,16 +80,39 @@ def _backward(table, lists: TileLists, gradient, total, saved, config: Config) -
   return jnp.moveaxis(moments.reshape(-1, chunks, CHUNK), 0, -1)
 
 
-walk = Walk(_make_lists, _forward, _backward, scale=float(np.log2(np.e)), transposed=False, apart=False)
+walk = Walk(
+    _make_lists,
+    _forward,
+    _backward,
+    scale=LOG2_E,
+    transposed=False,
+    apart=False,
+    backward_absolute=functools.partial(_backward, absolute=True),
+)
 
 
 def composite(
-    projected: Projected, features: Float[Array, "B N C"], background: Float[Array, "B C"], **arguments
+    projected: Projected,
+    features: Float[Array, "B N C"],
+    background: Float[Array, "B C"],
+    *,
+    means2d_abs: Float[Array, "B N 2"] | None = None,
+    **arguments,
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
   """See `reference.composite`. Many channels are drawn a few at a time, as a thread's registers hold no more."""
+  channels = features.shape[-1]
+  # But an absolute value of a sum over all channels is wanted whole, at whatever speed.
+  most = max(1, channels if means2d_abs is not None else CHANNELS)
   groups = [
-      composite_with(walk, projected, features[..., i : i + CHANNELS], background[..., i : i + CHANNELS], **arguments)
-      for i in range(0, max(1, features.shape[-1]), CHANNELS)
+      composite_with(
+          walk,
+          projected,
+          features[..., i : i + most],
+          background[..., i : i + most],
+          means2d_abs=means2d_abs,
+          **arguments,
+      )
+      for i in range(0, max(1, channels), most)
   ]
   return jnp.concatenate([image for image, *_ in groups], axis=-1), *groups[0][1:]
 
@@ -197,14 +223,17 @@ def _pixels(lanes: int, size: int) -> _Pixels:
   return _Pixels(lanes, size**2 // lanes, centred(lane // size), centred(lane % size), float(lanes // size))
 
 
-def _exponents(ops: _Arithmetic, table, row, pixels: _Pixels) -> list[Float[Array, "lanes"]]:
-  """log2 of a Gaussian's alpha before it is clamped; its numbers stand in `table` from `row` on."""
+def _exponents(ops: _Arithmetic, table, row, pixels: _Pixels) -> tuple[list, list, Float[Array, "lanes"]]:
+  """log2 of a Gaussian's alpha before it is clamped, and what is squared and subtracted, along x and along y; see `Walk`.
+
+  The Gaussian's numbers stand in `table` from `row` on.
+  """
   l_xx, l_xy, u, l_yy, v, log_opacity = (table[row + i] for i in range(HEAD))
   below = ops.fma(l_yy, pixels.y, v)
-  below = ops.fnma(below, below, log_opacity)
-  beside = ops.fma(l_xx, pixels.x, ops.fma(l_xy, pixels.y, u))
-  distances = [ops.fma(l_xx, i * pixels.step, beside) if i else beside for i in range(pixels.vectors)]
-  return [ops.fnma(d, d, below) for d in distances]
+  highest = ops.fnma(below, below, log_opacity)
+  first = ops.fma(l_xx, pixels.x, ops.fma(l_xy, pixels.y, u))
+  beside = [ops.fma(l_xx, i * pixels.step, first) if i else first for i in range(pixels.vectors)]
+  return [ops.fnma(b, b, highest) for b in beside], beside, below
 
 
 def _alpha(ops: _Arithmetic, config: Config, exponent):
@@ -242,7 +271,7 @@ def _forward_kernel(channels: int, config: Config, target: _Target, table, start
     group = (start * (CHUNK // target.unroll) + at // target.unroll) * (target.unroll * stride)
     for k in range(target.unroll):
       row = group + k * stride
-      alphas = [_alpha(ops, config, e) for e in _exponents(ops, table, row, pixels)]
+      alphas = [_alpha(ops, config, e) for e in _exponents(ops, table, row, pixels)[0]]
       features = [table[row + HEAD + c] for c in range(channels)]
       weights = [t * a for t, a in zip(transmittance, alphas)]
       # It goes on falling in finished pixels: having passed the minimum is what marks them as finished.
@@ -266,7 +295,7 @@ def _forward_kernel(channels: int, config: Config, target: _Target, table, start
 
 
 def _backward_kernel(
-    channels: int, config: Config, target: _Target, table, tiles, counts, gradient, total, states, moments
+    channels: int, absolute: bool, config: Config, target: _Target, table, tiles, counts, gradient, total, states, moments
 ):
   """Moments of the slots of one chunk.
 
@@ -277,13 +306,14 @@ def _backward_kernel(
     gradient: (BT, C + 1, P), d loss / d sums.
     total: (BT, P), sums times gradients.
     states: (J, C + 1, P), colours so far and the transmittance, before each chunk.
-    moments: (8 + C, S), written, but for rows 6 and 7.
+    moments: (8 + C, S), written; rows 6 and 7 with the sums of absolute values or not at all.
   """
   chunk = pl.program_id(0)
   tile, count = tiles[chunk], counts[chunk]
   ops = target.ops
   pixels = _pixels(target.lanes, config.tile_size)
   stride = _stride(HEAD + channels)
+  written = [*range(8 if absolute else 6), *range(8, 8 + channels)]
   lanes = jax.lax.iota(jnp.int32, BLOCK)
   highest = np.float32(np.log2(config.alpha_max))
 
@@ -292,7 +322,9 @@ def _backward_kernel(
     features = [table[row + HEAD + c] for c in range(channels)]
     following, remaining = [], []
     constant, linear, quadratic, colors = 0.0, 0.0, 0.0, [0.0] * channels
-    for i, exponent in enumerate(_exponents(ops, table, row, pixels)):
+    slopes = [0.0] * (2 * absolute)
+    exponents, beside, below = _exponents(ops, table, row, pixels)
+    for i, exponent in enumerate(exponents):
       alpha = _alpha(ops, config, exponent)
       after = ops.fnma(transmittance[i], alpha, transmittance[i])
       alpha = jnp.where(after > config.transmittance_min, alpha, 0.0)  # Nothing is drawn in finished pixels.
@@ -316,11 +348,16 @@ def _backward_kernel(
       linear = ops.fma(pull, shift, linear)
       quadratic = ops.fma(pull, shift * shift, quadratic)
       colors = [ops.fma(weight, gradients[c][i], colors[c]) for c in range(channels)]
+      if absolute:  # d ln(alpha) / d centre, by its factors that are not the same in all pixels.
+        towards = beside[i], ops.fma(table[row + 1], beside[i], table[row + 3] * below)
+        slopes = [s + jnp.abs(pull * t) for s, t in zip(slopes, towards)]
     # x = x of vector 0 + shift, y the same in all vectors.
     x, y = pixels.x, pixels.y
     first = ops.fma(x, constant, linear)
     second = ops.fma(x, first + linear, quadratic)
-    sums = [constant, first, y * constant, second, y * first, y * y * constant, *colors]
+    if absolute:
+      slopes = [slopes[0] * jnp.abs(table[row] * (2 / LOG2_E)), slopes[1] * (2 / LOG2_E)]
+    sums = [constant, first, y * constant, second, y * first, y * y * constant, *slopes, *colors]
     rows = tuple(jnp.where(lanes == k, jnp.sum(s), r) for s, r in zip(sums, rows))
     return tuple(following), tuple(remaining), rows
 
@@ -337,11 +374,11 @@ def _backward_kernel(
 
     def pull_block(block, state):
       first = (chunk * (CHUNK // BLOCK) + block) * BLOCK
-      rows = (jnp.zeros(BLOCK, jnp.float32),) * (HEAD + channels)
+      rows = (jnp.zeros(BLOCK, jnp.float32),) * len(written)
       used = jnp.clip(count - block * BLOCK, 0, BLOCK)
       step = lambda k, state: pull_one(gradients, (first + k) * stride, k, state)
       *state, rows = jax.lax.fori_loop(0, used, step, (*state, rows))
-      for m, values in zip([*range(6), *range(8, 8 + channels)], rows):
+      for m, values in zip(written, rows):
         moments[m, pl.ds(first, BLOCK)] = values
       return tuple(state)
 
