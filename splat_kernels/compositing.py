@@ -49,6 +49,8 @@ class Walk:
       per slot, (J, K, 7 + C) and (J, K, 8 + C).
     backward_absolute: `backward` with the sums over pixels of the absolute values of d loss / d centre, x and y, in the
       two moments that `monomials` leaves 0; None if the implementation has no absolute gradients.
+    sum_slots: (numbers per slot (S, M), Gaussian of each slot (S,), G) to sums per Gaussian (G, M), in an order that is
+      the same in every run; slots of Gaussian G belong to none.
     apart: whether to keep steps from being fused, which XLA:CPU needs to be fast; see `fusion.apart`.
   """
 
@@ -59,6 +61,7 @@ class Walk:
   transposed: bool
   apart: bool
   backward_absolute: Callable | None = None
+  sum_slots: Callable = lambda values, gaussians, num: jax.ops.segment_sum(values, gaussians, num + 1)[:-1]
 
 
 def composite_with(
@@ -150,8 +153,8 @@ def _backward(walk: Walk, width: int, height: int, config: Config, residuals, gr
   per_slot = lambda: _slot_gradients(
       moments, means2d, conics, opacities, channels, absolute, lists, walk, width, height, size
   )
-  summed = jax.ops.segment_sum(apart(always, per_slot), lists.gaussians.reshape(-1), num_segments=batch * num + 1)
-  summed = summed[:-1].reshape(batch, num, -1)
+  summed = walk.sum_slots(apart(always, per_slot), lists.gaussians.reshape(-1), batch * num)
+  summed = summed.reshape(batch, num, -1)
   grad_background = jnp.sum(((1 - tiles[:, channels:]) * grad_image).reshape(batch, -1, channels, size**2), axis=(1, 3))
   grad_abs = summed[..., 6 + channels :] if absolute else None
   grad_features = summed[..., 6 : 6 + channels]

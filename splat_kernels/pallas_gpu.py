@@ -80,6 +80,19 @@ def _backward(
   return jnp.moveaxis(moments.reshape(-1, chunks, CHUNK), 0, -1)
 
 
+def _sum_slots(values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int) -> Float[Array, "G M"]:
+  """See `Walk.sum_slots`. XLA's own sums over segments add by atomics on GPUs, in an order that differs between runs."""
+  slots = jnp.arange(gaussians.shape[0], dtype=jnp.int32)
+  _, slots = jax.lax.sort((gaussians, slots), num_keys=1, is_stable=True)
+  starts = jnp.cumsum(jnp.zeros(num + 1, jnp.int32).at[gaussians + 1].add(1, mode="drop"))
+  columns = values.shape[1]
+  values = jnp.pad(values, ((0, 0), (0, _stride(columns) - columns)))
+  shape = jax.ShapeDtypeStruct((num, values.shape[1]), jnp.float32)
+  call = _call(_sum_kernel, [shape], grid=num, pixels=BLOCK, per_thread=1, name="splat_sum")
+  (sums,) = call(jnp.pad(slots, (0, BLOCK)), starts, values)
+  return sums[:, :columns]
+
+
 walk = Walk(
     _make_lists,
     _forward,
@@ -88,6 +101,7 @@ walk = Walk(
     transposed=False,
     apart=False,
     backward_absolute=functools.partial(_backward, absolute=True),
+    sum_slots=_sum_slots,
 )
 
 
@@ -383,3 +397,26 @@ def _backward_kernel(
       return tuple(state)
 
     jax.lax.fori_loop(0, CHUNK // BLOCK, pull_block, (tuple(transmittance), tuple(left)))
+
+
+def _sum_kernel(target: _Target, slots, starts, values, sums):
+  """Sums the rows of one Gaussian's slots.
+
+  Args:
+    slots: (S + BLOCK,), slots sorted by Gaussian.
+    starts: (G + 1,), where each Gaussian's slots start, and the last one's end.
+    values: (S, M).
+    sums: (G, M), written.
+  """
+  del target
+  gaussian = pl.program_id(0)
+  begin, end = starts[gaussian], starts[gaussian + 1]
+  lanes = jax.lax.iota(jnp.int32, BLOCK)
+
+  def add(i, total):
+    at = begin + i * BLOCK + lanes
+    return total + jnp.where((at < end)[:, None], values[slots[at], :], 0.0)
+
+  total = jnp.zeros((BLOCK, values.shape[1]), jnp.float32)
+  total = jax.lax.fori_loop(0, (end - begin + BLOCK - 1) // BLOCK, add, total)
+  sums[gaussian, :] = jnp.sum(total, axis=0)
