@@ -1,8 +1,8 @@
 """Compiles the GPU kernels for a GPU that is not there: python compile_for_gpu.py TARGET DUMPS
 
 TARGET names a file in targets/, DUMPS an empty folder that XLA_FLAGS tells XLA to dump to. Prints JSON: for each
-program the kernels of this library with registers per thread, bytes spilled, threads and bytes of shared memory per
-block. A process of its own, as a compiler that fails may abort it.
+program the number of atomic additions of floats, and the kernels of this library with registers per thread, bytes
+spilled, threads and bytes of shared memory per block. A process of its own, as a compiler that fails may abort it.
 """
 
 import functools
@@ -50,27 +50,28 @@ def compile_programs(device) -> None:
     jax.jit(named).lower(*given, floats(tiles, size**2)).compile()
 
 
-def read_kernels(dumps: pathlib.Path) -> dict:
+def read_programs(dumps: pathlib.Path) -> dict:
   ptxas = pathlib.Path(next(iter(nvidia.__path__))) / "cu13/bin/ptxas"
-  kernels = {}
+  programs = {}
   for path in dumps.glob("*.thunk_sequence.txt"):
-    program = re.search(r"jit_(\w+)", path.name)[1]
+    program = programs.setdefault(re.search(r"jit_(\w+)", path.name)[1], {"float_atomics": 0, "kernels": {}})
     for found in re.finditer(r" (splat_\w+) grid.*?threads: \[(\d+).*?shared_memory: (\d+)", path.read_text()):
-      kernels.setdefault(program, {})[found[1]] = {"threads": int(found[2]), "shared": int(found[3])}
+      program["kernels"][found[1]] = {"threads": int(found[2]), "shared": int(found[3])}
   for path in dumps.glob("*.ptx"):
-    text = path.read_text()
+    text, program = path.read_text(), programs[re.search(r"jit_([^.]+)", path.name)[1]]
+    program["float_atomics"] += len(re.findall(r"\b(?:atom|red)\.\S*add\S*f32", text))
     if "splat_" not in text:
       continue
     arch = re.search(r"\.target (\w+)", text)[1]
     command = [ptxas, "-v", f"-arch={arch}", "-o", path.with_suffix(".cubin"), path]
     log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     for part in log.split("Compiling entry function")[1:]:
-      kernel = kernels[re.search(r"jit_([^.]+)", path.name)[1]].get(re.search(r"'(\w+)'", part)[1])
+      kernel = program["kernels"].get(re.search(r"'(\w+)'", part)[1])
       if kernel is not None:
         kernel["arch"] = arch
         kernel["registers"] = int(re.search(r"Used (\d+) registers", part)[1])
         kernel["spilled"] = int(re.search(r"(\d+) bytes spill stores", part)[1])
-  return kernels
+  return programs
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def main() -> None:
   topology = topologies.get_topology_desc(platform="cuda", target_config=config, topology="1x1x1")
   with jax.default_device(topology.devices[0]):  # Also what makes `rasterize` take the implementation for GPUs.
     compile_programs(topology.devices[0])
-  print(json.dumps(read_kernels(dumps)))
+  print(json.dumps(read_programs(dumps)))
 
 
 if __name__ == "__main__":
