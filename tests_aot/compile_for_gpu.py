@@ -59,7 +59,7 @@ def read_programs(dumps: pathlib.Path) -> dict:
       program["kernels"][found[1]] = {"threads": int(found[2]), "shared": int(found[3])}
   for path in dumps.glob("*.ptx"):
     text, program = path.read_text(), programs[re.search(r"jit_([^.]+)", path.name)[1]]
-    program["float_atomics"] += len(re.findall(r"\b(?:atom|red)\.\S*add\S*f32", text))
+    program["float_atomics"] += len(re.findall(r"\b(?:atom|red)\.\S*f32", text))
     if "splat_" not in text:
       continue
     arch = re.search(r"\.target (\w+)", text)[1]
