@@ -123,8 +123,8 @@ class Config:
       ceil(3 sigma_max) (INRIA), which cuts visible support of opacities above 0.35.
     jacobian_limit: the perspective Jacobian is taken at a point clamped to the field of view widened by a margin, as
       it explodes outside. "image": edge of the image + margin * tan(half field of view), which respects an off-centre
-      principal point (gsplat 1.6). "centred": (1 + margin) * tan(half field of view) (INRIA, splax). "none": no clamp
-      (gsplat 1.5).
+      principal point (gsplat 1.5 and 1.6). "centred": (1 + margin) * tan(half field of view) (INRIA, splax). "none": no
+      clamp.
     jacobian_margin: the margin above.
     max_intersections: capacity of the list of (Gaussian, tile) pairs of one frame; None takes a guess from N and the
       number of tiles. Outside jit a full list is grown and the frame drawn again; under jit it cannot be, and
@@ -181,5 +181,5 @@ INRIA = Config(
     jacobian_limit="centred",
 )
 # Its box of min(3.33, sqrt(2 ln(255 opacity))) sigmas holds the whole ellipse, so that the image is the same.
-GSPLAT_1_5 = Config(alpha_max=0.999, antialias_floor=0.0, jacobian_limit="none")
+GSPLAT_1_5 = Config(alpha_max=0.999, antialias_floor=0.0)
 GSPLAT_1_6 = Config()
