@@ -37,15 +37,18 @@ class Walk:
   Attributes:
     make_lists: (bins of all frames, N, config) to the lists: a pytree with `TileLists.gaussians` and `TileLists.tiles`,
       and whatever else the two walks want to know.
-    forward: (table, lists, number of tiles BT, config) to (BT, C + 1, P): sums over the tile's Gaussians of weight
-      times feature, and lastly the sum of weights (the table's 1 as a feature); 0 in tiles without Gaussians.
-    backward: (table, lists, d loss / d (what `forward` gave) (BT, C + 1, P), its product with what `forward` gave,
-      summed over channels (BT, P), config) to moments, 8 + C numbers (or more: the rest is not looked at) per slot:
+    forward: (table, lists, number of tiles BT, config, save) to (BT, C + 1, P), sums over the tile's Gaussians of
+      weight times feature, and lastly the sum of weights (the table's 1 as a feature), 0 in tiles without Gaussians;
+      and a pytree of whatever `backward` wants to know of it, not looked at unless `save`.
+    backward: (table, lists, d loss / d sums (BT, C + 1, P), its product with the sums, summed over channels (BT, P),
+      the pytree, config) to moments, 8 + C numbers (or more: the rest is not looked at) per slot:
       the sums over the tile's pixels of d loss / d ln(alpha) times `monomials`, and of weight times the gradients of
       the C channels; 0 in slots that are never reached, anything in empty ones.
     scale: of the table's exponent, see above.
     transposed: whether table and moments have one row per number, (7 + C, J * K) and (8 + C, J * K), instead of one
       per slot, (J, K, 7 + C) and (J, K, 8 + C).
+    backward_absolute: `backward` with the sums over pixels of the absolute values of d loss / d centre, x and y, in the
+      two moments that `monomials` leaves 0; None if the implementation has no absolute gradients.
     apart: whether to keep steps from being fused, which XLA:CPU needs to be fast; see `fusion.apart`.
   """
 
@@ -55,6 +58,7 @@ class Walk:
   scale: float
   transposed: bool
   apart: bool
+  backward_absolute: Callable | None = None
 
 
 def composite_with(
@@ -67,8 +71,11 @@ def composite_with(
     height: int,
     config: Config,
     capacity: int,
+    means2d_abs: Float[Array, "B N 2"] | None = None,
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
   """`reference.composite` by way of tiles' lists and a walk through them."""
+  if means2d_abs is not None and walk.backward_absolute is None:
+    raise ValueError("this implementation has no absolute gradients: means2d_abs_offset must be None")
   batch, num, channels = features.shape
   if batch == 0 or num == 0:
     none = jnp.zeros(batch, jnp.int32)
@@ -80,34 +87,51 @@ def composite_with(
   bin_frame = functools.partial(make_bins, width=width, height=height, config=config, capacity=capacity)
   bins = jax.vmap(lambda p: bin_frame(p, always))(fixed)
   lists = apart(always, lambda: walk.make_lists(bins, num, config))
-  image, transmittance = _composite(
-      projected.means2d, projected.conics, projected.opacities, features, background, lists, walk, width, height, config
-  )
+  shapes = projected.means2d, means2d_abs, projected.conics, projected.opacities
+  image, transmittance = _composite(*shapes, features, background, lists, walk, width, height, config)
   return image, transmittance, bins.intersections, bins.overflow
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
-def _composite(means2d, conics, opacities, features, background, lists, walk: Walk, width, height, config: Config):
-  return _forward(means2d, conics, opacities, features, background, lists, walk, width, height, config)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9, 10))
+def _composite(
+    means2d, means2d_abs, conics, opacities, features, background, lists, walk: Walk, width, height, config: Config
+):
+  given = means2d, means2d_abs, conics, opacities, features, background, lists, walk, width, height, config
+  return _forward(*given, save=False)[0]
 
 
-def _forward(means2d, conics, opacities, features, background, lists, walk: Walk, width, height, config: Config):
+def _forward(
+    means2d,
+    means2d_abs,
+    conics,
+    opacities,
+    features,
+    background,
+    lists,
+    walk: Walk,
+    width,
+    height,
+    config: Config,
+    *,
+    save: bool = True,
+):
   """Image and transmittance, and what the backward pass reads again."""
   batch, _, channels = features.shape
   size = config.tile_size
   always = _always(walk, lists)
   means2d, conics, opacities, features = apart(always, lambda given=(means2d, conics, opacities, features): given)
   table = apart(always, lambda: _slot_table(means2d, conics, opacities, features, lists, walk, width, height, size))
-  tiles = walk.forward(table, lists, count_tiles(batch, width, height, size), config)
+  tiles, saved = walk.forward(table, lists, count_tiles(batch, width, height, size), config, save)
   summed, transmittance = tiles[:, :channels], 1 - tiles[:, channels]
   colored = summed + transmittance[:, None] * _per_tile(background, tiles)[..., None]
   image = untile(colored, batch, width, height, size)
   transmittance = untile(transmittance[:, None], batch, width, height, size)[..., 0]
-  return (image, transmittance), (means2d, conics, opacities, background, lists, table, tiles)
+  return (image, transmittance), (means2d, means2d_abs, conics, opacities, background, lists, table, tiles, saved)
 
 
 def _backward(walk: Walk, width: int, height: int, config: Config, residuals, gradients):
-  means2d, conics, opacities, background, lists, table, tiles = residuals
+  means2d, means2d_abs, conics, opacities, background, lists, table, tiles, saved = residuals
+  absolute = means2d_abs is not None
   batch, num, _ = means2d.shape
   size, channels = config.tile_size, tiles.shape[1] - 1
   always = _always(walk, lists)
@@ -119,14 +143,19 @@ def _backward(walk: Walk, width: int, height: int, config: Config, residuals, gr
     grad_transmittance = grad_transmittance + behind[:, c, None] * grad_image[:, c]
   gradient = apart(always, lambda: jnp.concatenate([grad_image, -grad_transmittance[:, None]], axis=1))
   total = apart(always, lambda: sum(tiles[:, c] * gradient[:, c] for c in range(channels + 1)))
-  moments = walk.backward(table, lists, gradient, total, config)
+  walk_back = walk.backward_absolute if absolute else walk.backward
+  moments = walk_back(table, lists, gradient, total, saved, config)
   if walk.transposed:
     moments = moments.T.reshape(*lists.gaussians.shape, -1)
-  per_slot = lambda: _slot_gradients(moments, means2d, conics, opacities, channels, lists, walk, width, height, size)
+  per_slot = lambda: _slot_gradients(
+      moments, means2d, conics, opacities, channels, absolute, lists, walk, width, height, size
+  )
   summed = jax.ops.segment_sum(apart(always, per_slot), lists.gaussians.reshape(-1), num_segments=batch * num + 1)
   summed = summed[:-1].reshape(batch, num, -1)
   grad_background = jnp.sum(((1 - tiles[:, channels:]) * grad_image).reshape(batch, -1, channels, size**2), axis=(1, 3))
-  parts = summed[..., :2], summed[..., 2:5], summed[..., 5], summed[..., 6:], grad_background
+  grad_abs = summed[..., 6 + channels :] if absolute else None
+  grad_features = summed[..., 6 : 6 + channels]
+  parts = summed[..., :2], grad_abs, summed[..., 2:5], summed[..., 5], grad_features, grad_background
   return *apart(always, lambda: parts), None
 
 
@@ -166,8 +195,8 @@ def _slot_table(means2d, conics, opacities, features, lists, walk: Walk, width, 
   return table.reshape(-1, table.shape[-1]).T if walk.transposed else table
 
 
-def _slot_gradients(moments, means2d, conics, opacities, channels, lists, walk: Walk, width, height, size):
-  """Moments about the tile's centre to gradients of mean, conic, opacity and features, (J * K, 6 + C).
+def _slot_gradients(moments, means2d, conics, opacities, channels, absolute, lists, walk: Walk, width, height, size):
+  """Moments about the tile's centre to gradients of mean, conic, opacity, features and, if asked for, absolute mean.
 
   With q = d loss / d alpha * alpha and d = pixel - mean: ln alpha = ln opacity - d^T conic d / 2.
   """
@@ -183,4 +212,5 @@ def _slot_gradients(moments, means2d, conics, opacities, channels, lists, walk: 
   a, b, c = rows[..., 2], rows[..., 3], rows[..., 4]
   opacity = jnp.maximum(rows[..., 5], 1e-30)
   shape = columns(a * dx + b * dy, b * dx + c * dy, -0.5 * dxx, -dxy, -0.5 * dyy, q / opacity)
-  return jnp.concatenate([shape, moments[..., 8 : 8 + channels]], axis=-1).reshape(-1, 6 + channels)
+  rest = [moments[..., 8 : 8 + channels]] + [moments[..., 6:8]] * absolute
+  return jnp.concatenate([shape, *rest], axis=-1).reshape(-1, 6 + channels + 2 * absolute)

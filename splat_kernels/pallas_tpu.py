@@ -46,8 +46,11 @@ def _make_lists(bins: Bins, num: int, config: Config) -> TileLists:
   return TileLists(gaussians, lists.tiles, lists.starts, lists.counts)
 
 
-def _forward(table, lists: TileLists, num_tiles: int, config: Config) -> Float[Array, "BT C1 P"]:
-  """See `Walk.forward`."""
+def _forward(
+    table, lists: TileLists, num_tiles: int, config: Config, save: bool
+) -> tuple[Float[Array, "BT C1 P"], None]:
+  """See `Walk.forward`; nothing is saved."""
+  del save
   channels, pixels = table.shape[0] - 6, config.tile_size**2
   parameters = _pack_parameters(table)
   shape_side = _shape_side(config.tile_size, parameters.shape[0])
@@ -62,11 +65,12 @@ def _forward(table, lists: TileLists, num_tiles: int, config: Config) -> Float[A
       scratch_shapes=_ring(AHEAD, parameters.shape[0], jnp.bfloat16),
       name="splat_forward",
   )
-  return tiles[:num_tiles]
+  return tiles[:num_tiles], None
 
 
-def _backward(table, lists: TileLists, gradient, total, config: Config) -> Float[Array, "M S"]:
+def _backward(table, lists: TileLists, gradient, total, saved: None, config: Config) -> Float[Array, "M S"]:
   """See `Walk.backward`."""
+  del saved
   num_tiles, channels, pixels = gradient.shape
   parameters = _pack_parameters(table)
   rows = parameters.shape[0]

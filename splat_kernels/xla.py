@@ -8,6 +8,7 @@ How the loop body is written matters more than how much it computes; see `fusion
 
 import dataclasses
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from splat_kernels.compositing import Walk, composite_with
 from splat_kernels.fusion import apart
 from splat_kernels.tile_lists import make_tile_lists
 from splat_kernels.tiles import monomials, pixel_offsets
-from splat_kernels.types import Config
+from splat_kernels.types import Config, Projected
 
 CHUNK = 8  # Slots of one tile processed together.
 
@@ -58,14 +59,15 @@ def make_chunks(bins: Bins, num: int, config: Config) -> Chunks:
   return Chunks(lists.gaussians, lists.tiles, first, next_tile, parts)
 
 
-def _forward(table, chunks: Chunks, num_tiles: int, config: Config) -> Float[Array, "BT C1 P"]:
-  """See `Walk.forward`."""
+def _forward(table, chunks: Chunks, num_tiles: int, config: Config, save: bool) -> tuple[Float[Array, "BT C1 P"], None]:
+  """See `Walk.forward`; nothing is saved."""
+  del save
   pixels = config.tile_size**2
 
   def draw_part(begin, end):
     def draw_chunk(state):
       at, transmittance, summed, tiles = state
-      alphas = apart(at < end, lambda: _alphas(config, table[at]))
+      alphas = apart(at < end, lambda: chunk_alphas(config, table[at]))
       weights = apart(at < end, lambda: _weights(config, alphas, transmittance))
       following, transmittance = apart(at < end, lambda: _advance(config, at, alphas, transmittance, chunks))
       summed = jnp.where(chunks.first[at], 0, summed)
@@ -79,18 +81,21 @@ def _forward(table, chunks: Chunks, num_tiles: int, config: Config) -> Float[Arr
     state = begin, jnp.ones(pixels, table.dtype), summed, tiles
     return jax.lax.while_loop(lambda s: s[0] < end, draw_chunk, state)[3]
 
-  return sum(draw_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(config.loops))
+  return sum(draw_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(chunks.parts.shape[0] - 1)), None
 
 
-def _backward(table, chunks: Chunks, gradient, total, config: Config) -> Float[Array, "J K M"]:
-  """See `Walk.backward`."""
+def _backward(
+    table, chunks: Chunks, gradient, total, saved: None, config: Config, *, absolute: bool = False
+) -> Float[Array, "J K M"]:
+  """See `Walk.backward` and `Walk.backward_absolute`."""
+  del saved
   always = chunks.parts[0] < jnp.uint32(2**31)  # See `fusion.apart`.
   channels = gradient.shape[1] - 1
   # Right-hand sides of the moments, padded to 8 columns: a vector register wide, which XLA:CPU needs to be fast.
   padding = -channels % 8
   swapped = lambda: jnp.pad(gradient[:, :channels].swapaxes(1, 2), ((0, 0), (0, 0), (0, padding)))
   color_side = apart(always, swapped)
-  shape_side = monomials(config.tile_size)
+  shape_side, (abs_x_side, abs_y_side) = monomials(config.tile_size), _absolute_sides(config.tile_size)
   pixels = config.tile_size**2
 
   def walk_part(begin, end):
@@ -98,7 +103,7 @@ def _backward(table, chunks: Chunks, gradient, total, config: Config) -> Float[A
       at, transmittance, remaining, moments = state
 
       def weigh():
-        alphas = _alphas(config, table[at])
+        alphas = chunk_alphas(config, table[at])
         gains = sum(table[at, :, 6 + c, None] * gradient[chunks.tiles[at], c] for c in range(channels + 1))
         return alphas, gains, apart(at < end, lambda: _weights(config, alphas, transmittance))
 
@@ -106,14 +111,18 @@ def _backward(table, chunks: Chunks, gradient, total, config: Config) -> Float[A
         left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
         pulls = _pulls(config, alphas, gains, weights, left)
         if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
-          free = _alphas(config, table[at], clamp=False)
+          free = chunk_alphas(config, table[at], clamp=False)
           pulls = pulls * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
         for k in range(CHUNK):
           left = left - weights[k] * gains[k]
         return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
 
       def sum_moments():
-        return jnp.concatenate([_dot(pulls, shape_side), _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
+        shape = _dot(pulls, shape_side)
+        if absolute:
+          towards_x, towards_y = _centre_slopes(config, table[at])
+          shape += _dot(jnp.abs(pulls * towards_x), abs_x_side) + _dot(jnp.abs(pulls * towards_y), abs_y_side)
+        return jnp.concatenate([shape, _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
 
       alphas, gains, weights = apart(at < end, weigh)
       pulls, remaining, following, transmittance = apart(at < end, pull)
@@ -124,22 +133,38 @@ def _backward(table, chunks: Chunks, gradient, total, config: Config) -> Float[A
     state = begin, jnp.ones(pixels, table.dtype), jnp.zeros(pixels, table.dtype), moments
     return jax.lax.while_loop(lambda s: s[0] < end, walk_chunk, state)[3]
 
-  return sum(walk_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(config.loops))
+  return sum(walk_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(chunks.parts.shape[0] - 1))
 
 
 # ---- Stages of a chunk ----
 
 
-def _alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "K P"]:
+def chunk_alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "K P"]:
   """Alpha of a chunk's Gaussians at the tile's pixels; 0 where skipped. Without `clamp` alpha_max is not applied."""
-  x, y = pixel_offsets(config.tile_size)
-  column = lambda i: rows[:, i : i + 1]
-  u = column(0) * x + (column(1) * y + column(2))
-  v = column(3) * y + column(4)
-  eighth = column(5) - u * u - v * v  # ln(alpha) / 8
+  u, v = _whiten(config, rows)
+  eighth = rows[:, 5:6] - u * u - v * v  # ln(alpha) / 8
   lowest = np.float32(np.log(config.alpha_min) / 8)
   alphas = _exp_of_eighth(eighth, lowest)
   return jnp.where(eighth >= lowest, jnp.minimum(alphas, config.alpha_max) if clamp else alphas, 0)
+
+
+def _whiten(config: Config, rows) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
+  """u and v with ln(alpha) / 8 = e - u^2 - v^2; see `Walk`."""
+  x, y = pixel_offsets(config.tile_size)
+  column = lambda i: rows[:, i : i + 1]
+  return column(0) * x + (column(1) * y + column(2)), column(3) * y + column(4)
+
+
+def _centre_slopes(config: Config, rows) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
+  """d ln(alpha) / d centre, along x and y."""
+  u, v = _whiten(config, rows)
+  column = lambda i: rows[:, i : i + 1]
+  return 16 * column(0) * u, 16 * (column(1) * u + column(3) * v)
+
+
+def _absolute_sides(tile_size: int) -> np.ndarray:
+  """Sums over pixels, put into the columns 6 and 7 that `monomials` leaves free: (2, P, 8)."""
+  return np.tile(np.eye(8, dtype=np.float32)[6:, None], (1, tile_size**2, 1))
 
 
 def _exp_of_eighth(p, lowest):
@@ -197,6 +222,67 @@ def _dot(a, b):
   return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-composite = functools.partial(  # See `reference.composite`.
-    composite_with, Walk(make_chunks, _forward, _backward, scale=1 / 8, transposed=False, apart=True)
+def _default_loops() -> int:
+  """One for each core that a CPU device has for itself."""
+  if jax.default_backend() != "cpu":
+    return 1
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return min(4, max(1, cores // jax.local_device_count()))
+
+
+WALK = Walk(
+    make_chunks,
+    _forward,
+    _backward,
+    scale=1 / 8,
+    transposed=False,
+    apart=True,
+    backward_absolute=functools.partial(_backward, absolute=True),
 )
+
+
+def composite(
+    projected: Projected,
+    features: Float[Array, "B N C"],
+    background: Float[Array, "B C"],
+    *,
+    width: int,
+    height: int,
+    config: Config,
+    capacity: int,
+    means2d_abs: Float[Array, "B N 2"] | None = None,
+) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
+  """See `reference.composite`.
+
+  On a CPU frames are drawn one after another, as one frame's arrays stay in the cache and a batch's do not, and by as
+  many cores as there are loops: binning and sorting of different frames run at the same time, too.
+  """
+  batch = features.shape[0]
+  loops = config.loops or _default_loops()
+  groups = min(loops, batch)
+
+  def draw(arrays, loops):
+    projected, features, background, means2d_abs = arrays
+    return composite_with(
+        WALK,
+        *(projected, features, background),
+        width=width,
+        height=height,
+        config=dataclasses.replace(config, loops=loops),
+        capacity=capacity,
+        means2d_abs=means2d_abs,
+    )
+
+  def draw_frame(arrays):
+    drawn = draw(jax.tree.map(lambda a: a[None], arrays), max(1, loops // groups))
+    return jax.tree.map(lambda a: a[0], drawn)
+
+  arrays = projected, features, background, means2d_abs
+  if batch <= 1 or jax.default_backend() != "cpu":
+    return draw(arrays, loops)
+  bounds = [batch * i // groups for i in range(groups + 1)]
+  parts = [
+      jax.lax.map(draw_frame, jax.tree.map(lambda a: a[begin:end], arrays))
+      for begin, end in zip(bounds[:-1], bounds[1:])
+  ]
+  return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)

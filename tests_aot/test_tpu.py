@@ -65,8 +65,8 @@ def test_tile_sizes_and_many_channels_fit(tile_size, channels):
   config = Config(tile_size=tile_size)
 
   def both(table, lists, gradient, total):
-    forward = pallas_tpu.walk.forward(table, lists, tiles, config)
-    return forward, pallas_tpu.walk.backward(table, lists, gradient, total, config)
+    sums, saved = pallas_tpu.walk.forward(table, lists, tiles, config, save=True)
+    return sums, pallas_tpu.walk.backward(table, lists, gradient, total, saved, config)
 
   with jax.default_device(device):
     compiled = jax.jit(both).lower(table, lists, gradient, total).compile()

@@ -1,0 +1,86 @@
+"""Compiles the GPU kernels for a GPU that is not there: python compile_for_gpu.py TARGET DUMPS
+
+TARGET names a file in targets/, DUMPS an empty folder that XLA_FLAGS tells XLA to dump to. Prints JSON: for each
+program the kernels of this library with registers per thread, bytes spilled, threads and bytes of shared memory per
+block. A process of its own, as a compiler that fails may abort it.
+"""
+
+import functools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import nvidia
+from jax.experimental import topologies
+
+from splat_kernels import Camera, Config, pallas_gpu, rasterize
+from splat_kernels.tile_lists import TileLists
+
+NUM, SIDE, CAPACITY = 256, 64, 1024
+
+
+def compile_programs(device) -> None:
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+  ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+
+  def rasterize_and_gradient(arrays, pose, intrinsics):
+    def loss(arrays, pose, intrinsics):
+      output = rasterize(*arrays, Camera(pose, intrinsics, SIDE, SIDE), config=Config(max_intersections=CAPACITY))
+      return jnp.sum(output.image) + jnp.sum(output.alpha) + jnp.sum(output.depth)
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2))(arrays, pose, intrinsics)
+
+  def walks(config, table, lists, gradient, total):
+    sums, saved = pallas_gpu.walk.forward(table, lists, total.shape[0], config, save=True)
+    return sums, pallas_gpu.walk.backward(table, lists, gradient, total, saved, config)
+
+  arrays = (floats(NUM, 3), floats(NUM, 4), floats(NUM, 3), floats(NUM), floats(NUM, 3))
+  jax.jit(rasterize_and_gradient).lower(arrays, floats(4, 4), floats(3, 3)).compile()
+  tiles, chunks = 9, 20
+  lists = TileLists(ints(chunks, pallas_gpu.CHUNK), ints(chunks), ints(tiles + 1), ints(tiles))
+  for size, channels in ((4, 3), (8, 3), (32, 3), (16, pallas_gpu.CHANNELS)):
+    given = floats(chunks, pallas_gpu.CHUNK, 7 + channels), lists, floats(tiles, channels + 1, size**2)
+    named = functools.wraps(walks)(functools.partial(walks, Config(tile_size=size)))
+    named.__name__ = f"walks_size{size}_channels{channels}"
+    jax.jit(named).lower(*given, floats(tiles, size**2)).compile()
+
+
+def read_kernels(dumps: pathlib.Path) -> dict:
+  ptxas = pathlib.Path(next(iter(nvidia.__path__))) / "cu13/bin/ptxas"
+  kernels = {}
+  for path in dumps.glob("*.thunk_sequence.txt"):
+    program = re.search(r"jit_(\w+)", path.name)[1]
+    for found in re.finditer(r" (splat_\w+) grid.*?threads: \[(\d+).*?shared_memory: (\d+)", path.read_text()):
+      kernels.setdefault(program, {})[found[1]] = {"threads": int(found[2]), "shared": int(found[3])}
+  for path in dumps.glob("*.ptx"):
+    text = path.read_text()
+    if "splat_" not in text:
+      continue
+    arch = re.search(r"\.target (\w+)", text)[1]
+    command = [ptxas, "-v", f"-arch={arch}", "-o", path.with_suffix(".cubin"), path]
+    log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    for part in log.split("Compiling entry function")[1:]:
+      kernel = kernels[re.search(r"jit_([^.]+)", path.name)[1]].get(re.search(r"'(\w+)'", part)[1])
+      if kernel is not None:
+        kernel["arch"] = arch
+        kernel["registers"] = int(re.search(r"Used (\d+) registers", part)[1])
+        kernel["spilled"] = int(re.search(r"(\d+) bytes spill stores", part)[1])
+  return kernels
+
+
+def main() -> None:
+  target, dumps = sys.argv[1], pathlib.Path(sys.argv[2])
+  config = (pathlib.Path(__file__).parent / "targets" / f"{target}.txtpb").read_text()
+  topology = topologies.get_topology_desc(platform="cuda", target_config=config, topology="1x1x1")
+  with jax.default_device(topology.devices[0]):  # Also what makes `rasterize` take the implementation for GPUs.
+    compile_programs(topology.devices[0])
+  print(json.dumps(read_kernels(dumps)))
+
+
+if __name__ == "__main__":
+  main()
