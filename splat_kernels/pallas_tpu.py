@@ -68,18 +68,20 @@ def _forward(
   return tiles[:num_tiles], None
 
 
-def _backward(table, lists: TileLists, gradient, total, saved: None, config: Config) -> Float[Array, "M S"]:
-  """See `Walk.backward`."""
+def _backward(
+    table, lists: TileLists, gradient, total, saved: None, config: Config, *, absolute: bool = False
+) -> Float[Array, "M S"]:
+  """See `Walk.backward` and `Walk.backward_absolute`."""
   del saved
   num_tiles, channels, pixels = gradient.shape
   parameters = _pack_parameters(table)
   rows = parameters.shape[0]
-  shape_side = _shape_side(config.tile_size, rows)
-  moment_side = jnp.asarray(_parts_of_monomials(config.tile_size), jnp.bfloat16)
+  shape_side = _shape_side(config.tile_size, rows, absolute)
+  moment_side = _moment_side(config.tile_size, absolute)
   padded = _round_up(channels, SUBLANES)
   moments = jnp.zeros((SUBLANES + padded, table.shape[1]), jnp.float32)
   return _call(
-      functools.partial(_backward_kernel, config=config),
+      functools.partial(_backward_kernel, config=config, absolute=absolute),
       lists,
       num_tiles,
       inputs=[parameters, shape_side, moment_side, gradient, total[:, None], moments],
@@ -156,7 +158,7 @@ def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, f
   def draw_chunk(state):
     chunk, transmittance, summed = state
     rows = chunks.read(chunk)
-    alphas, _ = _alphas(config, rows, shape_side)
+    alphas, _ = _alphas(config, rows, shape_side[...])
     weights, transmittance = _weights(config, alphas, transmittance)
     # All rows take part, as the unused coefficients cost nothing; the parts of the features are added up at the end.
     for part in _split(jnp.concatenate(weights)):
@@ -190,6 +192,7 @@ def _backward_kernel(
     color_side,
     *,
     config: Config,
+    absolute: bool,
 ):
   """Moments of the slots of one tile; see `Walk.backward`."""
   del zeros  # They are in `moments` already.
@@ -219,12 +222,15 @@ def _backward_kernel(
   def walk_chunk(state):
     chunk, transmittance, remaining = state
     rows = chunks.read(chunk)
-    alphas, free = _alphas(config, rows, shape_side)
+    alphas, free = _alphas(config, rows, shape_side[: shape_side.shape[0] - 2 * absolute])
     weights, transmittance = _weights(config, alphas, transmittance)
     gains = sum(_dot(rows, gain_side[k], contract=(0, 0)) for k in range(PARTS))
     pulls, remaining = _pulls(config, alphas, free, weights, gains, remaining)
     pulls, weights = jnp.concatenate(pulls), jnp.concatenate(weights)
-    shape = sum(_dot(moment_side[...], part, contract=(1, 1)) for part in _split(pulls))
+    shape = sum(_dot(moment_side[0], part, contract=(1, 1)) for part in _split(pulls))
+    for axis in range(2 * absolute):
+      slopes = _dot(rows, shape_side[axis - 2], contract=(0, 0)) * float(np.log(2))  # d ln(alpha) / d pixel.
+      shape += sum(_dot(moment_side[1 + axis], part, contract=(1, 1)) for part in _split(jnp.abs(pulls * slopes)))
     color = sum(_dot(color_side[...], part, contract=(1, 1)) for part in _split(weights))
     slot = written[0] % BEHIND
 
@@ -382,8 +388,8 @@ def _split(x: Float[Array, "*s"]) -> list[BFloat16[Array, "*s"]]:
   return [*result, x.astype(jnp.bfloat16)]
 
 
-def _dot(a: BFloat16[Array, "m k"], b: BFloat16[Array, "k n"], contract=(1, 0)) -> Float[Array, "m n"]:
-  """Products are exact, sums in float32."""
+def _dot(a: BFloat16[Array, "_ _"], b: BFloat16[Array, "_ _"], contract=(1, 0)) -> Float[Array, "m n"]:
+  """Sums over one axis of each; products are exact, sums in float32."""
   return jax.lax.dot_general(a, b, ((contract[:1], contract[1:]), ((), ())), preferred_element_type=jnp.float32)
 
 
@@ -406,13 +412,29 @@ def _parts_of_monomials(tile_size: int) -> np.ndarray:
   return upper if np.array_equal(upper, values) else np.concatenate([upper, values - upper])
 
 
-def _shape_side(tile_size: int, rows: int) -> BFloat16[Array, "k R P"]:
-  """What the parameters are multiplied with to give the exponent: the monomials against every part's coefficients."""
-  one, x, y, xx, xy, yy, *_ = range(8)
-  sides = []
-  for part in np.split(_parts_of_monomials(tile_size), _parts_of_monomials(tile_size).shape[0] // SUBLANES):
-    stacked = np.tile(part[[xx, xy, yy, x, y, one]], (PARTS, 1))
-    sides.append(np.pad(stacked, ((0, rows - stacked.shape[0]), (0, 0))))
+def _shape_side(tile_size: int, rows: int, absolute: bool = False) -> BFloat16[Array, "k R P"]:
+  """What the parameters are multiplied with to give the exponent: the monomials against every part's coefficients.
+
+  With `absolute` followed by what gives the exponent's derivatives by x and by y.
+  """
+  one, x, y, xx, xy, yy, zero, _ = range(8)
+  parts = _parts_of_monomials(tile_size).reshape(-1, SUBLANES, tile_size**2)
+  sides = [part[[xx, xy, yy, x, y, one]] for part in parts]
+  if absolute:
+    exact = monomials(tile_size).T
+    sides += [exact[[x, y, zero, one, zero, zero]], exact[[zero, x, y, zero, one, zero]]]
+    sides[-2][0] *= 2
+    sides[-1][2] *= 2
+  stacked = np.tile(np.stack(sides), (1, PARTS, 1))
+  return jnp.asarray(np.pad(stacked, ((0, 0), (0, rows - stacked.shape[1]), (0, 0))), jnp.bfloat16)
+
+
+def _moment_side(tile_size: int, absolute: bool) -> BFloat16[Array, "k M P"]:
+  """What is multiplied with the pulls: the monomials; with `absolute` two more that sum up into rows 6 and 7."""
+  sides = [_parts_of_monomials(tile_size)]
+  for row in (6, 7) if absolute else ():
+    sides.append(np.zeros_like(sides[0]))
+    sides[-1][row] = 1
   return jnp.asarray(np.stack(sides), jnp.bfloat16)
 
 
@@ -420,5 +442,13 @@ def _round_up(size: int, multiple: int) -> int:
   return -(-size // multiple) * multiple
 
 
-walk = Walk(_make_lists, _forward, _backward, scale=float(np.log2(np.e)), transposed=True, apart=False)
+walk = Walk(
+    _make_lists,
+    _forward,
+    _backward,
+    scale=float(np.log2(np.e)),
+    transposed=True,
+    apart=False,
+    backward_absolute=functools.partial(_backward, absolute=True),
+)
 composite = functools.partial(composite_with, walk)  # See `reference.composite`.

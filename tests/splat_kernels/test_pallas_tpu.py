@@ -13,7 +13,6 @@ from splat_kernels import Config, Projected, pallas_tpu, xla
 
 class TestPallasTpu(RasterizerContract):
   implementation = "pallas_tpu"
-  absolute_gradients = False
 
 
 def four_tiles() -> tuple[Projected, jax.Array]:
