@@ -45,8 +45,8 @@ def compile_kernels(topology: str, config: Config) -> None:
   floats = functools.partial(shape, jnp.float32)
   lists = TileLists(ints(chunks, pallas_tpu.CHUNK), ints(chunks), ints(tiles + 1), ints(tiles))
   table = floats(10, chunks * pallas_tpu.CHUNK)
-  forward = lambda table, lists: pallas_tpu.walk.forward(table, lists, tiles, config)
-  backward = lambda *a: pallas_tpu.walk.backward(*a, config)
+  forward = lambda table, lists: pallas_tpu.walk.forward(table, lists, tiles, config, save=False)
+  backward = lambda *a: pallas_tpu.walk.backward(*a, None, config)
   with jax.default_device(device):
     jax.jit(forward).lower(table, lists).compile()
     jax.jit(backward).lower(table, lists, floats(tiles, 4, pixels), floats(tiles, pixels)).compile()
