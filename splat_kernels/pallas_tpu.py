@@ -9,7 +9,7 @@ pixels are finished. Slots are rows and pixels are columns of (128, P) arrays, P
   Sums over slots (colours) and over pixels (moments) are matrix products of such parts, too.
 - Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs over
   registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
-- Chunks come by DMA, one ahead; the next tile's first chunk is fetched while this tile is drawn.
+- Chunks come by DMA through a ring of buffers, up to AHEAD chunks early and across the borders of tiles.
 
 Off a TPU the kernels are interpreted: for tests, slowly.
 """
@@ -32,6 +32,8 @@ from splat_kernels.types import Config
 
 LANES, SUBLANES = 128, 8  # A register's.
 CHUNK = LANES  # Slots of one tile processed together: what DMA is aligned to.
+AHEAD = 8  # Chunks of parameters in vector memory: a copy takes longer than a chunk's computation.
+BEHIND = 4  # Chunks of moments in vector memory, on their way out.
 SHAPE_ROWS = 24  # Of the parameters: 3 parts of 6 coefficients, filled up to whole registers.
 PARTS = 3  # A float32 as a sum of numbers that bfloat16 holds.
 
@@ -60,24 +62,26 @@ def _forward(
       in_specs=[pl.BlockSpec(memory_space=pl.ANY), _whole(shape_side)],
       out_shape=jax.ShapeDtypeStruct((num_tiles + num_tiles % 2, channels, pixels), jnp.float32),
       out_specs=_one_tile(num_tiles, channels, pixels),
-      scratch_shapes=_chunk_buffers(parameters),
+      scratch_shapes=_ring(AHEAD, parameters.shape[0], jnp.bfloat16),
       name="splat_forward",
   )
   return tiles[:num_tiles], None
 
 
-def _backward(table, lists: TileLists, gradient, total, saved: None, config: Config) -> Float[Array, "M S"]:
-  """See `Walk.backward`."""
+def _backward(
+    table, lists: TileLists, gradient, total, saved: None, config: Config, *, absolute: bool = False
+) -> Float[Array, "M S"]:
+  """See `Walk.backward` and `Walk.backward_absolute`."""
   del saved
   num_tiles, channels, pixels = gradient.shape
   parameters = _pack_parameters(table)
   rows = parameters.shape[0]
-  shape_side = _shape_side(config.tile_size, rows)
-  moment_side = jnp.asarray(_parts_of_monomials(config.tile_size), jnp.bfloat16)
+  shape_side = _shape_side(config.tile_size, rows, absolute)
+  moment_side = _moment_side(config.tile_size, absolute)
   padded = _round_up(channels, SUBLANES)
   moments = jnp.zeros((SUBLANES + padded, table.shape[1]), jnp.float32)
   return _call(
-      functools.partial(_backward_kernel, config=config),
+      functools.partial(_backward_kernel, config=config, absolute=absolute),
       lists,
       num_tiles,
       inputs=[parameters, shape_side, moment_side, gradient, total[:, None], moments],
@@ -92,10 +96,8 @@ def _backward(table, lists: TileLists, gradient, total, saved: None, config: Con
       out_shape=jax.ShapeDtypeStruct(moments.shape, jnp.float32),
       out_specs=pl.BlockSpec(memory_space=pl.ANY),
       scratch_shapes=[
-          *_chunk_buffers(parameters),
-          pltpu.VMEM((2, moments.shape[0], CHUNK), jnp.float32),
-          pltpu.SemaphoreType.DMA((2,)),
-          pltpu.SMEM((1,), jnp.int32),
+          *_ring(AHEAD, rows, jnp.bfloat16),
+          *_ring(BEHIND, moments.shape[0], jnp.float32),
           pltpu.VMEM((PARTS, rows, pixels), jnp.bfloat16),
           pltpu.VMEM((PARTS * padded, pixels), jnp.bfloat16),
       ],
@@ -140,33 +142,32 @@ def _whole(array) -> pl.BlockSpec:
   return pl.BlockSpec(array.shape, lambda *_: (0,) * array.ndim)
 
 
-def _chunk_buffers(parameters) -> list:
-  """Slots 0 and 1 are for the first chunks of tiles, 2 and 3 for the others."""
-  return [pltpu.VMEM((4, parameters.shape[0], CHUNK), jnp.bfloat16), pltpu.SemaphoreType.DMA((4,))]
+def _ring(size: int, rows: int, dtype) -> list:
+  """Buffers of chunks, a semaphore for each, and a counter."""
+  return [pltpu.VMEM((size, rows, CHUNK), dtype), pltpu.SemaphoreType.DMA((size,)), pltpu.SMEM((1,), jnp.int32)]
 
 
 # ---- Kernels ----
 
 
-def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, *, config: Config):
+def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, fetched, *, config: Config):
   """Sums of weight times feature of one tile."""
   channels, pixels = tile.shape[1:]
-  chunks = _Chunks(starts, parameters, buffers, semaphores)
-  chunks.begin()
+  chunks = _Chunks(starts, parameters, buffers, semaphores, fetched)
 
   def draw_chunk(state):
-    at, transmittance, summed = state
-    rows = chunks.fetch(at)
-    alphas, _ = _alphas(config, rows, shape_side)
+    chunk, transmittance, summed = state
+    rows = chunks.read(chunk)
+    alphas, _ = _alphas(config, rows, shape_side[...])
     weights, transmittance = _weights(config, alphas, transmittance)
     # All rows take part, as the unused coefficients cost nothing; the parts of the features are added up at the end.
     for part in _split(jnp.concatenate(weights)):
       summed = summed + _dot(rows, part)
-    return at + 1, transmittance, summed
+    return chunk + 1, transmittance, summed
 
-  state = jnp.int32(0), jnp.ones((1, pixels), jnp.float32), jnp.zeros((parameters.shape[0], pixels), jnp.float32)
-  at, _, summed = jax.lax.while_loop(lambda s: chunks.more(s[0], s[1], config), draw_chunk, state)
-  chunks.end(at)
+  state = chunks.first, jnp.ones((1, pixels), jnp.float32), jnp.zeros((parameters.shape[0], pixels), jnp.float32)
+  chunk, _, summed = jax.lax.while_loop(lambda s: chunks.more(s[0], s[1], config), draw_chunk, state)
+  chunks.leave(chunk)
   padded = _round_up(channels, SUBLANES)
   parts = [summed[SHAPE_ROWS + k * padded :][:channels] for k in range(PARTS)]
   tile[0] = sum(parts)
@@ -183,6 +184,7 @@ def _backward_kernel(
     moments,
     buffers,
     semaphores,
+    fetched,
     out_buffers,
     out_semaphores,
     written,
@@ -190,13 +192,13 @@ def _backward_kernel(
     color_side,
     *,
     config: Config,
+    absolute: bool,
 ):
   """Moments of the slots of one tile; see `Walk.backward`."""
   del zeros  # They are in `moments` already.
   channels, pixels = gradient.shape[1:]
   padded = _round_up(channels, SUBLANES)
-  chunks = _Chunks(starts, parameters, buffers, semaphores)
-  chunks.begin()
+  chunks = _Chunks(starts, parameters, buffers, semaphores, fetched)
   step, steps = pl.program_id(1), pl.num_programs(1)
 
   @pl.when(step == 0)
@@ -215,91 +217,93 @@ def _backward_kernel(
     gain_side[k] = jnp.concatenate([above] + PARTS * [parts[k]] + ([below] if below.size else [])).astype(jnp.bfloat16)
 
   def write(slot, chunk):
-    to = moments.at[:, pl.ds(pl.multiple_of(chunk * CHUNK, CHUNK), CHUNK)]
-    return pltpu.make_async_copy(out_buffers.at[slot], to, out_semaphores.at[slot])
+    return _copy_chunk(moments, chunk, out_buffers.at[slot], out_semaphores.at[slot], back=True)
 
   def walk_chunk(state):
-    at, transmittance, remaining = state
-    rows = chunks.fetch(at)
-    alphas, free = _alphas(config, rows, shape_side)
+    chunk, transmittance, remaining = state
+    rows = chunks.read(chunk)
+    alphas, free = _alphas(config, rows, shape_side[: shape_side.shape[0] - 2 * absolute])
     weights, transmittance = _weights(config, alphas, transmittance)
     gains = sum(_dot(rows, gain_side[k], contract=(0, 0)) for k in range(PARTS))
     pulls, remaining = _pulls(config, alphas, free, weights, gains, remaining)
     pulls, weights = jnp.concatenate(pulls), jnp.concatenate(weights)
-    shape = sum(_dot(moment_side[...], part, contract=(1, 1)) for part in _split(pulls))
+    shape = sum(_dot(moment_side[0], part, contract=(1, 1)) for part in _split(pulls))
+    for axis in range(2 * absolute):
+      slopes = _dot(rows, shape_side[axis - 2], contract=(0, 0)) * float(np.log(2))  # d ln(alpha) / d pixel.
+      shape += sum(_dot(moment_side[1 + axis], part, contract=(1, 1)) for part in _split(jnp.abs(pulls * slopes)))
     color = sum(_dot(color_side[...], part, contract=(1, 1)) for part in _split(weights))
-    slot = written[0] % 2
+    slot = written[0] % BEHIND
 
-    @pl.when(written[0] >= 2)
+    @pl.when(written[0] >= BEHIND)
     def _():
-      write(slot, 0).wait()
+      write(slot, chunk).wait()  # For the copy of BEHIND chunks ago: all are of the same size.
 
     out_buffers[slot, :SUBLANES] = sum(shape[i : i + SUBLANES] for i in range(0, shape.shape[0], SUBLANES))
     out_buffers[slot, SUBLANES:] = sum(color[i : i + padded] for i in range(0, color.shape[0], padded))
-    write(slot, chunks.first + at).start()
+    write(slot, chunk).start()
     written[0] += 1
-    return at + 1, transmittance, remaining
+    return chunk + 1, transmittance, remaining
 
-  state = jnp.int32(0), jnp.ones((1, pixels), jnp.float32), total[0]
-  at, _, _ = jax.lax.while_loop(lambda s: chunks.more(s[0], s[1], config), walk_chunk, state)
-  chunks.end(at)
+  state = chunks.first, jnp.ones((1, pixels), jnp.float32), total[0]
+  chunk, _, _ = jax.lax.while_loop(lambda s: chunks.more(s[0], s[1], config), walk_chunk, state)
+  chunks.leave(chunk)
 
-  for age in (2, 1):
+  for age in range(1, BEHIND + 1):
 
     @pl.when((step == steps - 1) & (written[0] >= age))
     def _(age=age):
-      write((written[0] - age) % 2, 0).wait()
+      write((written[0] - age) % BEHIND, chunks.first).wait()
 
 
 class _Chunks:
-  """The chunks of this grid step's tile: fetched one ahead, the next tile's first one, too."""
+  """The chunks of this grid step's tile, out of a ring of buffers that is filled ahead, past the tile's end, too.
 
-  def __init__(self, starts, parameters, buffers, semaphores):
-    self.step, self.steps = pl.program_id(1), pl.num_programs(1)
-    tile = pl.program_id(0) * self.steps + self.step
+  The lists of a core's tiles follow one another in memory, so the ring knows nothing of tiles: chunk c goes to buffer
+  c % AHEAD. What is fetched is waited for exactly once, when it is read or when its tile is left early.
+  """
+
+  def __init__(self, starts, parameters, buffers, semaphores, fetched):
+    step, steps = pl.program_id(1), pl.num_programs(1)
+    tile = pl.program_id(0) * steps + step
     self.first, self.last = starts[tile], starts[tile + 1]
-    self.count = self.last - self.first
-    self.buffers = buffers
-    self._parameters, self._semaphores = parameters, semaphores
+    self._core_end = starts[(pl.program_id(0) + 1) * steps]
+    self._parameters, self._buffers, self._semaphores = parameters, buffers, semaphores
+    self._fetched = fetched  # One number: the next chunk to be fetched.
 
-  def _copy(self, chunk, slot):
-    window = self._parameters.at[:, pl.ds(pl.multiple_of(chunk * CHUNK, CHUNK), CHUNK)]
-    return pltpu.make_async_copy(window, self.buffers.at[slot], self._semaphores.at[slot])
-
-  def _slot(self, at):
-    return jnp.where(at == 0, self.step % 2, 2 + at % 2)
-
-  def begin(self):
-    """Starts to fetch the first chunk of the next tile, and of this one if no step before could."""
-
-    @pl.when(self.step == 0)
+    @pl.when(step == 0)
     def _():
-      self._copy(self.first, 0).start()
+      fetched[0] = self.first
 
-    @pl.when(self.step + 1 < self.steps)
-    def _():
-      self._copy(self.last, (self.step + 1) % 2).start()
+  def _copy(self, chunk):
+    return _copy_chunk(self._parameters, chunk, self._buffers.at[chunk % AHEAD], self._semaphores.at[chunk % AHEAD])
 
-  def fetch(self, at):
-    """The parameters of a chunk; starts to fetch the one after it."""
+  def read(self, chunk):
+    """The parameters of a chunk; starts to fetch what now finds room in the ring."""
 
-    @pl.when(at + 1 < self.count)
-    def _():
-      self._copy(self.first + at + 1, self._slot(at + 1)).start()
+    def fetch(following):
+      self._copy(following).start()
+      return following + 1
 
-    self._copy(self.first + at, self._slot(at)).wait()
-    return self.buffers[self._slot(at)]
+    until = jnp.minimum(chunk + AHEAD, self._core_end)
+    self._fetched[0] = jax.lax.while_loop(lambda following: following < until, fetch, self._fetched[0])
+    self._copy(chunk).wait()
+    return self._buffers[chunk % AHEAD]
 
-  def more(self, at, transmittance, config: Config):
+  def more(self, chunk, transmittance, config: Config):
     """Whether there is a chunk to draw and a pixel that is not finished."""
-    return (at < self.count) & (jnp.max(transmittance) > config.transmittance_min)
+    return (chunk < self.last) & (jnp.max(transmittance) > config.transmittance_min)
 
-  def end(self, at):
-    """Waits for what was started to be fetched and not waited for: the first chunk of an empty tile is, too."""
+  def leave(self, chunk):
+    """Skips the rest of the tile, beginning with a chunk."""
+    waited = lambda skipped: (self._copy(skipped).wait(), skipped + 1)[1]
+    jax.lax.while_loop(lambda skipped: skipped < jnp.minimum(self.last, self._fetched[0]), waited, chunk)
+    self._fetched[0] = jnp.maximum(self._fetched[0], self.last)
 
-    @pl.when((at < self.count) | (self.count == 0))
-    def _():
-      self._copy(self.first + at, self._slot(at)).wait()
+
+def _copy_chunk(array, chunk, buffer, semaphore, *, back: bool = False):
+  """The copy of a chunk's columns of an array to a buffer, or back."""
+  window = array.at[:, pl.ds(pl.multiple_of(chunk * CHUNK, CHUNK), CHUNK)]
+  return pltpu.make_async_copy(*((buffer, window) if back else (window, buffer)), semaphore)
 
 
 # ---- Stages of a chunk: (128, P) arrays, or lists of 16 (8, P) arrays, the rows of one register each ----
@@ -384,8 +388,8 @@ def _split(x: Float[Array, "*s"]) -> list[BFloat16[Array, "*s"]]:
   return [*result, x.astype(jnp.bfloat16)]
 
 
-def _dot(a: BFloat16[Array, "m k"], b: BFloat16[Array, "k n"], contract=(1, 0)) -> Float[Array, "m n"]:
-  """Products are exact, sums in float32."""
+def _dot(a: BFloat16[Array, "_ _"], b: BFloat16[Array, "_ _"], contract=(1, 0)) -> Float[Array, "m n"]:
+  """Sums over one axis of each; products are exact, sums in float32."""
   return jax.lax.dot_general(a, b, ((contract[:1], contract[1:]), ((), ())), preferred_element_type=jnp.float32)
 
 
@@ -408,13 +412,29 @@ def _parts_of_monomials(tile_size: int) -> np.ndarray:
   return upper if np.array_equal(upper, values) else np.concatenate([upper, values - upper])
 
 
-def _shape_side(tile_size: int, rows: int) -> BFloat16[Array, "k R P"]:
-  """What the parameters are multiplied with to give the exponent: the monomials against every part's coefficients."""
-  one, x, y, xx, xy, yy, *_ = range(8)
-  sides = []
-  for part in np.split(_parts_of_monomials(tile_size), _parts_of_monomials(tile_size).shape[0] // SUBLANES):
-    stacked = np.tile(part[[xx, xy, yy, x, y, one]], (PARTS, 1))
-    sides.append(np.pad(stacked, ((0, rows - stacked.shape[0]), (0, 0))))
+def _shape_side(tile_size: int, rows: int, absolute: bool = False) -> BFloat16[Array, "k R P"]:
+  """What the parameters are multiplied with to give the exponent: the monomials against every part's coefficients.
+
+  With `absolute` followed by what gives the exponent's derivatives by x and by y.
+  """
+  one, x, y, xx, xy, yy, zero, _ = range(8)
+  parts = _parts_of_monomials(tile_size).reshape(-1, SUBLANES, tile_size**2)
+  sides = [part[[xx, xy, yy, x, y, one]] for part in parts]
+  if absolute:
+    exact = monomials(tile_size).T
+    sides += [exact[[x, y, zero, one, zero, zero]], exact[[zero, x, y, zero, one, zero]]]
+    sides[-2][0] *= 2
+    sides[-1][2] *= 2
+  stacked = np.tile(np.stack(sides), (1, PARTS, 1))
+  return jnp.asarray(np.pad(stacked, ((0, 0), (0, rows - stacked.shape[1]), (0, 0))), jnp.bfloat16)
+
+
+def _moment_side(tile_size: int, absolute: bool) -> BFloat16[Array, "k M P"]:
+  """What is multiplied with the pulls: the monomials; with `absolute` two more that sum up into rows 6 and 7."""
+  sides = [_parts_of_monomials(tile_size)]
+  for row in (6, 7) if absolute else ():
+    sides.append(np.zeros_like(sides[0]))
+    sides[-1][row] = 1
   return jnp.asarray(np.stack(sides), jnp.bfloat16)
 
 
@@ -422,5 +442,13 @@ def _round_up(size: int, multiple: int) -> int:
   return -(-size // multiple) * multiple
 
 
-walk = Walk(_make_lists, _forward, _backward, scale=float(np.log2(np.e)), transposed=True, apart=False)
+walk = Walk(
+    _make_lists,
+    _forward,
+    _backward,
+    scale=float(np.log2(np.e)),
+    transposed=True,
+    apart=False,
+    backward_absolute=functools.partial(_backward, absolute=True),
+)
 composite = functools.partial(composite_with, walk)  # See `reference.composite`.
