@@ -161,7 +161,7 @@ def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, f
     alphas, _ = _alphas(config, rows, shape_side[...])
     weights, transmittance = _weights(config, alphas, transmittance)
     # All rows take part, as the unused coefficients cost nothing; the parts of the features are added up at the end.
-    for part in _split(jnp.concatenate(weights)):
+    for part in _split(weights):
       summed = summed + _dot(rows, part)
     return chunk + 1, transmittance, summed
 
@@ -226,7 +226,6 @@ def _backward_kernel(
     weights, transmittance = _weights(config, alphas, transmittance)
     gains = sum(_dot(rows, gain_side[k], contract=(0, 0)) for k in range(PARTS))
     pulls, remaining = _pulls(config, alphas, free, weights, gains, remaining)
-    pulls, weights = jnp.concatenate(pulls), jnp.concatenate(weights)
     shape = sum(_dot(moment_side[0], part, contract=(1, 1)) for part in _split(pulls))
     for axis in range(2 * absolute):
       slopes = _dot(rows, shape_side[axis - 2], contract=(0, 0)) * float(np.log(2))  # d ln(alpha) / d pixel.
@@ -306,71 +305,64 @@ def _copy_chunk(array, chunk, buffer, semaphore, *, back: bool = False):
   return pltpu.make_async_copy(*((buffer, window) if back else (window, buffer)), semaphore)
 
 
-# ---- Stages of a chunk: (128, P) arrays, or lists of 16 (8, P) arrays, the rows of one register each ----
+# ---- Stages of a chunk ----
 
 
-def _alphas(config: Config, rows: BFloat16[Array, "R K"], shape_side):
+def _alphas(config: Config, rows: BFloat16[Array, "R K"], shape_side) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
   """Alpha of a chunk's Gaussians, 0 where skipped, and the same before the clamp to alpha_max."""
   exponent = sum(_dot(rows, shape_side[k], contract=(0, 0)) for k in range(shape_side.shape[0]))  # log2(alpha).
   free = jnp.where(exponent >= float(np.log2(config.alpha_min)), jnp.exp2(exponent), 0)
-  return _registers(jnp.minimum(free, config.alpha_max)), _registers(free)
+  return jnp.minimum(free, config.alpha_max), free
 
 
-def _weights(config: Config, alphas, transmittance: Float[Array, "1 P"]):
+def _weights(
+    config: Config, alphas: Float[Array, "K P"], transmittance: Float[Array, "1 P"]
+) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
   """Weight of each Gaussian, alpha times transmittance, 0 in finished pixels; and the transmittance behind them all.
 
   The transmittance goes on falling in finished pixels: having passed the minimum is what marks them as finished.
   """
-  before, running = [], None  # The part of the product that lies in the same sublane.
-  for alpha in alphas:
-    before.append(running)
-    running = 1 - alpha if running is None else running * (1 - alpha)
-  ahead, behind = _scan(running, transmittance, jnp.multiply)
-  weights = []
-  for alpha, product in zip(alphas, before):
-    reached = ahead if product is None else ahead * product
-    weight = reached * alpha
-    weights.append(jnp.where(reached - weight > config.transmittance_min, weight, 0))
-  return weights, behind
+  reached, behind = _accumulate(1 - alphas, transmittance, jnp.multiply)
+  weights = reached * alphas
+  return jnp.where(reached - weights > config.transmittance_min, weights, 0), behind
 
 
-def _pulls(config: Config, alphas, free, weights, gains, remaining: Float[Array, "1 P"]):
+def _pulls(
+    config: Config, alphas, free, weights: Float[Array, "K P"], gains: Float[Array, "K P"], remaining: Float[Array, "1 P"]
+) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
   """d loss / d ln(alpha) of each Gaussian: T gain alpha - (what comes behind) alpha / (1 - alpha); what remains at last."""
-  gained, until, running = [], [], None
-  for weight, gain in zip(weights, _registers(gains)):
-    gained.append(weight * gain)
-    running = gained[-1] if running is None else running + gained[-1]
-    until.append(running)
-  ahead, behind = _scan(-running, remaining, jnp.add)
-  pulls = []
-  for k, (alpha, weight) in enumerate(zip(alphas, weights)):
-    pull = gained[k] - (ahead - until[k]) * alpha * _reciprocal(1 - alpha)
-    passes = weight > 0
-    if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
-      pull = pull * free[k] * _reciprocal(jnp.maximum(alpha, config.alpha_min))
-    else:
-      passes &= free[k] < config.alpha_max
-    pulls.append(jnp.where(passes, pull, 0))
-  return pulls, behind
+  gained = weights * gains
+  ahead, behind = _accumulate(-gained, remaining, jnp.add)
+  pulls = gained - (ahead - gained) * alphas * _reciprocal(1 - alphas)
+  passes = weights > 0
+  if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
+    pulls = pulls * free * _reciprocal(jnp.maximum(alphas, config.alpha_min))
+  else:
+    passes &= free < config.alpha_max
+  return jnp.where(passes, pulls, 0), behind
 
 
-def _scan(totals: Float[Array, "8 P"], start: Float[Array, "1 P"], combine):
-  """`start` combined with the totals of all sublanes before each, (8, P), and with all of them, (1, P)."""
-  sublane = jax.lax.broadcasted_iota(jnp.int32, totals.shape, 0)
-  ahead = jnp.where(sublane == 0, start, pltpu.roll(totals, 1, 0))
+def _accumulate(
+    values: Float[Array, "K P"], start: Float[Array, "1 P"], combine
+) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
+  """`start` combined with the values of all slots before each, and with all values."""
+  total, *others = (values[i : i + SUBLANES] for i in range(0, CHUNK, SUBLANES))
+  before = []  # What comes before in the same sublane.
+  for other in others:
+    before.append(total)
+    total = combine(total, other)
+  sublane = jax.lax.broadcasted_iota(jnp.int32, total.shape, 0)
+  ahead = jnp.where(sublane == 0, start, pltpu.roll(total, 1, 0))
   for distance in (1, 2, 4):
     ahead = jnp.where(sublane < distance, ahead, combine(ahead, pltpu.roll(ahead, distance, 0)))
-  return ahead, combine(ahead, totals)[SUBLANES - 1 :]
+  all_before = jnp.concatenate([ahead] + [combine(ahead, product) for product in before])
+  return all_before, combine(ahead, total)[SUBLANES - 1 :]
 
 
 def _reciprocal(x):
   """The hardware's estimate and one Newton step: no case has to be distinguished as in a division."""
   estimate = (pltpu if hasattr(pltpu, "reciprocal") else pl).reciprocal(x, approx=True)  # It moved after jax 0.10.
   return estimate * (2 - x * estimate)
-
-
-def _registers(rows: Float[Array, "K P"]) -> list[Float[Array, "8 P"]]:
-  return [rows[i : i + SUBLANES] for i in range(0, CHUNK, SUBLANES)]
 
 
 # ---- Products in bfloat16 with the accuracy of float32 ----
