@@ -1,7 +1,7 @@
 """Compiles the GPU kernels for a GPU that is not there: python compile_for_gpu.py TARGET DUMPS
 
 TARGET names a file in targets/, DUMPS an empty folder that XLA_FLAGS tells XLA to dump to. Prints JSON: for each
-program the number of atomic additions of floats, and the kernels of this library with registers per thread, bytes
+program the number of atomic operations on floats, and the kernels of this library with registers per thread, bytes
 spilled, threads and bytes of shared memory per block. A process of its own, as a compiler that fails may abort it.
 """
 
