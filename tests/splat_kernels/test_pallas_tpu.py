@@ -9,6 +9,7 @@ from jax.experimental.pallas import tpu as pltpu
 from rasterizer_contract import RasterizerContract
 
 from splat_kernels import Config, Projected, pallas_tpu, xla
+from splat_kernels.tiles import pixel_offsets
 
 
 class TestPallasTpu(RasterizerContract):
@@ -64,3 +65,27 @@ def test_no_races_and_no_memory_read_before_it_is_written(copies):
   np.testing.assert_allclose(image, expected, atol=1e-5)  # Sums of hundreds of weights in another order.
   for value, other in zip(gradients, expected_gradients):
     assert np.linalg.norm(value - other) < 1e-4 * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize("low_pass", [0.3, 0.003])
+def test_exponents_of_needles(low_pass):
+  # The kernels' polynomial in float32 against the Cholesky form in float64, in the tile that the needle's centre lies in.
+  rng = np.random.default_rng(0)
+  num = 4096
+  angle, mean = rng.uniform(0, np.pi, num), rng.uniform(-9, 9, (num, 2))
+  thin, long = 1 / low_pass, 1 / (low_pass + 10 * rng.exponential(2, num) ** 2)
+  cos, sin = np.cos(angle), np.sin(angle)
+  a, b, c = cos**2 * thin + sin**2 * long, cos * sin * (thin - long), sin**2 * thin + cos**2 * long
+  l_xx = np.sqrt(a * pallas_tpu.walk.scale / 2)
+  l_xy, l_yy = b / a * l_xx, np.sqrt((c - b * b / a) * pallas_tpu.walk.scale / 2)
+  table = [l_xx, l_xy, -l_xx * mean[:, 0] - l_xy * mean[:, 1], l_yy, -l_yy * mean[:, 1], 0 * a, 1 + 0 * a]
+  table = np.stack(table).astype(np.float32)
+  l_xx, l_xy, u, l_yy, v, *_ = table.astype(np.float64)[..., None]
+  x, y = pixel_offsets(16)
+  expected = -((l_xx * x + l_xy * y + u) ** 2) - (l_yy * y + v) ** 2
+  parameters = pallas_tpu._pack_parameters(jnp.asarray(table))
+  (side,) = pallas_tpu._shape_side(16, parameters.shape[0])
+  exponents = np.asarray(pallas_tpu._dot(parameters, side, contract=(0, 0)), np.float64)
+  error = np.abs(exponents - expected)[expected > np.log2(1 / 255)].max() / pallas_tpu.walk.scale
+  # Coefficients times monomials are as large as 8^2 / low_pass, and float32 rounds at 6e-8 of that, a few times.
+  assert error < 1.2e-5 / low_pass
