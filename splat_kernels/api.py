@@ -123,12 +123,17 @@ def rasterize(
       batch=batch,
       sh_degree=sh_degree,
       config=config,
-      name=implementation or PLATFORM_DEFAULTS.get(current_platform(), DEFAULT),
+      name=implementation or default_implementation(),
   )
   output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
   while (needed := _overflowing(output)) is not None:
     output = draw(capacity=round_capacity(needed))
   return output
+
+
+def default_implementation() -> str:
+  """What `implementation=None` takes on this platform."""
+  return PLATFORM_DEFAULTS.get(current_platform(), DEFAULT)
 
 
 def round_capacity(needed: int) -> int:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from splat_kernels import Config, binning, peers, project, rasterize, round_capacity, xla
-from splat_kernels.api import DEFAULT, IMPLEMENTATIONS
+from splat_kernels.api import IMPLEMENTATIONS, default_implementation
 from splat_kernels.specs import SPECS, Spec, make_scene
 from splat_kernels.tiles import count_tiles
 
@@ -110,6 +110,17 @@ def make_candidate(name: str, spec: Spec, config: Config) -> Candidate:
   return Candidate(row, parts, np.asarray(output.image))
 
 
+def make_candidates(spec: Spec, implementations: Iterable[str], configs: Iterable[Config]) -> list[Candidate]:
+  """All implementations under all configurations, and the peers that are here; says on stderr why others are not."""
+  candidates = [make_candidate(name, spec, config) for config in configs for name in implementations]
+  for peer, make in peers.PEERS.items():
+    try:
+      candidates.append(Candidate(*make(spec)))
+    except peers.NotHere as e:
+      print(f"{peer}: {e}", file=sys.stderr)
+  return candidates
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
   """A compiled function with its arguments; calling it waits for the result."""
@@ -168,9 +179,10 @@ def time_in_turns(calls: Mapping[Hashable, Callable[[], object]], runs: int) -> 
 def measure_floor(tile_size: int, runs: int) -> float:
   """Alpha evaluations a second, (pixel, Gaussian) pairs, of loops that do nothing else: the machine's floor.
 
-  One loop per core (on a GPU or TPU one fused reduction) evaluates the alphas of a few Gaussians at all pixels of a
-  tile, as `xla` does (`chunk_alphas`), and adds them to sums that stay in the cache. No order, no transmittance, no
-  colour, no early exit. A rasterizer can be faster only by evaluating less, as one that leaves finished tiles does.
+  One loop on a CPU device, which is one core (one fused reduction on a GPU or TPU), evaluates the alphas of a few
+  Gaussians at all pixels of a tile, as `xla` does (`chunk_alphas`), and adds them to sums that stay in the cache. No
+  order, no transmittance, no colour, no early exit. A rasterizer can be faster only by evaluating less, as one that
+  leaves finished tiles does.
   """
   pixels, chunk, count = tile_size**2, 8, 8192
   rng = np.random.default_rng(0)
@@ -185,9 +197,7 @@ def measure_floor(tile_size: int, runs: int) -> float:
   def evaluate(table):
     if jax.default_backend() != "cpu":
       return jnp.sum(jax.vmap(alphas)(table), axis=(0, 1))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    bounds = [jnp.uint32(count * i // cores) for i in range(cores + 1)]
-    return sum(jax.lax.fori_loop(*part, add, jnp.zeros(pixels)) for part in zip(bounds[:-1], bounds[1:]))
+    return jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(count), add, jnp.zeros(pixels))
 
   times = time_in_turns({"floor": _compile(evaluate, table)}, runs)["floor"]
   return count * chunk * pixels / (1e-3 * statistics.median(times))
@@ -237,9 +247,8 @@ def format_table(rows: Iterable[Mapping]) -> str:
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m splat_kernels.bench", description=__doc__.splitlines()[0])
   parser.add_argument("--spec", nargs="+", default=DEFAULT_SPECS, help=f"of {', '.join(BENCHMARKS)}; or all")
-  parser.add_argument("--implementation", nargs="+", default=[DEFAULT], help=f"of {', '.join(IMPLEMENTATIONS)}")
+  parser.add_argument("--implementation", nargs="+", default=[default_implementation()], help=f"of {', '.join(IMPLEMENTATIONS)}")
   parser.add_argument("--tile_size", type=int, nargs="+", default=[16])
-  parser.add_argument("--loops", type=int, help="see Config.loops")
   parser.add_argument("--runs", type=int, default=9, help="rounds that count")
   parser.add_argument("--json", help="file to write the rows to")
   parser.add_argument("--markdown", help="file to write the table to")
@@ -250,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
       print(f"--{flag}={wrong[0]}: not one of {', '.join(known)}", file=sys.stderr)
       sys.exit(2)
   try:
-    configs = [Config(tile_size=size, loops=args.loops, with_depth=False) for size in args.tile_size]
+    configs = [Config(tile_size=size, with_depth=False) for size in args.tile_size]
   except ValueError as e:
     print(e, file=sys.stderr)
     sys.exit(2)
@@ -259,13 +268,7 @@ def main(argv: list[str] | None = None) -> None:
   floors = {size: measure_floor(size, args.runs) for size in args.tile_size}
   rows = []
   for name in specs:
-    candidates = [make_candidate(i, SPECS[name], config) for config in configs for i in args.implementation]
-    for peer, make in peers.PEERS.items():
-      try:
-        candidates.append(Candidate(*make(SPECS[name])))
-      except peers.NotHere as e:
-        print(f"{peer}: {e}", file=sys.stderr)
-    rows += measure(name, candidates, args.runs, floors)
+    rows += measure(name, make_candidates(SPECS[name], args.implementation, configs), args.runs, floors)
     print(f"{name} done", file=sys.stderr)
   floor = ", ".join(f"{floors[size]:.2e} evaluations/s at tile size {size}" for size in floors)
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -130,8 +130,6 @@ class Config:
       number of tiles. Outside jit a full list is grown and the frame drawn again; under jit it cannot be, and
       `RenderOutput.overflow` tells. See docs/rasterizer.md for how to size it. Not used by `reference`.
     with_depth: whether to compute `RenderOutput.depth`, which costs as much as one more colour channel.
-    loops: how many independent loops `xla` walks the tiles with, which XLA:CPU runs at the same time. None takes the
-      cores that each CPU device has for itself, at most 4, and 1 on other devices. Never changes a bit of the result.
   """
 
   tile_size: int = 16
@@ -148,7 +146,6 @@ class Config:
   jacobian_margin: float = 0.3
   max_intersections: int | None = None
   with_depth: bool = True
-  loops: int | None = None
 
   def __post_init__(self):
     if self.tile_size not in (4, 8, 16, 32):
@@ -167,8 +164,6 @@ class Config:
       raise ValueError(f"{self.support=} must be 'ellipse' or 'square'")
     if self.jacobian_limit not in ("image", "centred", "none"):
       raise ValueError(f"{self.jacobian_limit=} must be 'image', 'centred' or 'none'")
-    if self.loops is not None and self.loops < 1:
-      raise ValueError(f"{self.loops=} must be positive or None")
     if self.max_intersections is not None and self.max_intersections < 1:
       raise ValueError(f"{self.max_intersections=} must be positive or None")
 

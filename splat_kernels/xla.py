@@ -8,7 +8,6 @@ How the loop body is written matters more than how much it computes; see `fusion
 
 import dataclasses
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ CHUNK = 8  # Slots of one tile processed together.
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("gaussians", "tiles", "first", "next_tile", "parts"), meta_fields=()
+    jax.tree_util.register_dataclass, data_fields=("gaussians", "tiles", "first", "next_tile", "total"), meta_fields=()
 )
 @dataclasses.dataclass(frozen=True)
 class Chunks:
@@ -37,14 +36,14 @@ class Chunks:
     tiles: as in `TileLists`.
     first: whether it is the tile's first chunk.
     next_tile: index of the first chunk of the next tile.
-    parts: first chunk of each of the L parts that are walked at the same time, and lastly the number of chunks in use.
+    total: number of chunks in use.
   """
 
   gaussians: Int[Array, "J K"]
   tiles: UInt[Array, "J"]
   first: Bool[Array, "J"]
   next_tile: UInt[Array, "J"]
-  parts: UInt[Array, "L1"]
+  total: UInt[Array, ""]
 
 
 def make_chunks(bins: Bins, num: int, config: Config) -> Chunks:
@@ -53,10 +52,7 @@ def make_chunks(bins: Bins, num: int, config: Config) -> Chunks:
   tiles = lists.tiles.astype(jnp.int32)
   first = lists.starts[tiles] == jnp.arange(tiles.shape[0], dtype=jnp.int32)
   next_tile = lists.starts[tiles + 1].astype(jnp.uint32)
-  total = lists.starts[-1:].astype(jnp.uint32)
-  middles = next_tile[total * jnp.arange(1, config.loops, dtype=jnp.uint32) // config.loops]  # A tile is in one part.
-  parts = jnp.concatenate([jnp.zeros_like(total), jnp.minimum(middles, total), total])
-  return Chunks(lists.gaussians, lists.tiles, first, next_tile, parts)
+  return Chunks(lists.gaussians, lists.tiles, first, next_tile, lists.starts[-1].astype(jnp.uint32))
 
 
 def _forward(table, chunks: Chunks, num_tiles: int, config: Config, save: bool) -> tuple[Float[Array, "BT C1 P"], None]:
@@ -64,32 +60,29 @@ def _forward(table, chunks: Chunks, num_tiles: int, config: Config, save: bool) 
   del save
   pixels = config.tile_size**2
 
-  def draw_part(begin, end):
-    def draw_chunk(state):
-      at, transmittance, summed, tiles = state
-      alphas = apart(at < end, lambda: chunk_alphas(config, table[at]))
-      weights = apart(at < end, lambda: _weights(config, alphas, transmittance))
-      following, transmittance = apart(at < end, lambda: _advance(config, at, alphas, transmittance, chunks))
-      summed = jnp.where(chunks.first[at], 0, summed)
-      for k in range(CHUNK):
-        summed = summed + table[at, k, 6:, None] * weights[k]
-      tiles = jax.lax.dynamic_update_index_in_dim(tiles, summed, chunks.tiles[at], 0)
-      return following, transmittance, summed, tiles
+  def draw_chunk(state):
+    at, transmittance, summed, tiles = state
+    used = at < chunks.total
+    alphas = apart(used, lambda: chunk_alphas(config, table[at]))
+    weights = apart(used, lambda: _weights(config, alphas, transmittance))
+    following, transmittance = apart(used, lambda: _advance(config, at, alphas, transmittance, chunks))
+    summed = jnp.where(chunks.first[at], 0, summed)
+    for k in range(CHUNK):
+      summed = summed + table[at, k, 6:, None] * weights[k]
+    tiles = jax.lax.dynamic_update_index_in_dim(tiles, summed, chunks.tiles[at], 0)
+    return following, transmittance, summed, tiles
 
-    summed = jnp.zeros((table.shape[-1] - 6, pixels), table.dtype)
-    tiles = jnp.zeros((num_tiles,) + summed.shape, table.dtype)
-    state = begin, jnp.ones(pixels, table.dtype), summed, tiles
-    return jax.lax.while_loop(lambda s: s[0] < end, draw_chunk, state)[3]
-
-  return sum(draw_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(chunks.parts.shape[0] - 1)), None
+  summed = jnp.zeros((table.shape[-1] - 6, pixels), table.dtype)
+  tiles = jnp.zeros((num_tiles,) + summed.shape, table.dtype)
+  state = jnp.uint32(0), jnp.ones(pixels, table.dtype), summed, tiles
+  return jax.lax.while_loop(lambda s: s[0] < chunks.total, draw_chunk, state)[3], None
 
 
 def _backward(
     table, chunks: Chunks, gradient, total, saved: None, config: Config, *, absolute: bool = False
 ) -> Float[Array, "J K M"]:
   """See `Walk.backward` and `Walk.backward_absolute`."""
-  del saved
-  always = chunks.parts[0] < jnp.uint32(2**31)  # See `fusion.apart`.
+  always = chunks.total < jnp.uint32(2**31)  # See `fusion.apart`.
   channels = gradient.shape[1] - 1
   # Right-hand sides of the moments, padded to 8 columns: a vector register wide, which XLA:CPU needs to be fast.
   padding = -channels % 8
@@ -98,42 +91,40 @@ def _backward(
   shape_side, (abs_x_side, abs_y_side) = monomials(config.tile_size), _absolute_sides(config.tile_size)
   pixels = config.tile_size**2
 
-  def walk_part(begin, end):
-    def walk_chunk(state):
-      at, transmittance, remaining, moments = state
+  def walk_chunk(state):
+    at, transmittance, remaining, moments = state
+    used = at < chunks.total
 
-      def weigh():
-        alphas = chunk_alphas(config, table[at])
-        gains = sum(table[at, :, 6 + c, None] * gradient[chunks.tiles[at], c] for c in range(channels + 1))
-        return alphas, gains, apart(at < end, lambda: _weights(config, alphas, transmittance))
+    def weigh():
+      alphas = chunk_alphas(config, table[at])
+      gains = sum(table[at, :, 6 + c, None] * gradient[chunks.tiles[at], c] for c in range(channels + 1))
+      return alphas, gains, apart(used, lambda: _weights(config, alphas, transmittance))
 
-      def pull():
-        left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
-        pulls = _pulls(config, alphas, gains, weights, left)
-        if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
-          free = chunk_alphas(config, table[at], clamp=False)
-          pulls = pulls * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
-        for k in range(CHUNK):
-          left = left - weights[k] * gains[k]
-        return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
+    def pull():
+      left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
+      pulls = _pulls(config, alphas, gains, weights, left)
+      if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
+        free = chunk_alphas(config, table[at], clamp=False)
+        pulls = pulls * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
+      for k in range(CHUNK):
+        left = left - weights[k] * gains[k]
+      return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
 
-      def sum_moments():
-        shape = _dot(pulls, shape_side)
-        if absolute:
-          towards_x, towards_y = _centre_slopes(config, table[at])
-          shape += _dot(jnp.abs(pulls * towards_x), abs_x_side) + _dot(jnp.abs(pulls * towards_y), abs_y_side)
-        return jnp.concatenate([shape, _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
+    def sum_moments():
+      shape = _dot(pulls, shape_side)
+      if absolute:
+        towards_x, towards_y = _centre_slopes(config, table[at])
+        shape += _dot(jnp.abs(pulls * towards_x), abs_x_side) + _dot(jnp.abs(pulls * towards_y), abs_y_side)
+      return jnp.concatenate([shape, _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
 
-      alphas, gains, weights = apart(at < end, weigh)
-      pulls, remaining, following, transmittance = apart(at < end, pull)
-      row = apart(at < end, sum_moments)
-      return following, transmittance, remaining, jax.lax.dynamic_update_index_in_dim(moments, row, at, 0)
+    alphas, gains, weights = apart(used, weigh)
+    pulls, remaining, following, transmittance = apart(used, pull)
+    row = apart(used, sum_moments)
+    return following, transmittance, remaining, jax.lax.dynamic_update_index_in_dim(moments, row, at, 0)
 
-    moments = jnp.zeros(table.shape[:2] + (8 + channels + padding,), table.dtype)
-    state = begin, jnp.ones(pixels, table.dtype), jnp.zeros(pixels, table.dtype), moments
-    return jax.lax.while_loop(lambda s: s[0] < end, walk_chunk, state)[3]
-
-  return sum(walk_part(chunks.parts[i], chunks.parts[i + 1]) for i in range(chunks.parts.shape[0] - 1))
+  moments = jnp.zeros(table.shape[:2] + (8 + channels + padding,), table.dtype)
+  state = jnp.uint32(0), jnp.ones(pixels, table.dtype), jnp.zeros(pixels, table.dtype), moments
+  return jax.lax.while_loop(lambda s: s[0] < chunks.total, walk_chunk, state)[3]
 
 
 # ---- Stages of a chunk ----
@@ -222,14 +213,6 @@ def _dot(a, b):
   return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _default_loops() -> int:
-  """One for each core that a CPU device has for itself."""
-  if jax.default_backend() != "cpu":
-    return 1
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-  return min(4, max(1, cores // jax.local_device_count()))
-
-
 WALK = Walk(
     make_chunks,
     _forward,
@@ -254,35 +237,16 @@ def composite(
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
   """See `reference.composite`.
 
-  On a CPU frames are drawn one after another, as one frame's arrays stay in the cache and a batch's do not, and by as
-  many cores as there are loops: binning and sorting of different frames run at the same time, too.
+  On a CPU frames are drawn one after another, as one frame's arrays stay in the cache and a batch's do not.
   """
-  batch = features.shape[0]
-  loops = config.loops or _default_loops()
-  groups = min(loops, batch)
-
-  def draw(arrays, loops):
-    projected, features, background, means2d_abs = arrays
-    return composite_with(
-        WALK,
-        *(projected, features, background),
-        width=width,
-        height=height,
-        config=dataclasses.replace(config, loops=loops),
-        capacity=capacity,
-        means2d_abs=means2d_abs,
-    )
+  composite = functools.partial(
+      composite_with, WALK, width=width, height=height, config=config, capacity=capacity
+  )
+  if features.shape[0] <= 1 or jax.default_backend() != "cpu":
+    return composite(projected, features, background, means2d_abs=means2d_abs)
 
   def draw_frame(arrays):
-    drawn = draw(jax.tree.map(lambda a: a[None], arrays), max(1, loops // groups))
-    return jax.tree.map(lambda a: a[0], drawn)
+    *arrays, means2d_abs = jax.tree.map(lambda a: a[None], arrays)
+    return jax.tree.map(lambda a: a[0], composite(*arrays, means2d_abs=means2d_abs))
 
-  arrays = projected, features, background, means2d_abs
-  if batch <= 1 or jax.default_backend() != "cpu":
-    return draw(arrays, loops)
-  bounds = [batch * i // groups for i in range(groups + 1)]
-  parts = [
-      jax.lax.map(draw_frame, jax.tree.map(lambda a: a[begin:end], arrays))
-      for begin, end in zip(bounds[:-1], bounds[1:])
-  ]
-  return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+  return jax.lax.map(draw_frame, (projected, features, background, means2d_abs))

@@ -1,7 +1,7 @@
 """Compiles the GPU kernels for a GPU that is not there: python compile_for_gpu.py TARGET DUMPS
 
 TARGET names a file in targets/, DUMPS an empty folder that XLA_FLAGS tells XLA to dump to. Prints JSON: for each
-program the number of atomic additions of floats, and the kernels of this library with registers per thread, bytes
+program the number of atomic operations on floats, and the kernels of this library with registers per thread, bytes
 spilled, threads and bytes of shared memory per block. A process of its own, as a compiler that fails may abort it.
 """
 
@@ -23,10 +23,18 @@ from splat_kernels.tile_lists import TileLists
 NUM, SIDE, CAPACITY = 256, 64, 1024
 
 
-def compile_programs(device) -> None:
+def find_device(target: str):
+  config = (pathlib.Path(__file__).parent / "targets" / f"{target}.txtpb").read_text()
+  return topologies.get_topology_desc(platform="cuda", target_config=config, topology="1x1x1").devices[0]
+
+
+def arrays_on(device, dtype):
   sharding = jax.sharding.SingleDeviceSharding(device)
-  floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-  ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+  return lambda *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def compile_rasterize(device) -> None:
+  floats = arrays_on(device, jnp.float32)
 
   def rasterize_and_gradient(arrays, pose, intrinsics):
     def loss(arrays, pose, intrinsics):
@@ -35,19 +43,25 @@ def compile_programs(device) -> None:
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2))(arrays, pose, intrinsics)
 
+  arrays = (floats(NUM, 3), floats(NUM, 4), floats(NUM, 3), floats(NUM), floats(NUM, 3))
+  with jax.default_device(device):  # Also what makes `rasterize` take the implementation for GPUs.
+    jax.jit(rasterize_and_gradient).lower(arrays, floats(4, 4), floats(3, 3)).compile()
+
+
+def compile_walks(device, size: int, channels: int) -> None:
+  floats, ints = arrays_on(device, jnp.float32), arrays_on(device, jnp.int32)
+  tiles, chunks = 9, 20
+
   def walks(config, table, lists, gradient, total):
     sums, saved = pallas_gpu.walk.forward(table, lists, total.shape[0], config, save=True)
     return sums, pallas_gpu.walk.backward(table, lists, gradient, total, saved, config)
 
-  arrays = (floats(NUM, 3), floats(NUM, 4), floats(NUM, 3), floats(NUM), floats(NUM, 3))
-  jax.jit(rasterize_and_gradient).lower(arrays, floats(4, 4), floats(3, 3)).compile()
-  tiles, chunks = 9, 20
   lists = TileLists(ints(chunks, pallas_gpu.CHUNK), ints(chunks), ints(tiles + 1), ints(tiles))
-  for size, channels in ((4, 3), (8, 3), (32, 3), (16, pallas_gpu.CHANNELS)):
-    given = floats(chunks, pallas_gpu.CHUNK, 7 + channels), lists, floats(tiles, channels + 1, size**2)
-    named = functools.wraps(walks)(functools.partial(walks, Config(tile_size=size)))
-    named.__name__ = f"walks_size{size}_channels{channels}"
-    jax.jit(named).lower(*given, floats(tiles, size**2)).compile()
+  table, gradient = floats(chunks, pallas_gpu.CHUNK, 7 + channels), floats(tiles, channels + 1, size**2)
+  named = functools.wraps(walks)(functools.partial(walks, Config(tile_size=size)))
+  named.__name__ = f"walks_size{size}_channels{channels}"
+  with jax.default_device(device):
+    jax.jit(named).lower(table, lists, gradient, floats(tiles, size**2)).compile()
 
 
 def read_programs(dumps: pathlib.Path) -> dict:
@@ -76,10 +90,10 @@ def read_programs(dumps: pathlib.Path) -> dict:
 
 def main() -> None:
   target, dumps = sys.argv[1], pathlib.Path(sys.argv[2])
-  config = (pathlib.Path(__file__).parent / "targets" / f"{target}.txtpb").read_text()
-  topology = topologies.get_topology_desc(platform="cuda", target_config=config, topology="1x1x1")
-  with jax.default_device(topology.devices[0]):  # Also what makes `rasterize` take the implementation for GPUs.
-    compile_programs(topology.devices[0])
+  device = find_device(target)
+  compile_rasterize(device)
+  for size, channels in ((4, 3), (8, 3), (32, 3), (16, pallas_gpu.CHANNELS)):
+    compile_walks(device, size, channels)
   print(json.dumps(read_programs(dumps)))
 
 

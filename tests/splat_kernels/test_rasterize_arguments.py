@@ -77,7 +77,6 @@ def test_project_checks_too(arguments):
         ("support", "circle"),
         ("jacobian_limit", "gsplat"),
         ("max_intersections", 0),
-        ("loops", 0),
     ],
 )
 def test_config_names_the_field(field, value):

@@ -55,14 +55,10 @@ def test_capacities_round_up_to_few_sizes():
   assert all(n <= round_capacity(n) < n + max(1024, n / 4) for n in range(1, 200_000, 97))
 
 
-def test_tile_size_and_number_of_loops_do_not_change_the_image():
+def test_tile_size_does_not_change_the_image():
   scene = jax_scene("odd_size")
-  images = [
-      rasterize(**scene, config=Config(tile_size=size, loops=loops), implementation="xla").image
-      for size, loops in ((16, 1), (16, 2), (8, 1))
-  ]
-  np.testing.assert_array_equal(images[0], images[1])
-  np.testing.assert_allclose(images[0], images[2], atol=1e-4)
+  large, small = (rasterize(**scene, config=Config(tile_size=size), implementation="xla").image for size in (16, 8))
+  np.testing.assert_allclose(large, small, atol=1e-4)
 
 
 def test_devices_draw_their_own_frames():
@@ -76,7 +72,7 @@ def test_devices_draw_their_own_frames():
       intrinsics=frames(scene["camera"].intrinsics, 2),
   )
   arrays = [scene[key] for key in ARRAYS]
-  config = Config(max_intersections=2048, loops=1)
+  config = Config(max_intersections=2048)
   draw = lambda *arrays: rasterize(*arrays, config=config, implementation="xla")
   frames = jax.sharding.PartitionSpec("data")
   spread = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=frames, out_specs=frames, check_vma=False))(*arrays, camera)
