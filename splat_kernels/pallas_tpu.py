@@ -1,14 +1,14 @@
-"""Tiled compositing for TPUs: two Pallas (Mosaic) kernels, forward and backward; see compositing.py for what surrounds them.
+"""Tiled compositing for TPUs: two Pallas (Mosaic) kernels, forward and backward. What surrounds them: compositing.py.
 
-One grid step is one tile; it goes through the tile's list in chunks of 128 slots, front to back, and ends early when all
-pixels are finished. Slots are rows and pixels are columns of (128, P) arrays, P = tile_size^2:
+One grid step is one tile; it goes through the tile's list in chunks of 128 slots, front to back, and ends early when
+all pixels are finished. Slots are rows and pixels are columns of (128, P) arrays, P = tile_size^2:
 
-- The exponent is one matrix product, [x^2, xy, y^2, x, y, 1] of the pixels with six coefficients per slot. The monomials
-  of tiles up to 16 are exact in bfloat16, and a float32 is the sum of three bfloat16, so stacking the three parts
-  along the contracted dimension, which is far from filling the matrix unit, gives float32 accuracy in one bfloat16 pass.
-  Sums over slots (colours) and over pixels (moments) are matrix products of such parts, too.
-- Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs over
-  registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
+- The exponent is one matrix product, [x^2, xy, y^2, x, y, 1] of the pixels with six coefficients per slot. The
+  monomials of tiles up to 16 are exact in bfloat16, and a float32 is the sum of three bfloat16, so stacking the parts
+  along the contracted dimension, which is far from filling the matrix unit, gives float32 accuracy in one bfloat16
+  pass. Sums over slots (colours) and over pixels (moments) are matrix products of such parts, too.
+- Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs
+  over registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
 - Chunks come by DMA through a ring of buffers, up to AHEAD chunks early and across the borders of tiles.
 
 Off a TPU the kernels are interpreted: for tests, slowly.
@@ -109,7 +109,9 @@ def _backward(
 # ---- How the kernels are called ----
 
 
-def _call(kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, **kw):
+def _call(
+    kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, **kw
+):
   """A kernel over all tiles: first and last chunk of every tile in scalar memory, one tile a grid step.
 
   The grid is (2, half): chips with two cores to a device (v4, v5p) draw the two halves at the same time.
@@ -308,7 +310,9 @@ def _copy_chunk(array, chunk, buffer, semaphore, *, back: bool = False):
 # ---- Stages of a chunk ----
 
 
-def _alphas(config: Config, rows: BFloat16[Array, "R K"], shape_side) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
+def _alphas(
+    config: Config, rows: BFloat16[Array, "R K"], shape_side
+) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
   """Alpha of a chunk's Gaussians, 0 where skipped, and the same before the clamp to alpha_max."""
   exponent = sum(_dot(rows, shape_side[k], contract=(0, 0)) for k in range(shape_side.shape[0]))  # log2(alpha).
   free = jnp.where(exponent >= float(np.log2(config.alpha_min)), jnp.exp2(exponent), 0)
@@ -328,9 +332,14 @@ def _weights(
 
 
 def _pulls(
-    config: Config, alphas, free, weights: Float[Array, "K P"], gains: Float[Array, "K P"], remaining: Float[Array, "1 P"]
+    config: Config,
+    alphas: Float[Array, "K P"],
+    free: Float[Array, "K P"],
+    weights: Float[Array, "K P"],
+    gains: Float[Array, "K P"],
+    remaining: Float[Array, "1 P"],
 ) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
-  """d loss / d ln(alpha) of each Gaussian: T gain alpha - (what comes behind) alpha / (1 - alpha); what remains at last."""
+  """d loss / d ln(alpha) of each Gaussian, T gain alpha - (what comes behind) alpha / (1 - alpha); what remains."""
   gained = weights * gains
   ahead, behind = _accumulate(-gained, remaining, jnp.add)
   pulls = gained - (ahead - gained) * alphas * _reciprocal(1 - alphas)
@@ -372,7 +381,7 @@ def _split(x: Float[Array, "*s"]) -> list[BFloat16[Array, "*s"]]:
   """A float32 as a sum of PARTS bfloat16, which hold 8 bits each: exact."""
   result = []
   for _ in range(PARTS - 1):
-    # The upper half of the bits. A round trip through bfloat16 might be optimized away by XLA where this is interpreted.
+    # The upper half of the bits. XLA, where this is interpreted, might optimize a round trip through bfloat16 away.
     bits = jax.lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(-65536)
     upper = jax.lax.bitcast_convert_type(bits, jnp.float32)
     result.append(upper.astype(jnp.bfloat16))
@@ -386,7 +395,7 @@ def _dot(a: BFloat16[Array, "_ _"], b: BFloat16[Array, "_ _"], contract=(1, 0)) 
 
 
 def _pack_parameters(table: Float[Array, "D S"]) -> BFloat16[Array, "R S"]:
-  """The kernels' parameters: parts of the coefficients of x^2, xy, y^2, x, y, 1 in log2(alpha), then of the features."""
+  """The kernels' parameters: parts of the coefficients of x^2, xy, y^2, x, y, 1 in log2(alpha), then of features."""
   l_xx, l_xy, u, l_yy, v, constant = table[:6]
   polynomial = [-l_xx * l_xx, -2 * l_xx * l_xy, -(l_xy * l_xy + l_yy * l_yy), -2 * l_xx * u, -2 * (l_xy * u + l_yy * v)]
   polynomial = jnp.stack([*polynomial, constant - u * u - v * v])
