@@ -67,7 +67,8 @@ def base_config() -> ConfigDict:
       region_density=ConfigDict(),
   ))
 
-  # implementation: None picks. max_intersections: capacity per frame; grown when a step reports an overflow.
+  # implementation: None picks. max_intersections: Gaussian-tile pairs a frame that there is
+  # room for at first, None guesses; training and rendering make more room when a frame needs it.
   config.render = ConfigDict(dict(implementation=None, tile_size=16, max_intersections=None, background=(1.0, 1.0, 1.0)))
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.

@@ -56,6 +56,11 @@ class Talker:
     config = dataclasses.replace(self.generator.config, motion_mean=motion_mean, motion_std=motion_std)
     return dataclasses.replace(self, generator=MotionGenerator(config))
 
+  def with_room(self, needed: int) -> "Talker":
+    """The same modules, with a rasterizer that has room for `needed` Gaussian-tile pairs a frame."""
+    raster = dataclasses.replace(self.raster, max_intersections=splat_kernels.round_capacity(needed))
+    return dataclasses.replace(self, raster=raster)
+
   def gaussian_offsets(
       self, params: Params, relation: Int[Array, "*b 2"], t: Float[Array, "*b"]
   ) -> Float[Array, "*b F 3"]:
@@ -114,10 +119,8 @@ def render_sequence(
     offsets: gives the offset corrections of the frames with these numbers; None for none.
 
   Yields:
-    The frames in order, in chunks (the last may be shorter).
-
-  Raises:
-    RuntimeError: if a frame needed more Gaussian-tile pairs than fit.
+    The frames in order, in chunks (the last may be shorter). A chunk for which the rasterizer's list was too small is
+    drawn again with a larger one.
   """
   chunk = -(-chunk // mesh.size) * mesh.size
   render = jax.jit(render_on_mesh(talker, mesh))
@@ -129,9 +132,11 @@ def render_sequence(
     numbers = np.minimum(np.arange(start, start + chunk), count - 1)
     views = dataclasses.replace(camera, world_to_camera=poses[0][numbers], intrinsics=poses[1][numbers])
     corrections = None if offsets is None else offsets(numbers)
-    output = render(avatar, {name: x[numbers] for name, x in flame.items()}, views, corrections)
-    if lost := int(output.overflow.max()):
-      raise RuntimeError(f"frames {start} to {numbers[-1]}: {lost} Gaussian-tile pairs did not fit; set render.max_intersections")
+    arguments = avatar, {name: x[numbers] for name, x in flame.items()}, views, corrections
+    output = render(*arguments)
+    while int(output.overflow.max()):
+      render = jax.jit(render_on_mesh(talker.with_room(int(output.intersections.max())), mesh))
+      output = render(*arguments)
     yield np.asarray(output.image[: count - start])
 
 

@@ -3,7 +3,18 @@
 See docs/rasterizer.md for the algorithm, the conventions and how to size buffers.
 """
 
-from splat_kernels.api import project, rasterize
-from splat_kernels.types import Camera, Config, Projected, RenderOutput
+from splat_kernels.api import project, rasterize, round_capacity
+from splat_kernels.types import GSPLAT_1_5, GSPLAT_1_6, INRIA, Camera, Config, Projected, RenderOutput
 
-__all__ = ["Camera", "Config", "Projected", "RenderOutput", "project", "rasterize"]
+__all__ = [
+    "GSPLAT_1_5",
+    "GSPLAT_1_6",
+    "INRIA",
+    "Camera",
+    "Config",
+    "Projected",
+    "RenderOutput",
+    "project",
+    "rasterize",
+    "round_capacity",
+]

@@ -7,22 +7,29 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from splat_kernels import reference, sh, xla
+from splat_kernels import pallas_gpu, pallas_tpu, reference, sh, xla
+from splat_kernels.platforms import current_platform
 from splat_kernels.projection import project_gaussians
-from splat_kernels.types import Camera, Config, Projected, RenderOutput
+from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput
 
-# A name is strict. None takes DEFAULT.
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla}
+# A name is strict. None takes the platform's, or else DEFAULT.
+IMPLEMENTATIONS: dict[str, ModuleType] = {
+    "reference": reference,
+    "xla": xla,
+    "pallas_gpu": pallas_gpu,
+    "pallas_tpu": pallas_tpu,
+}
+PLATFORM_DEFAULTS = {"gpu": "pallas_gpu", "tpu": "pallas_tpu"}
 DEFAULT = "xla"
 
 
 def project(
-    means: Float[Array, "*b N 3"],
-    quats: Float[Array, "*b N 4"],
-    scales: Float[Array, "*b N 3"],
-    opacities: Float[Array, "*b N"],
+    means: Float[InputArray, "*#b N 3"],
+    quats: Float[InputArray, "*#b N 4"],
+    scales: Float[InputArray, "*#b N 3"],
+    opacities: Float[InputArray, "*#b N"],
     camera: Camera,
     *,
     config: Config = Config(),
@@ -37,16 +44,17 @@ def project(
 
 
 def rasterize(
-    means: Float[Array, "*b N 3"],
-    quats: Float[Array, "*b N 4"],
-    scales: Float[Array, "*b N 3"],
-    opacities: Float[Array, "*b N"],
-    colors: Float[Array, "*b N C"] | Float[Array, "*b N K 3"],
+    means: Float[InputArray, "*#b N 3"],
+    quats: Float[InputArray, "*#b N 4"],
+    scales: Float[InputArray, "*#b N 3"],
+    opacities: Float[InputArray, "*#b N"],
+    colors: Float[InputArray, "*#b N C"] | Float[InputArray, "*#b N K 3"],
     camera: Camera,
     *,
-    background: Float[Array, "*b C"] | None = None,
+    background: Float[InputArray, "*#b C"] | None = None,
     sh_degree: int | None = None,
-    means2d_offset: Float[Array, "*b N 2"] | None = None,
+    means2d_offset: Float[InputArray, "*#b N 2"] | None = None,
+    means2d_abs_offset: Float[InputArray, "*#b N 2"] | None = None,
     config: Config = Config(),
     implementation: str | None = None,
 ) -> RenderOutput:
@@ -68,14 +76,18 @@ def rasterize(
     sh_degree: 0 to 3 if `colors` holds SH coefficients.
     means2d_offset: pixels added to the projected centres. Pass zeros and take its gradient: the screen-space gradient
       of the centres, which density control needs.
+    means2d_abs_offset: zeros, which are not added to anything; the gradient that they get is, for each Gaussian, the
+      sum over pixels of the absolute value of what each pixel adds to the gradient of `means2d_offset` (AbsGS, Ye et
+      al. 2024; gsplat's absgrad). None costs nothing.
     config: see `Config`.
-    implementation: "xla" or "reference"; None picks the best for this machine.
+    implementation: "xla", "pallas_gpu" and "pallas_tpu" (interpreted, which is slow, where there is no NVIDIA GPU or no
+      TPU) or "reference"; None picks the best for the platform.
 
   Returns:
     See `RenderOutput`.
 
   Raises:
-    ValueError: if shapes do not fit, naming them with their values.
+    ValueError: if shapes do not fit, naming them with their values; if the implementation has no absolute gradients.
   """
   if implementation not in (None, *IMPLEMENTATIONS):
     raise ValueError(f"{implementation=} must be None or one of {', '.join(IMPLEMENTATIONS)}")
@@ -90,6 +102,8 @@ def rasterize(
     means2d_offset = jnp.zeros((num, 2), means.dtype)
   if means2d_offset.shape[-2:] != (num, 2):
     raise ValueError(f"{means2d_offset.shape=} must be (*b, {num}, 2)")
+  if means2d_abs_offset is not None and means2d_abs_offset.shape[-2:] != (num, 2):
+    raise ValueError(f"{means2d_abs_offset.shape=} must be (*b, {num}, 2)")
 
   color_rank = 2 if sh_degree is None else 3
   batch = _batch_shape(
@@ -100,15 +114,16 @@ def rasterize(
       colors.shape[:-color_rank],
       background.shape[:-1],
       means2d_offset.shape[:-2],
+      () if means2d_abs_offset is None else means2d_abs_offset.shape[:-2],
       _camera_batch(camera),
   )
   draw = functools.partial(
       _rasterize,
-      *(means, quats, scales, opacities, camera, colors, background, means2d_offset),
+      *(means, quats, scales, opacities, camera, colors, background, means2d_offset, means2d_abs_offset),
       batch=batch,
       sh_degree=sh_degree,
       config=config,
-      name=implementation or DEFAULT,
+      name=implementation or default_implementation(),
   )
   output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
   while (needed := _overflowing(output)) is not None:
@@ -116,29 +131,13 @@ def rasterize(
   return output
 
 
-def rasterize_on_mesh(mesh: jax.sharding.Mesh, axis: str | tuple[str, ...], *arrays: Array, camera: Camera, **kwargs):
-  """`rasterize` where every device draws its own frames: `jax.shard_map` over the leading dimension.
-
-  Without it, under jit, the work on a batch that is spread over devices is repeated on each of them.
-
-  Args:
-    mesh: the devices.
-    axis: mesh axis or axes to spread frames over, e.g. "data".
-    *arrays: means, quats, scales, opacities, colors of `rasterize`, each with a leading dimension of frames, a multiple
-      of the number of devices.
-    camera: with that leading dimension, too.
-    **kwargs: keyword arguments of `rasterize` that are the same for all frames. Under `shard_map` a full list cannot
-      grow: set `Config.max_intersections`, and check `overflow`.
-  """
-  draw = lambda camera, *arrays: rasterize(*arrays, camera, **kwargs)
-  frames = jax.sharding.PartitionSpec(axis)
-  # A pallas_call inside does not support the check of varying manual axes.
-  sharded = jax.shard_map(draw, mesh=mesh, in_specs=frames, out_specs=frames, check_vma=False)
-  return sharded(camera, *arrays)
+def default_implementation() -> str:
+  """What `implementation=None` takes on this platform."""
+  return PLATFORM_DEFAULTS.get(current_platform(), DEFAULT)
 
 
 def round_capacity(needed: int) -> int:
-  """Rounds up to one of few sizes (steps of 12 to 25 %), so that growing lists compile few programs."""
+  """Rounds up to one of few sizes (steps of 1024, or of 12 to 25 %), so that growing lists compile few programs."""
   step = max(1024, 1 << max(0, (needed - 1).bit_length() - 3))
   return -(-needed // step) * step
 
@@ -168,13 +167,15 @@ def _project(means, quats, scales, opacities, camera: Camera, batch: tuple[int, 
 
 @functools.partial(jax.jit, static_argnames=("batch", "sh_degree", "config", "name", "capacity"))
 def _rasterize(
-    *arrays: Array, batch: tuple[int, ...], sh_degree: int | None, config: Config, name: str, capacity: int
+    *arrays: Array | Camera | None, batch: tuple[int, ...], sh_degree: int | None, config: Config, name: str, capacity: int
 ) -> RenderOutput:
   """`rasterize` after all checks: one batch dimension on everything, project, composite, add the background."""
-  means, quats, scales, opacities, camera, colors, background, means2d_offset = arrays
+  means, quats, scales, opacities, camera, colors, background, means2d_offset, means2d_abs = arrays
   colors = _flatten(batch, colors, 2 if sh_degree is None else 3)
   background, means2d_offset = _flatten(batch, background, 1), _flatten(batch, means2d_offset, 2)
   means, quats, scales, opacities, camera = _flatten_geometry(batch, means, quats, scales, opacities, camera)
+  finite = _all_finite(means, quats, scales, opacities, colors)
+  opacities = jnp.where(finite, opacities, 0)  # Culls.
 
   projected = jax.vmap(functools.partial(project_gaussians, config=config))(means, quats, scales, opacities, camera)
   projected = dataclasses.replace(projected, means2d=projected.means2d + means2d_offset)
@@ -183,13 +184,20 @@ def _rasterize(
   if sh_degree is not None:
     features = jax.vmap(functools.partial(sh.sh_colors, sh_degree))(colors, means, camera.world_to_camera)
   # A culled Gaussian's colour may be NaN, and 0 * NaN would reach the image.
-  features = jnp.where(visible[..., None] & jnp.isfinite(features), features, 0)
+  features = jnp.where(visible[..., None], features, 0)
   if config.with_depth:
     features = jnp.concatenate([features, projected.depths[..., None]], axis=-1)
     background = jnp.pad(background, ((0, 0), (0, 1)))
 
   image, transmittance, intersections, overflow = IMPLEMENTATIONS[name].composite(
-      projected, features, background, width=camera.width, height=camera.height, config=config, capacity=capacity
+      projected,
+      features,
+      background,
+      width=camera.width,
+      height=camera.height,
+      config=config,
+      capacity=capacity,
+      means2d_abs=None if means2d_abs is None else _flatten(batch, means2d_abs, 2),
   )
   alpha = 1 - transmittance
   depth = None
@@ -201,10 +209,18 @@ def _rasterize(
       alpha=alpha,
       depth=depth,
       radii=projected.radii,
+      nonfinite=jnp.sum(~finite, axis=-1, dtype=jnp.int32),
       intersections=intersections,
       overflow=overflow,
   )
   return jax.tree.map(lambda a: a.reshape(batch + a.shape[1:]), flat)
+
+
+def _all_finite(*arrays) -> Bool[Array, "B N"]:
+  """Whether all numbers of a Gaussian are finite, in all of the arrays (B, N, …)."""
+  return functools.reduce(
+      jnp.logical_and, (jnp.all(jnp.isfinite(a), axis=tuple(range(2, a.ndim))) for a in arrays)
+  )
 
 
 def _check_geometry(means, quats, scales, opacities, camera: Camera) -> None:
@@ -223,8 +239,8 @@ def _check_geometry(means, quats, scales, opacities, camera: Camera) -> None:
     raise ValueError(f"{camera.intrinsics.shape=} must be (*b, 3, 3)")
   if camera.width < 1 or camera.height < 1:
     raise ValueError(f"{camera.width=} and {camera.height=} must be positive")
-  if not 0 < camera.near < camera.far:
-    raise ValueError(f"{camera.near=} and {camera.far=} must satisfy 0 < near < far")
+  if not 0 < (camera.far if camera.near is None else camera.near) <= camera.far:
+    raise ValueError(f"{camera.near=} and {camera.far=} must satisfy 0 < near <= far")
 
 
 def _check_colors(colors, sh_degree: int | None, num: int) -> int:

@@ -1,106 +1,291 @@
-"""Times the rasterizer: python -m splat_kernels.bench [--spec NAME …] [--implementation NAME …] [--json FILE]
+"""Times rasterizers: python -m splat_kernels.bench [--spec NAME …] [--implementation NAME …] [--json FILE]
 
-Prints a Markdown table of milliseconds per frame: medians over runs after warm-up, of the parts (project, bin and sort,
-rasterize = the rest of forward), of forward, and of forward and backward together, each including all before it.
+What is compared takes turns, run by run, so that a busy machine slows all of it alike; the first run of each is not
+counted. Milliseconds are per frame. docs/rasterizer.md says what the columns mean.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
+import resource
 import statistics
+import sys
 import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from splat_kernels import Config, project, rasterize
-from splat_kernels.api import IMPLEMENTATIONS, round_capacity
-from splat_kernels.binning import make_bins
+from splat_kernels import Config, binning, peers, project, rasterize, round_capacity, xla
+from splat_kernels.api import IMPLEMENTATIONS, default_implementation
 from splat_kernels.specs import SPECS, Spec, make_scene
+from splat_kernels.tiles import count_tiles
 
-BENCHMARKS = ("head10k", "head10k_256", "head10k_256_batch4", "head10k_batch4", "head50k")
+# A few minutes on a laptop. The others by name, or all of them as "all".
+DEFAULT_SPECS = ("head10k", "head50k", "head10k_batch4")
+BENCHMARKS = tuple(name for name in SPECS if name.startswith("head"))
+
+# Of the table: key, heading, format.
+COLUMNS = (
+    ("spec", "spec", "{}"),
+    ("name", "rasterizer", "{}"),
+    ("intersections", "pairs", "{}"),
+    ("project_ms", "project", "{:.2f}"),
+    ("bin_ms", "bin", "{:.2f}"),
+    ("sort_ms", "sort", "{:.2f}"),
+    ("raster_ms", "raster", "{:.2f}"),
+    ("forward_ms", "forward (least)", "{:.2f}"),
+    ("backward_ms", "backward", "{:.2f}"),
+    ("forward_backward_ms", "forward + backward (least)", "{:.2f}"),
+    ("ratio", "ratio", "{:.2f}"),
+    ("evaluations_per_s", "evaluations/s", "{:.2e}"),
+    ("share_of_floor", "of floor", "{:.0%}"),
+    ("memory_mb", "memory MB", "{:.1f}"),
+    ("compile_s", "compile s", "{:.1f}"),
+    ("image_difference", "image difference", "{:.1e}"),
+)
 
 
-def time_ms(function, argument, runs: int) -> tuple[float, float]:
-  """Median milliseconds of a run after one to warm up, and seconds to compile."""
-  begin = time.perf_counter()
-  compiled = jax.jit(function).lower(argument).compile()
-  compile_s = time.perf_counter() - begin
-  jax.block_until_ready(compiled(argument))
-  times = []
-  for _ in range(runs):
-    begin = time.perf_counter()
-    jax.block_until_ready(compiled(argument))
-    times.append(1e3 * (time.perf_counter() - begin))
-  return statistics.median(times), compile_s
+@dataclasses.dataclass
+class Candidate:
+  """Something to time on one spec.
+
+  Attributes:
+    row: what is known before timing: name, tile_size, intersections (pairs of Gaussian and tile of all frames), memory_mb
+      (what the program of forward + backward takes: arguments, results and temporaries), compile_s (of that program).
+    parts: calls that return when their result is there: "forward" and "forward_backward", and "project", "bins" (with
+      the sorts) and "sort" where there are such.
+    image: (B, H, W, 3).
+  """
+
+  row: dict
+  parts: dict[str, Callable[[], object]]
+  image: np.ndarray
 
 
-def measure(name: str, spec: Spec, implementation: str, config: Config, runs: int) -> dict:
-  """One row of the table."""
-  scene = jax.tree.map(jnp.asarray, make_scene(spec), is_leaf=lambda a: isinstance(a, np.ndarray))
+def make_candidate(name: str, spec: Spec, config: Config) -> Candidate:
+  """Compiles an implementation for a spec, with a list that just holds what is needed."""
+  scene = make_scene(spec)
   camera, sh_degree = scene.pop("camera"), scene.pop("sh_degree")
-  draw = lambda scene, config: rasterize(
-      **scene, camera=camera, sh_degree=sh_degree, config=config, implementation=implementation
+  scene = jax.tree.map(jnp.asarray, scene)
+  draw = lambda config, **arrays: rasterize(
+      **arrays, camera=camera, sh_degree=sh_degree, config=config, implementation=name
   )
-  output = draw(scene, config)  # Outside jit: the list grows to what is needed.
-  needed = int(output.intersections.max())
-  config = dataclasses.replace(config, max_intersections=round_capacity(needed))
-  colors = scene["colors"]
-  geometry = {key: value for key, value in scene.items() if key != "colors"}
-  fit = lambda g: project(**g, camera=camera, config=config)
-  always = jnp.array(True)
+  output = draw(config, **scene)  # Outside jit: the list grows to what is needed.
+  config = dataclasses.replace(config, max_intersections=round_capacity(int(output.intersections.max())))
+
+  arrays = {key: value for key, value in scene.items() if key != "colors"}
+  fit = lambda arrays: project(**arrays, camera=camera, config=config)
+  projected = jax.jit(fit)(arrays)
   list_tiles = lambda p: jax.vmap(
-      lambda q: make_bins(
-          q, always, width=spec.width, height=spec.height, config=config, capacity=config.max_intersections
-      )
-  )(p)
-  loss = lambda scene: jnp.sum(draw(scene, config).image ** 2)
+      lambda one, always: binning.make_bins(
+          one,
+          always,
+          width=spec.width,
+          height=spec.height,
+          config=config,
+          capacity=config.max_intersections,
+      ),
+      in_axes=(0, None),
+  )(p, p.radii[0, 0] >= 0)
+  loss = lambda arrays: jnp.sum(draw(config, **arrays).image ** 2)
 
-  row = {"spec": name, "implementation": implementation, "tile_size": config.tile_size, "intersections": needed}
-  row["project_ms"], _ = time_ms(fit, geometry, runs)
-  row["bin_ms"], _ = time_ms(list_tiles, fit(geometry), runs)
-  row["forward_ms"], row["forward_compile_s"] = time_ms(
-      lambda s: draw(s, config).image, {**geometry, "colors": colors}, runs
-  )
-  row["forward_backward_ms"], row["forward_backward_compile_s"] = time_ms(jax.grad(loss), scene, runs)
-  for key in ("project_ms", "bin_ms", "forward_ms", "forward_backward_ms"):
-    row[key] /= spec.batch
-  row["rasterize_ms"] = row["forward_ms"] - row["project_ms"] - row["bin_ms"]
-  return row
+  parts = {"project": _compile(fit, arrays)}
+  if name != "reference":
+    parts["bins"] = _compile(list_tiles, projected)
+    parts["sort"] = _compile(_sort_again, projected, _unsorted_slots(jax.jit(list_tiles)(projected), projected, spec, config))
+  parts["forward"] = _compile(lambda arrays: draw(config, **arrays).image, scene)
+  parts["forward_backward"] = _compile(jax.grad(loss), scene)
+  row = {
+      "name": name,
+      "tile_size": config.tile_size,
+      "intersections": int(output.intersections.sum()),
+      "memory_mb": parts["forward_backward"].memory_mb,
+      "compile_s": parts["forward_backward"].compile_s,
+      "forward_compile_s": parts["forward"].compile_s,
+  }
+  return Candidate(row, parts, np.asarray(output.image))
 
 
-def format_table(rows: list[dict]) -> str:
-  """Markdown, milliseconds per frame."""
-  head = ["spec", "implementation", "tile_size", "intersections", "project_ms", "bin_ms", "rasterize_ms", "forward_ms"]
-  head += ["forward_backward_ms", "forward_backward_compile_s"]
-  show = lambda v: f"{v:.1f}" if isinstance(v, float) else str(v)
-  lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-  return "\n".join(lines + ["| " + " | ".join(show(row[key]) for key in head) + " |" for row in rows])
+def make_candidates(spec: Spec, implementations: Iterable[str], configs: Iterable[Config]) -> list[Candidate]:
+  """All implementations under all configurations, and the peers that are here; says on stderr why others are not."""
+  candidates = [make_candidate(name, spec, config) for config in configs for name in implementations]
+  for peer, make in peers.PEERS.items():
+    try:
+      candidates.append(Candidate(*make(spec)))
+    except peers.NotHere as e:
+      print(f"{peer}: {e}", file=sys.stderr)
+  return candidates
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--spec", nargs="+", choices=SPECS, default=BENCHMARKS, metavar="NAME")
-  parser.add_argument("--implementation", nargs="+", choices=IMPLEMENTATIONS, default=["xla"], metavar="NAME")
-  parser.add_argument("--tile_size", type=int, nargs="+", default=[16])
-  parser.add_argument("--loops", type=int, default=2)
-  parser.add_argument("--runs", type=int, default=9)
-  parser.add_argument("--json", help="file to write the rows to")
-  args = parser.parse_args()
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled function with its arguments; calling it waits for the result."""
+
+  run: Callable[[], object]
+  compile_s: float
+  memory_mb: float | None
+
+  def __call__(self):
+    return jax.block_until_ready(self.run())
+
+
+def _compile(function: Callable, *arguments) -> Program:
+  lowered = jax.jit(function).lower(*arguments)
+  begin = time.perf_counter()
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - begin
+  sizes = compiled.memory_analysis()  # None on some platforms.
+  fields = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+  memory = None if sizes is None else sum(getattr(sizes, field) for field in fields) / 2**20
+  return Program(functools.partial(compiled, *arguments), seconds, memory)
+
+
+def _unsorted_slots(bins: binning.Bins, projected, spec: Spec, config: Config):
+  """Keys of all slots as they are before sorting, in depth order; with the ranks where those do not fit in."""
+  num_tiles = count_tiles(1, spec.width, spec.height, config.tile_size)
+  shift = binning.rank_bits(spec.num, num_tiles)
+  order = jax.vmap(binning.depth_order)(projected)
+  frames = []
+  for gaussians, tiles, order_of_frame in zip(*map(np.asarray, (bins.gaussians, bins.tiles, order))):
+    ranks = np.empty(spec.num, np.int64)
+    ranks[order_of_frame] = np.arange(spec.num)
+    ranks = np.where(tiles < num_tiles, ranks[gaussians], spec.num)  # Unused slots stay last.
+    listed = np.lexsort((tiles, ranks))
+    keys = (tiles[listed].astype(np.int64) << shift) + (ranks[listed] if shift else 0)
+    frames.append((np.where(tiles[listed] < num_tiles, keys, 2**32 - 1).astype(np.uint32), ranks[listed].astype(np.int32)))
+  keys, ranks = (jnp.asarray(np.stack(a)) for a in zip(*frames))
+  return (keys,) if shift else (keys, ranks)
+
+
+def _sort_again(projected, slots):
+  return jax.vmap(binning.depth_order)(projected), jax.vmap(binning.sort_slots)(*slots)
+
+
+def time_in_turns(calls: Mapping[Hashable, Callable[[], object]], runs: int) -> dict[Hashable, list[float]]:
+  """Milliseconds of each call in each of `runs` rounds, after one round that is not counted."""
+  times = {key: [] for key in calls}
+  for _ in range(runs + 1):
+    for key, call in calls.items():
+      begin = time.perf_counter()
+      call()
+      times[key].append(1e3 * (time.perf_counter() - begin))
+  return {key: values[1:] for key, values in times.items()}
+
+
+def measure_floor(tile_size: int, runs: int) -> float:
+  """Alpha evaluations a second, (pixel, Gaussian) pairs, of loops that do nothing else: the machine's floor.
+
+  One loop on a CPU device, which is one core (one fused reduction on a GPU or TPU), evaluates the alphas of a few
+  Gaussians at all pixels of a tile, as `xla` does (`chunk_alphas`), and adds them to sums that stay in the cache. No
+  order, no transmittance, no colour, no early exit. A rasterizer can be faster only by evaluating less, as one that
+  leaves finished tiles does.
+  """
+  pixels, chunk, count = tile_size**2, 8, 8192
+  rng = np.random.default_rng(0)
+  table = jnp.asarray(-rng.uniform(0.01, 0.1, size=(count, chunk, 6)).astype(np.float32))
+  alphas = functools.partial(xla.chunk_alphas, Config(tile_size=tile_size))
+
+  def add(i, total):
+    for k in range(chunk):
+      total = total + alphas(table[i, k : k + 1])[0]
+    return total
+
+  def evaluate(table):
+    if jax.default_backend() != "cpu":
+      return jnp.sum(jax.vmap(alphas)(table), axis=(0, 1))
+    return jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(count), add, jnp.zeros(pixels))
+
+  times = time_in_turns({"floor": _compile(evaluate, table)}, runs)["floor"]
+  return count * chunk * pixels / (1e-3 * statistics.median(times))
+
+
+def measure(spec_name: str, candidates: list[Candidate], runs: int, floors: Mapping[int, float]) -> list[dict]:
+  """Rows of the table for one spec: all candidates timed in turns; ratios and image differences are to the first."""
+  spec = SPECS[spec_name]
+  calls = {(i, part): call for i, c in enumerate(candidates) for part, call in c.parts.items()}
+  times = time_in_turns(calls, runs)
   rows = []
-  for name in args.spec:
-    for implementation in args.implementation:
-      for tile_size in args.tile_size:
-        config = Config(tile_size=tile_size, loops=args.loops, with_depth=False)
-        rows.append(measure(name, SPECS[name], implementation, config, args.runs))
+  for i, candidate in enumerate(candidates):
+    of = lambda part: [t / spec.batch for t in times[i, part]] if (i, part) in times else None
+    row = {"spec": spec_name, **candidate.row, "runs": runs}
+    for part, key in (("project", "project_ms"), ("forward", "forward_ms"), ("forward_backward", "forward_backward_ms")):
+      if of(part):
+        row[key], row[f"{key}_least"] = statistics.median(of(part)), min(of(part))
+    row["backward_ms"] = row["forward_backward_ms"] - row["forward_ms"]
+    if of("bins"):
+      bins, row["sort_ms"] = statistics.median(of("bins")), statistics.median(of("sort"))
+      row["bin_ms"] = bins - row["sort_ms"]
+      row["raster_ms"] = row["forward_ms"] - row["project_ms"] - bins
+      evaluations = row["intersections"] / spec.batch * row["tile_size"] ** 2
+      if row["raster_ms"] > 0:  # A difference: in tiny scenes it drowns in noise.
+        row["evaluations_per_s"] = evaluations / (1e-3 * row["raster_ms"])
+        row["share_of_floor"] = row["evaluations_per_s"] / floors[row["tile_size"]]
+    row["ratio"] = statistics.median(
+        mine / first for mine, first in zip(times[i, "forward_backward"], times[0, "forward_backward"])
+    )
+    row["image_difference"] = float(np.abs(candidate.image - candidates[0].image).max())
+    rows.append(row)
+  return rows
+
+
+def format_table(rows: Iterable[Mapping]) -> str:
+  """Markdown; a dash where a rasterizer has no such number."""
+  show = lambda row, key, form: form.format(row[key]) if row.get(key) is not None else "–"
+
+  def cell(row, key, form):
+    least = f" ({form.format(row[f'{key}_least'])})" if key in ("forward_ms", "forward_backward_ms") else ""
+    return show(row, key, form) + least
+
+  lines = ["| " + " | ".join(heading for _, heading, _ in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+  return "\n".join(lines + ["| " + " | ".join(cell(row, key, form) for key, _, form in COLUMNS) + " |" for row in rows])
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(prog="python -m splat_kernels.bench", description=__doc__.splitlines()[0])
+  parser.add_argument("--spec", nargs="+", default=DEFAULT_SPECS, help=f"of {', '.join(BENCHMARKS)}; or all")
+  parser.add_argument("--implementation", nargs="+", default=[default_implementation()], help=f"of {', '.join(IMPLEMENTATIONS)}")
+  parser.add_argument("--tile_size", type=int, nargs="+", default=[16])
+  parser.add_argument("--runs", type=int, default=9, help="rounds that count")
+  parser.add_argument("--json", help="file to write the rows to")
+  parser.add_argument("--markdown", help="file to write the table to")
+  args = parser.parse_args(argv)
+  specs = BENCHMARKS if list(args.spec) == ["all"] else args.spec
+  for flag, given, known in (("spec", specs, SPECS), ("implementation", args.implementation, IMPLEMENTATIONS)):
+    if wrong := [name for name in given if name not in known]:
+      print(f"--{flag}={wrong[0]}: not one of {', '.join(known)}", file=sys.stderr)
+      sys.exit(2)
+  try:
+    configs = [Config(tile_size=size, with_depth=False) for size in args.tile_size]
+  except ValueError as e:
+    print(e, file=sys.stderr)
+    sys.exit(2)
+
   device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
-  print(f"{device}; milliseconds per frame, medians of {args.runs}\n\n{format_table(rows)}")
+  floors = {size: measure_floor(size, args.runs) for size in args.tile_size}
+  rows = []
+  for name in specs:
+    rows += measure(name, make_candidates(SPECS[name], args.implementation, configs), args.runs, floors)
+    print(f"{name} done", file=sys.stderr)
+  floor = ", ".join(f"{floors[size]:.2e} evaluations/s at tile size {size}" for size in floors)
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+  caption = f"{device}; ms per frame, medians of {args.runs}; floor {floor}; process at most {peak:.0f} MB"
+  table = f"{caption}\n\n{format_table(rows)}\n"
+  print(table)
   if args.json:
-    with open(args.json + ".tmp", "w") as f:
-      json.dump({"device": device, "rows": rows}, f, indent=2)
-    os.replace(args.json + ".tmp", args.json)
+    result = {"device": device, "floor_evaluations_per_s": floors, "process_peak_mb": peak, "rows": rows}
+    _write(args.json, json.dumps(result, indent=2) + "\n")
+  if args.markdown:
+    _write(args.markdown, table)
+
+
+def _write(path: str, text: str) -> None:
+  with open(path + ".tmp", "w") as f:
+    f.write(text)
+  os.replace(path + ".tmp", path)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Int, UInt
 
 from splat_kernels.fusion import apart, columns
+from splat_kernels.tiles import tile_grid
 from splat_kernels.types import Config, Projected
 
 
@@ -41,11 +42,6 @@ class Bins:
   overflow: Int[Array, ""]
 
 
-def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
-  """Columns and rows of tiles that cover the image."""
-  return -(-width // tile_size), -(-height // tile_size)
-
-
 def tile_box(projected: Projected, width: int, height: int, tile_size: int) -> Int[Array, "N 4"]:
   """Tiles that a Gaussian's box touches: first column, first row, and one past the last of each; empty if culled."""
   corners = jnp.concatenate([projected.means2d - projected.extents, projected.means2d + projected.extents], axis=-1)
@@ -57,7 +53,7 @@ def tile_box(projected: Projected, width: int, height: int, tile_size: int) -> I
 
 
 def make_bins(
-    projected: Projected, always: Bool[Array, ""], *, width: int, height: int, config: Config, capacity: int
+    projected: Projected, always: Bool[Array, ""] | None, *, width: int, height: int, config: Config, capacity: int
 ) -> Bins:
   """Lists the (Gaussian, tile) pairs of one frame.
 
@@ -85,21 +81,20 @@ def make_bins(
   tile_ends = jnp.cumsum(tile_counts)
   starts = tile_ends - tile_counts
   total = tile_ends[-1]
-  shift = max(1, (num - 1).bit_length())
-  packed = shift + (num_tiles + 1).bit_length() <= 32
-  step = jnp.uint32(1 << shift if packed else 1)
+  shift = rank_bits(num, num_tiles)
+  packed = shift > 0
+  step = jnp.uint32(1 << shift)
   offsets = (row * columns + first).astype(jnp.uint32) * step - starts.astype(jnp.uint32) * step
   if packed:
     offsets += ranks.astype(jnp.uint32)
   keys = index.astype(jnp.uint32) * step + _expand_values(offsets, starts, used)
   keys = jnp.where(index < total, keys, jnp.uint32(0xFFFFFFFF))
-  if packed:  # One operand: a several times faster sort on CPUs than a key with a payload.
-    keys = jax.lax.sort(keys, is_stable=False)
+  if packed:
+    keys, _ = sort_slots(keys)
     ranks = (keys & jnp.uint32((1 << shift) - 1)).astype(jnp.int32)
     tiles = (keys >> shift).astype(jnp.int32)
-  else:  # Slots come in depth order, so a stable sort by tile alone keeps it.
-    ranks = ranks[jnp.minimum(_expand(tile_ends, capacity), capacity - 1)]
-    keys, ranks = jax.lax.sort((keys, ranks), num_keys=1, is_stable=True)
+  else:
+    keys, ranks = sort_slots(keys, ranks[jnp.minimum(_expand(tile_ends, capacity), capacity - 1)])
     tiles = keys.astype(jnp.int32)
   tiles = jnp.where(index < total, tiles, num_tiles)
   bounds = jnp.arange(num_tiles + 1, dtype=jnp.uint32) * step
@@ -110,6 +105,27 @@ def make_bins(
   boxes = jnp.minimum(boxes, 2.0**30).astype(jnp.int32)
   needed = jnp.where(row_ends[-1] > capacity, jnp.maximum(boxes, capacity + 1), total)
   return Bins(order[jnp.minimum(ranks, num - 1)], tiles, starts, needed, jnp.maximum(needed - capacity, 0))
+
+
+def rank_bits(num: int, num_tiles: int) -> int:
+  """How many low bits of a slot's sort key hold the depth rank; 0 if tile and rank do not fit into 32 bits."""
+  shift = max(1, (num - 1).bit_length())
+  return shift if shift + (num_tiles + 1).bit_length() <= 32 else 0
+
+
+def sort_slots(
+    keys: UInt[Array, "M"], ranks: Int[Array, "M"] | None = None
+) -> tuple[UInt[Array, "M"], Int[Array, "M"] | None]:
+  """Sorts slots by tile, keeping their depth order.
+
+  Args:
+    keys: tile and depth rank in one number: on CPUs a several times faster sort than one with a payload. Or, with
+      `ranks`, the tile alone.
+    ranks: depth ranks that do not fit into the keys. Slots come in depth order, so a stable sort keeps it.
+  """
+  if ranks is None:
+    return jax.lax.sort(keys, is_stable=False), None
+  return jax.lax.sort((keys, ranks), num_keys=1, is_stable=True)
 
 
 def depth_order(projected: Projected) -> Int[Array, "N"]:
@@ -133,7 +149,7 @@ def _expand_values(values: UInt[Array, "R"], starts: Int[Array, "R"], used) -> U
   return jnp.cumsum(jnp.zeros_like(values).at[starts].add(jumps, mode="drop"), dtype=values.dtype)
 
 
-def _row_span(p: Projected, always, box, ranks, row, config: Config) -> tuple[Float[Array, "R"], Float[Array, "R"]]:
+def _row_span(p: Projected, always, box, ranks, row, config: Config) -> tuple[Int[Array, "R"], Int[Array, "R"]]:
   """First column, and one past the last, of the tiles that a Gaussian touches in a row of tiles."""
   size = config.tile_size
   limits = box[:, ::2][ranks]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
-def apart(always: Bool[Array, ""], function: Callable):
+def apart(always: Bool[Array, ""] | None, function: Callable):
   """`function()`, computed once, apart from whatever reads its results.
 
   XLA:CPU has no multi-output fusion: it repeats a producer inside every consumer. In the loops of this library that
@@ -16,9 +16,11 @@ def apart(always: Bool[Array, ""], function: Callable):
 
   Args:
     always: a scalar that is true at run time without XLA being able to know. It must not be batched by `vmap`, or the
-      conditional becomes a selection.
+      conditional becomes a selection. None: just `function()`, for accelerators, where a conditional costs time.
     function: without arguments; what it reads is computed apart, too.
   """
+  if always is None:
+    return function()
   nothing = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function))
   return jax.lax.cond(always, function, nothing)
 

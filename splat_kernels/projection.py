@@ -22,7 +22,8 @@ def project_gaussians(
   """Projects N Gaussians into one camera. Batches by `jax.vmap`.
 
   A Gaussian is culled (radius 0, no gradient) if any of its numbers is not finite, its centre is not between near and
-  far, its opacity is below alpha_min, its projection is larger than 1e9 px or singular, or its box misses the image. A zero quaternion counts as no rotation.
+  far, its opacity is below alpha_min, its projection is larger than 1e9 px or singular, or its box misses the image. A
+  zero quaternion counts as no rotation.
 
   Written component by component on (N,) arrays: XLA fuses all of it into a few loops, where batches of 3x3 products
   would be a loop of small calls.
@@ -36,13 +37,13 @@ def project_gaussians(
   w2c = camera.world_to_camera
   m = [jnp.where(finite, a, 0) for a in m]
   x, y, z = (w2c[i, 0] * m[0] + w2c[i, 1] * m[1] + w2c[i, 2] * m[2] + w2c[i, 3] for i in range(3))
-  valid = finite & (z >= camera.near) & (z <= camera.far)
+  near = config.near if camera.near is None else camera.near
+  valid = finite & (z >= near) & (z <= camera.far)
   # From here on culled Gaussians are a harmless unit one before the camera: neither NaN nor its gradient can arise.
   x, y, z = jnp.where(valid, x, 0), jnp.where(valid, y, 0), jnp.where(valid, z, 1)
   q = [jnp.where(valid, a, 0) for a in q]
   s = [jnp.where(valid, a, 1) for a in s]
   opacity = jnp.where(valid, opacities, 0)
-
 
   fx, fy, cx, cy = camera.intrinsics[0, 0], camera.intrinsics[1, 1], camera.intrinsics[0, 2], camera.intrinsics[1, 2]
   px, py = x / z, y / z

@@ -3,6 +3,8 @@
 Obviously right comes first: memory is N * H * W, and gradients are JAX's own.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -20,6 +22,7 @@ def composite(
     height: int,
     config: Config,
     capacity: int,
+    means2d_abs: Float[Array, "B N 2"] | None = None,
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
   """Composites features front to back over a background. The contract that every implementation fulfils.
 
@@ -31,28 +34,45 @@ def composite(
     height: of the image, pixels.
     config: see `Config`.
     capacity: how many (Gaussian, tile) pairs a frame may hold; not used here.
+    means2d_abs: zeros, whose gradient is the sum over pixels of the absolute gradients of the centres; an
+      implementation may refuse all but None.
 
   Returns:
-    sum over Gaussians of weight * feature, plus transmittance * background; transmittance behind the last Gaussian; (Gaussian, tile) pairs, counted by
-    boxes and thus at least what tile-based implementations need; pairs dropped: none.
+    sum over Gaussians of weight * feature, plus transmittance * background; transmittance behind the last Gaussian;
+    (Gaussian, tile) pairs, counted by boxes and thus at least what tile-based implementations need; pairs dropped: none.
   """
   del capacity
-  one = lambda p, f: _composite_frame(p, f, width, height, config)
-  summed, transmittance, intersections = jax.vmap(one)(projected, features)
+  if means2d_abs is None:
+    means2d_abs = jnp.zeros_like(projected.means2d)
+  one = lambda p, f, a: _composite_frame(p, f, a, width, height, config)
+  summed, transmittance, intersections = jax.vmap(one)(projected, features, means2d_abs)
   image = summed + transmittance[..., None] * background[:, None, None]
   return image, transmittance, intersections, jnp.zeros_like(intersections)
 
 
-def _composite_frame(projected: Projected, features, width: int, height: int, config: Config):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _at_pixels(centres: Float[Array, "N"], absolute: Float[Array, "N"], height: int, width: int) -> Float[Array, "N H W"]:
+  """Centres repeated for every pixel; what pixels pull in is summed for `centres`, and its absolute for `absolute`."""
+  del absolute
+  return jnp.broadcast_to(centres[:, None, None], (len(centres), height, width))
+
+
+_at_pixels.defvjp(
+    lambda centres, absolute, height, width: (_at_pixels(centres, absolute, height, width), None),
+    lambda height, width, _, pulls: (jnp.sum(pulls, axis=(1, 2)), jnp.sum(jnp.abs(pulls), axis=(1, 2))),
+)
+
+
+def _composite_frame(projected: Projected, features, means2d_abs, width: int, height: int, config: Config):
   visible = projected.radii > 0
   order = jnp.argsort(jnp.where(visible, projected.depths, jnp.inf), stable=True)  # Ties by Gaussian index.
   p = jax.tree.map(lambda a: a[order], projected)
-  features, visible = features[order], visible[order]
+  features, visible, means2d_abs = features[order], visible[order], means2d_abs[order]
 
   dtype = p.means2d.dtype
   y, x = jnp.mgrid[:height, :width].astype(dtype) + 0.5  # (H, W) pixel centres.
-  dx = x - p.means2d[:, 0, None, None]  # (N, H, W)
-  dy = y - p.means2d[:, 1, None, None]
+  dx = x - _at_pixels(p.means2d[:, 0], means2d_abs[:, 0], height, width)  # (N, H, W)
+  dy = y - _at_pixels(p.means2d[:, 1], means2d_abs[:, 1], height, width)
   xx, xy, yy = (p.conics[:, i, None, None] for i in range(3))
   exponent = -0.5 * (xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy)
   # The form is positive definite, so an exponent above 0 is rounding; others skip such pixels, which leaves pinholes.

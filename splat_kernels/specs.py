@@ -38,13 +38,18 @@ SPECS = {
     # Benchmarks: a random shell of ellipsoids with the shape of a head.
     "head10k": Spec(10_000, 512, 512, 600.0, 0.02),
     "head50k": Spec(50_000, 512, 512, 600.0, 0.01),
+    "head100k": Spec(100_000, 512, 512, 600.0, 0.007),
+    "head100k_802x550": Spec(100_000, 802, 550, 645.0, 0.007),
+    "head1m_1080p": Spec(1_000_000, 1920, 1080, 1266.0, 0.0022),
+    "head10k_batch4": Spec(10_000, 512, 512, 600.0, 0.02, batch=4),
+    "head10k_batch16": Spec(10_000, 512, 512, 600.0, 0.02, batch=16),
+    "head10k_batch64": Spec(10_000, 512, 512, 600.0, 0.02, batch=64),
     "head10k_256": Spec(10_000, 256, 256, 300.0, 0.01),  # Training of an avatar: one Gaussian per triangle.
     "head10k_256_batch4": Spec(10_000, 256, 256, 300.0, 0.01, batch=4),
-    "head10k_batch4": Spec(10_000, 512, 512, 600.0, 0.02, batch=4),
     # Tests: small enough for the dense reference.
     "tiny": Spec(60, 40, 24, 40.0, 0.08),
     "odd_size": Spec(80, 37, 53, 60.0, 0.05, seed=1),
-    "batch": Spec(50, 32, 32, 40.0, 0.08, batch=3, seed=2),
+    "batch": Spec(50, 32, 32, 40.0, 0.08, batch=3, sh_degree=2, seed=2),  # Each frame has its own coefficients.
     "channels5": Spec(40, 33, 20, 40.0, 0.08, channels=5, seed=3),
     "sh3": Spec(50, 32, 24, 40.0, 0.08, sh_degree=3, seed=4),
     "dense": Spec(400, 32, 32, 40.0, 0.1, seed=5),  # Many layers: pixels reach the transmittance minimum.

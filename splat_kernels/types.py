@@ -8,7 +8,10 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int
+
+InputArray = Array | np.ndarray
 
 
 @functools.partial(
@@ -26,15 +29,15 @@ class Camera:
       pixel is (0.5, 0.5). Skew (entry 0, 1) is not supported and ignored.
     width: of the image, pixels.
     height: of the image, pixels.
-    near: Gaussians whose centre has camera z < near are culled. World units.
+    near: Gaussians whose centre has camera z < near are culled. World units. None takes `Config.near`.
     far: Gaussians whose centre has camera z > far are culled. World units.
   """
 
-  world_to_camera: Float[Array, "*b 4 4"]
-  intrinsics: Float[Array, "*b 3 3"]
+  world_to_camera: Float[InputArray, "*#b 4 4"]
+  intrinsics: Float[InputArray, "*#b 3 3"]
   width: int
   height: int
-  near: float = 0.01
+  near: float | None = None
   far: float = 1e10
 
 
@@ -66,7 +69,7 @@ class Projected:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("image", "alpha", "depth", "radii", "intersections", "overflow"),
+    data_fields=("image", "alpha", "depth", "radii", "nonfinite", "intersections", "overflow"),
     meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,9 @@ class RenderOutput:
     depth: expected camera z, sum(w z) / sum(w), world units; 0 where nothing was drawn. None with
       `Config(with_depth=False)`.
     radii: see `Projected.radii`; a Gaussian is visible where radii > 0.
-    intersections: pairs (Gaussian, tile) that this frame needs.
+    nonfinite: Gaussians that were culled because one of their numbers is NaN or infinite.
+    intersections: pairs (Gaussian, tile) that this frame needs; where the list has no room even for the rows of tiles
+      that Gaussians touch, an upper bound.
     overflow: pairs that did not fit into `Config.max_intersections` and were not drawn; anything but 0 means that the
       farthest Gaussians are missing from the image. Always 0 from `reference`.
   """
@@ -88,6 +93,7 @@ class RenderOutput:
   alpha: Float[Array, "*b H W"]
   depth: Float[Array, "*b H W"] | None
   radii: Int[Array, "*b N"]
+  nonfinite: Int[Array, "*b"]
   intersections: Int[Array, "*b"]
   overflow: Int[Array, "*b"]
 
@@ -95,6 +101,8 @@ class RenderOutput:
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Constants of the rasterizer. Defaults are gsplat 1.6's; other rasterizers' values stand beside each field.
+
+  `INRIA`, `GSPLAT_1_5` and `GSPLAT_1_6` hold the constants of those; `dataclasses.replace` changes single fields.
 
   Hashable, so it can be a static argument of `jax.jit`.
 
@@ -105,6 +113,8 @@ class Config:
     alpha_max: alpha is clamped to this (INRIA, gsplat 1.6: 0.99; gsplat 1.5, splax: 0.999).
     clamp_passes_gradient: whether a clamped alpha passes its gradient on (INRIA) or has gradient zero (the others).
     transmittance_min: a pixel is finished before the Gaussian that would bring its transmittance to this or below.
+    near: where a `Camera` does not say it: Gaussians with camera z below this are culled, world units (INRIA: at 0.2 and
+      below; gsplat: below 0.01).
     low_pass: px^2 added to the diagonal of the projected covariance, so that nothing is thinner than about a pixel.
     antialiased: scale opacities by sqrt(det before / det after low_pass), as Mip-Splatting does.
     antialias_floor: least value of that factor (gsplat 1.6, INRIA: 0.005; gsplat 1.5: 0).
@@ -113,15 +123,13 @@ class Config:
       ceil(3 sigma_max) (INRIA), which cuts visible support of opacities above 0.35.
     jacobian_limit: the perspective Jacobian is taken at a point clamped to the field of view widened by a margin, as
       it explodes outside. "image": edge of the image + margin * tan(half field of view), which respects an off-centre
-      principal point (gsplat 1.6). "centred": (1 + margin) * tan(half field of view) (INRIA, splax). "none": no clamp
-      (gsplat 1.5).
+      principal point (gsplat 1.5 and 1.6). "centred": (1 + margin) * tan(half field of view) (INRIA, splax). "none": no
+      clamp.
     jacobian_margin: the margin above.
     max_intersections: capacity of the list of (Gaussian, tile) pairs of one frame; None takes a guess from N and the
       number of tiles. Outside jit a full list is grown and the frame drawn again; under jit it cannot be, and
       `RenderOutput.overflow` tells. See docs/rasterizer.md for how to size it. Not used by `reference`.
     with_depth: whether to compute `RenderOutput.depth`, which costs as much as one more colour channel.
-    loops: how many independent loops `xla` walks the tiles with. XLA:CPU runs them at the same time; 1 is best where
-      every core is a device of its own, as in a mesh of CPU devices. Never changes a bit of the result.
   """
 
   tile_size: int = 16
@@ -129,6 +137,7 @@ class Config:
   alpha_max: float = 0.99
   clamp_passes_gradient: bool = False
   transmittance_min: float = 1e-4
+  near: float = 0.01
   low_pass: float = 0.3
   antialiased: bool = False
   antialias_floor: float = 0.005
@@ -137,7 +146,6 @@ class Config:
   jacobian_margin: float = 0.3
   max_intersections: int | None = None
   with_depth: bool = True
-  loops: int = 1
 
   def __post_init__(self):
     if self.tile_size not in (4, 8, 16, 32):
@@ -146,6 +154,8 @@ class Config:
       raise ValueError(f"{self.alpha_min=} and {self.alpha_max=} must satisfy 0 < alpha_min < alpha_max < 1")
     if not 0 < self.transmittance_min < 1:
       raise ValueError(f"{self.transmittance_min=} must lie in (0, 1)")
+    if not self.near > 0:
+      raise ValueError(f"{self.near=} must be positive")
     if not self.low_pass >= 0:
       raise ValueError(f"{self.low_pass=} must not be negative")
     if not 0 <= self.antialias_floor <= 1:
@@ -154,7 +164,17 @@ class Config:
       raise ValueError(f"{self.support=} must be 'ellipse' or 'square'")
     if self.jacobian_limit not in ("image", "centred", "none"):
       raise ValueError(f"{self.jacobian_limit=} must be 'image', 'centred' or 'none'")
-    if self.loops < 1:
-      raise ValueError(f"{self.loops=} must be positive")
     if self.max_intersections is not None and self.max_intersections < 1:
       raise ValueError(f"{self.max_intersections=} must be positive or None")
+
+
+# Kerbl et al.'s diff-gaussian-rasterization. It culls at exactly 0.2, too: the next float32 is the first one drawn.
+INRIA = Config(
+    clamp_passes_gradient=True,
+    near=float(np.nextafter(np.float32(0.2), np.float32(1))),
+    support="square",
+    jacobian_limit="centred",
+)
+# Its box of min(3.33, sqrt(2 ln(255 opacity))) sigmas holds the whole ellipse, so that the image is the same.
+GSPLAT_1_5 = Config(alpha_max=0.999, antialias_floor=0.0)
+GSPLAT_1_6 = Config()

@@ -17,3 +17,8 @@ import sys  # noqa: E402
 
 _TESTS = pathlib.Path(__file__).parent
 sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
+
+# The shapes in the signatures of splat_kernels are checked in tests, and only there.
+import jaxtyping  # noqa: E402
+
+jaxtyping.install_import_hook("splat_kernels", "shape_checks.check")

@@ -2,7 +2,7 @@
 
 What it promises: a killed run continues to the same numbers it would have reached (state and data iterator are saved
 together, keys are folded from the step), a non-finite loss stops the run with the step, the stage and the term that
-broke, and everything that a stage logs is in TensorBoard and in <workdir>/<stage>/metrics.jsonl.
+broke, a step for which a buffer was too small is taken again with a larger one, and everything that a stage logs is in TensorBoard and in <workdir>/<stage>/metrics.jsonl.
 """
 
 import dataclasses
@@ -37,9 +37,11 @@ class Stage:
     init: key -> (params, buffers) that this stage needs, freshly initialised; must be traceable.
     batches: dataset of batches (dict of numpy arrays whose first axis is this process's share of the batch).
     loss: see `Loss`. Terms are logged; each must be finite. A term named "overflow" counts what did not fit into a
-      buffer of fixed size; anything but 0 stops the run.
+      buffer of fixed size; anything but 0 means that the step was computed without it and must not count.
     optimizer: over all of `params`; groups that the stage does not train get `optax.set_to_zero`.
     pictures: (params, buffers) -> named images (H, W, 3) in [0, 1] for TensorBoard; None for none.
+    loss_with_room: needed -> the same loss with a buffer for that many; then the loss has a term "intersections", what
+      a frame needs at most, besides "overflow". None: an overflow stops the run.
     hooks: called as hook(state, step) -> state after each step, outside jit (density control lives here).
   """
 
@@ -50,6 +52,7 @@ class Stage:
   loss: Loss
   optimizer: optax.GradientTransformation
   pictures: Callable[[Params, Params], Mapping[str, np.ndarray]] | None = None
+  loss_with_room: Callable[[int], Loss] | None = None
   hooks: tuple[Callable[[TrainState, int], TrainState], ...] = ()
 
 
@@ -73,7 +76,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class BufferOverflow(RuntimeError):
-  """Something did not fit into a buffer of fixed size, so a step was computed without it."""
+  """Something did not fit into a buffer of fixed size, and the buffer cannot grow."""
 
 
 def init_state(
@@ -127,18 +130,76 @@ def _check_groups(stage_name: str, given: Params, wanted: Params) -> None:
 
 
 def make_train_step(stage: Stage, key: jax.Array):
-  """One optimizer step, to be jitted: (state, batch) -> (state, terms)."""
+  """One optimizer step, to be jitted: (state, batch, number of the step) -> (state, terms).
 
-  def train_step(state: TrainState, batch):
+  The state stays as it is if something did not fit into a buffer, or if `number` is not the state's step: then an
+  earlier step did not count. So steps can be dispatched before it is known whether the ones before them counted.
+  """
+
+  def train_step(state: TrainState, batch, number):
     step_key = jax.random.fold_in(key, state.step)
     grad_fn = jax.value_and_grad(stage.loss, has_aux=True)
     (loss, terms), grads = grad_fn(state.params, state.buffers, batch, step_key, state.step)
     updates, opt_state = stage.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), terms
+    following = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    if stage.loss_with_room is not None:
+      counts = (terms["overflow"] == 0) & (state.step == number)
+      following = jax.tree.map(lambda new, old: jnp.where(counts, new, old), following, state)
+    return following, terms
 
   return train_step
+
+
+class _Stepper:
+  """Takes steps, with at most two in flight; repeats those for which a buffer was too small with a larger one.
+
+  Attributes:
+    counted: number of steps taken after each step that counts, with its terms, since the caller last emptied the list.
+  """
+
+  def __init__(self, stage: Stage, key: jax.Array, shardings: TrainState, say: Callable[[str], None]):
+    self.counted: list[tuple[int, dict[str, jax.Array]]] = []
+    self._stage, self._key, self._shardings, self._say = stage, key, shardings, say
+    self._in_flight: list[tuple[int, Any, dict[str, jax.Array]]] = []
+    self._room = 0
+    self._compile()
+
+  def _compile(self) -> None:
+    # The state keeps its shardings: left free, XLA may choose others, and the second step would compile again.
+    train_step = make_train_step(self._stage, self._key)
+    self._step = jax.jit(train_step, donate_argnums=0, out_shardings=(self._shardings, None))
+
+  def take(self, state: TrainState, step: int, batch) -> TrainState:
+    """Dispatches a step; the one before it has counted when this returns."""
+    state, terms = self._step(state, batch, step)
+    self._in_flight.append((step, batch, terms))
+    return self.settle(state, in_flight=1)
+
+  def settle(self, state: TrainState, in_flight: int = 0) -> TrainState:
+    """Waits until at most `in_flight` steps may still turn out not to count; returns the state after all of them."""
+    while len(self._in_flight) > in_flight:
+      step, _, terms = self._in_flight[0]
+      if self._stage.loss_with_room is None or int(terms["overflow"]) == 0:
+        self.counted.append((step + 1, terms))
+        del self._in_flight[0]
+        continue
+      self._grow(step, int(terms["overflow"]), int(terms["intersections"]))
+      again, self._in_flight = self._in_flight, []
+      for step, batch, _ in again:
+        state, terms = self._step(state, batch, step)
+        self._in_flight.append((step, batch, terms))
+    return state
+
+  def _grow(self, step: int, lost: int, needed: int) -> None:
+    name = self._stage.name
+    if needed <= self._room:
+      raise BufferOverflow(f"stage {name}, step {step + 1}: {lost} Gaussian-tile pairs lost in room for {self._room}")
+    self._room = needed
+    self._say(f"{name}: step {step + 1} needs {needed} Gaussian-tile pairs a frame, {lost} did not fit; again with room")
+    self._stage = dataclasses.replace(self._stage, loss=self._stage.loss_with_room(needed))
+    self._compile()
 
 
 def run_stage(
@@ -155,7 +216,7 @@ def run_stage(
 
   Raises:
     NonFiniteLoss: names the step, the stage and the term.
-    BufferOverflow: names the step, the stage and the count.
+    BufferOverflow: names the step, the stage and the count, where the stage has no `loss_with_room`.
   """
   key = jax.random.fold_in(jax.random.key(seed), checkpoints.STAGES.index(stage.name))
   init_key, step_key = jax.random.split(key)
@@ -176,44 +237,44 @@ def run_stage(
       say(f"{stage.name}: continues at step {first}")
 
     # --- Steps.
-    # The state keeps its shardings: left free, XLA may choose others, and the second step would compile again.
-    state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    train_step = jax.jit(make_train_step(stage, step_key), donate_argnums=0, out_shardings=(state_shardings, None))
+    stepper = _Stepper(stage, step_key, jax.tree.map(lambda x: x.sharding, abstract), say)
     metrics = writer_lib.MetricWriter(f"{workdir}/{stage.name}", first)
     stop = _StopRequest()
-    pending: list[tuple[int, dict[str, jax.Array]]] = []
     bar = _progress_bar(stage, first)
     since = time.perf_counter()
     with stop, bar:
       for step in range(first, stage.steps):
-        state, terms = train_step(state, sharding.put_batch(mesh, next(batches)))
-        for hook in stage.hooks:
-          state = hook(state, step + 1)
-        done = step + 1
-        pending.append((done, terms))
+        state = stepper.take(state, step, sharding.put_batch(mesh, next(batches)))
+        done, stopping = step + 1, stop.requested
         bar.update()
 
-        last = done == stage.steps or stop.requested
-        if done % watching.log_every == 0 or last:
-          means = _mean_terms(stage.name, pending)
-          means["steps_per_second"] = len(pending) / (time.perf_counter() - since)
+        last = done == stage.steps or stopping
+        log, checkpoint = (done % every == 0 or last for every in (watching.log_every, watching.checkpoint_every))
+        show = stage.pictures and (done % watching.pictures_every == 0 or last)
+        if stage.hooks or log or checkpoint or show:
+          state = stepper.settle(state)
+        for hook in stage.hooks:
+          state = hook(state, done)
+        if log:
+          means = _mean_terms(stage.name, stepper.counted)
+          means["steps_per_second"] = len(stepper.counted) / (time.perf_counter() - since)
           metrics.scalars(done, means)
           bar.set_postfix({k: f"{v:.4g}" for k, v in means.items() if k != "steps_per_second"})
-          pending, since = [], time.perf_counter()
-        if stage.pictures and (done % watching.pictures_every == 0 or last):
+          stepper.counted, since = [], time.perf_counter()
+        if show:
           for name, picture in stage.pictures(state.params, state.buffers).items():
             metrics.image(done, name, picture)
           since = time.perf_counter()
         # Before the next batch is drawn, so that the iterator's state and the step agree.
-        if done % watching.checkpoint_every == 0 or last:
-          if pending:
-            _mean_terms(stage.name, pending)  # A broken state must not become a checkpoint.
+        if checkpoint:
+          if stepper.counted:
+            _mean_terms(stage.name, stepper.counted)  # A broken state must not become a checkpoint.
           checkpointer.save_checkpointables_async(done, {"state": state, "data": batches}, force=last)
-        if stop.requested and done < stage.steps:
+        if stopping and done < stage.steps:
           checkpointer.close()
           metrics.close()
           say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
-          sys.exit(128 + stop.requested)
+          sys.exit(128 + stopping)
     checkpointer.close()
     metrics.close()
     return state
@@ -231,7 +292,7 @@ def _mean_terms(stage_name: str, pending: Iterable[tuple[int, dict[str, jax.Arra
       raise NonFiniteLoss(f"stage {stage_name}, step {step}: not finite: {values}")
     if lost := int(terms.get("overflow", 0)):
       raise BufferOverflow(
-          f"stage {stage_name}, step {step}: {lost} Gaussian-tile pairs did not fit; set render.max_intersections higher"
+          f"stage {stage_name}, step {step}: {lost} Gaussian-tile pairs did not fit, and the stage cannot make room"
       )
   return {name: float(np.mean([terms[name] for _, terms in fetched])) for name in fetched[0][1]}
 

@@ -162,15 +162,14 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   config, talker = inputs.config.avatar, inputs.talker
   capture = _load_capture(inputs, "train")
   inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
-  render = render_on_mesh(talker, inputs.mesh)
 
-  def loss(params, buffers, batch, key, step):
+  def loss(render, params, buffers, batch, key, step):
     del key, step
     camera = _camera(batch, capture)
     output = render(talker.avatar(params, buffers), batch["flame"], camera, None)
     terms = losses.image_loss(output.image, _to_float(batch["image"]), config.dssim_weight)  # Eq. 10
     terms |= _gaussian_terms(params, output, config, config.position_weight)
-    return sum(terms.values()), terms | {"overflow": jnp.sum(output.overflow)}
+    return sum(terms.values()), terms | _buffer_terms(output)
 
   def pictures(params, buffers):
     item = jax.tree.map(lambda x: x[None], _to_frame_example(capture[len(capture) // 2]))
@@ -186,7 +185,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       steps=config.steps,
       init=lambda key: _init_avatar(inputs, capture),
       batches=batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)),
-      loss=loss,
+      **_with_renderer(loss, talker, inputs.mesh),
       optimizer=optimizers.by_path(
           optimizers.gaussian_optimizer(
               config.learning_rates,
@@ -197,6 +196,16 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       ),
       pictures=pictures,
   )
+
+
+def _with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh) -> dict[str, Callable]:
+  """The fields `loss` and `loss_with_room` of a stage whose loss takes a renderer first."""
+  bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh))
+  return {"loss": bind(talker), "loss_with_room": lambda needed: bind(talker.with_room(needed))}
+
+
+def _buffer_terms(output: splat_kernels.RenderOutput) -> dict[str, Array]:
+  return {"overflow": jnp.sum(output.overflow), "intersections": jnp.max(output.intersections)}
 
 
 def _load_capture(inputs: StageInputs, split: str) -> Capture:
@@ -262,12 +271,11 @@ def joint_stage(inputs: StageInputs) -> Stage:
   capture = _load_capture(inputs, "train")
   windows = JointWindows.load(inputs, capture)
   inputs.say(f"joint: {windows.num_frames} frames of video in {len(windows.clips)} conversations")
-  render = render_on_mesh(talker, inputs.mesh)
   motion_weights = losses.MotionLossWeights(**inputs.config.motion.loss)
   motion_std = talker.generator.config.motion_std
   sizes = _triangle_sizes(talker, capture)
 
-  def loss(params, buffers, batch, key, step):
+  def loss(render, params, buffers, batch, key, step):
     del step
     others, batch = batch["others"], batch["filmed"]
     motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
@@ -289,7 +297,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     terms |= {name: config.image_weight * value for name, value in image_terms.items()}
     terms |= _gaussian_terms(params, output, avatar_config, config.position_weight)
     terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
-    return sum(terms.values()), terms | {"overflow": jnp.sum(output.overflow)}  # Eq. 13
+    return sum(terms.values()), terms | _buffer_terms(output)  # Eq. 13
 
   def init(key):
     generator_key, offsets_key = jax.random.split(key)
@@ -307,7 +315,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       batches=grain.experimental.ZipIterDataset(
           (windows.batches(inputs), _motion_batches(inputs, config.motion_batch, config.window))
       ).map(lambda pair: {"filmed": pair[0], "others": pair[1]}),
-      loss=loss,
+      **_with_renderer(loss, talker, inputs.mesh),
       optimizer=optimizers.by_path({
           "generator": network(config.generator_learning_rate),
           "offsets": network(config.offsets_learning_rate),

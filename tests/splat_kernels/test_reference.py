@@ -21,7 +21,7 @@ def draw_by_loop(scene: dict, background: np.ndarray, config: Config = Config())
   splats = []
   for i in range(scene["means"].shape[0]):
     x, y, z = w2c[:3, :3] @ scene["means"][i].astype(np.float64) + w2c[:3, 3]
-    if z < camera.near:
+    if z < config.near:
       continue
     q = scene["quats"][i].astype(np.float64)
     w, a, b, c = q / np.linalg.norm(q)
@@ -183,6 +183,23 @@ def test_gradients_match_finite_differences_in_float64(sh_degree):
         ahead, back = (loss({**inputs, key: value + s * h * direction}) for s in (1, -1))
         expected = (ahead - back) / (2 * h)
         np.testing.assert_allclose(jnp.sum(gradients[key] * direction), expected, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def test_absolute_gradients_are_sums_over_pixels_taken_one_by_one():
+  scene = jax.tree.map(jnp.asarray, one_frame(Spec(8, 9, 7, 10.0, 0.2, seed=6)), is_leaf=lambda a: isinstance(a, np.ndarray))
+  weights = jnp.asarray(np.random.default_rng(0).normal(size=(7, 9, 3)), jnp.float32)
+
+  def losses(plain, absolute):
+    """What each pixel adds to the loss, (63,)."""
+    output = rasterize(**scene, means2d_offset=plain, means2d_abs_offset=absolute, implementation="reference")
+    return jnp.sum(weights * output.image, axis=-1).reshape(-1)
+
+  zeros = jnp.zeros((8, 2))
+  per_pixel = jax.jacrev(losses)(zeros, zeros)  # (63, 8, 2)
+  plain, absolute = jax.grad(lambda *offsets: jnp.sum(losses(*offsets)), argnums=(0, 1))(zeros, zeros)
+  np.testing.assert_allclose(plain, per_pixel.sum(axis=0), atol=1e-4)  # Sums of 63 numbers of order 1 in float32.
+  np.testing.assert_allclose(absolute, np.abs(per_pixel).sum(axis=0), atol=1e-4)
+  assert np.abs(absolute).max() > 1.5 * np.abs(plain).max()  # They do cancel in the plain sum.
 
 
 @settings(max_examples=15, deadline=None)

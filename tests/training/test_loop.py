@@ -93,6 +93,50 @@ def test_the_step_compiles_once(tmp_path):
   assert len(traces) == 1
 
 
+def make_cramped_stage(room):
+  """A toy stage that needs room for 3 examples, from step 8 for 5 and from step 16 for 8, and loses what does not fit."""
+  toy = make_toy_stage(25)
+
+  def loss_with_room(room):
+    def loss(params, buffers, batch, key, step):
+      needed = 3 + 2 * (step >= 7) + 3 * (step >= 15)
+      kept = (jnp.arange(8) < jnp.minimum(needed, room))[:, None]
+      _, terms = toy.loss(params, buffers, jax.tree.map(lambda x: x * kept, batch), key, step)
+      return terms["error"], terms | {"overflow": jnp.maximum(needed - room, 0), "intersections": needed}
+
+    return loss
+
+  return dataclasses.replace(toy, loss=loss_with_room(room), loss_with_room=loss_with_room)
+
+
+@pytest.mark.parametrize("log_every", [1, 10])  # Every step waited for; steps in flight behind the one that overflows.
+def test_steps_that_did_not_fit_are_taken_again_with_room(tmp_path, log_every):
+  said = []
+  watching = loop.Watching(log_every=log_every, checkpoint_every=20)
+  train = lambda stage, name: loop.run_stage(
+      stage, mesh=sharding.make_mesh(), workdir=str(tmp_path / name), seed=1, watching=watching, say=said.append
+  )
+  roomy = train(make_cramped_stage(8), "roomy")
+  assert said == []
+  cramped = train(make_cramped_stage(3), "cramped")
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(cramped), jax.device_get(roomy))
+  assert [line.split(",")[0] for line in said] == [
+      "motion: step 8 needs 5 Gaussian-tile pairs a frame",
+      "motion: step 16 needs 8 Gaussian-tile pairs a frame",
+  ]
+  lines = [[{k: v for k, v in line.items() if k not in ("steps_per_second", "time")} for line in read_metrics(tmp_path / name)]
+           for name in ("roomy", "cramped")]
+  assert lines[0] == lines[1] and all(line["overflow"] == 0 for line in lines[1])
+
+
+def test_overflow_that_room_does_not_help_stops_the_run(tmp_path):
+  stage = make_cramped_stage(3)
+  with pytest.raises(loop.BufferOverflow, match="stage motion, step 8: 2 Gaussian-tile pairs lost"):
+    run(dataclasses.replace(stage, loss_with_room=lambda needed: stage.loss), tmp_path / "stuck")
+  with pytest.raises(loop.BufferOverflow, match="stage motion, step 8: 2 Gaussian-tile pairs"):
+    run(dataclasses.replace(stage, loss_with_room=None), tmp_path / "fixed")
+
+
 def test_start_replaces_fresh_groups(tmp_path):
   given = {"generator": {"w": np.full((3, 1), 7, np.float32)}}, {}
   state, _ = loop.init_state(make_toy_stage(1), sharding.make_mesh(), jax.random.key(0), given)
