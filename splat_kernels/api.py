@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from splat_kernels import pallas_gpu, pallas_tpu, reference, sh, xla
+from splat_kernels import pallas_gpu, pallas_gpu_mosaic, pallas_tpu, reference, sh, xla
 from splat_kernels.platforms import current_platform
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput
@@ -19,6 +19,7 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "reference": reference,
     "xla": xla,
     "pallas_gpu": pallas_gpu,
+    "pallas_gpu_mosaic": pallas_gpu_mosaic,
     "pallas_tpu": pallas_tpu,
 }
 PLATFORM_DEFAULTS = {"gpu": "pallas_gpu", "tpu": "pallas_tpu"}
