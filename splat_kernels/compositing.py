@@ -28,8 +28,8 @@ class Walk:
 
   Letters: J chunks of K slots, BT tiles of all frames, P pixels of a tile, C channels.
 
-  The table holds per slot 7 + C numbers: l_xx, l_xy, u, l_yy, v, e, the C features, and 1. With x, y of a pixel relative
-  to the tile's centre,
+  The table holds per slot 7 + C numbers: l_xx, l_xy, u, l_yy, v, e, the C features, and 1. With x, y of a pixel
+  relative to the tile's centre,
     scale * ln alpha = e - (l_xx x + l_xy y + u)^2 - (l_yy y + v)^2,
   the Cholesky form of the conic, which has neither the cancellation nor the positive exponents of the expanded
   polynomial. In empty slots ln alpha is below -800 everywhere, and they must come out as skipped.

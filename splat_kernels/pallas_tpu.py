@@ -1,14 +1,14 @@
-"""Tiled compositing for TPUs: two Pallas (Mosaic) kernels, forward and backward; see compositing.py for what surrounds them.
+"""Tiled compositing for TPUs: two Pallas (Mosaic) kernels, forward and backward. What surrounds them: compositing.py.
 
-One grid step is one tile; it goes through the tile's list in chunks of 128 slots, front to back, and ends early when all
-pixels are finished. Slots are rows and pixels are columns of (128, P) arrays, P = tile_size^2:
+One grid step is one tile; it goes through the tile's list in chunks of 128 slots, front to back, and ends early when
+all pixels are finished. Slots are rows and pixels are columns of (128, P) arrays, P = tile_size^2:
 
-- The exponent is one matrix product, [x^2, xy, y^2, x, y, 1] of the pixels with six coefficients per slot. The monomials
-  of tiles up to 16 are exact in bfloat16, and a float32 is the sum of three bfloat16, so stacking the three parts
-  along the contracted dimension, which is far from filling the matrix unit, gives float32 accuracy in one bfloat16 pass.
-  Sums over slots (colours) and over pixels (moments) are matrix products of such parts, too.
-- Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs over
-  registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
+- The exponent is one matrix product, [x^2, xy, y^2, x, y, 1] of the pixels with six coefficients per slot. The
+  monomials of tiles up to 16 are exact in bfloat16, and a float32 is the sum of three bfloat16, so stacking the parts
+  along the contracted dimension, which is far from filling the matrix unit, gives float32 accuracy in one bfloat16
+  pass. Sums over slots (colours) and over pixels (moments) are matrix products of such parts, too.
+- Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs
+  over registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
 - Chunks come by DMA through a ring of buffers, up to AHEAD chunks early and across the borders of tiles.
 
 Off a TPU the kernels are interpreted: for tests, slowly.
@@ -109,7 +109,9 @@ def _backward(
 # ---- How the kernels are called ----
 
 
-def _call(kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, **kw):
+def _call(
+    kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, **kw
+):
   """A kernel over all tiles: first and last chunk of every tile in scalar memory, one tile a grid step.
 
   The grid is (2, half): chips with two cores to a device (v4, v5p) draw the two halves at the same time.
@@ -161,7 +163,7 @@ def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, f
     alphas, _ = _alphas(config, rows, shape_side[...])
     weights, transmittance = _weights(config, alphas, transmittance)
     # All rows take part, as the unused coefficients cost nothing; the parts of the features are added up at the end.
-    for part in _split(jnp.concatenate(weights)):
+    for part in _split(weights):
       summed = summed + _dot(rows, part)
     return chunk + 1, transmittance, summed
 
@@ -226,7 +228,6 @@ def _backward_kernel(
     weights, transmittance = _weights(config, alphas, transmittance)
     gains = sum(_dot(rows, gain_side[k], contract=(0, 0)) for k in range(PARTS))
     pulls, remaining = _pulls(config, alphas, free, weights, gains, remaining)
-    pulls, weights = jnp.concatenate(pulls), jnp.concatenate(weights)
     shape = sum(_dot(moment_side[0], part, contract=(1, 1)) for part in _split(pulls))
     for axis in range(2 * absolute):
       slopes = _dot(rows, shape_side[axis - 2], contract=(0, 0)) * float(np.log(2))  # d ln(alpha) / d pixel.
@@ -306,71 +307,71 @@ def _copy_chunk(array, chunk, buffer, semaphore, *, back: bool = False):
   return pltpu.make_async_copy(*((buffer, window) if back else (window, buffer)), semaphore)
 
 
-# ---- Stages of a chunk: (128, P) arrays, or lists of 16 (8, P) arrays, the rows of one register each ----
+# ---- Stages of a chunk ----
 
 
-def _alphas(config: Config, rows: BFloat16[Array, "R K"], shape_side):
+def _alphas(
+    config: Config, rows: BFloat16[Array, "R K"], shape_side
+) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
   """Alpha of a chunk's Gaussians, 0 where skipped, and the same before the clamp to alpha_max."""
   exponent = sum(_dot(rows, shape_side[k], contract=(0, 0)) for k in range(shape_side.shape[0]))  # log2(alpha).
   free = jnp.where(exponent >= float(np.log2(config.alpha_min)), jnp.exp2(exponent), 0)
-  return _registers(jnp.minimum(free, config.alpha_max)), _registers(free)
+  return jnp.minimum(free, config.alpha_max), free
 
 
-def _weights(config: Config, alphas, transmittance: Float[Array, "1 P"]):
+def _weights(
+    config: Config, alphas: Float[Array, "K P"], transmittance: Float[Array, "1 P"]
+) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
   """Weight of each Gaussian, alpha times transmittance, 0 in finished pixels; and the transmittance behind them all.
 
   The transmittance goes on falling in finished pixels: having passed the minimum is what marks them as finished.
   """
-  before, running = [], None  # The part of the product that lies in the same sublane.
-  for alpha in alphas:
-    before.append(running)
-    running = 1 - alpha if running is None else running * (1 - alpha)
-  ahead, behind = _scan(running, transmittance, jnp.multiply)
-  weights = []
-  for alpha, product in zip(alphas, before):
-    reached = ahead if product is None else ahead * product
-    weight = reached * alpha
-    weights.append(jnp.where(reached - weight > config.transmittance_min, weight, 0))
-  return weights, behind
+  reached, behind = _accumulate(1 - alphas, transmittance, jnp.multiply)
+  weights = reached * alphas
+  return jnp.where(reached - weights > config.transmittance_min, weights, 0), behind
 
 
-def _pulls(config: Config, alphas, free, weights, gains, remaining: Float[Array, "1 P"]):
-  """d loss / d ln(alpha) of each Gaussian: T gain alpha - (what comes behind) alpha / (1 - alpha); what remains at last."""
-  gained, until, running = [], [], None
-  for weight, gain in zip(weights, _registers(gains)):
-    gained.append(weight * gain)
-    running = gained[-1] if running is None else running + gained[-1]
-    until.append(running)
-  ahead, behind = _scan(-running, remaining, jnp.add)
-  pulls = []
-  for k, (alpha, weight) in enumerate(zip(alphas, weights)):
-    pull = gained[k] - (ahead - until[k]) * alpha * _reciprocal(1 - alpha)
-    passes = weight > 0
-    if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
-      pull = pull * free[k] * _reciprocal(jnp.maximum(alpha, config.alpha_min))
-    else:
-      passes &= free[k] < config.alpha_max
-    pulls.append(jnp.where(passes, pull, 0))
-  return pulls, behind
+def _pulls(
+    config: Config,
+    alphas: Float[Array, "K P"],
+    free: Float[Array, "K P"],
+    weights: Float[Array, "K P"],
+    gains: Float[Array, "K P"],
+    remaining: Float[Array, "1 P"],
+) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
+  """d loss / d ln(alpha) of each Gaussian, T gain alpha - (what comes behind) alpha / (1 - alpha); what remains."""
+  gained = weights * gains
+  ahead, behind = _accumulate(-gained, remaining, jnp.add)
+  pulls = gained - (ahead - gained) * alphas * _reciprocal(1 - alphas)
+  passes = weights > 0
+  if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
+    pulls = pulls * free * _reciprocal(jnp.maximum(alphas, config.alpha_min))
+  else:
+    passes &= free < config.alpha_max
+  return jnp.where(passes, pulls, 0), behind
 
 
-def _scan(totals: Float[Array, "8 P"], start: Float[Array, "1 P"], combine):
-  """`start` combined with the totals of all sublanes before each, (8, P), and with all of them, (1, P)."""
-  sublane = jax.lax.broadcasted_iota(jnp.int32, totals.shape, 0)
-  ahead = jnp.where(sublane == 0, start, pltpu.roll(totals, 1, 0))
+def _accumulate(
+    values: Float[Array, "K P"], start: Float[Array, "1 P"], combine
+) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
+  """`start` combined with the values of all slots before each, and with all values."""
+  total, *others = (values[i : i + SUBLANES] for i in range(0, CHUNK, SUBLANES))
+  before = []  # What comes before in the same sublane.
+  for other in others:
+    before.append(total)
+    total = combine(total, other)
+  sublane = jax.lax.broadcasted_iota(jnp.int32, total.shape, 0)
+  ahead = jnp.where(sublane == 0, start, pltpu.roll(total, 1, 0))
   for distance in (1, 2, 4):
     ahead = jnp.where(sublane < distance, ahead, combine(ahead, pltpu.roll(ahead, distance, 0)))
-  return ahead, combine(ahead, totals)[SUBLANES - 1 :]
+  all_before = jnp.concatenate([ahead] + [combine(ahead, product) for product in before])
+  return all_before, combine(ahead, total)[SUBLANES - 1 :]
 
 
 def _reciprocal(x):
   """The hardware's estimate and one Newton step: no case has to be distinguished as in a division."""
   estimate = (pltpu if hasattr(pltpu, "reciprocal") else pl).reciprocal(x, approx=True)  # It moved after jax 0.10.
   return estimate * (2 - x * estimate)
-
-
-def _registers(rows: Float[Array, "K P"]) -> list[Float[Array, "8 P"]]:
-  return [rows[i : i + SUBLANES] for i in range(0, CHUNK, SUBLANES)]
 
 
 # ---- Products in bfloat16 with the accuracy of float32 ----
@@ -380,7 +381,7 @@ def _split(x: Float[Array, "*s"]) -> list[BFloat16[Array, "*s"]]:
   """A float32 as a sum of PARTS bfloat16, which hold 8 bits each: exact."""
   result = []
   for _ in range(PARTS - 1):
-    # The upper half of the bits. A round trip through bfloat16 might be optimized away by XLA where this is interpreted.
+    # The upper half of the bits. XLA, where this is interpreted, might optimize a round trip through bfloat16 away.
     bits = jax.lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(-65536)
     upper = jax.lax.bitcast_convert_type(bits, jnp.float32)
     result.append(upper.astype(jnp.bfloat16))
@@ -394,7 +395,7 @@ def _dot(a: BFloat16[Array, "_ _"], b: BFloat16[Array, "_ _"], contract=(1, 0)) 
 
 
 def _pack_parameters(table: Float[Array, "D S"]) -> BFloat16[Array, "R S"]:
-  """The kernels' parameters: parts of the coefficients of x^2, xy, y^2, x, y, 1 in log2(alpha), then of the features."""
+  """The kernels' parameters: parts of the coefficients of x^2, xy, y^2, x, y, 1 in log2(alpha), then of features."""
   l_xx, l_xy, u, l_yy, v, constant = table[:6]
   polynomial = [-l_xx * l_xx, -2 * l_xx * l_xy, -(l_xy * l_xy + l_yy * l_yy), -2 * l_xx * u, -2 * (l_xy * u + l_yy * v)]
   polynomial = jnp.stack([*polynomial, constant - u * u - v * v])

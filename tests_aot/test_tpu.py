@@ -29,7 +29,8 @@ def spread(sharding, *shape: int):
 def vmem_of_kernels(compiled) -> dict[str, int]:
   """Bytes of vector memory of each kernel, from the compiled program."""
   calls = re.findall(r"%(splat_\w+?)(?:\.\d+)? = .*\"used_scoped_memory_configs\":\[(.*?)\]", compiled.as_text())
-  return {name: sum(int(size) for size in re.findall(r'"memory_space":"1".*?"size":"(\d+)"', used)) for name, used in calls}
+  sizes = lambda used: map(int, re.findall(r'"memory_space":"1".*?"size":"(\d+)"', used))
+  return {name: sum(sizes(used)) for name, used in calls}
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

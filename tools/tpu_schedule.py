@@ -1,8 +1,8 @@
 """What Mosaic schedules for the TPU kernels: .venv-aot/bin/python tools/tpu_schedule.py [TOPOLOGY]
 
 Needs no TPU, but what `make test-aot` installs. Prints, per kernel, the instruction bundles of the loop over a tile's
-chunks and of the rest of a grid step; and from those, for scenes of a head at 512 x 512, how long
-the kernels take if every bundle is a cycle, no tile is left early and no copy is waited for.
+chunks and of the rest of a grid step; and from those, for scenes of a head at 512 x 512, how long the kernels take if
+every bundle is a cycle, no tile is left early and no copy is waited for.
 """
 
 import collections
@@ -53,7 +53,7 @@ def compile_kernels(topology: str, config: Config) -> None:
 
 
 def count_bundles(kernel: str) -> dict[int, int]:
-  """Bundles by the depth of loops they lie in: 1 is the grid's loop, 2 the one over chunks, 3 the starting of copies."""
+  """Bundles by the depth of loops they lie in: 1 is the grid's loop, 2 the one over chunks, 3 starts copies."""
   (path,) = pathlib.Path(DUMPS).glob(f"*{kernel}.*[0-9]-final_bundles.txt")
   bundle = re.compile(r"^ *0x[0-9a-f]+ *(?:[A-Z]{2})?: *((?:> ?)*)", re.MULTILINE)
   return collections.Counter(found[1].count(">") for found in bundle.finditer(path.read_text()))
@@ -80,8 +80,8 @@ def main() -> None:
     tiles, chunks = count_chunks(spec, config)
     times = [1e6 * (chunks * (b[2] + b[3]) + tiles * b[1]) / CLOCK[topology] for b in bundles.values()]
     both = 1e6 / sum(times)
-    print(f"{name}: {tiles} tiles, {chunks} chunks: forward {times[0]:.0f} us ({1e6 / times[0]:.0f} frames/s), ", end="")
-    print(f"backward {times[1]:.0f} us, both {both:.0f} frames/s")
+    forward = f"forward {times[0]:.0f} us ({1e6 / times[0]:.0f} frames/s)"
+    print(f"{name}: {tiles} tiles, {chunks} chunks: {forward}, backward {times[1]:.0f} us, both {both:.0f} frames/s")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_no_races_and_no_memory_read_before_it_is_written(copies):
 
 @pytest.mark.parametrize("low_pass", [0.3, 0.003])
 def test_exponents_of_needles(low_pass):
-  # The kernels' polynomial in float32 against the Cholesky form in float64, in the tile that the needle's centre lies in.
+  # The kernels' polynomial in float32 against the Cholesky form in float64, in the tile that holds the centre.
   rng = np.random.default_rng(0)
   num = 4096
   angle, mean = rng.uniform(0, np.pi, num), rng.uniform(-9, 9, (num, 2))
