@@ -81,8 +81,8 @@ def rasterize(
       sum over pixels of the absolute value of what each pixel adds to the gradient of `means2d_offset` (AbsGS, Ye et
       al. 2024; gsplat's absgrad). None costs nothing.
     config: see `Config`.
-    implementation: "xla", "pallas_gpu", "pallas_gpu_mosaic" (Hopper) and "pallas_tpu" (interpreted, which is slow, where
-      there is no NVIDIA GPU or no TPU) or "reference"; None picks for the platform.
+    implementation: "xla", "pallas_gpu", "pallas_gpu_mosaic" (Hopper) and "pallas_tpu" (interpreted, which is slow,
+      where there is no NVIDIA GPU or no TPU) or "reference"; None picks for the platform.
 
   Returns:
     See `RenderOutput`.

@@ -262,7 +262,8 @@ def format_table(rows: Iterable[Mapping]) -> str:
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m splat_kernels.bench", description=__doc__.splitlines()[0])
   parser.add_argument("--spec", nargs="+", default=DEFAULT_SPECS, help=f"of {', '.join(BENCHMARKS)}; or all")
-  parser.add_argument("--implementation", nargs="+", default=[default_implementation()], help=f"of {', '.join(IMPLEMENTATIONS)}")
+  default, known = [default_implementation()], ", ".join(IMPLEMENTATIONS)
+  parser.add_argument("--implementation", nargs="+", default=default, help=f"of {known}")
   parser.add_argument("--tile_size", type=int, nargs="+", default=[16])
   parser.add_argument("--runs", type=int, default=9, help="rounds that count")
   parser.add_argument("--json", help="file to write the rows to")

@@ -54,8 +54,8 @@ def _forward(call_kernel: Callable, table, lists: TileLists, num_tiles: int, con
         jax.ShapeDtypeStruct((num_tiles,), jnp.int32),
     ]
   kernel = functools.partial(_forward_kernel, channels, config)
-  # Four pixels per thread. With two, twice as many threads load the same parameters; with eight there are too few warps
-  # to hide how long loads take.
+  # Four pixels per thread. With two, twice as many threads load the same parameters; with eight, a frame of 512 x 512
+  # may have too few warps to hide how long loads take.
   call = call_kernel(kernel, shapes, grid=num_tiles, pixels=pixels, per_thread=4, name="splat_forward")
   tiles, *saved = call(_pad_rows(table), lists.starts[:-1], lists.counts)
   return _swap(tiles, config), saved
@@ -81,7 +81,7 @@ def _backward(
 
 
 def _sum_slots(values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int) -> Float[Array, "G M"]:
-  """See `Walk.sum_slots`. XLA's own sums over segments add by atomics on GPUs, in an order that differs between runs."""
+  """See `Walk.sum_slots`. XLA's own segment sums add by atomics on GPUs, in an order that differs between runs."""
   slots, starts = sort_by_gaussian(gaussians, num)
   columns = values.shape[1]
   values = jnp.pad(values, ((0, 0), (0, _stride(columns) - columns)))
@@ -174,7 +174,7 @@ def _swap(tiles: Float[Array, "*b P"], config: Config) -> Float[Array, "*b P"]:
 class Arithmetic(NamedTuple):
   """Operations on float32 that Pallas's Triton lowering has no exact counterpart of. Arguments broadcast.
 
-  With `a * b + c` the compiled loops have 1.3 times as many instructions.
+  With `a * b + c` the compiled loops have more instructions; docs/rasterizer.md has how many.
   """
 
   fma: Callable  # a * b + c
@@ -250,9 +250,9 @@ def _pixels(target: Target, size: int) -> _Pixels:
 
 
 def _exponents(ops: Arithmetic, table, row, pixels: _Pixels) -> tuple[list, list, Float[Array, "lanes"]]:
-  """log2 of a Gaussian's alpha before it is clamped, and what is squared and subtracted, along x and along y; see `Walk`.
+  """log2 of a Gaussian's alpha before it is clamped, and what is squared and subtracted, along x and along y.
 
-  The Gaussian's numbers stand in `table` from `row` on.
+  See `Walk`; the Gaussian's numbers stand in `table` from `row` on.
   """
   l_xx, l_xy, u, l_yy, v, log_opacity = (table[row + i] for i in range(HEAD))
   below = ops.fma(l_yy, pixels.y, v)
@@ -321,7 +321,17 @@ def _forward_kernel(channels: int, config: Config, target: Target, table, starts
 
 
 def _backward_kernel(
-    channels: int, absolute: bool, config: Config, target: Target, table, tiles, counts, gradient, total, states, moments
+    channels: int,
+    absolute: bool,
+    config: Config,
+    target: Target,
+    table,
+    tiles,
+    counts,
+    gradient,
+    total,
+    states,
+    moments,
 ):
   """Moments of the slots of one chunk.
 

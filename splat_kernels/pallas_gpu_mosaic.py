@@ -1,8 +1,8 @@
 """The kernels of pallas_gpu.py by way of Mosaic GPU, for Hopper and later; interpreted elsewhere.
 
 JAX calls its Triton form deprecated; this one is there for when it is gone, and is never chosen by itself. It is the
-plainer form: the four warps of a warpgroup draw a tile, and go back through a chunk, so that each of a slot's moments is
-summed across warps through shared memory, and is written by itself.
+plainer form: the four warps of a warpgroup draw a tile, and go back through a chunk, so that each of a slot's moments
+is summed across warps through shared memory, and is written by itself.
 """
 
 import functools
