@@ -3,9 +3,10 @@
     python benchmarks/gpu_session.py [--out FOLDER]
 
   1. Parity: image, alpha and all gradients of `pallas_gpu`, compiled for the GPU, against `reference` and `xla` on the
-     same GPU, for the cases of the shared test class; and whether two runs give the same bits.
-  2. Time: forward and forward + backward, by `splat_kernels.bench`, of `pallas_gpu` and, on the smallest scene, of
-     `xla`, with gsplat's and splax's rows beside them where these are installed.
+     same GPU, for the cases of the shared test class; and whether two runs give the same bits. On Hopper and later, of
+     `pallas_gpu_mosaic`, too, for the cases whose tiles it can draw.
+  2. Time: forward and forward + backward, by `splat_kernels.bench`, of these and, on the smallest scene, of `xla`, with
+     gsplat's and splax's rows beside them where these are installed.
 
 Prints Markdown and writes it to FOLDER/gpu_session.md, and the numbers to FOLDER/gpu_session.json. Needs
 requirements.txt and a jax with CUDA, e.g. pip install "jax[cuda13]".
@@ -30,19 +31,24 @@ from splat_kernels.specs import SPECS  # noqa: E402
 
 # Implementations to time on each spec. On a GPU `xla` starts several kernels for every 8 Gaussians of a tile: seconds a
 # frame where there are many.
-TIMED = {"head10k": ("pallas_gpu", "xla"), "head50k": ("pallas_gpu",), "head100k": ("pallas_gpu",)}
+TIMED = {"head10k": ("xla",), "head50k": (), "head100k": ()}  # Beside the kernels.
 
 
-def compare(case: str) -> list[dict]:
+def kernels_here() -> tuple[str, ...]:
+  hopper = float(jax.devices()[0].compute_capability) >= 9
+  return ("pallas_gpu", "pallas_gpu_mosaic") if hopper else ("pallas_gpu",)
+
+
+def compare(case: str, name: str) -> list[dict]:
   """Largest differences of the images and relative ones of the gradients from each of the others, for one case."""
-  drawn = {name: draw_and_differentiate(case, CASES[case], name) for name in ("pallas_gpu", "reference", "xla")}
-  again = draw_and_differentiate(case, CASES[case], "pallas_gpu")
-  same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), drawn["pallas_gpu"], again)
-  output, gradients = drawn.pop("pallas_gpu")
+  output, gradients = first = draw_and_differentiate(case, CASES[case], name)
+  again = draw_and_differentiate(case, CASES[case], name)
+  same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), first, again)
   rows = []
-  for name, (expected, expected_gradients) in drawn.items():
+  for other in ("reference", "xla"):
+    expected, expected_gradients = draw_and_differentiate(case, CASES[case], other)
     difference = np.abs(np.asarray(output.image - expected.image))
-    row = {"case": case, "against": name, "bit_equal_reruns": all(jax.tree.leaves(same))}
+    row = {"case": case, "name": name, "against": other, "bit_equal_reruns": all(jax.tree.leaves(same))}
     row["image_max"] = float(difference.max())
     row["share_above_1e-4"] = float(np.mean(difference > 1e-4))
     row["alpha_max"] = float(np.abs(output.alpha - expected.alpha).max())
@@ -60,15 +66,16 @@ def time_specs(runs: int) -> list[dict]:
   config = Config(with_depth=False)
   floors = {config.tile_size: bench.measure_floor(config.tile_size, runs)}
   rows = []
-  for name, implementations in TIMED.items():
-    rows += bench.measure(name, bench.make_candidates(SPECS[name], implementations, [config]), runs, floors)
+  for name, others in TIMED.items():
+    candidates = bench.make_candidates(SPECS[name], (*kernels_here(), *others), [config])
+    rows += bench.measure(name, candidates, runs, floors)
     print(f"{name} done", file=sys.stderr)
   return rows
 
 
 def format_parity(rows: list[dict]) -> str:
-  head = ["case", "against", "image_max", "share_above_1e-4", "alpha_max", "worst_gradient", "worst_gradient_error"]
-  head += ["bit_equal_reruns"]
+  head = ["case", "name", "against", "image_max", "share_above_1e-4", "alpha_max", "worst_gradient"]
+  head += ["worst_gradient_error", "bit_equal_reruns"]
   show = lambda value: f"{value:.1e}" if isinstance(value, float) else str(value)
   lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
   return "\n".join(lines + ["| " + " | ".join(show(row[key]) for key in head) + " |" for row in rows])
@@ -83,7 +90,10 @@ def main(argv: list[str] | None = None) -> None:
     print(f"no NVIDIA GPU: jax {jax.__version__} sees {jax.devices()[0].device_kind} only", file=sys.stderr)
     sys.exit(1)
   begin = time.perf_counter()
-  parity = [row for case in CASES for row in compare(case)]
+  parity = []
+  for name in kernels_here():
+    cases = [case for case in CASES if name == "pallas_gpu" or CASES[case].tile_size >= 16]
+    parity += [row for case in cases for row in compare(case, name)]
   device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
   report = f"{device}\n\n{format_parity(parity)}\n"
   print(report, flush=True)  # What follows may fail; this is worth having.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from splat_kernels import pallas_gpu, pallas_tpu, reference, sh, xla
+from splat_kernels import pallas_gpu, pallas_gpu_mosaic, pallas_tpu, reference, sh, xla
 from splat_kernels.platforms import current_platform
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput
@@ -19,6 +19,7 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
     "reference": reference,
     "xla": xla,
     "pallas_gpu": pallas_gpu,
+    "pallas_gpu_mosaic": pallas_gpu_mosaic,
     "pallas_tpu": pallas_tpu,
 }
 PLATFORM_DEFAULTS = {"gpu": "pallas_gpu", "tpu": "pallas_tpu"}
@@ -80,8 +81,8 @@ def rasterize(
       sum over pixels of the absolute value of what each pixel adds to the gradient of `means2d_offset` (AbsGS, Ye et
       al. 2024; gsplat's absgrad). None costs nothing.
     config: see `Config`.
-    implementation: "xla", "pallas_gpu" and "pallas_tpu" (interpreted, which is slow, where there is no NVIDIA GPU or no
-      TPU) or "reference"; None picks the best for the platform.
+    implementation: "xla", "pallas_gpu", "pallas_gpu_mosaic" (Hopper) and "pallas_tpu" (interpreted, which is slow,
+      where there is no NVIDIA GPU or no TPU) or "reference"; None picks for the platform.
 
   Returns:
     See `RenderOutput`.

@@ -38,8 +38,10 @@ COLUMNS = (
     ("sort_ms", "sort", "{:.2f}"),
     ("raster_ms", "raster", "{:.2f}"),
     ("forward_ms", "forward (least)", "{:.2f}"),
+    ("forward_cpu_ms", "forward, CPU", "{:.2f}"),
     ("backward_ms", "backward", "{:.2f}"),
     ("forward_backward_ms", "forward + backward (least)", "{:.2f}"),
+    ("forward_backward_cpu_ms", "forward + backward, CPU", "{:.2f}"),
     ("ratio", "ratio", "{:.2f}"),
     ("evaluations_per_s", "evaluations/s", "{:.2e}"),
     ("share_of_floor", "of floor", "{:.0%}"),
@@ -165,15 +167,26 @@ def _sort_again(projected, slots):
   return jax.vmap(binning.depth_order)(projected), jax.vmap(binning.sort_slots)(*slots)
 
 
-def time_in_turns(calls: Mapping[Hashable, Callable[[], object]], runs: int) -> dict[Hashable, list[float]]:
-  """Milliseconds of each call in each of `runs` rounds, after one round that is not counted."""
-  times = {key: [] for key in calls}
-  for _ in range(runs + 1):
+@dataclasses.dataclass
+class Times:
+  """Milliseconds of a call, round by round: by the clock, and of CPU over all threads of this process."""
+
+  wall: list[float] = dataclasses.field(default_factory=list)
+  cpu: list[float] = dataclasses.field(default_factory=list)
+
+
+def time_in_turns(calls: Mapping[Hashable, Callable[[], object]], runs: int) -> dict[Hashable, Times]:
+  """Times of each call in each of `runs` rounds, after one round that is not counted."""
+  times = {key: Times() for key in calls}
+  for turn in range(runs + 1):
     for key, call in calls.items():
-      begin = time.perf_counter()
+      wall, cpu = time.perf_counter(), time.process_time()
       call()
-      times[key].append(1e3 * (time.perf_counter() - begin))
-  return {key: values[1:] for key, values in times.items()}
+      wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+      if turn:
+        times[key].wall.append(1e3 * wall)
+        times[key].cpu.append(1e3 * cpu)
+  return times
 
 
 def measure_floor(tile_size: int, runs: int) -> float:
@@ -199,7 +212,7 @@ def measure_floor(tile_size: int, runs: int) -> float:
       return jnp.sum(jax.vmap(alphas)(table), axis=(0, 1))
     return jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(count), add, jnp.zeros(pixels))
 
-  times = time_in_turns({"floor": _compile(evaluate, table)}, runs)["floor"]
+  times = time_in_turns({"floor": _compile(evaluate, table)}, runs)["floor"].wall
   return count * chunk * pixels / (1e-3 * statistics.median(times))
 
 
@@ -210,11 +223,13 @@ def measure(spec_name: str, candidates: list[Candidate], runs: int, floors: Mapp
   times = time_in_turns(calls, runs)
   rows = []
   for i, candidate in enumerate(candidates):
-    of = lambda part: [t / spec.batch for t in times[i, part]] if (i, part) in times else None
+    of = lambda part: [t / spec.batch for t in times[i, part].wall] if (i, part) in times else None
     row = {"spec": spec_name, **candidate.row, "runs": runs}
     for part, key in (("project", "project_ms"), ("forward", "forward_ms"), ("forward_backward", "forward_backward_ms")):
       if of(part):
         row[key], row[f"{key}_least"] = statistics.median(of(part)), min(of(part))
+    for part in ("forward", "forward_backward"):  # The least: neighbours on the machine can only add to it.
+      row[f"{part}_cpu_ms"] = min(times[i, part].cpu) / spec.batch
     row["backward_ms"] = row["forward_backward_ms"] - row["forward_ms"]
     if of("bins"):
       bins, row["sort_ms"] = statistics.median(of("bins")), statistics.median(of("sort"))
@@ -225,7 +240,7 @@ def measure(spec_name: str, candidates: list[Candidate], runs: int, floors: Mapp
         row["evaluations_per_s"] = evaluations / (1e-3 * row["raster_ms"])
         row["share_of_floor"] = row["evaluations_per_s"] / floors[row["tile_size"]]
     row["ratio"] = statistics.median(
-        mine / first for mine, first in zip(times[i, "forward_backward"], times[0, "forward_backward"])
+        mine / first for mine, first in zip(times[i, "forward_backward"].wall, times[0, "forward_backward"].wall)
     )
     row["image_difference"] = float(np.abs(candidate.image - candidates[0].image).max())
     rows.append(row)
@@ -247,7 +262,8 @@ def format_table(rows: Iterable[Mapping]) -> str:
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m splat_kernels.bench", description=__doc__.splitlines()[0])
   parser.add_argument("--spec", nargs="+", default=DEFAULT_SPECS, help=f"of {', '.join(BENCHMARKS)}; or all")
-  parser.add_argument("--implementation", nargs="+", default=[default_implementation()], help=f"of {', '.join(IMPLEMENTATIONS)}")
+  default, known = [default_implementation()], ", ".join(IMPLEMENTATIONS)
+  parser.add_argument("--implementation", nargs="+", default=default, help=f"of {known}")
   parser.add_argument("--tile_size", type=int, nargs="+", default=[16])
   parser.add_argument("--runs", type=int, default=9, help="rounds that count")
   parser.add_argument("--json", help="file to write the rows to")

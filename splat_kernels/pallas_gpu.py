@@ -7,7 +7,7 @@ the work is spread evenly, however long the lists are. A slot's moments are writ
 
 What is not obvious about the speed of the compiled code:
   - Pallas's Triton lowering emits multiplications and additions that ptxas may not contract to fused ones, and an exp2
-    that handles denormals; see `_Arithmetic`.
+    that handles denormals; see `Arithmetic`.
   - A tile is stored column by column, and `P = lanes * vectors` pixels as `vectors` arrays of one value per thread.
     Then y is the same in all of a thread's pixels, and half of the exponent and of the moments is done once a thread.
   - Slots of the table are padded to a power of two, so that the compiler sees addresses of the form base | constant.
@@ -43,7 +43,7 @@ def _make_lists(bins: Bins, num: int, config: Config) -> TileLists:
   return make_tile_lists(bins, num, CHUNK)
 
 
-def _forward(table, lists: TileLists, num_tiles: int, config: Config, save: bool):
+def _forward(call_kernel: Callable, table, lists: TileLists, num_tiles: int, config: Config, save: bool):
   """See `Walk.forward`; saved: the state before each chunk (J, C + 1, P) and the slots walked in each tile."""
   channels, pixels = table.shape[-1] - HEAD - 1, config.tile_size**2
   chunks = table.shape[0]
@@ -54,15 +54,15 @@ def _forward(table, lists: TileLists, num_tiles: int, config: Config, save: bool
         jax.ShapeDtypeStruct((num_tiles,), jnp.int32),
     ]
   kernel = functools.partial(_forward_kernel, channels, config)
-  # Four pixels per thread. With two, twice as many threads load the same parameters; with eight there are too few warps
-  # to hide how long loads take.
-  call = _call(kernel, shapes, grid=num_tiles, pixels=pixels, per_thread=4, name="splat_forward")
+  # Four pixels per thread. With two, twice as many threads load the same parameters; with eight, a frame of 512 x 512
+  # may have too few warps to hide how long loads take.
+  call = call_kernel(kernel, shapes, grid=num_tiles, pixels=pixels, per_thread=4, name="splat_forward")
   tiles, *saved = call(_pad_rows(table), lists.starts[:-1], lists.counts)
   return _swap(tiles, config), saved
 
 
 def _backward(
-    table, lists: TileLists, gradient, total, saved, config: Config, *, absolute: bool = False
+    call_kernel: Callable, table, lists: TileLists, gradient, total, saved, config: Config, *, absolute: bool = False
 ) -> Float[Array, "J K M"]:
   """See `Walk.backward` and `Walk.backward_absolute`."""
   channels, pixels = table.shape[-1] - HEAD - 1, config.tile_size**2
@@ -71,7 +71,7 @@ def _backward(
   shape = jax.ShapeDtypeStruct((8 + channels, chunks * CHUNK), jnp.float32)
   kernel = functools.partial(_backward_kernel, channels, absolute, config)
   # Eight pixels per thread: a tile of 16 x 16 is one warp's, whose sums need neither shared memory nor a barrier.
-  call = _call(kernel, [shape], grid=chunks, pixels=pixels, per_thread=8, name="splat_backward")
+  call = call_kernel(kernel, [shape], grid=chunks, pixels=pixels, per_thread=8, name="splat_backward")
   tiles = lists.tiles.astype(jnp.int32)
   left = walked[tiles] - (jnp.arange(chunks, dtype=jnp.int32) - lists.starts[tiles]) * CHUNK
   in_use = jnp.arange(chunks, dtype=jnp.int32) < lists.starts[-1]
@@ -81,10 +81,8 @@ def _backward(
 
 
 def _sum_slots(values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int) -> Float[Array, "G M"]:
-  """See `Walk.sum_slots`. XLA's own sums over segments add by atomics on GPUs, in an order that differs between runs."""
-  slots = jnp.arange(gaussians.shape[0], dtype=jnp.int32)
-  _, slots = jax.lax.sort((gaussians, slots), num_keys=1, is_stable=True)
-  starts = jnp.cumsum(jnp.zeros(num + 1, jnp.int32).at[gaussians + 1].add(1, mode="drop"))
+  """See `Walk.sum_slots`. XLA's own segment sums add by atomics on GPUs, in an order that differs between runs."""
+  slots, starts = sort_by_gaussian(gaussians, num)
   columns = values.shape[1]
   values = jnp.pad(values, ((0, 0), (0, _stride(columns) - columns)))
   shape = jax.ShapeDtypeStruct((num, values.shape[1]), jnp.float32)
@@ -93,19 +91,30 @@ def _sum_slots(values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int
   return sums[:, :columns]
 
 
-walk = Walk(
-    _make_lists,
-    _forward,
-    _backward,
-    scale=LOG2_E,
-    transposed=False,
-    apart=False,
-    backward_absolute=functools.partial(_backward, absolute=True),
-    sum_slots=_sum_slots,
-)
+def sort_by_gaussian(gaussians: Int[Array, "S"], num: int) -> tuple[Int[Array, "S"], Int[Array, "G1"]]:
+  """Slots sorted by Gaussian, and where each Gaussian's slots start in that order, and the last one's end."""
+  slots = jnp.arange(gaussians.shape[0], dtype=jnp.int32)
+  _, slots = jax.lax.sort((gaussians, slots), num_keys=1, is_stable=True)
+  return slots, jnp.cumsum(jnp.zeros(num + 1, jnp.int32).at[gaussians + 1].add(1, mode="drop"))
 
 
-def composite(
+def make_walk(call_kernel: Callable, sum_slots: Callable) -> Walk:
+  """The walk by this module's kernels, which `call_kernel` calls as `_call` does."""
+  backward = functools.partial(_backward, call_kernel)
+  return Walk(
+      _make_lists,
+      functools.partial(_forward, call_kernel),
+      backward,
+      scale=LOG2_E,
+      transposed=False,
+      apart=False,
+      backward_absolute=functools.partial(backward, absolute=True),
+      sum_slots=sum_slots,
+  )
+
+
+def composite_in_groups(
+    walk: Walk,
     projected: Projected,
     features: Float[Array, "B N C"],
     background: Float[Array, "B C"],
@@ -138,11 +147,11 @@ def _call(kernel: Callable, shapes: list, *, grid: int, pixels: int, per_thread:
   """A `pallas_call` of `kernel(target, *refs)`: compiled for a GPU, interpreted for anything else."""
   if current_platform() == "gpu":
     warps = max(1, pixels // (32 * per_thread))
-    target = _Target(min(pixels, 32 * warps), UNROLL, _PTX)
+    target = Target(min(pixels, 32 * warps), UNROLL, _PTX)
     # Parameters name the backend: without them JAX 0.10 would take Mosaic GPU, which needs Hopper.
     how = {"compiler_params": pltriton.CompilerParams(num_warps=warps, num_stages=1)}
   else:  # Fewer and longer vectors, and less written out: XLA compiles it in a tenth of the time.
-    target = _Target(pixels // 2, 2, _PLAIN)
+    target = Target(pixels // 2, 2, PLAIN)
     how = {"interpret": True}
   return pl.pallas_call(functools.partial(kernel, target), shapes, grid=(grid,), name=name, **how)
 
@@ -162,10 +171,10 @@ def _swap(tiles: Float[Array, "*b P"], config: Config) -> Float[Array, "*b P"]:
   return square.swapaxes(-1, -2).reshape(tiles.shape)
 
 
-class _Arithmetic(NamedTuple):
+class Arithmetic(NamedTuple):
   """Operations on float32 that Pallas's Triton lowering has no exact counterpart of. Arguments broadcast.
 
-  With `a * b + c` the compiled loops have 1.3 times as many instructions.
+  With `a * b + c` the compiled loops have more instructions; docs/rasterizer.md has how many.
   """
 
   fma: Callable  # a * b + c
@@ -189,13 +198,13 @@ def _ptx(text: str) -> Callable:
   return operation
 
 
-_PTX = _Arithmetic(
+_PTX = Arithmetic(
     fma=_ptx("fma.rn.f32 $0, $1, $2, $3;"),
     fnma=_ptx("{ .reg .f32 t; neg.f32 t, $1; fma.rn.f32 $0, t, $2, $3; }"),
     exp2=_ptx("ex2.approx.ftz.f32 $0, $1;"),
     reciprocal=_ptx("rcp.approx.ftz.f32 $0, $1;"),
 )
-_PLAIN = _Arithmetic(
+PLAIN = Arithmetic(
     fma=lambda a, b, c: a * b + c,
     fnma=lambda a, b, c: c - a * b,
     exp2=jnp.exp2,
@@ -203,12 +212,15 @@ _PLAIN = _Arithmetic(
 )
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
   """How a kernel is written out."""
 
   lanes: int  # Pixels of one vector.
   unroll: int
-  ops: _Arithmetic
+  ops: Arithmetic = PLAIN
+  program: Callable = functools.partial(pl.program_id, 0)  # Index of the program in the grid.
+  iota: Callable = functools.partial(jax.lax.iota, jnp.int32)
+  collects: bool = True  # Whether BLOCK slots' moments are written together, or each slot's by itself.
 
 
 # ---- Kernels ----
@@ -231,16 +243,16 @@ class _Pixels(NamedTuple):
       ref[(*index, pl.ds(i * self.lanes, self.lanes))] = values[i]
 
 
-def _pixels(lanes: int, size: int) -> _Pixels:
-  lane = jax.lax.iota(jnp.int32, lanes)
+def _pixels(target: Target, size: int) -> _Pixels:
+  lanes, lane = target.lanes, target.iota(target.lanes)
   centred = lambda i: i.astype(jnp.float32) + (0.5 - size / 2)
   return _Pixels(lanes, size**2 // lanes, centred(lane // size), centred(lane % size), float(lanes // size))
 
 
-def _exponents(ops: _Arithmetic, table, row, pixels: _Pixels) -> tuple[list, list, Float[Array, "lanes"]]:
-  """log2 of a Gaussian's alpha before it is clamped, and what is squared and subtracted, along x and along y; see `Walk`.
+def _exponents(ops: Arithmetic, table, row, pixels: _Pixels) -> tuple[list, list, Float[Array, "lanes"]]:
+  """log2 of a Gaussian's alpha before it is clamped, and what is squared and subtracted, along x and along y.
 
-  The Gaussian's numbers stand in `table` from `row` on.
+  See `Walk`; the Gaussian's numbers stand in `table` from `row` on.
   """
   l_xx, l_xy, u, l_yy, v, log_opacity = (table[row + i] for i in range(HEAD))
   below = ops.fma(l_yy, pixels.y, v)
@@ -250,13 +262,13 @@ def _exponents(ops: _Arithmetic, table, row, pixels: _Pixels) -> tuple[list, lis
   return [ops.fnma(b, b, highest) for b in beside], beside, below
 
 
-def _alpha(ops: _Arithmetic, config: Config, exponent):
+def _alpha(ops: Arithmetic, config: Config, exponent):
   """Alpha, 0 where skipped."""
   lowest = np.float32(np.log2(config.alpha_min))
   return jnp.where(exponent >= lowest, jnp.minimum(ops.exp2(exponent), config.alpha_max), 0.0)
 
 
-def _forward_kernel(channels: int, config: Config, target: _Target, table, starts, counts, tiles, *saved):
+def _forward_kernel(channels: int, config: Config, target: Target, table, starts, counts, tiles, *saved):
   """Draws one tile: sums of weight times feature and of weights to `tiles`.
 
   Args:
@@ -266,9 +278,9 @@ def _forward_kernel(channels: int, config: Config, target: _Target, table, start
     tiles: (BT, C + 1, P), written.
     saved: nothing, or what `_forward` calls so, written.
   """
-  tile = pl.program_id(0)
+  tile = target.program()
   ops = target.ops
-  pixels = _pixels(target.lanes, config.tile_size)
+  pixels = _pixels(target, config.tile_size)
   start, count = starts[tile], counts[tile]
   stride = _stride(HEAD + channels)
 
@@ -309,7 +321,17 @@ def _forward_kernel(channels: int, config: Config, target: _Target, table, start
 
 
 def _backward_kernel(
-    channels: int, absolute: bool, config: Config, target: _Target, table, tiles, counts, gradient, total, states, moments
+    channels: int,
+    absolute: bool,
+    config: Config,
+    target: Target,
+    table,
+    tiles,
+    counts,
+    gradient,
+    total,
+    states,
+    moments,
 ):
   """Moments of the slots of one chunk.
 
@@ -322,17 +344,16 @@ def _backward_kernel(
     states: (J, C + 1, P), colours so far and the transmittance, before each chunk.
     moments: (8 + C, S), written; rows 6 and 7 with the sums of absolute values or not at all.
   """
-  chunk = pl.program_id(0)
+  chunk = target.program()
   tile, count = tiles[chunk], counts[chunk]
   ops = target.ops
-  pixels = _pixels(target.lanes, config.tile_size)
+  pixels = _pixels(target, config.tile_size)
   stride = _stride(HEAD + channels)
   written = [*range(8 if absolute else 6), *range(8, 8 + channels)]
-  lanes = jax.lax.iota(jnp.int32, BLOCK)
   highest = np.float32(np.log2(config.alpha_max))
 
-  def pull_one(gradients, row, k, state):
-    transmittance, left, rows = state
+  def pull_one(gradients, row, state):
+    transmittance, left = state
     features = [table[row + HEAD + c] for c in range(channels)]
     following, remaining = [], []
     constant, linear, quadratic, colors = 0.0, 0.0, 0.0, [0.0] * channels
@@ -372,8 +393,7 @@ def _backward_kernel(
     if absolute:
       slopes = [slopes[0] * jnp.abs(table[row] * (2 / LOG2_E)), slopes[1] * (2 / LOG2_E)]
     sums = [constant, first, y * constant, second, y * first, y * y * constant, *slopes, *colors]
-    rows = tuple(jnp.where(lanes == k, jnp.sum(s), r) for s, r in zip(sums, rows))
-    return tuple(following), tuple(remaining), rows
+    return (tuple(following), tuple(remaining)), [jnp.sum(s) for s in sums]
 
   @pl.when(count >= 0)
   def _():
@@ -388,18 +408,34 @@ def _backward_kernel(
 
     def pull_block(block, state):
       first = (chunk * (CHUNK // BLOCK) + block) * BLOCK
-      rows = (jnp.zeros(BLOCK, jnp.float32),) * len(written)
       used = jnp.clip(count - block * BLOCK, 0, BLOCK)
-      step = lambda k, state: pull_one(gradients, (first + k) * stride, k, state)
-      *state, rows = jax.lax.fori_loop(0, used, step, (*state, rows))
+      lanes = target.iota(BLOCK)
+
+      def step(k, state):
+        state, rows = state
+        state, sums = pull_one(gradients, (first + k) * stride, state)
+        return state, tuple(jnp.where(lanes == k, s, r) for s, r in zip(sums, rows))
+
+      state, rows = jax.lax.fori_loop(0, used, step, (state, (jnp.zeros(BLOCK, jnp.float32),) * len(written)))
       for m, values in zip(written, rows):
         moments[m, pl.ds(first, BLOCK)] = values
-      return tuple(state)
+      return state
 
-    jax.lax.fori_loop(0, CHUNK // BLOCK, pull_block, (tuple(transmittance), tuple(left)))
+    def pull_slot(k, state):
+      slot = chunk * CHUNK + k
+      state, sums = pull_one(gradients, slot * stride, state)
+      for m, value in zip(written, sums):
+        moments[m, slot] = jnp.where(k < count, value, 0.0)
+      return state
+
+    state = tuple(transmittance), tuple(left)
+    if target.collects:
+      jax.lax.fori_loop(0, CHUNK // BLOCK, pull_block, state)
+    else:
+      jax.lax.fori_loop(0, CHUNK, pull_slot, state)
 
 
-def _sum_kernel(target: _Target, slots, starts, values, sums):
+def _sum_kernel(target: Target, slots, starts, values, sums):
   """Sums the rows of one Gaussian's slots.
 
   Args:
@@ -408,8 +444,7 @@ def _sum_kernel(target: _Target, slots, starts, values, sums):
     values: (S, M).
     sums: (G, M), written.
   """
-  del target
-  gaussian = pl.program_id(0)
+  gaussian = target.program()
   begin, end = starts[gaussian], starts[gaussian + 1]
   lanes = jax.lax.iota(jnp.int32, BLOCK)
 
@@ -420,3 +455,7 @@ def _sum_kernel(target: _Target, slots, starts, values, sums):
   total = jnp.zeros((BLOCK, values.shape[1]), jnp.float32)
   total = jax.lax.fori_loop(0, (end - begin + BLOCK - 1) // BLOCK, add, total)
   sums[gaussian, :] = jnp.sum(total, axis=0)
+
+
+walk = make_walk(_call, _sum_slots)
+composite = functools.partial(composite_in_groups, walk)  # See `reference.composite`.

@@ -48,7 +48,12 @@ def test_rasterize_and_its_gradient_compile(target):
 def test_tile_sizes_and_the_most_channels_fit(target):
   programs = programs_of(target)
   for name in ("size4_channels3", "size8_channels3", "size16_channels8", "size32_channels3"):
-    pair = programs[f"walks_{name}"]["kernels"]
-    assert sorted(pair) == ["splat_backward", "splat_forward"], name
-    for kernel in pair.values():
+    kernels = programs[f"pallas_gpu_{name}"]["kernels"]
+    assert sorted(kernels) == ["splat_backward", "splat_forward", "splat_sum"], name
+    for kernel in kernels.values():
       assert kernel["spilled"] == 0 and kernel["registers"] <= 192 and kernel["shared"] < SHARED, (name, kernel)
+
+
+def test_mosaic_form_compiles_for_hopper():
+  programs = programs_of("h200")
+  assert {"pallas_gpu_mosaic_size16_channels4", "pallas_gpu_mosaic_size32_channels3"} < set(programs)

@@ -1,6 +1,6 @@
-"""Instructions of the GPU kernels' inner loops, by the GPU's own assembler, without a GPU: python gpu_instructions.py [TARGET]
+"""Instructions of the GPU kernels' inner loops, by the GPU's own assembler: tools/gpu_instructions.py [TARGET]
 
-TARGET is h200 or a100. Needs requirements-aot.txt and nvidia-cuda-nvdisasm. Prints, for RGB and depth on tiles of 16
+TARGET is h200 or a100. Needs no GPU, but requirements-aot.txt and nvidia-cuda-nvdisasm. Prints, for RGB and depth on tiles of 16
 pixels, the instructions that all warps of a tile issue per Gaussian, and the registers of a thread.
 """
 
@@ -50,7 +50,8 @@ def main() -> None:
       kernel, warps = kernels[name], kernels[name]["threads"] // 32
       # Forward the largest loop takes UNROLL Gaussians; backward the one before it in the code, inside it, takes one.
       each = max(loops(sass)) / UNROLL if name == "splat_forward" else loops(sass)[0]
-      print(f"{name}: {each * warps:.0f} instructions per Gaussian and tile, {warps} warps, {kernel['registers']} registers")
+      registers = kernel["registers"]
+      print(f"{name}: {each * warps:.0f} instructions per Gaussian and tile, {warps} warps, {registers} registers")
 
 
 if __name__ == "__main__":

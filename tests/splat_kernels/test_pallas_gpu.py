@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rasterizer_contract import ARRAYS, RasterizerContract
+from rasterizer_contract import ARRAYS, CASES, RasterizerContract, draw_and_differentiate, reference_of
 
 from splat_kernels import Config, rasterize
 from splat_kernels.pallas_gpu import CHANNELS
@@ -34,4 +34,14 @@ def test_many_channels_are_drawn_in_groups():
   (expected, expected_image), (gradients, image) = (differentiate(inputs, i) for i in ("reference", "pallas_gpu"))
   np.testing.assert_allclose(image, expected_image, atol=1e-4)  # As in the contract; no pixel is in its band here.
   for key, value in expected.items():
+    assert np.linalg.norm(gradients[key] - value) < 1e-3 * np.linalg.norm(value), key
+
+
+def test_mosaic_form_matches_reference():
+  # The same kernels as above, called in another way; one case, as JAX's interpreter of Mosaic GPU steps through Python.
+  expected, expected_gradients = reference_of("tiny")
+  output, gradients = draw_and_differentiate("tiny", CASES["tiny"], "pallas_gpu_mosaic")
+  np.testing.assert_allclose(output.image, expected.image, atol=1e-4)
+  np.testing.assert_allclose(output.alpha, expected.alpha, atol=1e-4)
+  for key, value in expected_gradients.items():
     assert np.linalg.norm(gradients[key] - value) < 1e-3 * np.linalg.norm(value), key
