@@ -77,7 +77,9 @@ def _forward(table, chunks: Chunks, num_tiles: int, config: Config) -> Float[Arr
   return jax.lax.while_loop(lambda s: s[0] < chunks.total, draw_chunk, state)[3]
 
 
-def _backward(table, chunks: Chunks, gradient, total, config: Config, *, absolute: bool = False) -> Float[Array, "J K M"]:
+def _backward(
+    table, chunks: Chunks, gradient, total, config: Config, *, absolute: bool = False
+) -> Float[Array, "J K M"]:
   """See `Walk.backward` and `Walk.backward_absolute`."""
   always = chunks.total < jnp.uint32(2**31)  # See `fusion.apart`.
   channels = gradient.shape[1] - 1
@@ -236,9 +238,7 @@ def composite(
 
   On a CPU frames are drawn one after another, as one frame's arrays stay in the cache and a batch's do not.
   """
-  composite = functools.partial(
-      composite_with, WALK, width=width, height=height, config=config, capacity=capacity
-  )
+  composite = functools.partial(composite_with, WALK, width=width, height=height, config=config, capacity=capacity)
   if features.shape[0] <= 1 or jax.default_backend() != "cpu":
     return composite(projected, features, background, means2d_abs=means2d_abs)
 
