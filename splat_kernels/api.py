@@ -168,7 +168,12 @@ def _project(means, quats, scales, opacities, camera: Camera, batch: tuple[int, 
 
 @functools.partial(jax.jit, static_argnames=("batch", "sh_degree", "config", "name", "capacity"))
 def _rasterize(
-    *arrays: Array | Camera | None, batch: tuple[int, ...], sh_degree: int | None, config: Config, name: str, capacity: int
+    *arrays: Array | Camera | None,
+    batch: tuple[int, ...],
+    sh_degree: int | None,
+    config: Config,
+    name: str,
+    capacity: int,
 ) -> RenderOutput:
   """`rasterize` after all checks: one batch dimension on everything, project, composite, add the background."""
   means, quats, scales, opacities, camera, colors, background, means2d_offset, means2d_abs = arrays

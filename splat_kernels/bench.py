@@ -56,8 +56,9 @@ class Candidate:
   """Something to time on one spec.
 
   Attributes:
-    row: what is known before timing: name, tile_size, intersections (pairs of Gaussian and tile of all frames), memory_mb
-      (what the program of forward + backward takes: arguments, results and temporaries), compile_s (of that program).
+    row: what is known before timing: name, tile_size, intersections (pairs of Gaussian and tile of all frames),
+      memory_mb (what the program of forward + backward takes: arguments, results and temporaries), compile_s (of that
+      program).
     parts: calls that return when their result is there: "forward" and "forward_backward", and "project", "bins" (with
       the sorts) and "sort" where there are such.
     image: (B, H, W, 3).
@@ -98,7 +99,8 @@ def make_candidate(name: str, spec: Spec, config: Config) -> Candidate:
   parts = {"project": _compile(fit, arrays)}
   if name != "reference":
     parts["bins"] = _compile(list_tiles, projected)
-    parts["sort"] = _compile(_sort_again, projected, _unsorted_slots(jax.jit(list_tiles)(projected), projected, spec, config))
+    slots = _unsorted_slots(jax.jit(list_tiles)(projected), projected, spec, config)
+    parts["sort"] = _compile(_sort_again, projected, slots)
   parts["forward"] = _compile(lambda arrays: draw(config, **arrays).image, scene)
   parts["forward_backward"] = _compile(jax.grad(loss), scene)
   row = {
@@ -158,7 +160,8 @@ def _unsorted_slots(bins: binning.Bins, projected, spec: Spec, config: Config):
     ranks = np.where(tiles < num_tiles, ranks[gaussians], spec.num)  # Unused slots stay last.
     listed = np.lexsort((tiles, ranks))
     keys = (tiles[listed].astype(np.int64) << shift) + (ranks[listed] if shift else 0)
-    frames.append((np.where(tiles[listed] < num_tiles, keys, 2**32 - 1).astype(np.uint32), ranks[listed].astype(np.int32)))
+    keys = np.where(tiles[listed] < num_tiles, keys, 2**32 - 1)
+    frames.append((keys.astype(np.uint32), ranks[listed].astype(np.int32)))
   keys, ranks = (jnp.asarray(np.stack(a)) for a in zip(*frames))
   return (keys,) if shift else (keys, ranks)
 
@@ -225,9 +228,9 @@ def measure(spec_name: str, candidates: list[Candidate], runs: int, floors: Mapp
   for i, candidate in enumerate(candidates):
     of = lambda part: [t / spec.batch for t in times[i, part].wall] if (i, part) in times else None
     row = {"spec": spec_name, **candidate.row, "runs": runs}
-    for part, key in (("project", "project_ms"), ("forward", "forward_ms"), ("forward_backward", "forward_backward_ms")):
+    for part in ("project", "forward", "forward_backward"):
       if of(part):
-        row[key], row[f"{key}_least"] = statistics.median(of(part)), min(of(part))
+        row[f"{part}_ms"], row[f"{part}_ms_least"] = statistics.median(of(part)), min(of(part))
     for part in ("forward", "forward_backward"):  # The least: neighbours on the machine can only add to it.
       row[f"{part}_cpu_ms"] = min(times[i, part].cpu) / spec.batch
     row["backward_ms"] = row["forward_backward_ms"] - row["forward_ms"]

@@ -39,7 +39,8 @@ def composite(
 
   Returns:
     sum over Gaussians of weight * feature, plus transmittance * background; transmittance behind the last Gaussian;
-    (Gaussian, tile) pairs, counted by boxes and thus at least what tile-based implementations need; pairs dropped: none.
+    (Gaussian, tile) pairs, counted by boxes and thus at least what tile-based implementations need; pairs dropped:
+    none.
   """
   del capacity
   if means2d_abs is None:
@@ -51,7 +52,9 @@ def composite(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _at_pixels(centres: Float[Array, "N"], absolute: Float[Array, "N"], height: int, width: int) -> Float[Array, "N H W"]:
+def _at_pixels(
+    centres: Float[Array, "N"], absolute: Float[Array, "N"], height: int, width: int
+) -> Float[Array, "N H W"]:
   """Centres repeated for every pixel; what pixels pull in is summed for `centres`, and its absolute for `absolute`."""
   del absolute
   return jnp.broadcast_to(centres[:, None, None], (len(centres), height, width))

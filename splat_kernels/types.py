@@ -113,8 +113,8 @@ class Config:
     alpha_max: alpha is clamped to this (INRIA, gsplat 1.6: 0.99; gsplat 1.5, splax: 0.999).
     clamp_passes_gradient: whether a clamped alpha passes its gradient on (INRIA) or has gradient zero (the others).
     transmittance_min: a pixel is finished before the Gaussian that would bring its transmittance to this or below.
-    near: where a `Camera` does not say it: Gaussians with camera z below this are culled, world units (INRIA: at 0.2 and
-      below; gsplat: below 0.01).
+    near: where a `Camera` does not say it: Gaussians with camera z below this are culled, world units (INRIA: at 0.2
+      and below; gsplat: below 0.01).
     low_pass: px^2 added to the diagonal of the projected covariance, so that nothing is thinner than about a pixel.
     antialiased: scale opacities by sqrt(det before / det after low_pass), as Mip-Splatting does.
     antialias_floor: least value of that factor (gsplat 1.6, INRIA: 0.005; gsplat 1.5: 0).

@@ -239,9 +239,7 @@ def composite(
 
   On a CPU frames are drawn one after another, as one frame's arrays stay in the cache and a batch's do not.
   """
-  composite = functools.partial(
-      composite_with, WALK, width=width, height=height, config=config, capacity=capacity
-  )
+  composite = functools.partial(composite_with, WALK, width=width, height=height, config=config, capacity=capacity)
   if features.shape[0] <= 1 or jax.default_backend() != "cpu":
     return composite(projected, features, background, means2d_abs=means2d_abs)
 

@@ -4,5 +4,5 @@ import beartype
 
 
 def check(function):
-  """beartype, on all but the constructors of dataclasses, which JAX calls with whatever a tree's leaves are replaced by."""
+  """beartype, on all but constructors of dataclasses: JAX calls them with whatever replaces a tree's leaves."""
   return function if function.__name__ == "__init__" else beartype.beartype(function)

@@ -24,10 +24,13 @@ NAMES = "ABCDEF"
 COLORS = np.array([[214, 69, 65], [244, 179, 80], [63, 145, 82], [58, 110, 190], [142, 92, 170], [64, 160, 170]]) / 255
 # x, y, z; scales; angle about the axis of view. In order of depth.
 PLACES = np.array([
-    [-0.20, -0.12, 1.0], [0.12, 0.10, 1.2], [-0.05, 0.26, 1.4], [0.36, -0.22, 1.6], [-0.55, 0.30, 1.8], [0.05, -0.1, 2.2]
+    [-0.20, -0.12, 1.0], [0.12, 0.10, 1.2], [-0.05, 0.26, 1.4],
+    [0.36, -0.22, 1.6], [-0.55, 0.30, 1.8], [0.05, -0.1, 2.2],
 ])
-SCALES = np.array([[0.045, 0.05, 0.04], [0.14, 0.018, 0.02], [0.06, 0.03, 0.03], [0.05, 0.08, 0.05], [0.06, 0.06, 0.06],
-                   [0.16, 0.1, 0.1]])
+SCALES = np.array([
+    [0.045, 0.05, 0.04], [0.14, 0.018, 0.02], [0.06, 0.03, 0.03],
+    [0.05, 0.08, 0.05], [0.06, 0.06, 0.06], [0.16, 0.1, 0.1],
+])
 ANGLES = np.array([0.0, -0.75, 0.2, 0.0, 0.0, 0.1])
 OPACITIES = np.array([0.75, 0.9, 0.85, 0.8, 0.7, 0.95])
 PIXEL = (67, 36)  # The one whose weights are shown.
@@ -124,7 +127,7 @@ def main() -> None:
   for left, title, subtitle in zip(
       lefts,
       ("1  Project", "2  Bin", "3  Composite"),
-      ("contours of alpha = 1/255; B touches the shaded tiles", "tile: its slots, near to far", "every tile front to back"),
+      ("contours of alpha = 1/255; B touches the shaded tiles", "tile: its slots, near to far", "tiles front to back"),
   ):
     draw.text((left, 18), title, INK, font(34))
     draw.text((left, 60), subtitle, INK, font(20))
@@ -154,8 +157,8 @@ def main() -> None:
   )
   lines = (
       "4  Backward: the same walk. Behind each slot lies what is known to come in all, minus what came so far.",
-      "Per slot and tile: sums of d loss / d ln(alpha) times 1, x, y, x^2, xy, y^2, and of weight times d loss / d colour;",
-      "written to the slot's own row, and the rows of a Gaussian added up by a segment sum.",
+      "Per slot and tile: sums of d loss / d ln(alpha) times 1, x, y, x^2, xy, y^2, and of weight times d loss / d colour,",
+      "written to the slot's own row; the rows of a Gaussian are added up by a segment sum.",
   )
   for k, line in enumerate(lines):
     draw.text((lefts[0], 640 + 30 * k), line, INK, font(24 if k == 0 else 21))

@@ -2,7 +2,8 @@
 
 What it promises: a killed run continues to the same numbers it would have reached (state and data iterator are saved
 together, keys are folded from the step), a non-finite loss stops the run with the step, the stage and the term that
-broke, a step for which a buffer was too small is taken again with a larger one, and everything that a stage logs is in TensorBoard and in <workdir>/<stage>/metrics.jsonl.
+broke, a step for which a buffer was too small is taken again with a larger one, and everything that a stage
+logs is in TensorBoard and in <workdir>/<stage>/metrics.jsonl.
 """
 
 import dataclasses
@@ -197,7 +198,7 @@ class _Stepper:
     if needed <= self._room:
       raise BufferOverflow(f"stage {name}, step {step + 1}: {lost} Gaussian-tile pairs lost in room for {self._room}")
     self._room = needed
-    self._say(f"{name}: step {step + 1} needs {needed} Gaussian-tile pairs a frame, {lost} did not fit; again with room")
+    self._say(f"{name}: step {step + 1} needs {needed} Gaussian-tile pairs a frame, {lost} did not fit: makes room")
     self._stage = dataclasses.replace(self._stage, loss=self._stage.loss_with_room(needed))
     self._compile()
 

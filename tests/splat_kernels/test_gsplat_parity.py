@@ -1,4 +1,4 @@
-"""Parity with gsplat's own torch formulas for projection and SH, values and gradients, where gsplat 1.5 is installed."""
+"""Parity with gsplat 1.5's own torch formulas for projection and SH, values and gradients, where it is installed."""
 
 import dataclasses
 

@@ -186,7 +186,7 @@ def test_gradients_match_finite_differences_in_float64(sh_degree):
 
 
 def test_absolute_gradients_are_sums_over_pixels_taken_one_by_one():
-  scene = jax.tree.map(jnp.asarray, one_frame(Spec(8, 9, 7, 10.0, 0.2, seed=6)), is_leaf=lambda a: isinstance(a, np.ndarray))
+  scene = jax.tree.map(jnp.asarray, one_frame(Spec(8, 9, 7, 10.0, 0.2, seed=6)))
   weights = jnp.asarray(np.random.default_rng(0).normal(size=(7, 9, 3)), jnp.float32)
 
   def losses(plain, absolute):
