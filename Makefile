@@ -1,7 +1,9 @@
 # make demo    train the demo, score it and write runs/demo/conversation.mp4 (continues where it was stopped)
 # make compare train the same generator without the partner and without the relation, and score all three
 # make test    run the tests
-# Each creates .venv from requirements.txt first, if absent. Choose an interpreter with make PYTHON=python3.12.
+# make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
+# Each creates .venv from requirements.txt first, if absent (test-aot: .venv-aot, with requirements-aot.txt, too).
+# Choose an interpreter with make PYTHON=python3.12.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +13,7 @@ CONFIG := configs/demo.py
 # An unseen conversation of the demo data.
 TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 
-.PHONY: demo compare test clean
+.PHONY: demo compare test test-aot clean
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
@@ -28,12 +30,17 @@ compare: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(PY) -m pytest -q tests
 
+test-aot: $(VENV)-aot/.installed
+	$(VENV)-aot/bin/python -m pytest -q tests_aot
+
 clean:
-	rm -rf $(VENV) runs .jax_cache
+	rm -rf $(VENV) $(VENV)-aot runs .jax_cache
 
 $(VENV)/.installed: requirements.txt
+$(VENV)-aot/.installed: requirements.txt requirements-aot.txt
+$(VENV)/.installed $(VENV)-aot/.installed:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"$(PYTHON) is Python {v[0]}.{v[1]}; rsatalker-jax needs 3.11 or newer: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet -r requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet $(addprefix -r ,$^)
 	@touch $@

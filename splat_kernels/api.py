@@ -9,12 +9,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from splat_kernels import reference, sh, xla
+from splat_kernels import pallas_gpu, pallas_tpu, reference, sh, xla
+from splat_kernels.platforms import current_platform
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput
 
-# A name is strict. None takes DEFAULT.
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference, "xla": xla}
+# A name is strict. None takes the platform's, or else DEFAULT.
+IMPLEMENTATIONS: dict[str, ModuleType] = {
+    "reference": reference,
+    "xla": xla,
+    "pallas_gpu": pallas_gpu,
+    "pallas_tpu": pallas_tpu,
+}
+PLATFORM_DEFAULTS = {"gpu": "pallas_gpu", "tpu": "pallas_tpu"}
 DEFAULT = "xla"
 
 
@@ -73,7 +80,8 @@ def rasterize(
       sum over pixels of the absolute value of what each pixel adds to the gradient of `means2d_offset` (AbsGS, Ye et
       al. 2024; gsplat's absgrad). None costs nothing.
     config: see `Config`.
-    implementation: "xla" or "reference"; None picks the best for this machine.
+    implementation: "xla", "pallas_gpu" and "pallas_tpu" (interpreted, which is slow, where there is no NVIDIA GPU or no
+      TPU) or "reference"; None picks the best for the platform.
 
   Returns:
     See `RenderOutput`.
@@ -115,12 +123,17 @@ def rasterize(
       batch=batch,
       sh_degree=sh_degree,
       config=config,
-      name=implementation or DEFAULT,
+      name=implementation or default_implementation(),
   )
   output = draw(capacity=config.max_intersections or _guess_capacity(num, camera, config))
   while (needed := _overflowing(output)) is not None:
     output = draw(capacity=round_capacity(needed))
   return output
+
+
+def default_implementation() -> str:
+  """What `implementation=None` takes on this platform."""
+  return PLATFORM_DEFAULTS.get(current_platform(), DEFAULT)
 
 
 def round_capacity(needed: int) -> int:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from splat_kernels import Config, binning, peers, project, rasterize, round_capacity, xla
-from splat_kernels.api import DEFAULT, IMPLEMENTATIONS
+from splat_kernels.api import IMPLEMENTATIONS, default_implementation
 from splat_kernels.specs import SPECS, Spec, make_scene
 from splat_kernels.tiles import count_tiles
 
@@ -112,6 +112,17 @@ def make_candidate(name: str, spec: Spec, config: Config) -> Candidate:
       "forward_compile_s": parts["forward"].compile_s,
   }
   return Candidate(row, parts, np.asarray(output.image))
+
+
+def make_candidates(spec: Spec, implementations: Iterable[str], configs: Iterable[Config]) -> list[Candidate]:
+  """All implementations under all configurations, and the peers that are here; says on stderr why others are not."""
+  candidates = [make_candidate(name, spec, config) for config in configs for name in implementations]
+  for peer, make in peers.PEERS.items():
+    try:
+      candidates.append(Candidate(*make(spec)))
+    except peers.NotHere as e:
+      print(f"{peer}: {e}", file=sys.stderr)
+  return candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +265,7 @@ def format_table(rows: Iterable[Mapping]) -> str:
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m splat_kernels.bench", description=__doc__.splitlines()[0])
   parser.add_argument("--spec", nargs="+", default=DEFAULT_SPECS, help=f"of {', '.join(BENCHMARKS)}; or all")
-  parser.add_argument("--implementation", nargs="+", default=[DEFAULT], help=f"of {', '.join(IMPLEMENTATIONS)}")
+  parser.add_argument("--implementation", nargs="+", default=[default_implementation()], help=f"of {', '.join(IMPLEMENTATIONS)}")
   parser.add_argument("--tile_size", type=int, nargs="+", default=[16])
   parser.add_argument("--runs", type=int, default=9, help="rounds that count")
   parser.add_argument("--json", help="file to write the rows to")
@@ -275,13 +286,7 @@ def main(argv: list[str] | None = None) -> None:
   floors = {size: measure_floor(size, args.runs) for size in args.tile_size}
   rows = []
   for name in specs:
-    candidates = [make_candidate(i, SPECS[name], config) for config in configs for i in args.implementation]
-    for peer, make in peers.PEERS.items():
-      try:
-        candidates.append(Candidate(*make(SPECS[name])))
-      except peers.NotHere as e:
-        print(f"{peer}: {e}", file=sys.stderr)
-    rows += measure(name, candidates, args.runs, floors)
+    rows += measure(name, make_candidates(SPECS[name], args.implementation, configs), args.runs, floors)
     print(f"{name} done", file=sys.stderr)
   floor = ", ".join(f"{floors[size]:.2e} evaluations/s at tile size {size}" for size in floors)
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -28,8 +28,8 @@ class Walk:
 
   Letters: J chunks of K slots, BT tiles of all frames, P pixels of a tile, C channels.
 
-  The table holds per slot 7 + C numbers: l_xx, l_xy, u, l_yy, v, e, the C features, and 1. With x, y of a pixel relative
-  to the tile's centre,
+  The table holds per slot 7 + C numbers: l_xx, l_xy, u, l_yy, v, e, the C features, and 1. With x, y of a pixel
+  relative to the tile's centre,
     scale * ln alpha = e - (l_xx x + l_xy y + u)^2 - (l_yy y + v)^2,
   the Cholesky form of the conic, which has neither the cancellation nor the positive exponents of the expanded
   polynomial. In empty slots ln alpha is below -800 everywhere, and they must come out as skipped.
@@ -37,10 +37,11 @@ class Walk:
   Attributes:
     make_lists: (bins of all frames, N, config) to the lists: a pytree with `TileLists.gaussians` and `TileLists.tiles`,
       and whatever else the two walks want to know.
-    forward: (table, lists, number of tiles BT, config) to (BT, C + 1, P): sums over the tile's Gaussians of weight
-      times feature, and lastly the sum of weights (the table's 1 as a feature); 0 in tiles without Gaussians.
-    backward: (table, lists, d loss / d (what `forward` gave) (BT, C + 1, P), its product with what `forward` gave,
-      summed over channels (BT, P), config) to moments, 8 + C numbers (or more: the rest is not looked at) per slot:
+    forward: (table, lists, number of tiles BT, config, save) to (BT, C + 1, P), sums over the tile's Gaussians of
+      weight times feature, and lastly the sum of weights (the table's 1 as a feature), 0 in tiles without Gaussians;
+      and a pytree of whatever `backward` wants to know of it, not looked at unless `save`.
+    backward: (table, lists, d loss / d sums (BT, C + 1, P), its product with the sums, summed over channels (BT, P),
+      the pytree, config) to moments, 8 + C numbers (or more: the rest is not looked at) per slot:
       the sums over the tile's pixels of d loss / d ln(alpha) times `monomials`, and of weight times the gradients of
       the C channels; 0 in slots that are never reached, anything in empty ones.
     scale: of the table's exponent, see above.
@@ -48,6 +49,8 @@ class Walk:
       per slot, (J, K, 7 + C) and (J, K, 8 + C).
     backward_absolute: `backward` with the sums over pixels of the absolute values of d loss / d centre, x and y, in the
       two moments that `monomials` leaves 0; None if the implementation has no absolute gradients.
+    sum_slots: (numbers per slot (S, M), Gaussian of each slot (S,), G) to sums per Gaussian (G, M), in an order that is
+      the same in every run; slots of Gaussian G belong to none.
     apart: whether to keep steps from being fused, which XLA:CPU needs to be fast; see `fusion.apart`.
   """
 
@@ -58,6 +61,7 @@ class Walk:
   transposed: bool
   apart: bool
   backward_absolute: Callable | None = None
+  sum_slots: Callable = lambda values, gaussians, num: jax.ops.segment_sum(values, gaussians, num + 1)[:-1]
 
 
 def composite_with(
@@ -95,11 +99,24 @@ def composite_with(
 def _composite(
     means2d, means2d_abs, conics, opacities, features, background, lists, walk: Walk, width, height, config: Config
 ):
-  return _forward(means2d, means2d_abs, conics, opacities, features, background, lists, walk, width, height, config)[0]
+  given = means2d, means2d_abs, conics, opacities, features, background, lists, walk, width, height, config
+  return _forward(*given, save=False)[0]
 
 
 def _forward(
-    means2d, means2d_abs, conics, opacities, features, background, lists, walk: Walk, width, height, config: Config
+    means2d,
+    means2d_abs,
+    conics,
+    opacities,
+    features,
+    background,
+    lists,
+    walk: Walk,
+    width,
+    height,
+    config: Config,
+    *,
+    save: bool = True,
 ):
   """Image and transmittance, and what the backward pass reads again."""
   batch, _, channels = features.shape
@@ -107,16 +124,16 @@ def _forward(
   always = _always(walk, lists)
   means2d, conics, opacities, features = apart(always, lambda given=(means2d, conics, opacities, features): given)
   table = apart(always, lambda: _slot_table(means2d, conics, opacities, features, lists, walk, width, height, size))
-  tiles = walk.forward(table, lists, count_tiles(batch, width, height, size), config)
+  tiles, saved = walk.forward(table, lists, count_tiles(batch, width, height, size), config, save)
   summed, transmittance = tiles[:, :channels], 1 - tiles[:, channels]
   colored = summed + transmittance[:, None] * _per_tile(background, tiles)[..., None]
   image = untile(colored, batch, width, height, size)
   transmittance = untile(transmittance[:, None], batch, width, height, size)[..., 0]
-  return (image, transmittance), (means2d, means2d_abs, conics, opacities, background, lists, table, tiles)
+  return (image, transmittance), (means2d, means2d_abs, conics, opacities, background, lists, table, tiles, saved)
 
 
 def _backward(walk: Walk, width: int, height: int, config: Config, residuals, gradients):
-  means2d, means2d_abs, conics, opacities, background, lists, table, tiles = residuals
+  means2d, means2d_abs, conics, opacities, background, lists, table, tiles, saved = residuals
   absolute = means2d_abs is not None
   batch, num, _ = means2d.shape
   size, channels = config.tile_size, tiles.shape[1] - 1
@@ -129,14 +146,15 @@ def _backward(walk: Walk, width: int, height: int, config: Config, residuals, gr
     grad_transmittance = grad_transmittance + behind[:, c, None] * grad_image[:, c]
   gradient = apart(always, lambda: jnp.concatenate([grad_image, -grad_transmittance[:, None]], axis=1))
   total = apart(always, lambda: sum(tiles[:, c] * gradient[:, c] for c in range(channels + 1)))
-  moments = (walk.backward_absolute if absolute else walk.backward)(table, lists, gradient, total, config)
+  walk_back = walk.backward_absolute if absolute else walk.backward
+  moments = walk_back(table, lists, gradient, total, saved, config)
   if walk.transposed:
     moments = moments.T.reshape(*lists.gaussians.shape, -1)
   per_slot = lambda: _slot_gradients(
       moments, means2d, conics, opacities, channels, absolute, lists, walk, width, height, size
   )
-  summed = jax.ops.segment_sum(apart(always, per_slot), lists.gaussians.reshape(-1), num_segments=batch * num + 1)
-  summed = summed[:-1].reshape(batch, num, -1)
+  summed = walk.sum_slots(apart(always, per_slot), lists.gaussians.reshape(-1), batch * num)
+  summed = summed.reshape(batch, num, -1)
   grad_background = jnp.sum(((1 - tiles[:, channels:]) * grad_image).reshape(batch, -1, channels, size**2), axis=(1, 3))
   grad_abs = summed[..., 6 + channels :] if absolute else None
   grad_features = summed[..., 6 : 6 + channels]

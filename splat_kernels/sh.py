@@ -68,7 +68,8 @@ def sh_colors(
     summed = 0.28209479177387814 * used[:, 0]
   else:
     rotation, translation = world_to_camera[:3, :3], world_to_camera[:3, 3]
-    offsets = means + rotation.T @ translation  # Camera centre = -R^T t.
+    # Camera centre = -R^T t. By default a GPU may multiply matrices with 10 bits of mantissa, a TPU with 7.
+    offsets = means + jnp.matmul(rotation.T, translation, precision="highest")
     squared = jnp.sum(offsets * offsets, axis=-1, keepdims=True)
     usable = jnp.isfinite(squared) & (squared > 1e-24)  # Else a Gaussian at the camera centre, or not finite: culled.
     directions = jnp.where(usable, offsets, 0) * jax.lax.rsqrt(jnp.where(usable, squared, 1))

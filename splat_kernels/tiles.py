@@ -1,6 +1,6 @@
 """Pixels as square tiles: (B, H, W, C) images to (BT, C, P) tiles and back; tiles are counted through all frames.
 
-`BT` is frames times tiles of a frame, row major: frame * T + tile. `P` is tile_size^2 pixels, row major within the tile.
+`BT` is frames times tiles of a frame, row major: frame * T + tile. `P` is tile_size^2 pixels, row major in the tile.
 """
 
 import jax.numpy as jnp

@@ -55,8 +55,9 @@ def make_chunks(bins: Bins, num: int, config: Config) -> Chunks:
   return Chunks(lists.gaussians, lists.tiles, first, next_tile, lists.starts[-1].astype(jnp.uint32))
 
 
-def _forward(table, chunks: Chunks, num_tiles: int, config: Config) -> Float[Array, "BT C1 P"]:
-  """See `Walk.forward`."""
+def _forward(table, chunks: Chunks, num_tiles: int, config: Config, save: bool) -> tuple[Float[Array, "BT C1 P"], None]:
+  """See `Walk.forward`; nothing is saved."""
+  del save
   pixels = config.tile_size**2
 
   def draw_chunk(state):
@@ -74,11 +75,11 @@ def _forward(table, chunks: Chunks, num_tiles: int, config: Config) -> Float[Arr
   summed = jnp.zeros((table.shape[-1] - 6, pixels), table.dtype)
   tiles = jnp.zeros((num_tiles,) + summed.shape, table.dtype)
   state = jnp.uint32(0), jnp.ones(pixels, table.dtype), summed, tiles
-  return jax.lax.while_loop(lambda s: s[0] < chunks.total, draw_chunk, state)[3]
+  return jax.lax.while_loop(lambda s: s[0] < chunks.total, draw_chunk, state)[3], None
 
 
 def _backward(
-    table, chunks: Chunks, gradient, total, config: Config, *, absolute: bool = False
+    table, chunks: Chunks, gradient, total, saved: None, config: Config, *, absolute: bool = False
 ) -> Float[Array, "J K M"]:
   """See `Walk.backward` and `Walk.backward_absolute`."""
   always = chunks.total < jnp.uint32(2**31)  # See `fusion.apart`.

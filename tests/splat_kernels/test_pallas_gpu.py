@@ -1,0 +1,37 @@
+"""The NVIDIA kernels, interpreted: the shared contract, and more channels than are drawn at a time."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rasterizer_contract import ARRAYS, RasterizerContract
+
+from splat_kernels import Config, rasterize
+from splat_kernels.pallas_gpu import CHANNELS
+from splat_kernels.specs import SPECS, make_scene
+
+
+class TestPallasGpu(RasterizerContract):
+  implementation = "pallas_gpu"
+
+
+def test_many_channels_are_drawn_in_groups():
+  spec = dataclasses.replace(SPECS["tiny"], channels=CHANNELS + 3)
+  scene = make_scene(spec)
+  camera = scene["camera"]
+  inputs = {key: jnp.asarray(scene[key]) for key in ARRAYS}
+  inputs["background"] = jnp.linspace(0, 1, spec.channels)
+  weights = np.random.default_rng(3).normal(size=(1, spec.height, spec.width, spec.channels)).astype(np.float32)
+
+  def loss(inputs, implementation):
+    output = rasterize(
+        **inputs, camera=camera, config=Config(with_depth=False, max_intersections=1024), implementation=implementation
+    )
+    return jnp.sum(output.image * weights) + jnp.sum(output.alpha), output.image
+
+  differentiate = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+  (expected, expected_image), (gradients, image) = (differentiate(inputs, i) for i in ("reference", "pallas_gpu"))
+  np.testing.assert_allclose(image, expected_image, atol=1e-4)  # As in the contract; no pixel is in its band here.
+  for key, value in expected.items():
+    assert np.linalg.norm(gradients[key] - value) < 1e-3 * np.linalg.norm(value), key

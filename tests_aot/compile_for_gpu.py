@@ -1,0 +1,101 @@
+"""Compiles the GPU kernels for a GPU that is not there: python compile_for_gpu.py TARGET DUMPS
+
+TARGET names a file in targets/, DUMPS an empty folder that XLA_FLAGS tells XLA to dump to. Prints JSON: for each
+program the number of atomic operations on floats, and the kernels of this library with registers per thread, bytes
+spilled, threads and bytes of shared memory per block. A process of its own, as a compiler that fails may abort it.
+"""
+
+import functools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import nvidia
+from jax.experimental import topologies
+
+from splat_kernels import Camera, Config, pallas_gpu, rasterize
+from splat_kernels.tile_lists import TileLists
+
+NUM, SIDE, CAPACITY = 256, 64, 1024
+
+
+def find_device(target: str):
+  config = (pathlib.Path(__file__).parent / "targets" / f"{target}.txtpb").read_text()
+  return topologies.get_topology_desc(platform="cuda", target_config=config, topology="1x1x1").devices[0]
+
+
+def arrays_on(device, dtype):
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  return lambda *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def compile_rasterize(device) -> None:
+  floats = arrays_on(device, jnp.float32)
+
+  def rasterize_and_gradient(arrays, pose, intrinsics):
+    def loss(arrays, pose, intrinsics):
+      output = rasterize(*arrays, Camera(pose, intrinsics, SIDE, SIDE), config=Config(max_intersections=CAPACITY))
+      return jnp.sum(output.image) + jnp.sum(output.alpha) + jnp.sum(output.depth)
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2))(arrays, pose, intrinsics)
+
+  arrays = (floats(NUM, 3), floats(NUM, 4), floats(NUM, 3), floats(NUM), floats(NUM, 3))
+  with jax.default_device(device):  # Also what makes `rasterize` take the implementation for GPUs.
+    jax.jit(rasterize_and_gradient).lower(arrays, floats(4, 4), floats(3, 3)).compile()
+
+
+def compile_walks(device, size: int, channels: int) -> None:
+  floats, ints = arrays_on(device, jnp.float32), arrays_on(device, jnp.int32)
+  tiles, chunks = 9, 20
+
+  def walks(config, table, lists, gradient, total):
+    sums, saved = pallas_gpu.walk.forward(table, lists, total.shape[0], config, save=True)
+    return sums, pallas_gpu.walk.backward(table, lists, gradient, total, saved, config)
+
+  lists = TileLists(ints(chunks, pallas_gpu.CHUNK), ints(chunks), ints(tiles + 1), ints(tiles))
+  table, gradient = floats(chunks, pallas_gpu.CHUNK, 7 + channels), floats(tiles, channels + 1, size**2)
+  named = functools.wraps(walks)(functools.partial(walks, Config(tile_size=size)))
+  named.__name__ = f"walks_size{size}_channels{channels}"
+  with jax.default_device(device):
+    jax.jit(named).lower(table, lists, gradient, floats(tiles, size**2)).compile()
+
+
+def read_programs(dumps: pathlib.Path) -> dict:
+  ptxas = pathlib.Path(next(iter(nvidia.__path__))) / "cu13/bin/ptxas"
+  programs = {}
+  for path in dumps.glob("*.thunk_sequence.txt"):
+    program = programs.setdefault(re.search(r"jit_(\w+)", path.name)[1], {"float_atomics": 0, "kernels": {}})
+    for found in re.finditer(r" (splat_\w+) grid.*?threads: \[(\d+).*?shared_memory: (\d+)", path.read_text()):
+      program["kernels"][found[1]] = {"threads": int(found[2]), "shared": int(found[3])}
+  for path in dumps.glob("*.ptx"):
+    text, program = path.read_text(), programs[re.search(r"jit_([^.]+)", path.name)[1]]
+    program["float_atomics"] += len(re.findall(r"\b(?:atom|red)\.\S*f32", text))
+    if "splat_" not in text:
+      continue
+    arch = re.search(r"\.target (\w+)", text)[1]
+    command = [ptxas, "-v", f"-arch={arch}", "-o", path.with_suffix(".cubin"), path]
+    log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    for part in log.split("Compiling entry function")[1:]:
+      kernel = program["kernels"].get(re.search(r"'(\w+)'", part)[1])
+      if kernel is not None:
+        kernel["arch"] = arch
+        kernel["registers"] = int(re.search(r"Used (\d+) registers", part)[1])
+        kernel["spilled"] = int(re.search(r"(\d+) bytes spill stores", part)[1])
+  return programs
+
+
+def main() -> None:
+  target, dumps = sys.argv[1], pathlib.Path(sys.argv[2])
+  device = find_device(target)
+  compile_rasterize(device)
+  for size, channels in ((4, 3), (8, 3), (32, 3), (16, pallas_gpu.CHANNELS)):
+    compile_walks(device, size, channels)
+  print(json.dumps(read_programs(dumps)))
+
+
+if __name__ == "__main__":
+  main()
