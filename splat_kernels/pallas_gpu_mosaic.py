@@ -23,6 +23,11 @@ LANES = 128  # Threads of a warpgroup: Mosaic's vectors are multiples of it.
 def _call(kernel: Callable, shapes: list, *, grid: int, pixels: int, per_thread: int, name: str) -> Callable:
   """As `pallas_gpu`'s, but a vector is a warpgroup's, whatever number of pixels a thread should have."""
   del pixels, per_thread
+  interpret = None
+  if current_platform() != "gpu":
+    if not hasattr(plgpu, "InterpretGPUParams"):
+      raise ValueError(f"jax {jax.__version__} cannot interpret pallas_gpu_mosaic where there is no GPU; 0.12 can")
+    interpret = plgpu.InterpretGPUParams()
   program, iota = functools.partial(jax.lax.axis_index, "program"), _iota
   return plgpu.kernel(
       functools.partial(kernel, Target(LANES, UNROLL, program=program, iota=iota, collects=False)),
@@ -30,7 +35,7 @@ def _call(kernel: Callable, shapes: list, *, grid: int, pixels: int, per_thread:
       grid=(grid,),
       grid_names=("program",),
       compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-      interpret=None if current_platform() == "gpu" else plgpu.InterpretGPUParams(),
+      interpret=interpret,
       kernel_name=name,
   )
 
