@@ -6,6 +6,7 @@ broke, a step for which a buffer was too small is taken again with a larger one,
 logs is in TensorBoard and in <workdir>/<stage>/metrics.jsonl.
 """
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -243,7 +244,8 @@ def run_stage(
     stop = _StopRequest()
     bar = _progress_bar(stage, first)
     since = time.perf_counter()
-    with stop, bar:
+    # However the loop ends, a checkpoint that is being written is finished.
+    with contextlib.closing(checkpointer), contextlib.closing(metrics), stop, bar:
       for step in range(first, stage.steps):
         state = stepper.take(state, step, sharding.put_batch(mesh, next(batches)))
         done, stopping = step + 1, stop.requested
@@ -272,12 +274,8 @@ def run_stage(
             _mean_terms(stage.name, stepper.counted)  # A broken state must not become a checkpoint.
           checkpointer.save_checkpointables_async(done, {"state": state, "data": batches}, force=last)
         if stopping and done < stage.steps:
-          checkpointer.close()
-          metrics.close()
           say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
           sys.exit(128 + stopping)
-    checkpointer.close()
-    metrics.close()
     return state
 
 

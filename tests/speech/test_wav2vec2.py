@@ -29,7 +29,7 @@ def test_hidden_states_equal_pytorchs(folders, family):
   with np.load(REFERENCE) as reference:
     expected, expected_masked = reference[family], reference[f"{family}_masked"]
   assert expected.std() > 0.5  # Weights are such that something happens on the way.
-  hidden = module.apply(params, make_wav())
+  hidden = jax.jit(module.apply)(params, make_wav())
   assert hidden.shape == expected.shape == (module.config.num_frames(SAMPLES), 32)
   np.testing.assert_allclose(hidden, expected, atol=1e-4)
   masked = jax.jit(module.apply)(params, PADDED_WAV, SAMPLES)
@@ -53,7 +53,7 @@ def test_padding_is_kept_out(folders):
   noise = PADDED_WAV + np.where(np.arange(PADDED) < SAMPLES, 0, make_wav(PADDED, seed=9))
   hidden = apply(params, PADDED_WAV, SAMPLES)
   np.testing.assert_array_equal(hidden, apply(params, noise, SAMPLES))
-  alone = module.apply(params, make_wav())
+  alone = apply(params, make_wav())
   np.testing.assert_allclose(hidden[: len(alone)], alone, atol=1e-4)
 
 
@@ -62,21 +62,25 @@ def test_whole_voices(folders, family):
   """In one chunk, padded and masked, hidden states are those of the plain call; at 25 fps, in DualTalk's order."""
   module, params = load_wav2vec2(folders[family])
   wav = make_wav(11 * 16000 + 77)  # Longer than a piece of the convolutions.
-  np.testing.assert_allclose(encode_voice(module, params, wav), module.apply(params, wav), atol=1e-4)
+  np.testing.assert_allclose(encode_voice(module, params, wav), jax.jit(module.apply)(params, wav), atol=1e-4)
   frames = 275
-  features = module.apply(params, wav2vec2.normalize_wav(jnp.asarray(wav)), method="extract")
-  expected = module.apply(params, to_frames(features, frames), method="contextualize")
+
+  @jax.jit
+  def encode_at_once(params, wav):
+    features = module.apply(params, wav2vec2.normalize_wav(wav), method="extract")
+    return module.apply(params, to_frames(features, frames), method="contextualize")
+
   video = encode_voice(module, params, wav, num_frames=frames)
   assert video.shape == (frames, 32)
-  np.testing.assert_allclose(video, expected, atol=1e-4)
+  np.testing.assert_allclose(video, encode_at_once(params, jnp.asarray(wav)), atol=1e-4)
   # Interpolating after the Transformer is something else.
-  assert np.abs(video - to_frames(module.apply(params, wav), frames)).max() > 0.1
+  assert np.abs(video - to_frames(encode_voice(module, params, wav), frames)).max() > 0.1
 
 
 def test_chunks_meet_with_a_small_error(folders):
   module, params = load_wav2vec2(folders["large"])
   wav = make_wav(5 * 16000 + 77)
-  whole = np.asarray(module.apply(params, wav))
+  whole = np.asarray(jax.jit(module.apply)(params, wav))
   pieces = encode_voice(module, params, wav, chunk=100, margin=30)
   assert pieces.shape == whole.shape
   error = np.abs(pieces - whole).max(axis=1) / whole.std()
@@ -91,8 +95,8 @@ def test_chunks_meet_with_a_small_error(folders):
 
 def test_bfloat16_is_close(folders):
   module, params = load_wav2vec2(folders["large"], dtype="bfloat16")
-  rough = module.apply(params, make_wav())
-  exact = load_wav2vec2(folders["large"])[0].apply(params, make_wav())
+  rough = jax.jit(module.apply)(params, make_wav())
+  exact = jax.jit(load_wav2vec2(folders["large"])[0].apply)(params, make_wav())
   assert rough.dtype == jnp.float32
   # 8 bits a number: half a percent an operation, a dozen layers deep.
   assert float(jnp.sqrt(jnp.mean((rough - exact) ** 2)) / exact.std()) < 0.05
