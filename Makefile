@@ -11,6 +11,8 @@ PY := $(VENV)/bin/python
 RUN := runs/demo
 CONFIG := configs/demo.py
 SEEDS := 0 1
+# Written last by training, and left alone by a run that finds everything trained.
+TRAINED := $(RUN)/joint/metrics.jsonl
 # An unseen conversation of the demo data.
 TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 
@@ -18,8 +20,9 @@ TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
-	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
-	$(PY) generate.py --workdir=$(RUN) --speech_a=$(TEST)_speaker1.wav --motion_a=$(TEST)_speaker1.npz \
+	[ $(RUN)/evaluation/results.md -nt $(TRAINED) ] || $(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
+	[ $(RUN)/conversation.mp4 -nt $(TRAINED) ] || \
+	  $(PY) generate.py --workdir=$(RUN) --speech_a=$(TEST)_speaker1.wav --motion_a=$(TEST)_speaker1.npz \
 	  --speech_b=$(TEST)_speaker2.wav --relation=blood,equal --out=$(RUN)/conversation.mp4
 	@echo "Watch $(RUN)/conversation.mp4 and read $(RUN)/evaluation/results.md"
 
