@@ -1,6 +1,6 @@
 """Everything that a machine with an NVIDIA GPU can tell about the kernels, in one call of a few minutes:
 
-    python benchmarks/gpu_session.py [--out FOLDER]
+    python benchmarks/gpu_report.py [--out FOLDER]
 
   1. Parity: image, alpha and all gradients of `pallas_gpu`, compiled for the GPU, against `reference` and `xla` on the
      same GPU, for the cases of the shared test class; and whether two runs give the same bits. On Hopper and later, of
@@ -8,7 +8,7 @@
   2. Time: forward and forward + backward, by `splat_kernels.bench`, of these and, on the smallest scene, of `xla`, with
      gsplat's and splax's rows beside them where these are installed.
 
-Prints Markdown and writes it to FOLDER/gpu_session.md, and the numbers to FOLDER/gpu_session.json. Needs
+Prints Markdown and writes it to FOLDER/gpu_report.md, and the numbers to FOLDER/gpu_report.json. Needs
 requirements.txt and a jax with CUDA, e.g. pip install "jax[cuda13]".
 """
 
@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> None:
   print(table)
   args.out.mkdir(parents=True, exist_ok=True)
   result = {"device": device, "parity": parity, "times": times, "seconds": time.perf_counter() - begin}
-  (args.out / "gpu_session.json").write_text(json.dumps(result, indent=2) + "\n")
-  (args.out / "gpu_session.md").write_text(f"{report}\n{table}")
+  (args.out / "gpu_report.json").write_text(json.dumps(result, indent=2) + "\n")
+  (args.out / "gpu_report.md").write_text(f"{report}\n{table}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The script for a session on a GPU: what it says without one, and its comparison, here of interpreted kernels."""
+"""The report about a GPU: what the script says without one, and its comparison, here of interpreted kernels."""
 
 import pathlib
 import runpy
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "gpu_session.py"
+SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "gpu_report.py"
 
 
 @pytest.fixture(scope="module")
