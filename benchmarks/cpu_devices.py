@@ -11,7 +11,6 @@ import dataclasses
 import os
 import statistics
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from splat_kernels import Config, rasterize, round_capacity  # noqa: E402
+from splat_kernels.bench import time_in_turns  # noqa: E402
 from splat_kernels.specs import SPECS, make_scene  # noqa: E402
 
 ARRAYS = ("means", "quats", "scales", "opacities", "colors")
@@ -61,18 +61,16 @@ def main() -> None:
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", args.devices)
   draws = make_draws(args.devices)
-  times = {}
-  for turn in range(args.runs + 1):  # The first is for warm-up.
-    for name, (*functions, arguments, count) in draws.items():
-      for which, function in enumerate(functions):
-        begin = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        if turn:
-          times.setdefault((name, which), []).append(1e3 * (time.perf_counter() - begin) / count)
-  show = lambda values: f"{statistics.median(values):.1f} ({min(values):.1f})"
+  calls = {
+      (name, which): lambda function=function, arguments=arguments: jax.block_until_ready(function(*arguments))
+      for name, (*functions, arguments, _) in draws.items()
+      for which, function in enumerate(functions)
+  }
+  times = {key: times.wall for key, times in time_in_turns(calls, args.runs).items()}
+  show = lambda ms, count: f"{statistics.median(ms) / count:.1f} ({min(ms) / count:.1f})"
   print("| ms per frame, median (least) | forward | forward + backward |\n|---|---|---|")
-  for name in draws:
-    print(f"| {name} | {show(times[name, 0])} | {show(times[name, 1])} |")
+  for name, (*_, count) in draws.items():
+    print(f"| {name} | {show(times[name, 0], count)} | {show(times[name, 1], count)} |")
 
 
 if __name__ == "__main__":

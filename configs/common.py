@@ -44,7 +44,7 @@ def base_config() -> ConfigDict:
       mlp_ratio=2,
       speech_kernel=9,
       motion_kernel=27,  # A second to each side …
-      motion_stride=2,  # … every other frame of it.,
+      motion_stride=2,  # … every other frame of it.
       relation_features=32,
       dropout=0.0,
       use_partner=True,

@@ -82,10 +82,11 @@ _RENAMED = {
 
 
 class _AllowListUnpickler(pickle.Unpickler):
+  allowed = _ALLOWED
 
   def find_class(self, module, name):
     try:
-      return _ALLOWED[_RENAMED.get(module, module)][name]
+      return self.allowed[_RENAMED.get(module, module)][name]
     except KeyError:
       raise pickle.UnpicklingError(f"the name {module}.{name}, which is not on the allow-list") from None
 
@@ -131,24 +132,21 @@ def _rebuild_tensor(storage, offset, size, stride, requires_grad=False, hooks=No
   return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
 
 
-class _TorchUnpickler(pickle.Unpickler):
+class _TorchUnpickler(_AllowListUnpickler):
   """Reads the pickle inside a PyTorch archive; the numbers lie in files beside it."""
+
+  allowed = {
+      "collections": {"OrderedDict": collections.OrderedDict},
+      "torch": _TORCH_STORAGES,
+      "torch._utils": {
+          "_rebuild_tensor_v2": _rebuild_tensor,
+          "_rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
+      },
+  }
 
   def __init__(self, file, archive: zipfile.ZipFile, folder: str):
     super().__init__(file)
     self._archive, self._folder = archive, folder
-
-  def find_class(self, module, name):
-    allowed = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-        ("torch._utils", "_rebuild_parameter"): lambda tensor, requires_grad, hooks: tensor,
-    }
-    if module == "torch" and name in _TORCH_STORAGES:
-      return _TORCH_STORAGES[name]
-    if (module, name) in allowed:
-      return allowed[module, name]
-    raise pickle.UnpicklingError(f"the name {module}.{name}, which is not on the allow-list")
 
   def persistent_load(self, pid):
     _, dtype, key, _, count = pid

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from splat_kernels.binning import Bins
 from splat_kernels.compositing import Walk, composite_with
 from splat_kernels.fusion import apart
+from splat_kernels.platforms import current_platform
 from splat_kernels.tile_lists import make_tile_lists
 from splat_kernels.tiles import monomials, pixel_offsets
 from splat_kernels.types import Config, Projected
@@ -240,7 +241,7 @@ def composite(
   On a CPU frames are drawn one after another, as one frame's arrays stay in the cache and a batch's do not.
   """
   composite = functools.partial(composite_with, WALK, width=width, height=height, config=config, capacity=capacity)
-  if features.shape[0] <= 1 or jax.default_backend() != "cpu":
+  if features.shape[0] <= 1 or current_platform() != "cpu":
     return composite(projected, features, background, means2d_abs=means2d_abs)
 
   def draw_frame(arrays):

@@ -69,8 +69,12 @@ def _find_folder(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
       found = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*files[:2], "pytorch_model.bin"]))
     return found
   except (OSError, ValueError, errors.HfHubHTTPError) as error:  # No network, no such id, a name the hub forbids.
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise InputError(name, "", f"no such folder, nor on the hub ({reason})", "a Wav2Vec 2.0 checkpoint") from error
+    found = f"no such folder, nor on the hub ({_first_line(error)})"
+    raise InputError(name, "", found, "a Wav2Vec 2.0 checkpoint") from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_config(folder: str | os.PathLike) -> Wav2Vec2Config:
@@ -92,7 +96,7 @@ def read_config(folder: str | os.PathLike) -> Wav2Vec2Config:
     if (pathlib.Path(folder) / "preprocessor_config.json").is_file():
       normalize = Wav2Vec2FeatureExtractor.from_pretrained(str(folder)).do_normalize
   except (OSError, ValueError, TypeError) as error:
-    raise InputError(path, "", str(error).strip().splitlines()[0], "the configuration of a Wav2Vec 2.0 checkpoint") from error
+    raise InputError(path, "", _first_line(error), "the configuration of a Wav2Vec 2.0 checkpoint") from error
   if given.get("model_type") != "wav2vec2":
     raise InputError(path, "model_type", repr(given.get("model_type")), "'wav2vec2'")
   for key, expected in (("hidden_act", "gelu"), ("feat_extract_activation", "gelu"), ("add_adapter", False)):

@@ -72,7 +72,6 @@ class TrainedRun:
     config: that made it.
     talker: the modules, with the statistics of its training conversations.
     params, buffers: see `Talker`.
-    encode: its speech encoder.
     stages: the stages trained and their steps, e.g. "motion:600 avatar:900".
   """
 
@@ -80,7 +79,6 @@ class TrainedRun:
   talker: Talker
   params: dict
   buffers: dict
-  encode: SpeechEncoder
   stages: str
 
   def generate(self, clip: MotionClip) -> Motion:
@@ -92,6 +90,11 @@ class TrainedRun:
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""
     return pathlib.Path(self.config.data.embedded_root) / self.config.data[name]
+
+  @functools.cached_property
+  def encode(self) -> SpeechEncoder:
+    """Its speech encoder, loaded at its first use: runs that are compared share the features of one of them."""
+    return make_encoder(self.config.speech, self.data_path("features"))
 
   @functools.cached_property
   def avatar(self) -> Avatar:
@@ -122,5 +125,4 @@ def load_run(workdir: str) -> TrainedRun:
   if "generator" in buffers:
     statistics = buffers["generator"]
     talker = talker.with_statistics(statistics["motion_mean"], statistics["motion_std"])
-  encode = make_encoder(config.speech, pathlib.Path(config.data.embedded_root) / config.data.features)
-  return TrainedRun(config, talker, params, buffers, encode, used)
+  return TrainedRun(config, talker, params, buffers, used)
