@@ -36,18 +36,21 @@ def base_config() -> ConfigDict:
 
   # Fields of rsatalker_jax.motion.MotionConfig.
   config.generator = ConfigDict(dict(
+      architecture="rsatalker",
       features=128,
       heads=4,
       reach=25,
       encoder_layers=1,
       decoder_layers=1,
       mlp_ratio=2,
+      speech_hidden=128,
       speech_kernel=9,
       motion_kernel=27,  # A second to each side …
       motion_stride=2,  # … every other frame of it.
       relation_features=32,
       dropout=0.0,
       use_partner=True,
+      use_own_speech=True,
       use_relation=True,
       residual=True,
       query_time=False,
