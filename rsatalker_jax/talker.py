@@ -168,7 +168,7 @@ def make_encoder(config: ConfigDict, cache_dir: str | os.PathLike | None) -> Spe
     InputError: if the section names an encoder that does not exist, or a checkpoint that does not fit.
   """
   if config.encoder == "logmel":
-    return make_speech_encoder(LogMel(config.num_mels, config.context), {}, cache_dir=cache_dir)
+    return make_speech_encoder(LogMel(config.num_mels, config.context, config.causal), {}, cache_dir=cache_dir)
   if config.encoder == "wav2vec2":
     module, params = load_wav2vec2(config.checkpoint)
     return make_speech_encoder(module, params, resample_first=config.resample_first, cache_dir=cache_dir)
