@@ -1,5 +1,6 @@
 """The speaker-listener motion generator (Sec. 3.3)."""
 
 from rsatalker_jax.motion.generator import MotionConfig, MotionGenerator
+from rsatalker_jax.motion.streaming import MotionStream
 
-__all__ = ["MotionConfig", "MotionGenerator"]
+__all__ = ["MotionConfig", "MotionGenerator", "MotionStream"]

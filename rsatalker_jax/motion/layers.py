@@ -24,6 +24,8 @@ def past_frames(module: nn.Module, name: str, x: Float[Array, "*b T D"], frames:
     module: the causal layer whose input x is.
     name: of its variable in "history"; a layer that is applied to two inputs has two.
   """
+  if not frames:
+    return x
   start = jnp.zeros((*x.shape[:-2], frames, x.shape[-1]), x.dtype)
   if not keeps_history(module):
     return jnp.concatenate([start, x], axis=-2)
