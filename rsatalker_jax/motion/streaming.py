@@ -143,20 +143,20 @@ class MotionStream:
       InputError: see `init_state`.
     """
     self._lengths = sorted({1, *lengths}, reverse=True)
-    self._generator, self._encoder = generator, encoder
-    self._width = speech_width(generator, params)
-    self._relation = jnp.asarray(relation, jnp.int32)
+    self._encoder = encoder
     self._params = jax.device_put(params)
+    self._relation = jnp.asarray(relation, jnp.int32)
     self._step = _compiled_step(generator, encoder)
+    self.state = init_state(generator, params, encoder=encoder)
+    self._width = speech_width(generator, params)
     for frames in self._lengths:
-      self.reset()
       speech = np.zeros(frames * SAMPLES_PER_FRAME if encoder else (frames, self._width), np.float32)
       self._advance(speech, np.zeros((frames, MOTION_DIM), np.float32), speech)
     self.reset()
 
   def reset(self) -> None:
     """Begins another conversation."""
-    self.state = init_state(self._generator, self._params, encoder=self._encoder)
+    self.state = jax.tree.map(jnp.zeros_like, self.state)
     self._waiting = np.zeros((2, 0), np.float32)  # Samples of a frame that is not over yet.
 
   def push(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -88,14 +89,17 @@ class TrainedRun:
         self._generate(self.params["generator"], clip.speech_a, clip.motion_a, clip.speech_b, clip.relation)
     )
 
-  def stream(self, relation: Int[np.ndarray, "2"]) -> MotionStream:
+  def stream(self, relation: Int[np.ndarray, "2"], *, lengths: Sequence[int] = (1, 5, 25)) -> MotionStream:
     """B's motion while a conversation goes on. Its `push` takes samples, or features if the run's are Wav2Vec 2.0's.
+
+    Args:
+      relation, lengths: see `MotionStream`.
 
     Raises:
       InputError: if the run's generator or speech features look ahead.
     """
     encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
-    return MotionStream(self.talker.generator, self.params["generator"], relation, encoder=encoder)
+    return MotionStream(self.talker.generator, self.params["generator"], relation, encoder=encoder, lengths=lengths)
 
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""
