@@ -30,6 +30,7 @@ def base_config() -> ConfigDict:
       encoder="logmel",  # Or "wav2vec2".
       num_mels=64,
       context=2,  # Windows stacked into one log-mel feature.
+      causal=False,  # Whether log-mel windows end with their frame, for `generator.causal`.
       checkpoint="",  # Of Wav2Vec 2.0: a folder, or an id on the Hugging Face hub.
       resample_first=True,  # To 25 fps before Wav2Vec 2.0's Transformer, as DualTalk has it.
   ))
@@ -55,6 +56,7 @@ def base_config() -> ConfigDict:
       residual=True,
       query_time=False,
       social_norm=True,
+      causal=False,
       dtype="float32",
   ))
 

@@ -157,6 +157,11 @@ def make_talker(config: ConfigDict) -> Talker:
   )
 
 
+def make_log_mel(config: ConfigDict) -> LogMel:
+  """The log-mel encoder of the config's `speech` section; runs from before the causal form do not mention it."""
+  return LogMel(config.num_mels, config.context, config.get("causal", False))
+
+
 def make_encoder(config: ConfigDict, cache_dir: str | os.PathLike | None) -> SpeechEncoder:
   """The frozen speech encoder of the config's `speech` section.
 
@@ -168,7 +173,7 @@ def make_encoder(config: ConfigDict, cache_dir: str | os.PathLike | None) -> Spe
     InputError: if the section names an encoder that does not exist, or a checkpoint that does not fit.
   """
   if config.encoder == "logmel":
-    return make_speech_encoder(LogMel(config.num_mels, config.context), {}, cache_dir=cache_dir)
+    return make_speech_encoder(make_log_mel(config), {}, cache_dir=cache_dir)
   if config.encoder == "wav2vec2":
     module, params = load_wav2vec2(config.checkpoint)
     return make_speech_encoder(module, params, resample_first=config.resample_first, cache_dir=cache_dir)

@@ -2,5 +2,6 @@
 
 from rsatalker_jax.motion.baselines import DualTalkGenerator, make_generator
 from rsatalker_jax.motion.generator import MotionConfig, MotionGenerator
+from rsatalker_jax.motion.streaming import MotionStream
 
-__all__ = ["DualTalkGenerator", "MotionConfig", "MotionGenerator", "make_generator"]
+__all__ = ["DualTalkGenerator", "MotionConfig", "MotionGenerator", "MotionStream", "make_generator"]

@@ -16,8 +16,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, TransformerLayer, WindowAttention
-from rsatalker_jax.social.networks import MotionSocialNet, RelationEmbedding, encode_time
+from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, TransformerLayer, WindowAttention, frame_times
+from rsatalker_jax.social.networks import TIME_PERIOD, MotionSocialNet, RelationEmbedding, encode_time
 from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.types import MOTION_DIM
 
@@ -46,6 +46,8 @@ class MotionConfig:
     query_time: whether the queries of Eq. 5 also hold a bounded periodic encoding of t.
     social_norm: whether s also sets scale and shift of the Transformer layers' norms, so that the relation can change how
       strongly the partner is answered; the paper's s enters as the query alone.
+    causal: whether frame t of the output sees the inputs up to t alone, so that it can be made at once
+      (`motion.streaming`): reach and kernels then lie in the past. Features must not look ahead either (`LogMel.causal`).
     dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
     motion_mean, motion_std: 56 values each that normalise motion; part of the model, fixed before training.
   """
@@ -69,6 +71,7 @@ class MotionConfig:
   residual: bool = True
   query_time: bool = False
   social_norm: bool = False
+  causal: bool = False
   dtype: str = "float32"
   motion_mean: tuple[float, ...] = (0.0,) * MOTION_DIM
   motion_std: tuple[float, ...] = (1.0,) * MOTION_DIM
@@ -89,9 +92,10 @@ class SpeechAdapter(nn.Module):
   config: MotionConfig
 
   @nn.compact
-  def __call__(self, speech: Float[Array, "*b T E"]) -> Float[Array, "*b T D"]:
+  def __call__(self, speech: Float[Array, "*b T E"], *, person: str = "b") -> Float[Array, "*b T D"]:
     c = self.config
-    x = nn.gelu(FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, name="context")(speech))
+    context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name="context")
+    x = nn.gelu(context(speech, source=person))
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(x))
 
 
@@ -105,7 +109,7 @@ class MotionEncoder(nn.Module):
       self, motion: Float[Array, "*b T 56"], social: Float[Array, "*b D"] | None = None
   ) -> Float[Array, "*b T D"]:
     c = self.config
-    hidden = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, name="context")(motion)
+    hidden = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, c.causal, name="context")(motion)
     if c.social_norm:
       hidden = AdaptiveNorm(c.dtype, name="context_norm")(hidden, social)
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(nn.gelu(hidden)))
@@ -128,15 +132,16 @@ class SocialFusion(nn.Module):
     c = self.config
     encoded = nn.Dense(c.features, dtype=c.dtype, name="join")(jnp.concatenate([partner, speech], axis=-1))
     for i in range(c.encoder_layers):
-      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"layer_{i}")
+      sizes = c.features, c.heads, c.reach, c.mlp_ratio
+      layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
       encoded = layer(encoded, social if c.social_norm else None, deterministic=deterministic)
     memory = nn.LayerNorm(dtype=c.dtype, name="memory_norm")(encoded)
 
     queries = jnp.broadcast_to(social[..., None, :], encoded.shape)
     if c.query_time:
-      time = encode_time(jnp.arange(encoded.shape[-2], dtype=jnp.float32))
+      time = encode_time(frame_times(self, encoded.shape[-2], period=TIME_PERIOD))
       queries += nn.Dense(c.features, use_bias=False, dtype=c.dtype, name="time")(time)
-    attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, name="attention")
+    attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal, name="attention")
     z = queries + attention(nn.LayerNorm(dtype=c.dtype, name="query_norm")(queries), memory)  # Eq. 5
     return z + encoded if c.residual else z
 
@@ -152,7 +157,8 @@ class MotionDecoder(nn.Module):
   ) -> Float[Array, "*b T 56"]:
     c = self.config
     for i in range(c.decoder_layers):
-      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"layer_{i}")
+      sizes = c.features, c.heads, c.reach, c.mlp_ratio
+      layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
       z = layer(z, social if c.social_norm else None, deterministic=deterministic)
     z = nn.LayerNorm(dtype=c.dtype, name="norm")(z)
     return nn.Dense(MOTION_DIM, kernel_init=nn.initializers.normal(0.01), name="motion")(z.astype(jnp.float32))
@@ -174,7 +180,7 @@ class MotionGenerator(nn.Module):
     self.speech_adapter = SpeechAdapter(c)
     self.motion_encoder = MotionEncoder(c)
     self.partner_norm = nn.LayerNorm(dtype=c.dtype)
-    self.partner_attention = WindowAttention(c.features, c.heads, c.reach, c.dtype)
+    self.partner_attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal)
     self.relation_embedding = RelationEmbedding(c.relation_features)
     self.motion_social_net = MotionSocialNet(c.features)
     self.social_fusion = SocialFusion(c)
@@ -200,11 +206,11 @@ class MotionGenerator(nn.Module):
     c = self.config
     mean, std = jnp.asarray(c.motion_mean), jnp.asarray(c.motion_std)
     social = self.motion_social_net(self.relation_query(relation)).astype(c.dtype)
-    own_speech = self.speech_adapter(speech_b)
+    own_speech = self.speech_adapter(speech_b, person="b")
     if not c.use_own_speech:
       own_speech = jnp.zeros_like(own_speech)
     if c.use_partner:
-      partner_speech = self.speech_adapter(speech_a)
+      partner_speech = self.speech_adapter(speech_a, person="a")
       motion = self.motion_encoder((motion_a - mean) / std, social)
       partner = self.partner_attention(self.partner_norm(partner_speech), motion)  # Eq. 4
       if c.residual:

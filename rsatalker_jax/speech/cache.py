@@ -46,6 +46,9 @@ def make_speech_encoder(
   def encode(wav: Float[np.ndarray, "S"], num_frames: int | None = None) -> Float[np.ndarray, "T D"]:
     wav = np.ascontiguousarray(wav, np.float32)
     frames = round(len(wav) / SAMPLE_RATE * FPS) if num_frames is None else num_frames
+    if getattr(module, "causal", False):  # Whole frames, so that resampling takes every other window as it is.
+      samples = frames * SAMPLE_RATE // FPS
+      wav = np.pad(wav[:samples], (0, max(0, samples - len(wav))))
     if cache_dir is None:
       features = encode_all(wav, frames)
     else:

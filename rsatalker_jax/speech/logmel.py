@@ -15,14 +15,22 @@ class LogMel(nn.Module):
   Windows lie as Wav2Vec 2.0's receptive fields do (400 samples every 320, no padding: T50 = (S - 400) // 320 + 1), so
   the two encoders can be exchanged without shifting the lips.
 
+  Of whole frames at 25 fps (S = 640 T) there are 2T - 1 windows, and `to_frames` takes every other one unchanged: frame j
+  of the features is window 2j with the `context - 1` windows behind it, whatever the length. With two of them the last
+  ends 80 samples (5 ms) after frame j does. `causal` moves all windows back by so much, with zeros before the first
+  sample: frame j then sees samples 640 j - 80 … 640 (j + 1) and nothing later. The windows 2j - 1 and 2j would be causal
+  too, but would leave the last 15 ms of each frame unheard until the next.
+
   Attributes:
     num_mels: filters, evenly spaced in mel from 0 to 8 kHz.
     context: consecutive windows stacked into one feature, this one first. Two keep everything when features are
       taken at 25 Hz, where frame j lies on window 2j.
+    causal: whether the windows of frame j end with it (see above).
   """
 
   num_mels: int = 64
   context: int = 2
+  causal: bool = False
 
   WINDOW = 400
   HOP = 320
@@ -37,17 +45,26 @@ class LogMel(nn.Module):
   def features(self) -> int:
     return self.num_mels * self.context
 
+  @property
+  def overhang(self) -> int:
+    """How many samples beyond the end of frame j the windows 2j … 2j + context - 1 reach."""
+    return max(0, self.WINDOW + (self.context - 1) * self.HOP - 2 * self.HOP)
+
   @nn.compact
-  def __call__(self, wav: Float[Array, "S"]) -> Float[Array, "T50 D"]:
+  def __call__(self, wav: Float[Array, "S"], past: Float[Array, "P"] | None = None) -> Float[Array, "T50 D"]:
+    """Args: `past`, if causal, holds the `overhang` samples before `wav` when it is a piece of a longer voice."""
     frames = self.num_frames(wav.shape[0])
-    windows = wav[np.arange(frames)[:, None] * self.HOP + np.arange(self.WINDOW)]
+    if self.causal:
+      wav = jnp.concatenate([jnp.zeros(self.overhang) if past is None else past, wav])
+    count = min(frames + self.context - 1, self.num_frames(wav.shape[0]))
+    windows = wav[np.arange(count)[:, None] * self.HOP + np.arange(self.WINDOW)]
     taper = np.hanning(self.WINDOW + 1)[:-1]  # Periodic Hann.
     spectrum = jnp.fft.rfft(windows * taper, self.FFT)
     power = (jnp.abs(spectrum) / taper.sum()) ** 2
     energy = power @ mel_filters(self.num_mels, self.FFT).T.astype(np.float32)
     # Fixed, so that a stream and a whole file agree: silence is -2, quiet speech about -0.7, loud speech 1.5.
     level = (jnp.log10(energy + self.FLOOR) + 5.0) / 1.5
-    stacked = jnp.pad(level, ((0, self.context - 1), (0, 0)), mode="edge")
+    stacked = jnp.pad(level, ((0, frames + self.context - 1 - count), (0, 0)), mode="edge")
     return jnp.concatenate([stacked[i : i + frames] for i in range(self.context)], axis=-1)
 
 

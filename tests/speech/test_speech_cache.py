@@ -45,6 +45,7 @@ def test_one_file_per_sound_and_encoder(tmp_path):
   assert not np.allclose(first, changed)
   make_speech_encoder(module, params, cache_dir=tmp_path)(WAV * 0.5, 31)
   assert len(list(tmp_path.iterdir())) == 3
+  assert encoder_key(LogMel(causal=True), {}) != encoder_key(LogMel(), {})
   assert encoder_key(LogMel(num_mels=40), {}) != encoder_key(LogMel(), {})
 
 
