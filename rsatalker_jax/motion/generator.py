@@ -182,7 +182,7 @@ class MotionGenerator(nn.Module):
     """Generates B's motion: expression coefficients, jaw and head rotation (axis-angle), 25 frames a second.
 
     Args:
-      speech_a, speech_b: features of both voices at 25 fps (`speech.make_speech_encoder`).
+      speech_a, speech_b: features of both voices at 25 fps (`speech.SpeechFeatures`).
       motion_a: A's motion.
       relation: [blood, equal]; -1 for unknown.
       deterministic: False draws dropout masks from the rng "dropout".
