@@ -2,8 +2,10 @@
 
 import collections
 import pathlib
+import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import tqdm
@@ -14,12 +16,15 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_encoder
 from rsatalker_jax.types import FPS
 
+_Clip = TypeVar("_Clip")
+
 
 def encode_voices(config: ConfigDict, *, say: Callable[[str], None] = print) -> None:
   """Encodes every voice of the train, val, test and ood conversations that is not in the cache yet, whole.
 
-  Each process of a cluster takes its share of the voices. Processes that know nothing of each other may run at the same
-  time, too: files are renamed into place when they are whole.
+  Each process of a cluster begins with its share of the voices and ends with what others have not done yet, so that all
+  end together. Processes that know nothing of each other may run at the same time, too: files are renamed into place
+  when they are whole.
 
   Args:
     config: of a run; see configs/common.py.
@@ -30,39 +35,48 @@ def encode_voices(config: ConfigDict, *, say: Callable[[str], None] = print) -> 
       clips that cannot be read, each of which was named before.
   """
   unpack_embedded(config.data)
-  splits = find_splits(config.data)
-  if not splits:
-    raise InputError(data_path(config.data, "conversations"), "", "no split", "a folder train, val, test or ood")
-  sources = {split: load_conversations(config.data, split) for split in splits}
-  folder = data_path(config.data, "features")
+  root, folder = data_path(config.data, "conversations"), data_path(config.data, "features")
+  sources = {split: load_conversations(config.data, split) for split in find_splits(config.data)}
+  if not sources:
+    raise InputError(root, "", "no split", "a folder train, val, test or ood")
   features = make_encoder(config.speech, folder)
-  process, processes = jax.process_index(), jax.process_count()
-  share = f" (process {process + 1} of {processes})" if processes > 1 else ""
+  # The two directions of a conversation have each other's voices: the people to generate are all people.
+  clips = [(split, index) for split, source in sources.items() for index in range(len(source))]
+  clips = visiting_order(clips, jax.process_index(), jax.process_count())
 
+  origins = {split: collections.Counter() for split in sources}
+  frames = collections.Counter()
   seen: set[pathlib.Path] = set()  # Conversations may share a voice.
   unreadable: list[InputError] = []
+  for split, index in tqdm.tqdm(clips, desc="speech", unit="voice", mininterval=0.5 if sys.stderr.isatty() else 15):
+    try:
+      clip = sources[split][index]
+    except InputError as error:
+      unreadable.append(error)
+      continue
+    length = len(clip.motion_b)
+    path = features.path(clip.speech_b, length)
+    if path not in seen:
+      seen.add(path)
+      origins[split][features.fill(clip.speech_b, length)] += 1
+      frames[split] += length
+
   for split, source in sources.items():
-    origins, frames = collections.Counter(), 0
-    # The two directions of a conversation have each other's voices: B's are all voices.
-    clips = range(process, len(source), processes)
-    for index in tqdm.tqdm(clips, desc=split, unit="voice", mininterval=0.5 if sys.stderr.isatty() else 15):
-      try:
-        clip = source[index]
-      except InputError as error:
-        unreadable.append(error)
-        continue
-      path = features.path(clip.speech_b, len(clip.motion_b))
-      if path not in seen:
-        seen.add(path)
-        origins[features.fill(clip.speech_b, len(clip.motion_b))] += 1
-        frames += len(clip.motion_b)
     for line in source.report(split):
       say(line)
-    counts = f"{origins['encoded']} encoded, {origins['cached']} there already, {origins['rebuilt']} damaged and rebuilt"
-    say(f"{split}{share}: {origins.total()} voices, {frames / FPS / 60:.1f} minutes: {counts}")
+    done = origins[split]
+    counts = f"{done['encoded']} encoded, {done['cached']} there already, {done['rebuilt']} damaged and rebuilt"
+    say(f"  {done.total()} voices, {frames[split] / FPS / 60:.1f} minutes: {counts}")
   for error in unreadable:
     say(f"not encoded: {error}")
-  say(f"speech features of {config.speech.encoder} are in {folder}")
+  say(f"speech features ({config.speech.encoder}) are in {folder}")
   if unreadable:
-    raise InputError(data_path(config.data, "conversations"), "", f"{len(unreadable)} clips that cannot be read, named above",
-                     "whole files, or none")
+    raise InputError(root, "", f"{len(unreadable)} clips that cannot be read, named above", "whole files, or none")
+
+
+def visiting_order(clips: Sequence[_Clip], process: int, processes: int) -> list[_Clip]:
+  """All clips in the order for one of several processes: its own share first, then the others' in an order of its own."""
+  own = clips[process::processes]
+  others = [clip for i, clip in enumerate(clips) if i % processes != process]
+  random.Random(process).shuffle(others)
+  return [*own, *others]
