@@ -24,7 +24,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
 from rsatalker_jax.motion import DualTalkGenerator, MotionConfig, MotionGenerator, make_generator
 from rsatalker_jax.social import GaussianOffsetNet
-from rsatalker_jax.speech import LogMel, load_wav2vec2, make_speech_encoder
+from rsatalker_jax.speech import SpeechFeatures, logmel_features, wav2vec2_features
 
 Params = dict[str, Any]
 # wav (S,) at 16 kHz and a number of frames -> features (T, D) at 25 fps
@@ -158,23 +158,26 @@ def make_talker(config: ConfigDict) -> Talker:
 
 
 def make_log_mel(config: ConfigDict) -> LogMel:
-  """The log-mel encoder of the config's `speech` section; runs from before the causal form do not mention it."""
-  return LogMel(config.num_mels, config.context, config.get("causal", False))
+  """The log-mel encoder of the config's `speech` section."""
+  return LogMel(config.num_mels, config.hop, config.context, config.causal)
 
 
-def make_encoder(config: ConfigDict, cache_dir: str | os.PathLike | None) -> SpeechEncoder:
-  """The frozen speech encoder of the config's `speech` section.
+def make_encoder(
+    config: ConfigDict, cache_dir: str | os.PathLike | None, *, encode_missing: bool = True
+) -> SpeechFeatures:
+  """The frozen speech encoder of the config's `speech` section; a checkpoint is not opened before a voice needs it.
 
   Args:
     config: the section.
     cache_dir: where features are kept; None keeps none.
+    encode_missing: whether a voice that is not in `cache_dir` is encoded, or an error.
 
   Raises:
-    InputError: if the section names an encoder that does not exist, or a checkpoint that does not fit.
+    InputError: if the section names an encoder that does not exist.
   """
+  options = dict(cache_dir=cache_dir, encode_missing=encode_missing)
   if config.encoder == "logmel":
-    return make_speech_encoder(make_log_mel(config), {}, cache_dir=cache_dir)
+    return logmel_features(make_log_mel(config), **options)
   if config.encoder == "wav2vec2":
-    module, params = load_wav2vec2(config.checkpoint)
-    return make_speech_encoder(module, params, resample_first=config.resample_first, cache_dir=cache_dir)
+    return wav2vec2_features(config.checkpoint, resample_first=config.resample_first, **options)
   raise InputError("config", "speech.encoder", repr(config.encoder), "'logmel' or 'wav2vec2'")

@@ -34,7 +34,8 @@ class MotionConfig:
     encoder_layers, decoder_layers: Transformer layers before and after the social fusion.
     mlp_ratio: width of the MLPs, in `features`.
     speech_hidden: width of the speech adapter's hidden layer.
-    speech_kernel: frames of speech features that the adapter sees at once; 1 for encoders that see enough themselves.
+    speech_layers: convolutions of the speech adapter.
+    speech_kernel: frames of speech features that each of them sees at once; 1 for encoders that see enough themselves.
     motion_kernel: frames of A's motion that its encoder sees at once, `motion_stride` frames apart; 1 is frame by frame.
     motion_stride: see `motion_kernel`.
     relation_features: length of one relation embedding; the query q has twice as many.
@@ -60,6 +61,7 @@ class MotionConfig:
   decoder_layers: int = 2
   mlp_ratio: int = 2
   speech_hidden: int = 128
+  speech_layers: int = 1
   speech_kernel: int = 9
   motion_kernel: int = 1
   motion_stride: int = 1
@@ -96,6 +98,9 @@ class SpeechAdapter(nn.Module):
     c = self.config
     context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name="context")
     x = nn.gelu(context(speech, source=person))
+    for i in range(1, c.speech_layers):
+      context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name=f"context_{i}")
+      x += nn.gelu(context(nn.LayerNorm(dtype=c.dtype, name=f"context_norm_{i}")(x), source=person))
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(x))
 
 
@@ -198,7 +203,7 @@ class MotionGenerator(nn.Module):
     """Generates B's motion: expression coefficients, jaw and head rotation (axis-angle), 25 frames a second.
 
     Args:
-      speech_a, speech_b: features of both voices at 25 fps (`speech.make_speech_encoder`).
+      speech_a, speech_b: features of both voices at 25 fps (`speech.SpeechFeatures`).
       motion_a: A's motion.
       relation: [blood, equal]; -1 for unknown.
       deterministic: False draws dropout masks from the rng "dropout".
