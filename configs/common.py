@@ -143,6 +143,7 @@ def base_config() -> ConfigDict:
   config.evaluation = ConfigDict(dict(
       frames=60,  # Test frames that are rendered.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.
-      compare="compare",  # Folder of ablations in the workdir.
+      title="RSATalker",  # Of the run's row in tables.
+      compare="compare",  # Folder in the workdir with runs that stand in the same tables.
   ))
   return config

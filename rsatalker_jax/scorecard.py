@@ -1,5 +1,6 @@
 """What eval.py does: scores a run's motion and frames on the test split, and writes tables and a sheet of frames."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -20,8 +21,6 @@ from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import sharding
 from rsatalker_jax.training.run import TrainedRun, load_run
 
-# Motion stages trained side by side (`make compare`), by their folder under <workdir>/compare: one run per seed in each.
-COMPARED = {"full": "RSATalker, stage 1", "no_partner": "without the partner", "no_relation": "without the relation"}
 _SHEET_FRAMES = 6
 _TRUTH = "true motion"
 
@@ -39,7 +38,7 @@ def score_run(workdir: str) -> str:
   source = load_conversations(run.config.data, "test")
   clips = load_clips(source, run.encode)
   scorer = make_scorer(run, source, clips)
-  motion_rows = _score_motion_rows(run, scorer, workdir)
+  motion_rows = _score_motion_rows(run, source, scorer, workdir)
   image_rows, sheet = _score_frame_rows(run, clips)
 
   markdown = (
@@ -77,18 +76,27 @@ def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]
   )
 
 
-def _score_motion_rows(run: TrainedRun, scorer: scoring.MotionScorer, workdir: str) -> dict[str, list[dict[str, float]]]:
-  """Scores by row of the table, one for each seed that was trained."""
+def _score_motion_rows(
+    run: TrainedRun, source: DualTalkSource, scorer: scoring.MotionScorer, workdir: str
+) -> dict[str, list[dict[str, float]]]:
+  """Scores by row of the table, one for each seed that was trained; the runs compared with by their expression's error.
+
+  Those are the motion stages that `make compare` trains: <workdir>/compare/<variant>/seed_<n>.
+  """
   mean = run.buffers["generator"]["motion_mean"]
   rows = {
       _TRUTH: [scorer.score_truth()],
       "RSATalker": [scorer.score(run.generate)],
       "constant training mean": [scorer.score(lambda clip: np.tile(mean, (len(clip.motion_a), 1)))],
   }
-  for name, title in COMPARED.items():
-    folders = sorted((pathlib.Path(workdir) / run.config.evaluation.compare / name).glob("seed_*"))
-    rows[title] = [scorer.score(load_run(str(folder)).generate) for folder in folders]
-  return rows
+  compared: dict[str, list[dict[str, float]]] = {}
+  for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
+    other = load_run(str(folder))
+    hears_the_same = other.config.speech == run.config.speech
+    fitting = scorer if hears_the_same else dataclasses.replace(scorer, clips=load_clips(source, other.encode))
+    compared.setdefault(other.config.evaluation.title, []).append(fitting.score(other.generate))
+  error = lambda title: np.mean([scores["mse/expression"] for scores in compared[title]])
+  return rows | {title: compared[title] for title in sorted(compared, key=error)}
 
 
 def _motion_report(rows: dict[str, list[dict[str, float]]]) -> str:
