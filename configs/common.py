@@ -33,7 +33,9 @@ def base_config() -> ConfigDict:
   config.speech = ConfigDict(dict(
       encoder="logmel",  # Or "wav2vec2".
       num_mels=64,
-      context=2,  # Windows stacked into one log-mel feature.
+      hop=160,  # Samples between the windows of log-mel …
+      context=4,  # … and how many are stacked into one feature.
+      causal=False,  # Whether log-mel windows end with their frame, for `generator.causal`.
       checkpoint="",  # Of Wav2Vec 2.0: a folder, or an id on the Hugging Face hub.
       resample_first=True,  # To 25 fps before Wav2Vec 2.0's Transformer, as DualTalk has it.
       # Whether training encodes voices that encode_speech.py has not; False ends with one line at the first of them.
@@ -43,22 +45,27 @@ def base_config() -> ConfigDict:
 
   # Fields of rsatalker_jax.motion.MotionConfig.
   config.generator = ConfigDict(dict(
+      architecture="rsatalker",
       features=128,
       heads=4,
       reach=25,
       encoder_layers=1,
       decoder_layers=1,
       mlp_ratio=2,
-      speech_kernel=9,
+      speech_hidden=256,
+      speech_layers=2,
+      speech_kernel=5,
       motion_kernel=27,  # A second to each side …
       motion_stride=2,  # … every other frame of it.
       relation_features=32,
       dropout=0.0,
       use_partner=True,
+      use_own_speech=True,
       use_relation=True,
       residual=True,
       query_time=False,
       social_norm=True,
+      causal=False,
       dtype="float32",
   ))
 

@@ -7,6 +7,7 @@ Variants, by a word behind a colon (--config=configs/demo.py:no_partner):
     full          nothing left out
     no_partner    the generator does not see the partner (speaker-only)
     no_relation   the generator does not see the relation
+    causal        the generator sees no future, so that it can answer while a conversation goes on (docs/streaming.md)
     paper_loss    Eq. 9 as the paper writes it: one norm over all parameters, no velocity term
 """
 
@@ -17,6 +18,7 @@ _VARIANTS = {
     "full": {},
     "no_partner": {"generator.use_partner": False},
     "no_relation": {"generator.use_relation": False},
+    "causal": {"generator.causal": True, "speech.causal": True},
     "paper_loss": {"motion.loss.plain_norm": True},
 }
 

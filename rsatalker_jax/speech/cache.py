@@ -43,6 +43,8 @@ class SpeechFeatures:
       has it, instead of the hidden states behind it.
     cache_dir: where features are kept from run to run; None keeps none. Several processes may share it.
     encode_missing: whether voices that are not in `cache_dir` are encoded; otherwise they raise `MissingFeatures`.
+    whole_frames: whether voices are cut, or filled up, to whole frames at 25 fps first, as causal features need it (so
+      that resampling takes every other window as it is).
   """
 
   def __init__(
@@ -53,9 +55,11 @@ class SpeechFeatures:
       resample_first: bool = False,
       cache_dir: str | os.PathLike | None = None,
       encode_missing: bool = True,
+      whole_frames: bool = False,
   ):
     self._find_key, self._load = find_key, load
     self._resample_first, self._encode_missing = resample_first, encode_missing
+    self._whole_frames = whole_frames
     self._cache_dir = None if cache_dir is None else pathlib.Path(cache_dir)
 
   def __call__(self, wav: Float[np.ndarray, "S"], num_frames: int | None = None) -> Float[np.ndarray, "T D"]:
@@ -81,6 +85,9 @@ class SpeechFeatures:
 
   def _find(self, wav: Float[np.ndarray, "S"], frames: int) -> tuple[Float[np.ndarray, "T50 D"], Origin]:
     wav = np.ascontiguousarray(wav, np.float32)
+    if self._whole_frames:
+      samples = frames * SAMPLE_RATE // FPS
+      wav = np.pad(wav[:samples], (0, max(0, samples - len(wav))))
     if self._cache_dir is None:
       return self._encode(wav, frames), "encoded"
     return cached(self.path(wav, frames), lambda: self._encode(wav, frames))
@@ -105,9 +112,9 @@ class SpeechFeatures:
     return encoder
 
 
-def logmel_features(num_mels: int, context: int, **options) -> SpeechFeatures:
+def logmel_features(module: LogMel, **options) -> SpeechFeatures:
   """`SpeechFeatures` of log-mel energies; options as there."""
-  module = LogMel(num_mels, context)
+  options["whole_frames"] = module.causal
   key = hashlib.sha256(repr(module).encode()).hexdigest()
   return SpeechFeatures(lambda: key, lambda: (module, {}), **options)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -12,7 +13,8 @@ from ml_collections import ConfigDict
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.data.pipeline import MotionClip
-from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_talker
+from rsatalker_jax.motion import MotionStream
+from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.training import checkpoints, loop, sharding
 from rsatalker_jax.training.stages import StageInputs, make_stages
 from rsatalker_jax.types import Motion
@@ -86,6 +88,18 @@ class TrainedRun:
     return np.asarray(
         self._generate(self.params["generator"], clip.speech_a, clip.motion_a, clip.speech_b, clip.relation)
     )
+
+  def stream(self, relation: Int[np.ndarray, "2"], *, lengths: Sequence[int] = (1, 5, 25)) -> MotionStream:
+    """B's motion while a conversation goes on. Its `push` takes samples, or features if the run's are Wav2Vec 2.0's.
+
+    Args:
+      relation, lengths: see `MotionStream`.
+
+    Raises:
+      InputError: if the run's generator or speech features look ahead.
+    """
+    encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
+    return MotionStream(self.talker.generator, self.params["generator"], relation, encoder=encoder, lengths=lengths)
 
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""

@@ -95,7 +95,7 @@ def motion_stage(inputs: StageInputs) -> Stage:
     del buffers, step
     predicted = _generate(talker, params, batch, key)
     terms = losses.motion_loss(predicted, batch["motion_b"], weights, motion_std)  # Eq. 9
-    tables = params["generator"]["params"]["relation_embedding"]
+    tables = params["generator"]["params"].get("relation_embedding", {})  # A baseline may have none.
     terms["orthogonality"] = config.orthogonality * orthogonality_penalty(tables)
     return sum(terms.values()), terms
 

@@ -112,6 +112,23 @@ def test_ablations_cut_exactly_their_input():
   assert not np.allclose(model.apply(params, **inputs), model.apply(params, **other))
 
 
+def test_causal_form_sees_no_future():
+  """What comes after frame t changes no bit of the output up to t, and every input's frame t changes frame t."""
+  config = dataclasses.replace(SMALL, causal=True, motion_kernel=5, motion_stride=2, social_norm=True, query_time=True)
+  model, params = make_model(config)
+  inputs = make_inputs(frames=23)
+  apply = jax.jit(model.apply)
+  whole = np.asarray(apply(params, **inputs))
+  for t in (0, 4, 5, 16):
+    later = {name: x if name == "relation" else x.at[t + 1 :].add(1.0) for name, x in inputs.items()}
+    np.testing.assert_array_equal(apply(params, **later)[: t + 1], whole[: t + 1])
+    for name in ("speech_a", "motion_a", "speech_b"):
+      now = apply(params, **inputs | {name: inputs[name].at[t].add(1.0)})
+      assert np.abs(now[t] - whole[t]).max() > 1e-4
+  bias = params["params"]["partner_attention"]["distance_bias"]
+  assert bias.shape == (2, 6)  # No parameters for distances that are never seen.
+
+
 def test_relation_query_is_a_method_of_its_own():
   model, params = make_model()
   query = model.apply(params, jnp.array([[1, 0], [0, 0]]), method="relation_query")
@@ -172,7 +189,7 @@ def test_social_norm_is_a_switch():
                                 if "modulation" in jax.tree_util.keystr(path)]
   assert not modulations(make_model()[1])
   model, params = make_model(dataclasses.replace(SMALL, social_norm=True))
-  assert len(modulations(params)) == 2 * 2 * 2  # Kernel and bias of two norms in two layers.
+  assert len(modulations(params)) == 2 * (2 * 2 + 1)  # Kernel and bias of two norms in two layers and of the motion encoder's.
   assert model.apply(params, **make_inputs()).shape == (12, 56)
 
 

@@ -32,10 +32,10 @@ def never():
 
 
 def test_padding_of_local_encoders_changes_nothing():
-  encode = logmel_features(64, 2)
+  encode = logmel_features(LogMel())
   direct = LogMel().apply({}, WAV)
   np.testing.assert_allclose(encode(WAV, 31)[:-1], to_frames(direct, 31)[:-1], atol=1e-4)
-  assert encode(WAV).shape == (31, 128)  # 31.25 frames.
+  assert encode(WAV).shape == (31, 256)  # 31.25 frames.
 
 
 def test_one_file_per_sound_and_encoder(tmp_path):
@@ -54,7 +54,8 @@ def test_one_file_per_sound_and_encoder(tmp_path):
   assert SpeechFeatures(lambda: "a", make(0), cache_dir=tmp_path).fill(WAV * 0.5, 31) == "encoded"
   assert len(list(tmp_path.iterdir())) == 3
   path = lambda features, frames=31: features.path(WAV, frames)
-  assert path(logmel_features(40, 2, cache_dir=tmp_path)) != path(logmel_features(64, 2, cache_dir=tmp_path))
+  modules = LogMel(), LogMel(num_mels=40), LogMel(causal=True)
+  assert len({path(logmel_features(module, cache_dir=tmp_path)) for module in modules}) == len(modules)
   late, early = (SpeechFeatures(lambda: "a", never, resample_first=first, cache_dir=tmp_path) for first in (False, True))
   assert path(late) == path(late, 32) and path(early) != path(early, 32)  # Before the Transformer, the rate matters.
 
