@@ -54,7 +54,7 @@ def base_config() -> ConfigDict:
       mlp_ratio=2,
       speech_hidden=256,
       speech_layers=2,
-      speech_kernel=5,
+      speech_kernel=3,
       motion_kernel=27,  # A second to each side …
       motion_stride=2,  # … every other frame of it.
       relation_features=32,
@@ -95,7 +95,9 @@ def base_config() -> ConfigDict:
       weight_decay=0.01,
       gradient_clip=1.0,
       orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.
-      loss=ConfigDict(dict(expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, plain_norm=False)),
+      loss=ConfigDict(dict(
+          expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=8.0, plain_norm=False
+      )),
   ))
 
   # --- Stage 2, avatar (Eq. 10-12). In brackets GaussianAvatars' values, made for 600,000 steps.

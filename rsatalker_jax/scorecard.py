@@ -14,7 +14,7 @@ from rsatalker_jax.data.pipeline import MotionClip, load_clips
 from rsatalker_jax.data.triplets import Triplet, load_triplets
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation import lip_metrics, motion_metrics, relation_probe, scoring, tables
-from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.head import make_lip_opening, motion_to_flame
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import sharding
@@ -60,7 +60,7 @@ def score_run(workdir: str) -> str:
 def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]) -> scoring.MotionScorer:
   """What motion is scored with: `clips` of `source`, and a relation probe fitted to the true training motion."""
   training = load_conversations(run.config.data, "train")
-  lips, closures = lip_metrics.find_lips(run.talker.head), None
+  opening, closures = make_lip_opening(run.talker.head), None
   if run.config.data.embedded_root:  # Elsewhere nobody has written down who says what when.
     from rsatalker_jax.data.demo.unpack import find_bilabials
 
@@ -69,7 +69,7 @@ def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]
       clips=clips,
       clusters=motion_metrics.fit_motion_clusters([clip.motion_b for clip in clips]),
       probe=relation_probe.fit_relation_probe(training.motions()),
-      lips=None if lips is None else lip_metrics.LipOpening(run.talker.head, lips),
+      lips=None if opening is None else lip_metrics.LipOpening(opening),
       speaking=[
           lip_metrics.speaking_frames(conversation.speech_b, len(conversation.motion_b)) for conversation in source
       ],

@@ -26,7 +26,7 @@ from rsatalker_jax.data.conversations import data_path, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
 from rsatalker_jax.data.triplets import load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import head_vertices, motion_to_flame
+from rsatalker_jax.head import head_vertices, make_lip_opening, motion_to_flame
 from rsatalker_jax.social import orthogonality_penalty
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker, render_on_mesh
 from rsatalker_jax.training import losses, optimizers
@@ -89,12 +89,11 @@ def make_stages(inputs: StageInputs) -> dict[str, Callable[[], Stage]]:
 def motion_stage(inputs: StageInputs) -> Stage:
   """Trains the generator on conversations (Eq. 9)."""
   config, talker = inputs.config.motion, inputs.fitted_talker
-  weights, motion_std = losses.MotionLossWeights(**config.loss), talker.generator.config.motion_std
+  mesh_loss = _mesh_loss(inputs)
 
   def loss(params, buffers, batch, key, step):
     del buffers, step
-    predicted = _generate(talker, params, batch, key)
-    terms = losses.motion_loss(predicted, batch["motion_b"], weights, motion_std)  # Eq. 9
+    terms = mesh_loss(_generate(talker, params, batch, key), batch["motion_b"])  # Eq. 9
     tables = params["generator"]["params"].get("relation_embedding", {})  # A baseline may have none.
     terms["orthogonality"] = config.orthogonality * orthogonality_penalty(tables)
     return sum(terms.values()), terms
@@ -115,6 +114,25 @@ def motion_stage(inputs: StageInputs) -> Stage:
           )
       }),
   )
+
+
+def _mesh_loss(inputs: StageInputs) -> Callable[[Float[Array, "B T 56"], Float[Array, "B T 56"]], dict[str, Array]]:
+  """L_mesh (Eq. 9) as (predicted, target) -> weighted terms, in units of the training conversations."""
+  weights = losses.MotionLossWeights(**inputs.config.motion.loss)
+  motion_std = inputs.fitted_talker.generator.config.motion_std
+  opening = make_lip_opening(inputs.talker.head) if weights.lips and not weights.plain_norm else None
+  if opening is not None:
+    every = jax.jit(opening)(np.concatenate([clip.motion_b for clip in inputs.training_clips]))
+    opening_std = max(float(np.std(every)), 1e-4)  # 0.1 mm: lips that never move would be divided by nothing.
+
+  def mesh_loss(predicted, target):
+    terms = losses.motion_loss(predicted, target, weights, motion_std)
+    if opening is not None:
+      lips = losses.lip_loss(opening(predicted), opening(target), weights.closure, opening_std)
+      terms["lips"] = weights.lips * lips
+    return terms
+
+  return mesh_loss
 
 
 def _motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> grain.IterDataset:
@@ -272,8 +290,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
   capture = _load_capture(inputs, "train")
   windows = JointWindows.load(inputs, capture)
   inputs.say(f"joint: {windows.num_frames} frames of video in {len(windows.clips)} conversations")
-  motion_weights = losses.MotionLossWeights(**inputs.config.motion.loss)
-  motion_std = talker.generator.config.motion_std
+  mesh_loss = _mesh_loss(inputs)
   sizes = _triangle_sizes(talker, capture)
 
   def loss(render, params, buffers, batch, key, step):
@@ -281,7 +298,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     others, batch = batch["others"], batch["filmed"]
     motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
     predicted = _generate(talker, params, motion, key)
-    motion_terms = losses.motion_loss(predicted, motion["motion_b"], motion_weights, motion_std)  # Eq. 9
+    motion_terms = mesh_loss(predicted, motion["motion_b"])  # Eq. 9
 
     # The rendered frames (B, K), one after another along one axis.
     chosen = jnp.take_along_axis(predicted[: len(batch["frame"])], batch["frame"][..., None], axis=1)
