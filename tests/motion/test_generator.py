@@ -163,15 +163,29 @@ def test_output_starts_near_the_mean():
   np.testing.assert_allclose(out, 0.3, atol=0.2)
 
 
-def test_bfloat16_is_close_and_parameters_stay_float32():
+def test_bfloat16_is_close_and_trains_float32_parameters():
   model, params = make_model()
   half = MotionGenerator(dataclasses.replace(SMALL, dtype="bfloat16"))
   inputs = make_inputs()
-  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half.init(KEY, **inputs)))
-  exact, rough = model.apply(params, **inputs), half.apply(params, **inputs)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(jax.eval_shape(half.init, KEY, **inputs)))
+
+  def make_loss(model):
+    def loss(params):
+      motion = model.apply(params, **inputs)
+      return jnp.mean(motion**2), motion
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+  half_loss = make_loss(half)
+  (_, exact), exact_gradient = make_loss(model)(params)
+  (before, rough), gradient = half_loss(params)
   assert rough.dtype == jnp.float32
   # bfloat16 has 8 bits: half a percent per operation, a few dozen operations deep.
   assert float(jnp.sqrt(jnp.mean((exact - rough) ** 2)) / exact.std()) < 0.05
+  flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+  a, b = flat(gradient), flat(exact_gradient)
+  assert a.dtype == np.float32 and a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+  assert half_loss(jax.tree.map(lambda x, g: x - 1e-3 * g, params, gradient))[0][0] < before
 
 
 def test_motion_encoder_sees_its_kernel():
