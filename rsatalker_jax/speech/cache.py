@@ -17,7 +17,7 @@ from jaxtyping import Float, PyTree
 
 from rsatalker_jax.speech.logmel import encode_locally, to_frames
 from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, encode_voice
-from rsatalker_jax.types import FPS, SAMPLE_RATE
+from rsatalker_jax.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def make_speech_encoder(
     wav = np.ascontiguousarray(wav, np.float32)
     frames = round(len(wav) / SAMPLE_RATE * FPS) if num_frames is None else num_frames
     if getattr(module, "causal", False):  # Whole frames, so that resampling takes every other window as it is.
-      samples = frames * SAMPLE_RATE // FPS
+      samples = frames * SAMPLES_PER_FRAME
       wav = np.pad(wav[:samples], (0, max(0, samples - len(wav))))
     if cache_dir is None:
       features = encode_all(wav, frames)

@@ -120,7 +120,7 @@ def test_a_wrong_piece_is_refused_and_changes_nothing(stream, conversation, piec
   np.testing.assert_allclose(out, motion_b[:5], atol=2e-5)
 
 
-def test_what_looks_ahead_is_refused(run):
+def test_what_cannot_stream_is_refused(run):
   params = run.params["generator"]
   ahead = MotionGenerator(dataclasses.replace(CONFIG, causal=False))
   with pytest.raises(InputError, match="generator.causal=True"):
@@ -129,3 +129,9 @@ def test_what_looks_ahead_is_refused(run):
     MotionStream(GENERATOR, params, RELATION, encoder=LogMel(num_mels=4))
   with pytest.raises(InputError, match="found 128, expected 8"):
     MotionStream(GENERATOR, params, RELATION, encoder=LogMel(causal=True))
+  with pytest.raises(InputError, match="relation: found .2 0., expected"):
+    MotionStream(GENERATOR, params, np.array([2, 0]), encoder=ENCODER)
+  with pytest.raises(InputError, match="lengths: found .0., expected"):
+    MotionStream(GENERATOR, params, RELATION, encoder=ENCODER, lengths=[0])
+  with pytest.raises(InputError, match="only avatar:3"):
+    dataclasses.replace(run, params={}, stages="avatar:3").stream(RELATION)
