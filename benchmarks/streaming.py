@@ -27,7 +27,7 @@ from configs.demo import get_config  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
 from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming  # noqa: E402
 from rsatalker_jax.social import parse_relation  # noqa: E402
-from rsatalker_jax.speech import LogMel, make_speech_encoder  # noqa: E402
+from rsatalker_jax.speech import LogMel, logmel_features  # noqa: E402
 from rsatalker_jax.talker import make_log_mel  # noqa: E402
 from rsatalker_jax.training.run import load_run  # noqa: E402
 from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLES_PER_FRAME  # noqa: E402
@@ -125,7 +125,7 @@ def run_long(name: str, model: Model, minutes: float) -> dict:
     times[frame] = 1e3 * (time.perf_counter() - begin)
   speech_a, motion_a, speech_b = conversation
   if model.encoder:
-    encode = make_speech_encoder(model.encoder, {})
+    encode = logmel_features(model.encoder)
     speech_a, speech_b = encode(speech_a, frames), encode(speech_b, frames)
   whole = np.asarray(jax.jit(model.generator.apply)(model.params, speech_a, motion_a, speech_b, RELATION))
   std = np.float32(model.generator.config.motion_std)

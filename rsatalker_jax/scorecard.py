@@ -8,7 +8,7 @@ from PIL import Image
 
 import splat_kernels
 from rsatalker_jax.data.captures import Capture, load_capture
-from rsatalker_jax.data.dualtalk import load_dualtalk
+from rsatalker_jax.data.conversations import load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
 from rsatalker_jax.data.triplets import Triplet, load_triplets
 from rsatalker_jax.errors import InputError
@@ -34,7 +34,7 @@ def score_run(workdir: str) -> str:
   for group, stage in (("generator", "motion"), ("avatar", "avatar")):
     if group not in run.params:
       raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")
-  source = load_dualtalk(run.data_path("conversations"), "test", relations=run.data_path("relations"))
+  source = load_conversations(run.config.data, "test")
   clips = load_clips(source, run.encode)
   motion_rows = _score_motion_rows(run, clips, workdir)
   image_rows, sheet = _score_frame_rows(run, clips)

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionStream
@@ -34,17 +35,16 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
 
   Raises:
     InputError: if the data is not as expected or another config made `workdir`.
+    MissingFeatures: names the clip, if features are missing that `speech.encode_missing` does not let be computed.
   """
   checkpoints.check_workdir(workdir, config.to_dict())
-  if config.data.embedded_root:
-    from rsatalker_jax.data.demo.unpack import unpack_demo
-
-    unpack_demo(config.data.embedded_root, performances=config.data.performances)
-
+  unpack_embedded(config.data)
   inputs = StageInputs(
       config=config,
       talker=make_talker(config),
-      encode=make_encoder(config.speech, pathlib.Path(config.data.embedded_root) / config.data.features),
+      encode=make_encoder(
+          config.speech, data_path(config.data, "features"), encode_missing=config.speech.encode_missing
+      ),
       mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
       say=print if jax.process_index() == 0 else lambda _: None,
   )
@@ -106,11 +106,11 @@ class TrainedRun:
 
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""
-    return pathlib.Path(self.config.data.embedded_root) / self.config.data[name]
+    return data_path(self.config.data, name)
 
   @functools.cached_property
   def encode(self) -> SpeechEncoder:
-    """Its speech encoder, loaded at its first use: runs that are compared share the features of one of them."""
+    """Its speech features; voices that are new are encoded, whatever training was asked to do."""
     return make_encoder(self.config.speech, self.data_path("features"))
 
   @functools.cached_property

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 import splat_kernels
 from rsatalker_jax.avatar import init_avatar, triangle_frames
 from rsatalker_jax.data.captures import Capture, load_capture
-from rsatalker_jax.data.dualtalk import load_dualtalk
+from rsatalker_jax.data.conversations import data_path, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
 from rsatalker_jax.data.triplets import load_triplets
 from rsatalker_jax.errors import InputError
@@ -55,17 +55,15 @@ class StageInputs:
 
   def path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""
-    return pathlib.Path(self.config.data.embedded_root) / self.config.data[name]
+    return data_path(self.config.data, name)
 
   @functools.cached_property
   def training_clips(self) -> list[MotionClip]:
     """The training conversations with features, read once for all stages."""
-    source = load_dualtalk(self.path("conversations"), "train", relations=self.path("relations"))
-    clips = load_clips(source, self.encode)
-    self.say(f"training conversations: {source.summary()}")
-    for name, reason in source.skipped:
-      self.say(f"  skipped {name}: {reason}")
-    return clips
+    source = load_conversations(self.config.data, "train")
+    for line in source.report("training conversations"):
+      self.say(line)
+    return load_clips(source, self.encode)
 
   @functools.cached_property
   def fitted_talker(self) -> Talker:
@@ -91,25 +89,21 @@ def make_stages(inputs: StageInputs) -> dict[str, Callable[[], Stage]]:
 def motion_stage(inputs: StageInputs) -> Stage:
   """Trains the generator on conversations (Eq. 9)."""
   config, talker = inputs.config.motion, inputs.fitted_talker
-  clips = inputs.training_clips
-  short = sum(len(clip.motion_b) < config.window for clip in clips)
-  if short:
-    inputs.say(f"motion: {short} of {len(clips)} clips are shorter than a window of {config.window} frames and not used")
   weights, motion_std = losses.MotionLossWeights(**config.loss), talker.generator.config.motion_std
 
   def loss(params, buffers, batch, key, step):
     del buffers, step
     predicted = _generate(talker, params, batch, key)
     terms = losses.motion_loss(predicted, batch["motion_b"], weights, motion_std)  # Eq. 9
-    tables = params["generator"]["params"]["relation_embedding"]
+    tables = params["generator"]["params"].get("relation_embedding", {})  # A baseline may have none.
     terms["orthogonality"] = config.orthogonality * orthogonality_penalty(tables)
     return sum(terms.values()), terms
 
   return Stage(
       name="motion",
       steps=config.steps,
-      init=lambda key: _init_generator(talker, clips[0], key),
-      batches=_motion_batches(inputs, config.batch, config.window),
+      init=lambda key: _init_generator(talker, inputs.training_clips[0], key),
+      batches=_motion_batches(inputs, "motion", config.batch, config.window),
       loss=loss,
       optimizer=optimizers.by_path({
           "generator": optimizers.network_optimizer(
@@ -123,9 +117,16 @@ def motion_stage(inputs: StageInputs) -> Stage:
   )
 
 
-def _motion_batches(inputs: StageInputs, batch: int, window: int) -> grain.IterDataset:
+def _motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> grain.IterDataset:
+  """Batches of windows; says which clips are too short for one."""
+  clips = inputs.training_clips
+  short = [clip for clip in clips if len(clip.motion_b) < window]
+  if short:
+    inputs.say(f"{stage}: {len(short)} of {len(clips)} clips are shorter than a window of {window} frames and not used")
+  for clip in short:
+    inputs.say(f"  skipped {clip.name}: {len(clip.motion_b)} frames")
   return motion_windows(
-      inputs.training_clips,
+      clips,
       window=window,
       batch_size=inputs.local_batch(batch),
       seed=inputs.config.seed,
@@ -313,7 +314,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       steps=config.steps,
       init=init,
       batches=grain.experimental.ZipIterDataset(
-          (windows.batches(inputs), _motion_batches(inputs, config.motion_batch, config.window))
+          (windows.batches(inputs), _motion_batches(inputs, "joint", config.motion_batch, config.window))
       ).map(lambda pair: {"filmed": pair[0], "others": pair[1]}),
       **_with_renderer(loss, talker, inputs.mesh),
       optimizer=optimizers.by_path({

@@ -189,7 +189,7 @@ def test_social_norm_is_a_switch():
                                 if "modulation" in jax.tree_util.keystr(path)]
   assert not modulations(make_model()[1])
   model, params = make_model(dataclasses.replace(SMALL, social_norm=True))
-  assert len(modulations(params)) == 2 * 2 * 2  # Kernel and bias of two norms in two layers.
+  assert len(modulations(params)) == 2 * (2 * 2 + 1)  # Kernel and bias of two norms in two layers and of the motion encoder's.
   assert model.apply(params, **make_inputs()).shape == (12, 56)
 
 

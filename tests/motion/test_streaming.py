@@ -11,7 +11,7 @@ import pytest
 from configs.demo import get_config
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming
-from rsatalker_jax.speech import LogMel, make_speech_encoder
+from rsatalker_jax.speech import LogMel, logmel_features
 from rsatalker_jax.training.run import TrainedRun
 
 FRAMES = 810  # More than the 800 after which the encoding of time repeats itself.
@@ -44,7 +44,7 @@ def conversation(run):
   rng = np.random.default_rng(0)
   wavs = (rng.normal(size=(2, FRAMES * 640)) * 0.1).astype(np.float32)
   motion_a = rng.normal(size=(FRAMES, 56)).astype(np.float32)
-  encode = make_speech_encoder(ENCODER, {})
+  encode = logmel_features(ENCODER)
   features = [encode(wav, FRAMES) for wav in wavs]
   apply = jax.jit(GENERATOR.apply)
   motion_b = np.asarray(apply(run.params["generator"], features[0], motion_a, features[1], RELATION))

@@ -50,9 +50,11 @@ def test_nothing_to_train():
 def test_context_stacks_the_next_windows():
   wav = np.random.default_rng(1).normal(size=8000).astype(np.float32)
   single = LogMel(context=1).apply({}, wav)
-  double = LogMel(context=2).apply({}, wav)
-  np.testing.assert_array_equal(double[:, :64], single)
-  np.testing.assert_array_equal(double[:-1, 64:], single[1:])
+  triple = LogMel(hop=160, context=3).apply({}, wav)
+  np.testing.assert_array_equal(triple[:, :64], single)
+  np.testing.assert_array_equal(triple[:-1, 128:], single[1:])
+  between = LogMel(context=1).apply({}, wav[160:])
+  np.testing.assert_allclose(triple[: len(between), 64:128], between, atol=1e-5)
 
 
 def test_causal_features_end_with_their_frame():
@@ -67,8 +69,8 @@ def test_causal_features_end_with_their_frame():
     last[end - 40 :] += 1.0  # The taper leaves little of the very last samples.
     np.testing.assert_array_equal(to_frames(module.apply({}, later), 12)[: frame + 1], features[: frame + 1])
     assert np.abs(to_frames(module.apply({}, last), 12)[frame] - features[frame]).max() > 1e-2
-  # The same windows 80 samples sooner; none is missing at the end.
-  sooner = to_frames(LogMel().apply({}, np.pad(wav, (80, 560))), 13)[:12]
+  # The same windows 240 samples sooner; none is missing at the end.
+  sooner = to_frames(LogMel().apply({}, np.pad(wav, (240, 400))), 13)[:12]
   np.testing.assert_allclose(features, sooner, atol=1e-5)
 
 
