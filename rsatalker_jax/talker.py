@@ -24,7 +24,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
 from rsatalker_jax.motion import DualTalkGenerator, MotionConfig, MotionGenerator, make_generator
 from rsatalker_jax.social import GaussianOffsetNet
-from rsatalker_jax.speech import SpeechFeatures, logmel_features, wav2vec2_features
+from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, wav2vec2_features
 
 Params = dict[str, Any]
 # wav (S,) at 16 kHz and a number of frames -> features (T, D) at 25 fps
