@@ -9,10 +9,11 @@ from PIL import Image
 import splat_kernels
 from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.conversations import load_conversations
+from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
 from rsatalker_jax.data.triplets import Triplet, load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.evaluation import scoring, tables
+from rsatalker_jax.evaluation import lip_metrics, motion_metrics, relation_probe, scoring, tables
 from rsatalker_jax.head import motion_to_flame
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.talker import render_sequence
@@ -22,6 +23,7 @@ from rsatalker_jax.training.run import TrainedRun, load_run
 # Motion stages trained side by side (`make compare`), by their folder under <workdir>/compare: one run per seed in each.
 COMPARED = {"full": "RSATalker, stage 1", "no_partner": "without the partner", "no_relation": "without the relation"}
 _SHEET_FRAMES = 6
+_TRUTH = "true motion"
 
 
 def score_run(workdir: str) -> str:
@@ -36,13 +38,13 @@ def score_run(workdir: str) -> str:
       raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")
   source = load_conversations(run.config.data, "test")
   clips = load_clips(source, run.encode)
-  motion_rows = _score_motion_rows(run, clips, workdir)
+  scorer = make_scorer(run, source, clips)
+  motion_rows = _score_motion_rows(run, scorer, workdir)
   image_rows, sheet = _score_frame_rows(run, clips)
 
   markdown = (
       f"Run {workdir} ({run.stages}), {source.summary()}\n\n"
-      "Motion of unseen conversations (less is better):\n\n"
-      + scoring.motion_table(motion_rows)
+      + _motion_report(motion_rows)
       + "\nRendered frames of an unseen conversation:\n\n"
       + scoring.image_table(image_rows)
   )
@@ -55,17 +57,61 @@ def score_run(workdir: str) -> str:
   return markdown
 
 
-def _score_motion_rows(run: TrainedRun, clips: list[MotionClip], workdir: str) -> dict[str, list[dict[str, float]]]:
+def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]) -> scoring.MotionScorer:
+  """What motion is scored with: `clips` of `source`, and a relation probe fitted to the true training motion."""
+  training = load_conversations(run.config.data, "train")
+  lips, closures = lip_metrics.find_lips(run.talker.head), None
+  if run.config.data.embedded_root:  # Elsewhere nobody has written down who says what when.
+    from rsatalker_jax.data.demo.unpack import find_bilabials
+
+    closures = find_bilabials([clip.name for clip in clips])
+  return scoring.MotionScorer(
+      clips=clips,
+      clusters=motion_metrics.fit_motion_clusters([clip.motion_b for clip in clips]),
+      probe=relation_probe.fit_relation_probe(training.motions()),
+      lips=None if lips is None else lip_metrics.LipOpening(run.talker.head, lips),
+      speaking=[
+          lip_metrics.speaking_frames(conversation.speech_b, len(conversation.motion_b)) for conversation in source
+      ],
+      closures=closures,
+  )
+
+
+def _score_motion_rows(run: TrainedRun, scorer: scoring.MotionScorer, workdir: str) -> dict[str, list[dict[str, float]]]:
   """Scores by row of the table, one for each seed that was trained."""
   mean = run.buffers["generator"]["motion_mean"]
   rows = {
-      "RSATalker": [scoring.score_motion(run.generate, clips)],
-      "constant training mean": [scoring.score_motion(lambda clip: np.tile(mean, (len(clip.motion_a), 1)), clips)],
+      _TRUTH: [scorer.score_truth()],
+      "RSATalker": [scorer.score(run.generate)],
+      "constant training mean": [scorer.score(lambda clip: np.tile(mean, (len(clip.motion_a), 1)))],
   }
   for name, title in COMPARED.items():
     folders = sorted((pathlib.Path(workdir) / run.config.evaluation.compare / name).glob("seed_*"))
-    rows[title] = [scoring.score_motion(load_run(str(folder)).generate, clips) for folder in folders]
+    rows[title] = [scorer.score(load_run(str(folder)).generate) for folder in folders]
   return rows
+
+
+def _motion_report(rows: dict[str, list[dict[str, float]]]) -> str:
+  """Tables of all that was scored, with what is needed to read them."""
+  generated = {title: seeds for title, seeds in rows.items() if title != _TRUTH}
+  report = (
+      "Motion of unseen conversations (less is better):\n\n"
+      + scoring.motion_table(generated)
+      + "\nDiversity (SID: as much as the truth's) and correlation with the partner (rPCC: less is better):\n\n"
+      + scoring.diversity_table(rows)
+  )
+  truth = rows[_TRUTH][0]
+  if "lips/correlation" in truth:
+    report += (
+        "\nLips (closed: less than 0.5 mm apart; bilabials: within a frame of the sound):\n\n" + scoring.lip_table(rows)
+    )
+  if truth.get("relation/clips"):
+    report += (
+        f"\nRelation that a probe fitted to true motion names, share of {truth['relation/clips']} clips "
+        f"({truth['relation/left_out']} left out); standard error at most "
+        f"{0.5 / np.sqrt(truth['relation/clips']):.2f}:\n\n" + scoring.relation_table(rows)
+    )
+  return report
 
 
 def _score_frame_rows(run: TrainedRun, clips: list[MotionClip]):

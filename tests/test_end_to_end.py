@@ -92,7 +92,11 @@ def test_scorecard(trained):
   markdown = scorecard.score_run(trained)
   results = json.load(open(f"{trained}/evaluation/results.json"))
   rows = results["motion"]
-  assert set(rows) == {"RSATalker", "constant training mean", *scorecard.COMPARED.values()}
+  assert set(rows) == {"true motion", "RSATalker", "constant training mean", *scorecard.COMPARED.values()}
+  truth = rows["true motion"][0]
+  assert truth["mse/expression"] == truth["rpcc/jaw"] == 0 and "| true motion | %.4g |" % truth["sid/expression"] in markdown
+  # A ball has no lips, and one training conversation no two relations: nothing is said of either.
+  assert not any(name.startswith(("lips/", "relation/")) for name in rows["RSATalker"][0])
   assert rows["without the partner"] == [] and "| without the partner | – |" in markdown
   first, second = rows["RSATalker, stage 1"]
   assert first == second and first != rows["RSATalker"][0] and "| RSATalker, stage 1 | " in markdown

@@ -10,10 +10,12 @@ pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here 
 import collections.abc
 import csv
 import dataclasses
+import functools
 import os
 import pathlib
 import re
 import zipfile
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int
@@ -193,6 +195,12 @@ class DualTalkSource(collections.abc.Sequence):
     if self.unlabelled:
       lines.append(f"  {len(self.unlabelled)} conversations without a label have the default relation")
     return lines + [f"  skipped {name}: {reason}" for name, reason in self.skipped]
+
+  def motions(self) -> Iterator[tuple[Motion, Motion, Int[np.ndarray, "2"]]]:
+    """(motion of A, motion of B, relation) of each item in order, without reading its voices."""
+    motion = functools.lru_cache(2)(read_motion)  # Both directions of a conversation follow each other.
+    for clip in self._clips:
+      yield motion(clip.files["npz_a"])[: clip.frames], motion(clip.files["npz_b"])[: clip.frames], clip.relation
 
   def summary(self) -> str:
     """One line: how much is served, trimmed and skipped."""

@@ -42,7 +42,7 @@ def evaluate_motion(pred: Motion, target: Motion, partner: Motion) -> dict[str, 
     metrics[f"fd/{group}"] = clip_frechet_distance(p, t)
     metrics[f"p_fd/{group}"] = clip_frechet_distance(np.concatenate([a, p], 1), np.concatenate([a, t], 1))
     metrics[f"mse/{group}"] = float(np.mean((p - t) ** 2))
-    metrics[f"rpcc/{group}"] = abs(_correlation(t, a) - _correlation(p, a))
+    metrics[f"rpcc/{group}"] = abs(correlation(t, a) - correlation(p, a))
   return metrics
 
 
@@ -54,7 +54,7 @@ def mean_metrics(clips: Sequence[dict[str, float]]) -> dict[str, float]:
 def table_value(name: str, value: float) -> float:
   """Scales a raw value as published tables do: `table_value("mse/jaw", 1.04e-3) == 1.04`."""
   metric, group = name.split("/")
-  return value * TABLE_SCALES[metric][group]
+  return value * TABLE_SCALES.get(metric, {}).get(group, 1.0)
 
 
 def clip_frechet_distance(a: Float[np.ndarray, "T D"], b: Float[np.ndarray, "T2 D"]) -> float:
@@ -101,8 +101,10 @@ def motion_diversity(pred: Motion, clusters: dict[str, Float[np.ndarray, "K D"]]
   return metrics
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def correlation(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:
   """Pearson's correlation of all entries; 0 where one side does not vary."""
-  a, b = a.ravel() - a.mean(), b.ravel() - b.mean()
-  norm = np.sqrt((a @ a) * (b @ b))
-  return float(a @ b / norm) if norm > 0 else 0.0
+  a, b = (np.asarray(x, np.float64).ravel() for x in (a, b))
+  if np.ptp(a) == 0 or np.ptp(b) == 0:
+    return 0.0
+  a, b = a - a.mean(), b - b.mean()
+  return float(a @ b / np.sqrt((a @ a) * (b @ b)))

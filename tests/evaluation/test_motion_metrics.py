@@ -1,9 +1,10 @@
-"""Motion metrics against scipy's matrix root, scikit-learn-free closed forms, and the published scales."""
+"""Motion metrics against scipy's matrix root, scikit-learn's k-means, closed forms, and the published scales."""
 
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+import sklearn.cluster
 
 from rsatalker_jax.evaluation import motion_metrics
 from rsatalker_jax.types import MOTION_GROUPS
@@ -134,3 +135,27 @@ def test_diversity_is_the_entropy_of_clusters():
   np.testing.assert_array_equal(fitted["expression"], again["expression"])
   # k-means with spread-out starts finds nearly all of forty far-apart clusters: log2(40) = 5.3 bits.
   assert motion_metrics.motion_diversity(target, fitted)["sid/expression"] > 4.5
+
+
+def test_diversity_equals_scikit_learn():
+  """The same centres give the same entropy; our centres fit the truth as well as scikit-learn's do."""
+  targets = [np.tanh(make_motion(seed, 400)) for seed in range(3)]
+  clusters = motion_metrics.fit_motion_clusters(targets, seed=0)
+  pred = np.tanh(make_motion(7, 200))
+  diversity = motion_metrics.motion_diversity(pred, clusters)
+  for group, dims in MOTION_GROUPS.items():
+    frames = np.concatenate(targets)[:, dims].astype(np.float64)
+    count = motion_metrics.SID_CLUSTERS[group]
+    ours = sklearn.cluster.KMeans(count, init=clusters[group], n_init=1, max_iter=1).fit(frames)
+    ours.cluster_centers_ = np.ascontiguousarray(clusters[group])
+    labels = ours.predict(pred[:, dims].astype(np.float64))
+    assert diversity[f"sid/{group}"] == pytest.approx(scipy.stats.entropy(np.bincount(labels), base=2))
+    theirs = sklearn.cluster.KMeans(count, n_init=1, random_state=0).fit(frames)
+    assert -ours.score(frames) < 1.1 * theirs.inertia_  # Both stop in local minima, a few percent apart.
+
+
+def test_correlation_of_what_does_not_vary_is_zero():
+  """In float32 a constant differs from its own mean: that rounding must not be taken for motion."""
+  varying = np.random.default_rng(0).normal(size=1000)
+  assert motion_metrics.correlation(np.full(1000, 0.1, np.float32), varying) == 0.0
+  assert motion_metrics.correlation(varying, varying**3) == pytest.approx(scipy.stats.pearsonr(varying, varying**3)[0])

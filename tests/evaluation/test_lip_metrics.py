@@ -1,0 +1,116 @@
+"""Lip metrics against numpy, the whole head's vertices, and openings made by hand."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import tiny_world
+from rsatalker_jax.data.demo import visemes
+from rsatalker_jax.data.demo.expressions import COLUMN, columns
+from rsatalker_jax.evaluation import lip_metrics
+from rsatalker_jax.head import head_vertices, load_head, motion_to_flame
+
+HEAD = pathlib.Path(__file__).resolve().parents[2] / "assets" / "head" / "demo_head.npz"
+
+
+@pytest.fixture(scope="module")
+def head():
+  return load_head(HEAD)
+
+
+@pytest.fixture(scope="module")
+def opening(head):
+  return lip_metrics.LipOpening(head, lip_metrics.find_lips(head))
+
+
+def test_opening_is_that_of_the_whole_head(head, opening):
+  motion = np.random.default_rng(0).uniform(0, 0.3, (3, 56)).astype(np.float32)
+  values = opening(motion)
+  straight = motion.copy()
+  straight[:, 53:] = 0
+  pose = jax.jit(lambda frame: head_vertices(head, shape=jnp.zeros(0), **motion_to_flame(frame)))
+  lips = np.stack([pose(frame) for frame in straight])[:, np.asarray(head.lip_vertices), 1]
+  np.testing.assert_allclose(values, lips[:, 0] - lips[:, 1], atol=1e-7)  # float32 of coordinates near 0.1 m.
+  turned = motion.copy()
+  turned[:, 53:] += 0.4
+  np.testing.assert_array_equal(opening(turned), values)
+
+
+def test_opening_of_known_faces(opening):
+  faces = np.zeros((3, 56), np.float32)
+  faces[1:, COLUMN["jawOpening"]] = 0.2
+  faces[2, columns("mouthClose")] = 0.2 / visemes.JAW_OPEN_ANGLE
+  rest, opened, closed = opening(faces)
+  assert 0 <= rest < lip_metrics.CLOSED and opened > 5 * lip_metrics.OPEN and closed < lip_metrics.CLOSED
+
+
+def test_lips_are_found_where_the_file_does_not_name_them(head, tmp_path):
+  unnamed = dataclasses.replace(head, lip_vertices=None)
+  found = lip_metrics.find_lips(unnamed)
+  named = np.asarray(head.v_template)[np.asarray(head.lip_vertices)]
+  # The same lips: within the lips' thickness of those named, and opening alike.
+  assert np.linalg.norm(np.asarray(head.v_template)[found] - named, axis=1).max() < 6e-3
+  jaw = np.zeros((20, 56), np.float32)
+  jaw[:, COLUMN["jawOpening"]] = np.linspace(0, 0.3, 20)
+  ours, theirs = (lip_metrics.LipOpening(h, lip_metrics.find_lips(h))(jaw) for h in (unnamed, head))
+  assert scipy.stats.pearsonr(ours, theirs)[0] > 0.99
+  tiny_world.write_head(tmp_path / "ball.npz")
+  assert lip_metrics.find_lips(load_head(tmp_path / "ball.npz")) is None
+
+
+def test_speaking_frames():
+  rng = np.random.default_rng(0)
+  wav = 1e-4 * rng.normal(size=100 * 640)
+  wav[30 * 640 : 70 * 640] += 0.1 * rng.normal(size=40 * 640)
+  wav[50 * 640 : 51 * 640] = 0  # A stop's silence is bridged.
+  mask = lip_metrics.speaking_frames(wav, 100)
+  np.testing.assert_array_equal(np.flatnonzero(mask), np.arange(29, 71))
+  assert not lip_metrics.speaking_frames(np.zeros(6400), 12).any()
+
+
+def test_correlations_are_pearsons_over_speaking_frames():
+  rng = np.random.default_rng(0)
+  true = [0.01 * rng.uniform(size=50) for _ in range(3)]
+  generated = [t + 0.004 * rng.normal(size=50) for t in true]
+  speaking = [rng.uniform(size=50) < 0.6, np.zeros(50, bool), rng.uniform(size=50) < 0.6]
+  scores = lip_metrics.score_lips(generated, true, speaking)
+  each = [scipy.stats.pearsonr(g[s], t[s])[0] for g, t, s in zip(generated, true, speaking) if s.any()]
+  assert scores["lips/correlation"] == pytest.approx(np.mean(each))
+  pooled = [np.concatenate([x[s] for x, s in zip(xs, speaking)]) for xs in (generated, true)]
+  assert scores["lips/pooled_correlation"] == pytest.approx(scipy.stats.pearsonr(*pooled)[0])
+  far = pooled[1] > 2e-3
+  assert scores["lips/false_closures"] == pytest.approx(np.mean(pooled[0][far] < 0.5e-3))
+  assert not any(name.startswith("lips/bilabials") for name in scores)  # Nobody knows what was said.
+  still = lip_metrics.score_lips([np.full(50, 0.003)] * 3, true, speaking)
+  assert still["lips/correlation"] == still["lips/pooled_correlation"] == 0.0
+
+
+def test_bilabials_closed_within_a_frame():
+  silent = [np.zeros(100, bool)]
+  opening = np.full(100, 0.01)
+  opening[[10, 50]] = 0.0
+  # Frame 10 is 0.40 to 0.44 s: hit, a frame late, a frame early, two frames early; then one past the clip's end.
+  closures = [("P", 0.40, 0.44), ("B", 0.44, 0.47), ("M", 0.35, 0.39), ("M", 0.30, 0.35), ("M", 4.2, 4.3)]
+  scores = lip_metrics.score_lips([opening], [opening], silent, [closures])
+  assert scores == pytest.approx(
+      {"lips/bilabials": 0.75, "lips/bilabials_P": 1.0, "lips/bilabials_B": 1.0, "lips/bilabials_M": 0.5}
+  )
+
+
+def test_demo_faces_close_on_every_bilabial(opening):
+  """The demo world's own lips, phone by phone, as the simulator writes them."""
+  phones = [(name, 0.2 + 0.08 * i, 0.28 + 0.08 * i) for i, name in enumerate("M AA P IY B OW M AE T AA P".split())]
+  times = (np.arange(40) + 0.5) / 25
+  lips = visemes.lip_motion(phones, times)
+  motion = np.zeros((40, 56), np.float32)
+  for i, shape in enumerate(visemes.LIP_SHAPES):
+    motion[:, columns(shape)] = lips.shapes[:, i : i + 1]
+  curve = opening(motion)
+  bilabials = [phone for phone in phones if phone[0] in visemes.BILABIALS]
+  assert lip_metrics.score_lips([curve], [curve], [np.ones(40, bool)], [bilabials])["lips/bilabials"] == 1.0
+  assert lip_metrics.score_lips([curve + 0.003], [curve], [np.ones(40, bool)], [bilabials])["lips/bilabials"] == 0.0
