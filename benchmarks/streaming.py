@@ -30,7 +30,7 @@ from rsatalker_jax.social import parse_relation  # noqa: E402
 from rsatalker_jax.speech import LogMel, logmel_features  # noqa: E402
 from rsatalker_jax.talker import make_log_mel  # noqa: E402
 from rsatalker_jax.training.run import load_run  # noqa: E402
-from rsatalker_jax.types import FPS, MOTION_DIM  # noqa: E402
+from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLES_PER_FRAME  # noqa: E402
 from splat_kernels.bench import time_in_turns  # noqa: E402
 
 LENGTHS = (1, 5, 25)  # Frames: 40 ms, 200 ms, 1 s.
@@ -51,12 +51,15 @@ class Model:
   @property
   def unit(self) -> int:
     """Samples, or rows of features, of a frame."""
-    return streaming.SAMPLES_PER_FRAME if self.encoder else 1
+    return SAMPLES_PER_FRAME if self.encoder else 1
 
 
 def make_model(name: str, workdir: str | None) -> Model:
   if name == "demo" and workdir:
     run = load_run(workdir)
+    if "generator" not in run.params or run.config.speech.encoder != "logmel":
+      found = f"only {run.stages} with speech encoder {run.config.speech.encoder}"
+      raise InputError(workdir, "", found, "a finished motion stage with logmel")
     encoder = make_log_mel(run.config.speech)
     return Model(run.talker.generator, run.params["generator"], encoder, encoder.features)
   if name == "demo":
@@ -67,7 +70,7 @@ def make_model(name: str, workdir: str | None) -> Model:
     encoder, generator, width = None, MotionGenerator(PAPER), PAPER_SPEECH
   frame = lambda features: np.zeros((1, features), np.float32)
   inputs = frame(width), frame(MOTION_DIM), frame(width)
-  params = jax.device_get(jax.jit(generator.init)(jax.random.key(0), *inputs, RELATION))
+  params = jax.jit(generator.init)(jax.random.key(0), *inputs, RELATION)
   params["params"]["motion_decoder"]["motion"]["kernel"] *= 5.0  # Untrained output is near its mean.
   return Model(generator, params, encoder, width)
 
@@ -160,7 +163,8 @@ def main() -> None:
   except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
-  print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}; {args.pushes} pushes of each length\n")
+  device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
+  print(f"{device}; {args.pushes} pushes of each length\n")
   print("| model | piece | × real time | median, ms | 99th percentile, ms | state, kB |\n|---|---:|---:|---:|---:|---:|")
   for row in rows:
     print("| {model} | {piece_ms:.0f} ms | {times_real_time:.1f} | {median_ms:.2f} | {percentile_99_ms:.2f} | ".format(**row)
@@ -174,7 +178,7 @@ def main() -> None:
   if args.json:
     path = pathlib.Path(args.json)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps({"jax": jax.__version__, "lengths": rows, "long": long}, indent=2) + "\n")
+    temporary.write_text(json.dumps({"device": device, "lengths": rows, "long": long}, indent=2) + "\n")
     os.replace(temporary, path)
 
 

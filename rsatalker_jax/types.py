@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 FPS = 25
 SAMPLE_RATE = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 
 EXPRESSION_DIM = 50
 JAW_DIM = 3

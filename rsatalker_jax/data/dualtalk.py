@@ -30,14 +30,13 @@ from rsatalker_jax.types import (
     MOTION_DIM,
     MOTION_GROUPS,
     POSE_DIM,
-    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
     Conversation,
     Motion,
 )
 
 SPLITS = ("train", "val", "test", "ood")
 MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
-SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 _WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
 
 

@@ -30,9 +30,8 @@ from jaxtyping import Array, Float, Int
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion.generator import MotionGenerator
 from rsatalker_jax.speech.logmel import LogMel, to_frames
-from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLE_RATE, Motion
-
-SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
+from rsatalker_jax.social.relation import UNKNOWN
+from rsatalker_jax.types import MOTION_DIM, SAMPLES_PER_FRAME, Motion
 
 Params = dict[str, Any]
 # {"history": the layers' collection, "voices": (2, P) last samples of A and B; without an encoder (2, 0)}
@@ -140,8 +139,12 @@ class MotionStream:
       lengths: numbers of frames that are computed together; pieces of other lengths are made of these. 1 is among them.
 
     Raises:
-      InputError: see `init_state`.
+      InputError: see `init_state`; or no such relation, or lengths below 1.
     """
+    if min(lengths, default=1) < 1:
+      raise InputError("stream", "lengths", list(lengths), "numbers of frames, at least 1")
+    if np.shape(relation) != (2,) or not np.isin(relation, (UNKNOWN, 0, 1)).all():
+      raise InputError("stream", "relation", np.array(relation), f"[blood, equal], each 0, 1 or {UNKNOWN} for unknown")
     self._lengths = sorted({1, *lengths}, reverse=True)
     self._encoder = encoder
     self._params = jax.device_put(params)

@@ -23,7 +23,7 @@ from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.speech.checkpoints import checkpoint_key, load_wav2vec2
 from rsatalker_jax.speech.logmel import LogMel, encode_locally, to_frames
 from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, encode_voice
-from rsatalker_jax.types import FPS, SAMPLE_RATE
+from rsatalker_jax.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class SpeechFeatures:
   def _find(self, wav: Float[np.ndarray, "S"], frames: int) -> tuple[Float[np.ndarray, "T50 D"], Origin]:
     wav = np.ascontiguousarray(wav, np.float32)
     if self._whole_frames:
-      samples = frames * SAMPLE_RATE // FPS
+      samples = frames * SAMPLES_PER_FRAME
       wav = np.pad(wav[:samples], (0, max(0, samples - len(wav))))
     if self._cache_dir is None:
       return self._encode(wav, frames), "encoded"

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.data.pipeline import MotionClip
+from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionStream
 from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.training import checkpoints, loop, sharding
@@ -96,8 +97,10 @@ class TrainedRun:
       relation, lengths: see `MotionStream`.
 
     Raises:
-      InputError: if the run's generator or speech features look ahead.
+      InputError: if there is no generator yet, or it or its speech features look ahead.
     """
+    if "generator" not in self.params:
+      raise InputError("run", "motion", f"only {self.stages}", "a finished motion stage")
     encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
     return MotionStream(self.talker.generator, self.params["generator"], relation, encoder=encoder, lengths=lengths)
 

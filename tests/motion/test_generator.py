@@ -114,7 +114,9 @@ def test_ablations_cut_exactly_their_input():
 
 def test_causal_form_sees_no_future():
   """What comes after frame t changes no bit of the output up to t, and every input's frame t changes frame t."""
-  config = dataclasses.replace(SMALL, causal=True, motion_kernel=5, motion_stride=2, social_norm=True, query_time=True)
+  config = dataclasses.replace(
+      SMALL, causal=True, speech_layers=2, motion_kernel=5, motion_stride=2, social_norm=True, query_time=True
+  )
   model, params = make_model(config)
   inputs = make_inputs(frames=23)
   apply = jax.jit(model.apply)

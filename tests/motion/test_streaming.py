@@ -17,12 +17,12 @@ from rsatalker_jax.training.run import TrainedRun
 FRAMES = 810  # More than the 800 after which the encoding of time repeats itself.
 RELATION = np.array([1, 0], np.int32)
 CONFIG = MotionConfig(
-    features=8, heads=2, reach=3, encoder_layers=1, decoder_layers=1, speech_kernel=3, motion_kernel=3, motion_stride=2,
-    relation_features=4, dropout=0.0, query_time=True, social_norm=True, causal=True,
+    features=8, heads=2, reach=3, encoder_layers=1, decoder_layers=1, speech_hidden=8, speech_layers=2, speech_kernel=3,
+    motion_kernel=3, motion_stride=2, relation_features=4, dropout=0.0, query_time=True, social_norm=True, causal=True,
     motion_mean=np.linspace(-0.5, 0.5, 56),
 )
 GENERATOR = MotionGenerator(CONFIG)
-ENCODER = LogMel(num_mels=4, causal=True)
+ENCODER = LogMel(num_mels=2, causal=True)
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +120,18 @@ def test_a_wrong_piece_is_refused_and_changes_nothing(stream, conversation, piec
   np.testing.assert_allclose(out, motion_b[:5], atol=2e-5)
 
 
-def test_what_looks_ahead_is_refused(run):
+def test_what_cannot_stream_is_refused(run):
   params = run.params["generator"]
   ahead = MotionGenerator(dataclasses.replace(CONFIG, causal=False))
   with pytest.raises(InputError, match="generator.causal=True"):
     MotionStream(ahead, params, RELATION, encoder=ENCODER)
   with pytest.raises(InputError, match="speech.causal=True"):
-    MotionStream(GENERATOR, params, RELATION, encoder=LogMel(num_mels=4))
-  with pytest.raises(InputError, match="found 128, expected 8"):
+    MotionStream(GENERATOR, params, RELATION, encoder=LogMel(num_mels=2))
+  with pytest.raises(InputError, match="found 256, expected 8"):
     MotionStream(GENERATOR, params, RELATION, encoder=LogMel(causal=True))
+  with pytest.raises(InputError, match="relation: found .2 0., expected"):
+    MotionStream(GENERATOR, params, np.array([2, 0]), encoder=ENCODER)
+  with pytest.raises(InputError, match="lengths: found .0., expected"):
+    MotionStream(GENERATOR, params, RELATION, encoder=ENCODER, lengths=[0])
+  with pytest.raises(InputError, match="only avatar:3"):
+    dataclasses.replace(run, params={}, stages="avatar:3").stream(RELATION)
