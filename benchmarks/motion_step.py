@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from configs.common import base_config  # noqa: E402
+from configs.rsatalker import get_config  # noqa: E402
 from rsatalker_jax import command_line  # noqa: E402
 from rsatalker_jax.data.audio import write_wav  # noqa: E402
 from rsatalker_jax.data.dualtalk import SAMPLES_PER_FRAME, write_motion  # noqa: E402
@@ -44,13 +44,6 @@ LARGE = Wav2Vec2Config(
     num_attention_heads=16,
     intermediate_size=4096,
 )
-
-
-def paper_config():
-  """The paper's sizes."""
-  config = base_config()
-  config.generator.update(dict(features=512, heads=4, encoder_layers=3, decoder_layers=1, mlp_ratio=4, reach=25))
-  return config
 
 
 def make_stage(config, mesh: jax.sharding.Mesh) -> loop.Stage:
@@ -113,7 +106,8 @@ def main() -> None:
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the generator's arithmetic")
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
-  config = paper_config()
+  config = get_config()
+  config.mesh.cpu_devices, config.head.path = 2, "assets/head/demo_head.npz"
   config.generator.dtype = args.dtype
   command_line.use_devices(config.mesh)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

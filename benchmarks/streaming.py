@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from configs.demo import get_config  # noqa: E402
+from configs import demo, rsatalker  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
 from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming  # noqa: E402
 from rsatalker_jax.social import parse_relation  # noqa: E402
@@ -35,7 +35,6 @@ from splat_kernels.bench import time_in_turns  # noqa: E402
 
 LENGTHS = (1, 5, 25)  # Frames: 40 ms, 200 ms, 1 s.
 RELATION = parse_relation("blood,equal")
-PAPER = MotionConfig(features=512, heads=4, encoder_layers=3, decoder_layers=1, mlp_ratio=4, reach=25, causal=True)
 PAPER_SPEECH = 1024  # Width of Wav2Vec 2.0 large.
 
 
@@ -63,11 +62,14 @@ def make_model(name: str, workdir: str | None) -> Model:
     encoder = make_log_mel(run.config.speech)
     return Model(run.talker.generator, run.params["generator"], encoder, encoder.features)
   if name == "demo":
-    config = get_config("causal")
+    config = demo.get_config("causal")
     encoder = make_log_mel(config.speech)
-    generator, width = MotionGenerator(MotionConfig(**config.generator)), encoder.features
+    width = encoder.features
   else:
-    encoder, generator, width = None, MotionGenerator(PAPER), PAPER_SPEECH
+    config = rsatalker.get_config("causal")
+    config.generator.dtype = "float32"  # The config's is for accelerators.
+    encoder, width = None, PAPER_SPEECH
+  generator = MotionGenerator(MotionConfig(**config.generator))
   frame = lambda features: np.zeros((1, features), np.float32)
   inputs = frame(width), frame(MOTION_DIM), frame(width)
   params = jax.jit(generator.init)(jax.random.key(0), *inputs, RELATION)
