@@ -87,16 +87,16 @@ def base_config() -> ConfigDict:
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
   config.motion = ConfigDict(dict(
-      steps=2000,
-      batch=8,
+      steps=4000,
+      batch=4,
       window=100,
       learning_rate=2e-3,
-      warmup=50,
+      warmup=100,
       weight_decay=0.01,
       gradient_clip=1.0,
       orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.
       loss=ConfigDict(dict(
-          expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=8.0, plain_norm=False
+          expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=12.0, plain_norm=False
       )),
   ))
 
