@@ -134,7 +134,9 @@ def load_capture(
   for frame in frames:
     if frame.size != frames[0].size:
       raise InputError(frame.place, "w, h", frame.size, f"{frames[0].size} as in the first frame")
-  shape, static_offset = _read_identity(root / "canonical_flame_param.npz", frames[0].flame_path, num_vertices)
+  canonical = root / "canonical_flame_param.npz"
+  # Captures without a canonical file repeat the identity in every frame's.
+  shape, static_offset = read_identity(canonical if canonical.is_file() else frames[0].flame_path, num_vertices)
   return Capture(root, frames, shape, static_offset, None if background is None else np.asarray(background, np.float32))
 
 
@@ -287,9 +289,18 @@ def _read_flame_param(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise InputError(path, "", error, "an .npz of head parameters") from None
 
 
-def _read_identity(canonical: pathlib.Path, frame_file: pathlib.Path, num_vertices: int | None):
-  """Shape and static offset; captures without a canonical file repeat them in every frame's."""
-  path = canonical if canonical.is_file() else frame_file
+def read_identity(
+    path: pathlib.Path, num_vertices: int | None
+) -> tuple[Float[np.ndarray, "S"], Float[np.ndarray, "V 3"] | None]:
+  """Reads `shape` and, where there is one, `static_offset` (metres) from an .npz of head parameters.
+
+  Args:
+    path: the file.
+    num_vertices: of the head model, to check the offset against; None takes any.
+
+  Raises:
+    InputError: the file is missing or damaged, or a value is missing, not finite or of another shape.
+  """
   try:
     with np.load(path, allow_pickle=False) as file:
       shape = _read_array(path, file, "shape", None)
@@ -299,8 +310,10 @@ def _read_identity(canonical: pathlib.Path, frame_file: pathlib.Path, num_vertic
   except (OSError, *_ARRAY_FILE_ERRORS) as error:
     raise InputError(path, "", error, "an .npz of head parameters") from None
   if static_offset is not None:
-    if static_offset.shape[-1] != 3 or static_offset.size != static_offset.shape[-2] * 3:
+    if static_offset.ndim < 2 or static_offset.shape[-1] != 3 or static_offset.size != static_offset.shape[-2] * 3:
       raise InputError(path, "static_offset", f"shape {static_offset.shape}", "(1, V, 3)")
+    if not np.all(np.isfinite(static_offset)):
+      raise InputError(path, "static_offset", "NaN or infinity", "finite numbers")
     static_offset = static_offset.reshape(-1, 3)
     if num_vertices not in (None, len(static_offset)):
       found = f"{len(static_offset)} vertices"

@@ -1,0 +1,90 @@
+"""What export_avatar.py does: a trained run's avatar as a file that other programs read."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from rsatalker_jax.data.dualtalk import read_motion
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.media import splat_files
+from rsatalker_jax.social import format_relation, parse_relation
+from rsatalker_jax.training.run import load_run
+from rsatalker_jax.types import MOTION_DIM
+
+# Each format with the ending of its files' names; the first of an ending is what the name alone asks for.
+FORMATS = {"ply": ".ply", "bound": ".ply", "spz": ".spz"}
+
+
+def export_avatar(
+    *,
+    workdir: str,
+    out: str,
+    format: str | None = None,
+    motion: str | None = None,
+    frame: int = 0,
+    relation: str | None = None,
+) -> None:
+  """Writes the avatar of a run.
+
+  Args:
+    workdir: a trained run.
+    out: the file.
+    format: "ply" or "spz", the Gaussians of one moment in world space; "bound", a PLY with bindings that can be moved.
+      None goes by the ending of `out`.
+    motion: npz in DualTalk's layout; `frame` of it is the pose. None is the pose at rest.
+    frame: counted from 0.
+    relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
+
+  Raises:
+    InputError: for every mistake in the inputs, before anything is written.
+  """
+  format = _checked_format(out, format)
+  if format == "bound" and (motion is not None or relation is not None):
+    raise InputError("--format", "", "bound with --motion or --relation", "neither: it holds no pose, but every one")
+  label = None if relation is None else parse_relation(relation, source="--relation")
+  vector = np.zeros(MOTION_DIM, np.float32) if motion is None else _read_frame(motion, frame)
+  run = load_run(workdir)
+  if "avatar" not in run.params:
+    raise InputError(workdir, "avatar", f"only {run.stages}", "a finished avatar stage")
+
+  count = len(run.avatar.binding)
+  if format == "bound":
+    beside = splat_files.write_bound_ply(out, run.avatar, run.talker.head)
+    print(f"wrote {out}: {count} Gaussians on their triangles, and {beside}; run {workdir} ({run.stages})")
+    return
+  offsets = None
+  if label is not None:
+    if "offsets" not in run.params:
+      raise InputError(workdir, "joint", f"only {run.stages}", "a finished joint stage, for --relation")
+    offsets = run.gaussian_offsets(label, np.array([frame]))(np.array([0]))[0]
+  gaussians = jax.device_get(splat_files.bake(run.avatar, run.talker.head, motion_to_flame(vector), offsets))
+  if format == "spz":
+    small = int((gaussians.log_scales < splat_files.SPZ_LEAST_LOG_SCALE).any(axis=1).sum())
+    if small:
+      print(f"{small} of {count} Gaussians are thinner than SPZ's least, 45 micrometres, and become as thick")
+    splat_files.write_spz(out, gaussians)
+  else:
+    splat_files.write_ply(out, gaussians)
+  pose = "at rest" if motion is None else f"at frame {frame} of {motion}"
+  pose += "" if label is None else f", {format_relation(label)}"
+  print(f"wrote {out}: {count} Gaussians {pose}; run {workdir} ({run.stages})")
+
+
+def _checked_format(out: str, format: str | None) -> str:
+  suffix = pathlib.Path(out).suffix
+  if format is None:
+    format = next((name for name, ending in FORMATS.items() if ending == suffix), None)
+    if format is None:
+      raise InputError("--out", "", out, f"a name that ends in {' or '.join(sorted(set(FORMATS.values())))}")
+  if FORMATS[format] != suffix:
+    raise InputError("--out", "", out, f"a name that ends in {FORMATS[format]}, for the format {format}")
+  return format
+
+
+def _read_frame(motion: str, frame: int) -> np.ndarray:
+  frames = read_motion(motion)
+  if not 0 <= frame < len(frames):
+    raise InputError("--frame", "", frame, f"0 to {len(frames) - 1}, as {motion} has")
+  return frames[frame]

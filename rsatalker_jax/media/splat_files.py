@@ -1,0 +1,360 @@
+"""Avatars as files that others read: PLY of 3D Gaussian splatting, PLY with bindings of GaussianAvatars, and SPZ.
+
+    plain PLY   Gaussians of one moment in world space: x y z nx ny nz f_dc_* f_rest_* opacity scale_* rot_*, all float32;
+                the logit of opacity, the logarithm of scale, quaternions wxyz, f_rest by channel; normals are zero
+    bound PLY   the same fields in the frames of the triangles, then binding_0, the face of each Gaussian; beside it
+                flame_param.npz with the head's identity, as GaussianAvatars (Qian et al. 2024) keeps it
+    SPZ         Gaussians of one moment, rounded (Niantic's format, version 3)
+
+World space is the head model's: metres, y up, the face looks along z. Spherical harmonics are those of the avatar as
+they are: both the avatar and these formats evaluate them along the direction of view in world space, and neither turns
+them with the triangles, so baking moves and turns the Gaussians but not their colours.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rsatalker_jax.avatar import Avatar, Gaussians, pose_gaussians
+from rsatalker_jax.data.captures import read_identity
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import HeadModel
+
+IDENTITY_FILE = "flame_param.npz"
+BINDING = "binding_0"
+# Number of f_rest fields by degree of the spherical harmonics.
+_REST_COUNTS = {3 * ((degree + 1) ** 2 - 1): degree for degree in range(4)}
+_PLY_TYPES = {
+    **dict(char="<i1", uchar="<u1", short="<i2", ushort="<u2", int="<i4", uint="<u4", float="<f4", double="<f8"),
+    **dict(int8="<i1", uint8="<u1", int16="<i2", uint16="<u2", int32="<i4", uint32="<u4", float32="<f4", float64="<f8"),
+}
+_LONGEST_HEADER = 1 << 16
+# An anchor for a face that the file leaves bare: far below what any rasterizer draws (1/255 is opacity's least).
+_INVISIBLE_LOGIT = -20.0
+# SPZ has no smaller scale: 45 micrometres.
+SPZ_LEAST_LOG_SCALE = -10.0
+_SPZ_FINEST_BITS = 20
+
+
+@jax.jit
+def bake(
+    avatar: Avatar,
+    head: HeadModel,
+    flame: dict[str, Float[Array, "_"]],
+    offsets: Float[Array, "F 3"] | None = None,
+) -> Gaussians:
+  """The avatar's Gaussians at one moment, in world space: means in metres, unit quaternions, logarithms of metres.
+
+  Args:
+    avatar, head: the person, and the head model it is bound to.
+    flame: the pose, arguments of `head_vertices`.
+    offsets: Gaussian offset corrections of that moment in metres (Eq. 8); None for none.
+  """
+  means, quats, scales = pose_gaussians(avatar, head, flame, offsets)
+  return avatar.gaussians.replace(
+      means=means,
+      quats=quats / jnp.linalg.norm(quats, axis=-1, keepdims=True),
+      # A collapsed triangle makes Gaussians of size 0, whose logarithm no file holds.
+      log_scales=jnp.log(jnp.maximum(scales, jnp.finfo(jnp.float32).tiny)),
+  )
+
+
+def write_ply(path: str | os.PathLike, gaussians: Gaussians, binding: Int[np.ndarray, "N"] | None = None) -> None:
+  """Writes Gaussians as a PLY, whole or not at all.
+
+  Args:
+    path: the file; its folder is made if absent.
+    gaussians: in world space, or with `binding` in the frames of the triangles.
+    binding: face of each Gaussian; None writes a plain PLY.
+
+  Raises:
+    InputError: a value that is not finite, or a quaternion of zeros.
+  """
+  columns = _to_columns(gaussians)
+  if binding is not None:
+    columns[BINDING] = np.asarray(binding)
+  # GaussianAvatars writes bindings as float32 too, which holds whole numbers up to 2^24.
+  table = np.empty(len(columns["x"]), [(name, "<f4") for name in columns])
+  for name, values in columns.items():
+    table[name] = values
+  _check_table(path, table)
+  header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
+  header += [*(f"property float {name}" for name in columns), "end_header", ""]
+  with _whole_file(path) as file:
+    file.write("\n".join(header).encode("ascii"))
+    file.write(table.tobytes())
+
+
+def read_ply(path: str | os.PathLike) -> tuple[Gaussians, Int[np.ndarray, "N"] | None]:
+  """Reads a plain or a bound PLY.
+
+  Returns:
+    The Gaussians, as float32 numpy arrays, and the face of each; None where the file has no `binding_0`.
+
+  Raises:
+    InputError: not a whole, binary, little-endian PLY of 3D Gaussian splatting: a field is missing or unknown, the size
+      is not what the header says, or a value is not finite.
+  """
+  path = pathlib.Path(path)
+  try:
+    with path.open("rb") as file:
+      fields, count = _read_header(path, file)
+      body = file.read()
+  except OSError as error:
+    raise InputError(path, "", error.strerror or error, "a PLY of 3D Gaussians") from None
+  dtype = np.dtype(list(fields.items()))
+  degree = _check_fields(path, fields)
+  if len(body) != count * dtype.itemsize:
+    expected = f"{count * dtype.itemsize}: {count} Gaussians of {dtype.itemsize} bytes"
+    raise InputError(path, "", f"{len(body)} bytes after the header", expected)
+  table = np.frombuffer(body, dtype)
+  _check_table(path, table)
+  binding = None
+  if BINDING in fields:
+    binding = table[BINDING].astype(np.int32)
+    whole = binding == table[BINDING]
+    if not whole.all():
+      row = int(np.argmin(whole))
+      raise InputError(path, f"{BINDING}, Gaussian {row}", table[BINDING][row], "a whole number, the face's index")
+  return _from_columns(table, degree), binding
+
+
+def write_spz(path: str | os.PathLike, gaussians: Gaussians) -> None:
+  """Writes Gaussians in world space as an SPZ, rounded as docs/exchange.md measures; whole or not at all.
+
+  Raises:
+    InputError: a value that is not finite, or a quaternion of zeros.
+  """
+  # Only here: gsply imports numba, which takes a second.
+  import gsply
+
+  columns = _to_columns(gaussians)
+  _check_table(path, np.rec.fromarrays(list(columns.values()), names=list(columns)))
+  sh = np.asarray(gaussians.sh, np.float32)
+  means = np.asarray(gaussians.means, np.float32)
+  data = gsply.GSData(
+      means=means,
+      scales=np.asarray(gaussians.log_scales, np.float32),
+      quats=np.asarray(gaussians.quats, np.float32),
+      opacities=np.asarray(gaussians.opacity_logits, np.float32),
+      sh0=sh[:, 0],
+      shN=sh[:, 1:],
+  )
+  # 24 bits with sign for a coordinate: as many as the farthest mean leaves stand behind the point, up to micrometres.
+  reach = max(float(np.abs(means).max()), 1.0)
+  bits = min(_SPZ_FINEST_BITS, math.floor(math.log2((2**23 - 1) / reach)))
+  with _whole_file(path) as file:
+    gsply.write_spz(file.name, data, version=3, fractional_bits=bits)
+
+
+def write_bound_ply(path: str | os.PathLike, avatar: Avatar, head: HeadModel) -> pathlib.Path:
+  """Writes an avatar as GaussianAvatars does: the PLY with bindings, and beside it flame_param.npz with the identity
+  and one frame at rest.
+
+  Returns:
+    The path of flame_param.npz.
+
+  Raises:
+    InputError: the folder has a flame_param.npz of another person.
+  """
+  path = pathlib.Path(path)
+  num_vertices = head.v_template.shape[0]
+  offset = np.zeros((num_vertices, 3)) if avatar.static_offset is None else avatar.static_offset
+  identity = {
+      "shape": np.asarray(avatar.shape, np.float32),
+      "expr": np.zeros((1, head.num_expression), np.float32),
+      **{key: np.zeros((1, 3), np.float32) for key in ("rotation", "neck_pose", "jaw_pose", "translation")},
+      "eyes_pose": np.zeros((1, 6), np.float32),
+      "static_offset": np.asarray(offset, np.float32)[None],
+      "dynamic_offset": np.zeros((1, num_vertices, 3), np.float32),
+  }
+  beside = path.with_name(IDENTITY_FILE)
+  if beside.exists():
+    shape, static_offset = _read_identity(beside, num_vertices)
+    same = np.array_equal(shape, identity["shape"]) and np.array_equal(static_offset, identity["static_offset"][0])
+    if not same:
+      raise InputError(beside, "", "another person's identity", "no such file, or this avatar's: a folder for each")
+  with _whole_file(beside) as file:
+    np.savez_compressed(file, **identity)
+  write_ply(path, avatar.gaussians, np.asarray(avatar.binding))
+  return beside
+
+
+def load_bound_ply(path: str | os.PathLike, head: HeadModel, *, shape: Float[np.ndarray, "S"] | None = None) -> Avatar:
+  """Reads an avatar that GaussianAvatars or `write_bound_ply` wrote.
+
+  `Avatar` begins with one anchor for each face: the first Gaussian of every face in the file becomes that, the others
+  keep their order behind them. A face without any (GaussianAvatars' density control leaves none so) gets an anchor that
+  is not visible.
+
+  Args:
+    path: the PLY; flame_param.npz beside it has the identity.
+    head: the head model that the avatar was trained on, with as many faces.
+    shape: the identity, for a PLY that stands alone: nothing else is read then.
+
+  Raises:
+    InputError: see `read_ply`; no bindings, faces or an identity that the head does not have, or vertex offsets that
+      change from frame to frame, which an `Avatar` does not have.
+  """
+  path = pathlib.Path(path)
+  gaussians, binding = read_ply(path)
+  if binding is None:
+    expected = "the face of each Gaussian: a PLY of an avatar, not of a scene"
+    raise InputError(path, BINDING, "no such field", expected)
+  num_faces = head.faces.shape[0]
+  if binding.min() < 0 or binding.max() >= num_faces:
+    found = f"faces {binding.min()} to {binding.max()}"
+    raise InputError(path, BINDING, found, f"0 to {num_faces - 1}, which the head model has")
+  static_offset = None
+  if shape is None:
+    beside = path.with_name(IDENTITY_FILE)
+    shape, static_offset = _read_identity(beside, head.v_template.shape[0])
+    if np.any(shape[head.num_shape :]):
+      raise InputError(beside, "shape", f"{len(shape)} coefficients", f"{head.num_shape}, as the head model has")
+  gaussians, binding = _anchors_first(gaussians, binding, num_faces)
+  offset = None if static_offset is None or not np.any(static_offset) else jnp.asarray(static_offset)
+  gaussians = jax.tree.map(jnp.asarray, gaussians)
+  return Avatar(gaussians, jnp.asarray(binding), jnp.asarray(shape, jnp.float32), offset)
+
+
+def _read_identity(path: pathlib.Path, num_vertices: int) -> tuple[np.ndarray, np.ndarray | None]:
+  shape, static_offset = read_identity(path, num_vertices)
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      moving = "dynamic_offset" in file and np.any(file["dynamic_offset"])
+  except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    raise InputError(path, "dynamic_offset", error, "an array") from None
+  if moving:
+    raise InputError(path, "dynamic_offset", "offsets that change from frame to frame", "zeros")
+  return shape, static_offset
+
+
+def _anchors_first(gaussians: Gaussians, binding: np.ndarray, num_faces: int) -> tuple[Gaussians, np.ndarray]:
+  count, num_coefficients = len(binding), gaussians.sh.shape[1]
+  faces, first = np.unique(binding, return_index=True)
+  anchors = np.full(num_faces, count)  # Row `count` is the invisible Gaussian.
+  anchors[faces] = first
+  others = np.delete(np.arange(count), first)
+  order = np.concatenate([anchors, others])
+  invisible = Gaussians(
+      means=np.zeros(3),
+      quats=np.array([1.0, 0.0, 0.0, 0.0]),
+      log_scales=np.zeros(3),
+      opacity_logits=np.array(_INVISIBLE_LOGIT),
+      sh=np.zeros((num_coefficients, 3)),
+  )
+  pick = lambda x, extra: np.concatenate([x, extra[None].astype(x.dtype)])[order]
+  binding = np.concatenate([np.arange(num_faces), binding[others]]).astype(np.int32)
+  return jax.tree.map(pick, gaussians, invisible), binding
+
+
+def _to_columns(gaussians: Gaussians) -> dict[str, np.ndarray]:
+  """The fields of the standard layout, in its order."""
+  sh = np.asarray(gaussians.sh)
+  rest = np.swapaxes(sh[:, 1:], 1, 2).reshape(len(sh), -1)  # Channel by channel.
+  columns = dict(zip("xyz", np.asarray(gaussians.means).T))
+  columns |= {name: np.zeros(len(sh)) for name in ("nx", "ny", "nz")}
+  columns |= {f"f_dc_{i}": sh[:, 0, i] for i in range(3)}
+  columns |= {f"f_rest_{i}": column for i, column in enumerate(rest.T)}
+  columns["opacity"] = np.asarray(gaussians.opacity_logits)
+  columns |= {f"scale_{i}": column for i, column in enumerate(np.asarray(gaussians.log_scales).T)}
+  columns |= {f"rot_{i}": column for i, column in enumerate(np.asarray(gaussians.quats).T)}
+  return columns
+
+
+def _from_columns(table: np.ndarray, degree: int) -> Gaussians:
+  gather = lambda names: np.stack([table[name].astype(np.float32) for name in names], axis=-1)
+  sh = gather([f"f_dc_{i}" for i in range(3)])[:, None]
+  num_rest = (degree + 1) ** 2 - 1
+  if num_rest:
+    rest = gather([f"f_rest_{i}" for i in range(3 * num_rest)]).reshape(len(table), 3, num_rest)
+    sh = np.concatenate([sh, np.swapaxes(rest, 1, 2)], axis=1)
+  return Gaussians(
+      means=gather("xyz"),
+      quats=gather([f"rot_{i}" for i in range(4)]),
+      log_scales=gather([f"scale_{i}" for i in range(3)]),
+      opacity_logits=table["opacity"].astype(np.float32),
+      sh=sh,
+  )
+
+
+def _read_header(path: pathlib.Path, file: BinaryIO) -> tuple[dict[str, str], int]:
+  """Fields with their types, and the number of Gaussians; leaves the file at its data."""
+  start = file.read(_LONGEST_HEADER)
+  if not start.startswith((b"ply\n", b"ply\r\n")):
+    raise InputError(path, "", f"a file that begins with {start[:8]!r}", "a PLY")
+  end = start.find(b"\nend_header")
+  after = start.find(b"\n", end + 1)
+  if end < 0 or after < 0:
+    raise InputError(path, "end_header", "none", "a whole header")
+  file.seek(after + 1)
+  fields: dict[str, str] = {}
+  elements: list[tuple[str, int]] = []
+  for line in start[:end].decode("ascii", errors="replace").splitlines()[1:]:
+    match line.split():
+      case [] | ["comment" | "obj_info", *_]:
+        pass
+      case ["format", kind, *_]:
+        if kind != "binary_little_endian":
+          raise InputError(path, "format", kind, "binary_little_endian")
+      case ["element", name, count] if count.isdecimal():
+        elements.append((name, int(count)))
+      case ["property", kind, name] if kind in _PLY_TYPES and name not in fields:
+        fields[name] = _PLY_TYPES[kind]
+      case _:
+        raise InputError(path, "header", repr(line), "elements and single numbers, each named once")
+  if [name for name, _ in elements] != ["vertex"] or elements[0][1] < 1:
+    found = ", ".join(f"{count} of {name}" for name, count in elements) or "none"
+    raise InputError(path, "element", found, "vertex alone, at least one")
+  return fields, elements[0][1]
+
+
+def _check_fields(path: pathlib.Path, fields: dict[str, str]) -> int:
+  """Degree of the spherical harmonics, by the fields there are; none may be missing, none unknown."""
+  num_rest = sum(name.startswith("f_rest_") for name in fields)
+  if num_rest not in _REST_COUNTS:
+    raise InputError(path, "f_rest", f"{num_rest} fields", f"one of {sorted(_REST_COUNTS)}")
+  normals = ["nx", "ny", "nz"]  # Nobody reads these; some writers leave them out.
+  names = [*"xyz", *(f"f_dc_{i}" for i in range(3)), *(f"f_rest_{i}" for i in range(num_rest)), "opacity"]
+  names += [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
+  for name in names:
+    if name not in fields:
+      raise InputError(path, name, f"no such field (there are {', '.join(fields)})", "a PLY of 3D Gaussian splatting")
+  unknown = [name for name in fields if name not in (*names, *normals, BINDING)]
+  if unknown:
+    raise InputError(path, ", ".join(unknown), "a field that is not of 3D Gaussian splatting", "none such")
+  return _REST_COUNTS[num_rest]
+
+
+def _check_table(path: str | os.PathLike, table: np.ndarray) -> None:
+  for name in table.dtype.names:
+    finite = np.isfinite(table[name])
+    if not finite.all():
+      row = int(np.argmin(finite))
+      raise InputError(path, f"{name}, Gaussian {row}", table[name][row], "a finite number")
+  length = sum(np.square(table[f"rot_{i}"], dtype=np.float64) for i in range(4))
+  if not length.all():
+    raise InputError(path, f"rot_*, Gaussian {int(np.argmin(length))}", "a quaternion of zeros", "a rotation")
+
+
+@contextlib.contextmanager
+def _whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+  """A file to write that gets its name when it is complete; its folder is made if absent."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("wb") as file:
+      yield file
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)

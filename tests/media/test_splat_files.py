@@ -1,0 +1,299 @@
+"""Files of Gaussians against the bytes read by hand, gsply, numpy's binding and the rasterizer's pictures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+import splat_kernels
+from rsatalker_jax.avatar import Avatar, Gaussians, init_avatar, render_frames
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import head_vertices, load_head, motion_to_flame
+from rsatalker_jax.media import splat_files
+from tiny_world import make_motion, write_head
+
+FIELDS = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
+
+
+def field_names(num_rest: int, *extra: str) -> list[str]:
+  rest = [f"f_rest_{i}" for i in range(num_rest)]
+  return [*FIELDS, *rest, "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3", *extra]
+
+
+def read_table(path) -> np.ndarray:
+  """A PLY of floats by its header alone."""
+  header, body = path.read_bytes().split(b"end_header\n", 1)
+  lines = header.decode().splitlines()
+  assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+  names = [line.split()[2] for line in lines if line.startswith("property float ")]
+  assert len(lines) == 3 + len(names)
+  table = np.frombuffer(body, [(name, "<f4") for name in names])
+  assert lines[2] == f"element vertex {len(table)}"
+  return table
+
+
+def write_table(path, columns: dict[str, np.ndarray], kind: str = "<f4") -> None:
+  names = {"<f4": "float", "<f8": "double"}
+  lines = ["ply", "format binary_little_endian 1.0", "comment by hand", f"element vertex {len(columns['x'])}"]
+  header = "\n".join([*lines, *(f"property {names[kind]} {name}" for name in columns), "end_header\n"])
+  path.write_bytes(header.encode() + np.stack(list(columns.values()), axis=1).astype(kind).tobytes())
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+  path = tmp_path_factory.mktemp("head") / "head.npz"
+  write_head(path)
+  return load_head(path)
+
+
+@pytest.fixture(scope="module")
+def avatar(head) -> Avatar:
+  """One Gaussian more than faces by a fifth, each with its own place, turn, size and colours of degree 2."""
+  num_faces = head.faces.shape[0]
+  start = init_avatar(head, jnp.array([0.5, -1.0]), num_gaussians=num_faces * 6 // 5, sh_degree=2)
+  rng = np.random.default_rng(1)
+  draw = lambda *shape: rng.normal(size=(len(start.binding), *shape)).astype(np.float32)
+  gaussians = Gaussians(
+      means=start.gaussians.means + 0.2 * draw(3),
+      quats=draw(4),
+      log_scales=start.gaussians.log_scales - 1 + 0.3 * draw(3),
+      opacity_logits=1 + draw(),
+      sh=0.3 * draw(9, 3),
+  )
+  offset = 0.002 * rng.normal(size=head.v_template.shape).astype(np.float32)
+  return start.replace(gaussians=gaussians, static_offset=jnp.asarray(offset))
+
+
+@pytest.fixture(scope="module")
+def flame():
+  return jax.tree.map(jnp.asarray, motion_to_flame(make_motion(3)[17]))
+
+
+@pytest.fixture(scope="module")
+def camera():
+  pose = np.eye(4, dtype=np.float32)
+  pose[:3, :3] = np.diag([1.0, -1.0, -1.0])
+  pose[2, 3] = 0.5
+  return splat_kernels.Camera(pose, np.array([[60, 0, 16], [0, 60, 16], [0, 0, 1]], np.float32), 32, 32)
+
+
+@pytest.fixture(scope="module")
+def picture(head, flame, camera):
+  """Picture of an avatar in the pose `flame`."""
+  poses = jax.tree.map(lambda x: x[None], flame)
+  render = lambda avatar: render_frames(avatar, head, poses, None, camera, implementation="reference").image[0]
+  return lambda avatar: np.asarray(render(avatar))
+
+
+@pytest.fixture(scope="module")
+def baked(avatar, head, flame) -> Gaussians:
+  return jax.device_get(splat_files.bake(avatar, head, flame))
+
+
+def draw_files_gaussians(gaussians: Gaussians, camera) -> np.ndarray:
+  output = splat_kernels.rasterize(
+      gaussians.means,
+      gaussians.quats,
+      np.exp(gaussians.log_scales),
+      1 / (1 + np.exp(-gaussians.opacity_logits)),
+      gaussians.sh,
+      camera,
+      sh_degree=2,
+      implementation="reference",
+  )
+  return np.asarray(output.image)
+
+
+def test_baked_bytes_are_the_triangles_frames_applied(tmp_path, avatar, head, flame, baked):
+  path = tmp_path / "new folder" / "head.ply"
+  splat_files.write_ply(path, baked)
+  assert [p.name for p in path.parent.iterdir()] == ["head.ply"]
+  table = read_table(path)
+  assert list(table.dtype.names) == field_names(24)
+
+  posed = jax.jit(head_vertices)(head, shape=avatar.shape, static_offset=avatar.static_offset, **flame)
+  corners = np.asarray(posed, np.float64)[np.asarray(head.faces)[np.asarray(avatar.binding)]]
+  unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+  along = unit(corners[:, 1] - corners[:, 0])
+  normal = unit(np.cross(along, corners[:, 2] - corners[:, 0]))
+  third = np.cross(along, normal)
+  height = np.abs(np.sum(third * (corners[:, 2] - corners[:, 0]), axis=1))
+  size = (np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1) + height) / 2
+  frames = np.stack([along, normal, third], axis=2)
+  local = jax.device_get(avatar.gaussians)
+  means = size[:, None] * np.einsum("nij,nj->ni", frames, local.means) + corners.mean(axis=1)
+  # float32 through skinning and frames: some 1e-7 of a head of 0.1 m.
+  np.testing.assert_allclose(np.stack([table[name] for name in "xyz"], axis=1), means, atol=1e-6)
+  scales = np.stack([table[f"scale_{i}"] for i in range(3)], axis=1)
+  np.testing.assert_allclose(scales, local.log_scales + np.log(size)[:, None], atol=1e-4)
+  quats = np.stack([table[f"rot_{i}"] for i in range(4)], axis=1)
+  np.testing.assert_allclose(np.linalg.norm(quats, axis=1), 1, atol=1e-6)
+  turns = frames @ Rotation.from_quat(local.quats, scalar_first=True).as_matrix()
+  np.testing.assert_allclose(Rotation.from_quat(quats, scalar_first=True).as_matrix(), turns, atol=2e-5)
+  # Colours are those of the avatar: the second band's third coefficient of green, for one, stands by channel.
+  np.testing.assert_array_equal(table["opacity"], local.opacity_logits)
+  np.testing.assert_array_equal(table["f_dc_1"], local.sh[:, 0, 1])
+  np.testing.assert_array_equal(table["f_rest_10"], local.sh[:, 1 + 2, 1])
+  assert not any(table[name].any() for name in ("nx", "ny", "nz"))
+
+
+def test_plain_ply_draws_the_same_picture_here_and_through_gsply(tmp_path, avatar, camera, picture, baked):
+  import gsply
+
+  path = tmp_path / "head.ply"
+  splat_files.write_ply(path, baked)
+  gaussians, binding = splat_files.read_ply(path)
+  assert binding is None
+  jax.tree.map(np.testing.assert_array_equal, gaussians, baked)
+  before = picture(avatar)
+  assert before.max() > 0.3
+  # The same Gaussians, through logarithms and logits and back.
+  np.testing.assert_allclose(draw_files_gaussians(gaussians, camera), before, atol=1e-5)
+
+  other = gsply.plyread(path)
+  np.testing.assert_array_equal(other.means, baked.means)
+  np.testing.assert_array_equal(other.quats, baked.quats)
+  np.testing.assert_array_equal(other.scales, baked.log_scales)
+  np.testing.assert_array_equal(other.opacities, baked.opacity_logits)
+  np.testing.assert_array_equal(other.sh0, baked.sh[:, 0])
+  np.testing.assert_array_equal(np.reshape(other.shN, (-1, 8, 3)), baked.sh[:, 1:])
+
+
+def test_spz_rounds_by_its_steps(tmp_path, baked):
+  import gzip
+
+  path = tmp_path / "head.spz"
+  splat_files.write_spz(path, baked)
+  assert [p.name for p in tmp_path.iterdir()] == ["head.spz"]
+  data = gzip.decompress(path.read_bytes())
+  count = len(baked.means)
+  assert data[:4] == b"NGSP" and list(np.frombuffer(data[4:12], "<u4")) == [3, count] and data[12:14] == b"\x02\x14"
+  sections = np.split(np.frombuffer(data[16:], np.uint8), np.cumsum(count * np.array([9, 1, 3, 3, 4])))
+  fixed = np.pad(sections[0].reshape(-1, 3), ((0, 0), (1, 0))).copy().view("<i4")[:, 0] >> 8
+  # Half a step of each: 2^-20 m, 1/255, 1/16, 1/128; the colour's constant term in steps of 1/(0.15 * 255).
+  np.testing.assert_allclose(fixed.reshape(-1, 3) * 2.0**-20, baked.means, atol=0.501 * 2**-20)
+  np.testing.assert_allclose(sections[1] / 255, 1 / (1 + np.exp(-baked.opacity_logits)), atol=0.501 / 255)
+  colors = (sections[2].reshape(-1, 3) - 127.5) / (0.15 * 255)
+  np.testing.assert_allclose(colors, baked.sh[:, 0], atol=0.501 / (0.15 * 255))
+  np.testing.assert_allclose(sections[3].reshape(-1, 3) / 16 - 10, baked.log_scales, atol=0.501 / 16)
+  rest = np.clip(baked.sh[:, 1:], -1, 127 / 128)
+  np.testing.assert_allclose(sections[5].reshape(-1, 8, 3) / 128 - 1, rest, atol=0.501 / 128)
+
+
+def test_bound_ply_comes_back_as_the_same_avatar(tmp_path, avatar, head, picture):
+  path = tmp_path / "bound.ply"
+  beside = splat_files.write_bound_ply(path, avatar, head)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["bound.ply", "flame_param.npz"]
+  table = read_table(path)
+  assert list(table.dtype.names) == field_names(24, "binding_0")
+  np.testing.assert_array_equal(table["binding_0"], avatar.binding)
+  np.testing.assert_array_equal(table["y"], avatar.gaussians.means[:, 1])  # In the triangles' frames.
+  with np.load(beside) as file:
+    assert {key: file[key].shape[1:] for key in file} == {
+        **dict(shape=(), expr=(50,), rotation=(3,), neck_pose=(3,), jaw_pose=(3,), eyes_pose=(6,), translation=(3,)),
+        **dict.fromkeys(["static_offset", "dynamic_offset"], head.v_template.shape),
+    }
+  again = splat_files.load_bound_ply(path, head)
+  jax.tree.map(np.testing.assert_array_equal, again, avatar)
+  np.testing.assert_array_equal(picture(again), picture(avatar))
+
+  splat_files.write_bound_ply(tmp_path / "second.ply", avatar, head)  # The same person may stand beside it.
+  with pytest.raises(InputError, match="flame_param.npz: found another person's identity"):
+    splat_files.write_bound_ply(tmp_path / "third.ply", avatar.replace(shape=-avatar.shape), head)
+  assert not (tmp_path / "third.ply").exists()
+
+
+def test_foreign_bound_ply_is_ordered_by_faces(tmp_path, avatar, head, picture):
+  """As GaussianAvatars' density control leaves it: faces in any order; here one face is bare, too."""
+  local = jax.device_get(avatar.gaussians)
+  bare = 5
+  order = np.random.default_rng(2).permutation(len(avatar.binding))
+  order = order[np.asarray(avatar.binding)[order] != bare]
+  rest = local.sh[order, 1:].transpose(0, 2, 1).reshape(len(order), -1)
+  zeros = np.zeros((len(order), 3))
+  parts = [local.means[order], zeros, local.sh[order, 0], rest, local.opacity_logits[order, None]]
+  parts += [local.log_scales[order], local.quats[order], np.asarray(avatar.binding)[order, None]]
+  columns = dict(zip(field_names(24, "binding_0"), np.concatenate(parts, axis=1).T))
+  path = tmp_path / "point_cloud.ply"
+  write_table(path, columns, "<f8")
+  frames = 3
+  np.savez(
+      tmp_path / "flame_param.npz",
+      shape=np.asarray(avatar.shape),
+      static_offset=np.asarray(avatar.static_offset)[None],
+      dynamic_offset=np.zeros((frames, *head.v_template.shape), np.float32),
+      expr=np.ones((frames, 100), np.float32),
+  )
+  read = splat_files.load_bound_ply(path, head)
+  num_faces = head.faces.shape[0]
+  np.testing.assert_array_equal(read.binding[:num_faces], np.arange(num_faces))
+  np.testing.assert_array_equal(np.sort(read.binding), np.sort([bare, *np.asarray(avatar.binding)[order]]))
+  # The picture is that of the avatar whose Gaussians of the bare face are transparent.
+  unseen = jnp.where(avatar.binding == bare, -30.0, avatar.gaussians.opacity_logits)
+  expected = picture(avatar.replace(gaussians=avatar.gaussians.replace(opacity_logits=unseen)))
+  assert np.abs(expected - picture(avatar)).max() > 0.01
+  np.testing.assert_allclose(picture(read), expected, atol=1e-6)  # Other order, other sums.
+
+  (tmp_path / "flame_param.npz").unlink()
+  with pytest.raises(InputError, match="flame_param.npz"):
+    splat_files.load_bound_ply(path, head)
+  alone = splat_files.load_bound_ply(path, head, shape=np.zeros(2))
+  assert alone.static_offset is None and not alone.shape.any()
+
+
+def _replaced(old: bytes, new: bytes):
+  return lambda content: content.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda content: content[:-5], "bytes after the header, expected"),
+        (lambda content: content + b"1234", "bytes after the header, expected"),
+        (lambda content: content[:200], "end_header: found none"),
+        (lambda content: b"", "expected a PLY"),
+        (_replaced(b"binary_little_endian", b"ascii"), "format: found ascii, expected binary_little_endian"),
+        (_replaced(b"binary_little_endian", b"binary_big_endian"), "format: found binary_big_endian"),
+        (_replaced(b"opacity", b"density"), "opacity: found no such field"),
+        (_replaced(b"nx", b"ao"), "ao: found a field that is not of 3D Gaussian splatting"),
+        (_replaced(b"property float f_rest_23\n", b""), "f_rest: found 23 fields"),
+        (_replaced(b"property float nx", b"property list uchar int nx"), "header: found 'property list"),
+        (_replaced(b"element vertex", b"element face"), "element: found .* of face"),
+        (lambda content: content[:-8] + np.float32([np.nan, 0]).tobytes(), "rot_3, Gaussian .*: found nan"),
+        (lambda content: content[:-20] + np.zeros(5, "<f4").tobytes(), "found a quaternion of zeros"),
+        (lambda content: content[:-4] + np.float32(0.5).tobytes(), "binding_0, Gaussian .*: found 0.5"),
+        (lambda content: content[:-4] + np.float32(1e6).tobytes(), "binding_0: found faces 0 to 1000000, expected 0 to"),
+        (lambda content: content[:-4] + np.float32(-1).tobytes(), "binding_0: found faces -1 to"),
+    ],
+)
+def test_damaged_plys_are_named(tmp_path, avatar, head, damage, message):
+  path = tmp_path / "bound.ply"
+  splat_files.write_bound_ply(path, avatar, head)
+  path.write_bytes(damage(path.read_bytes()))
+  with pytest.raises(InputError, match=message) as caught:
+    splat_files.load_bound_ply(path, head)
+  assert str(caught.value).startswith(str(path))
+
+
+def test_what_does_not_fit_is_refused(tmp_path, avatar, head, baked):
+  path = tmp_path / "bound.ply"
+  splat_files.write_ply(path, baked)
+  with pytest.raises(InputError, match="binding_0: found no such field"):
+    splat_files.load_bound_ply(path, head)
+  broken = baked.replace(means=np.where(baked.means > 0.05, np.inf, baked.means))
+  for write, name in ((splat_files.write_ply, "a.ply"), (splat_files.write_spz, "a.spz")):
+    with pytest.raises(InputError, match=f"{name}: ., Gaussian .*: found inf"):
+      write(tmp_path / name, broken)
+  splat_files.write_bound_ply(path, avatar, head)
+  good = dict(np.load(tmp_path / "flame_param.npz"))
+  for key, value, message in (
+      ("shape", np.ones(3), "shape: found 3 coefficients, expected 2"),
+      ("static_offset", np.zeros((1, 9, 3)), "static_offset: found 9 vertices"),
+      ("static_offset", good["static_offset"] * np.nan, "static_offset: found NaN"),
+      ("dynamic_offset", good["dynamic_offset"] + 1, "dynamic_offset: found offsets that change"),
+  ):
+    np.savez(tmp_path / "flame_param.npz", **good | {key: value})
+    with pytest.raises(InputError, match=message):
+      splat_files.load_bound_ply(path, head)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["bound.ply", "flame_param.npz"]
