@@ -61,9 +61,8 @@ def export_avatar(
     offsets = run.gaussian_offsets(label, np.array([frame]))(np.array([0]))[0]
   gaussians = jax.device_get(splat_files.bake(run.avatar, run.talker.head, motion_to_flame(vector), offsets))
   if format == "spz":
-    small = int((gaussians.log_scales < splat_files.SPZ_LEAST_LOG_SCALE).any(axis=1).sum())
-    if small:
-      print(f"{small} of {count} Gaussians are thinner than SPZ's least, 45 micrometres, and become as thick")
+    for loss in splat_files.spz_losses(gaussians):
+      print(loss)
     splat_files.write_spz(out, gaussians)
   else:
     splat_files.write_ply(out, gaussians)

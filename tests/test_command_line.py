@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
         (["eval.py", "--config=configs/demo.py", "--workdir=w"], "w/config.json: found no such file"),
         (["generate.py", "--workdir=w", "--speech_a=a", "--motion_a=b", "--speech_b=c", "--relation=d", "--out=e"],
          "w/config.json: found no such file"),
+        (["export_avatar.py", "--workdir=w", "--out=e.obj"], "w/config.json: found no such file"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, message):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import tiny_world
-from rsatalker_jax import conversation_video, scorecard
+from rsatalker_jax import avatar_export, conversation_video, scorecard
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.media import splat_files
 from rsatalker_jax.training import checkpoints, run
 
 
@@ -135,5 +136,46 @@ def test_mistakes_are_one_line_and_leave_no_video(trained, world, tmp_path, chan
   options = dict(workdir=trained, out=str(tmp_path / "video.mp4"), **generate_options(world)) | changes
   with pytest.raises(InputError) as error:
     conversation_video.generate_video(**options)
+  assert message in str(error.value) and "\n" not in str(error.value)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_avatar_is_the_runs(trained, world, tmp_path):
+  motion = str(world / "conversations" / "test" / "tiny-2_sub_video_0_speaker2.npz")
+  avatar_export.export_avatar(workdir=trained, out=str(tmp_path / "bound.ply"), format="bound")
+  loaded = run.load_run(trained)
+  avatar = splat_files.load_bound_ply(tmp_path / "bound.ply", loaded.talker.head)
+  np.testing.assert_array_equal(avatar.gaussians.means, loaded.avatar.gaussians.means)
+  np.testing.assert_array_equal(avatar.shape, loaded.avatar.shape)
+
+  export = lambda name, **options: avatar_export.export_avatar(workdir=trained, out=str(tmp_path / name), **options)
+  read = lambda name: splat_files.read_ply(tmp_path / name)[0].means
+  export("rest.ply")
+  export("frame.ply", motion=motion, frame=7)
+  export("blood.ply", motion=motion, frame=7, relation="blood,unequal")
+  offsets = loaded.gaussian_offsets(np.array([1, 0]), np.arange(9))(np.array([7]))[0]
+  assert np.abs(offsets).max() > 0 and np.abs(read("frame.ply") - read("rest.ply")).max() > 1e-3
+  # World space moves by the correction of each Gaussian's face (Eq. 7); float32 of 0.1 m.
+  moved = read("blood.ply") - read("frame.ply")
+  np.testing.assert_allclose(moved, np.asarray(offsets)[loaded.avatar.binding], atol=3e-8)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(out="head.obj"), "head.obj, expected a name that ends in .ply or .spz"),
+        (dict(out="head.ply", format="spz"), "head.ply, expected a name that ends in .spz"),
+        (dict(relation="cousins"), "--relation: found 'cousins', expected"),
+        (dict(format="bound", relation="blood,equal"), "--format: found bound with --motion or --relation"),
+        (dict(frame=60), "--frame: found 60, expected 0 to 59"),
+        (dict(workdir="no_run"), "no_run/config.json: found no such file"),
+    ],
+)
+def test_exports_mistakes_are_one_line_and_leave_no_file(trained, world, tmp_path, changes, message):
+  motion = str(world / "conversations" / "test" / "tiny-2_sub_video_0_speaker2.npz")
+  options = dict(workdir=trained, out="head.ply", motion=motion) | changes
+  options["out"] = str(tmp_path / options["out"])
+  with pytest.raises(InputError) as error:
+    avatar_export.export_avatar(**options)
   assert message in str(error.value) and "\n" not in str(error.value)
   assert list(tmp_path.iterdir()) == []

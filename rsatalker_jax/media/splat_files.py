@@ -40,8 +40,11 @@ _PLY_TYPES = {
 _LONGEST_HEADER = 1 << 16
 # An anchor for a face that the file leaves bare: far below what any rasterizer draws (1/255 is opacity's least).
 _INVISIBLE_LOGIT = -20.0
-# SPZ has no smaller scale: 45 micrometres.
-SPZ_LEAST_LOG_SCALE = -10.0
+# SPZ's bytes: the logarithm of a scale from -10 in steps of 1/16, colours' constant term about 0 in steps of
+# 1/(255 * 0.15), further coefficients in steps of 1/128.
+_SPZ_SCALES = (-10.0, -10.0 + 255 / 16)
+_SPZ_COLORS = (-127.5 / (255 * 0.15), 127.5 / (255 * 0.15))
+_SPZ_COEFFICIENTS = (-1.0, 127 / 128)
 _SPZ_FINEST_BITS = 20
 
 
@@ -154,6 +157,23 @@ def write_spz(path: str | os.PathLike, gaussians: Gaussians) -> None:
   bits = min(_SPZ_FINEST_BITS, math.floor(math.log2((2**23 - 1) / reach)))
   with _whole_file(path) as file:
     gsply.write_spz(file.name, data, version=3, fractional_bits=bits)
+
+
+def spz_losses(gaussians: Gaussians) -> list[str]:
+  """What SPZ's bytes cannot hold of Gaussians in world space and `write_spz` hence clips, one line for each kind."""
+  sh = np.asarray(gaussians.sh)
+  kinds = (
+      ("scales", gaussians.log_scales, _SPZ_SCALES, "from 45 micrometres to 380 m"),
+      ("colours", sh[:, :1], _SPZ_COLORS, "from -0.44 to 1.44"),
+      ("spherical harmonics above the constant", sh[:, 1:], _SPZ_COEFFICIENTS, "from -1 to 0.99"),
+  )
+  lines = []
+  for name, values, (least, most), bounds in kinds:
+    values = np.asarray(values).reshape(len(sh), -1)
+    count = int(((values < least) | (values > most)).any(axis=1).sum())
+    if count:
+      lines.append(f"{count} of {len(sh)} Gaussians have {name} that SPZ clips: it holds those {bounds}")
+  return lines
 
 
 def write_bound_ply(path: str | os.PathLike, avatar: Avatar, head: HeadModel) -> pathlib.Path:

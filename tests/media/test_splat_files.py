@@ -91,18 +91,19 @@ def baked(avatar, head, flame) -> Gaussians:
   return jax.device_get(splat_files.bake(avatar, head, flame))
 
 
-def draw_files_gaussians(gaussians: Gaussians, camera) -> np.ndarray:
+def draw_gaussians(gaussians: Gaussians, camera) -> np.ndarray:
+  """Without the package's avatar; as one frame of a batch, which is the program that `picture` has compiled."""
   output = splat_kernels.rasterize(
-      gaussians.means,
-      gaussians.quats,
-      np.exp(gaussians.log_scales),
+      gaussians.means[None],
+      gaussians.quats[None],
+      np.exp(gaussians.log_scales)[None],
       1 / (1 + np.exp(-gaussians.opacity_logits)),
       gaussians.sh,
       camera,
       sh_degree=2,
       implementation="reference",
   )
-  return np.asarray(output.image)
+  return np.asarray(output.image[0])
 
 
 def test_baked_bytes_are_the_triangles_frames_applied(tmp_path, avatar, head, flame, baked):
@@ -149,7 +150,7 @@ def test_plain_ply_draws_the_same_picture_here_and_through_gsply(tmp_path, avata
   before = picture(avatar)
   assert before.max() > 0.3
   # The same Gaussians, through logarithms and logits and back.
-  np.testing.assert_allclose(draw_files_gaussians(gaussians, camera), before, atol=1e-5)
+  np.testing.assert_allclose(draw_gaussians(gaussians, camera), before, atol=1e-5)
 
   other = gsply.plyread(path)
   np.testing.assert_array_equal(other.means, baked.means)
@@ -178,6 +179,10 @@ def test_spz_rounds_by_its_steps(tmp_path, baked):
   np.testing.assert_allclose(colors, baked.sh[:, 0], atol=0.501 / (0.15 * 255))
   np.testing.assert_allclose(sections[3].reshape(-1, 3) / 16 - 10, baked.log_scales, atol=0.501 / 16)
   rest = np.clip(baked.sh[:, 1:], -1, 127 / 128)
+  clipped = (rest != baked.sh[:, 1:]).any(axis=(1, 2)).sum()
+  assert clipped > 0
+  (loss,) = splat_files.spz_losses(baked)
+  assert loss.startswith(f"{clipped} of {count} Gaussians have spherical harmonics")
   np.testing.assert_allclose(sections[5].reshape(-1, 8, 3) / 128 - 1, rest, atol=0.501 / 128)
 
 
