@@ -268,7 +268,7 @@ def _replaced(old: bytes, new: bytes):
         (lambda content: content[:-8] + np.float32([np.nan, 0]).tobytes(), "rot_3, Gaussian .*: found nan"),
         (lambda content: content[:-20] + np.zeros(5, "<f4").tobytes(), "found a quaternion of zeros"),
         (lambda content: content[:-4] + np.float32(0.5).tobytes(), "binding_0, Gaussian .*: found 0.5"),
-        (lambda content: content[:-4] + np.float32(1e6).tobytes(), "binding_0: found faces 0 to 1000000, expected 0 to"),
+        (lambda content: content[:-4] + np.float32(1e6).tobytes(), "binding_0: found faces 0 to 1000000, expected"),
         (lambda content: content[:-4] + np.float32(-1).tobytes(), "binding_0: found faces -1 to"),
     ],
 )
