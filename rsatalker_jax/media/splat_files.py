@@ -1,9 +1,9 @@
 """Avatars as files that others read: PLY of 3D Gaussian splatting, PLY with bindings of GaussianAvatars, and SPZ.
 
-    plain PLY   Gaussians of one moment in world space: x y z nx ny nz f_dc_* f_rest_* opacity scale_* rot_*, all float32;
+    plain PLY   Gaussians of one moment in world space: x y z nx ny nz f_dc_* f_rest_* opacity scale_* rot_*, float32;
                 the logit of opacity, the logarithm of scale, quaternions wxyz, f_rest by channel; normals are zero
     bound PLY   the same fields in the frames of the triangles, then binding_0, the face of each Gaussian; beside it
-    plain PLY   Gaussians of one moment in world space: x y z nx ny nz f_dc_* f_rest_* opacity scale_* rot_*, float32;
+                flame_param.npz with the head's identity, as GaussianAvatars (Qian et al. 2024) keeps it
     SPZ         Gaussians of one moment, rounded (Niantic's format, version 3)
 
 World space is the head model's: metres, y up, the face looks along z. Spherical harmonics are those of the avatar as
