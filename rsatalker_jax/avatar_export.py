@@ -43,6 +43,8 @@ def export_avatar(
   format = _checked_format(out, format)
   if format == "bound" and (motion is not None or relation is not None):
     raise InputError("--format", "", "bound with --motion or --relation", "neither: it holds no pose, but every one")
+  if frame and motion is None and relation is None:
+    raise InputError("--frame", "", frame, "--motion or --relation with it")
   label = None if relation is None else parse_relation(relation, source="--relation")
   vector = np.zeros(MOTION_DIM, np.float32) if motion is None else _read_frame(motion, frame)
   run = load_run(workdir)

@@ -167,6 +167,7 @@ def test_exported_avatar_is_the_runs(trained, world, tmp_path):
         (dict(out="head.ply", format="spz"), "head.ply, expected a name that ends in .spz"),
         (dict(relation="cousins"), "--relation: found 'cousins', expected"),
         (dict(format="bound", relation="blood,equal"), "--format: found bound with --motion or --relation"),
+        (dict(frame=5, motion=None), "--frame: found 5, expected --motion or --relation"),
         (dict(frame=60), "--frame: found 60, expected 0 to 59"),
         (dict(workdir="no_run"), "no_run/config.json: found no such file"),
     ],

@@ -184,7 +184,7 @@ def write_bound_ply(path: str | os.PathLike, avatar: Avatar, head: HeadModel) ->
     The path of flame_param.npz.
 
   Raises:
-    InputError: the folder has a flame_param.npz of another person.
+    InputError: the folder has a flame_param.npz of another person, or a value is not finite.
   """
   path = pathlib.Path(path)
   num_vertices = head.v_template.shape[0]
@@ -203,9 +203,9 @@ def write_bound_ply(path: str | os.PathLike, avatar: Avatar, head: HeadModel) ->
     same = np.array_equal(shape, identity["shape"]) and np.array_equal(static_offset, identity["static_offset"][0])
     if not same:
       raise InputError(beside, "", "another person's identity", "no such file, or this avatar's: a folder for each")
+  write_ply(path, avatar.gaussians, np.asarray(avatar.binding))
   with _whole_file(beside) as file:
     np.savez_compressed(file, **identity)
-  write_ply(path, avatar.gaussians, np.asarray(avatar.binding))
   return beside
 
 
