@@ -1,5 +1,5 @@
 # make demo    train the demo, score it and write runs/demo/conversation.mp4 (continues where it was stopped)
-# make compare train the generator with everything, without the partner and without the relation, two seeds each
+# make compare train the generator and all it is compared with (configs/ablations.py), three seeds each, and score them
 # make test    run the tests
 # make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
 # Each creates .venv from requirements.txt first, if absent (test-aot: .venv-aot, with requirements-aot.txt, too).
@@ -10,7 +10,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := runs/demo
 CONFIG := configs/demo.py
-SEEDS := 0 1
+SEEDS := 0 1 2
+VARIANTS := full no_relation dualtalk speaker_only listener_only causal
 # Written last by training, and left alone by a run that finds everything trained.
 TRAINED := $(RUN)/joint/metrics.jsonl
 # An unseen conversation of the demo data.
@@ -27,7 +28,7 @@ demo: $(VENV)/.installed
 	@echo "Watch $(RUN)/conversation.mp4 and read $(RUN)/evaluation/results.md"
 
 compare: $(VENV)/.installed
-	for variant in full no_partner no_relation; do for seed in $(SEEDS); do \
+	for variant in $(VARIANTS); do for seed in $(SEEDS); do \
 	  $(PY) train.py --config=$(CONFIG):$$variant --config.seed=$$seed --stage=motion \
 	    --workdir=$(RUN)/compare/$$variant/seed_$$seed || exit; done; done
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)

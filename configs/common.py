@@ -1,6 +1,7 @@
 """Sections that every config shares, each value with its meaning. The numbers are the demo's; configs override them."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def base_config() -> ConfigDict:
@@ -18,6 +19,9 @@ def base_config() -> ConfigDict:
       # Paths; relative ones under embedded_root if that is set.
       conversations="conversations",  # DualTalk layout.
       relations="conversations/relations.csv",
+      # Of conversations that the table does not name, or of all if there is no table: "unknown" trains on DualTalk as it
+      # is. None makes them an error.
+      default_relation=placeholder(str),
       capture="capture",  # VHAP / GaussianAvatars layout.
       triplets="triplets.jsonl",
       features="features",  # Speech feature cache.
@@ -29,29 +33,39 @@ def base_config() -> ConfigDict:
   config.speech = ConfigDict(dict(
       encoder="logmel",  # Or "wav2vec2".
       num_mels=64,
-      context=2,  # Windows stacked into one log-mel feature.
+      hop=160,  # Samples between the windows of log-mel …
+      context=4,  # … and how many are stacked into one feature.
+      causal=False,  # Whether log-mel windows end with their frame, for `generator.causal`.
       checkpoint="",  # Of Wav2Vec 2.0: a folder, or an id on the Hugging Face hub.
       resample_first=True,  # To 25 fps before Wav2Vec 2.0's Transformer, as DualTalk has it.
+      # Whether training encodes voices that encode_speech.py has not; False ends with one line at the first of them.
+      # Configs of the paper's size set it to False: Wav2Vec 2.0's weights are then never loaded in training.
+      encode_missing=True,
   ))
 
   # Fields of rsatalker_jax.motion.MotionConfig.
   config.generator = ConfigDict(dict(
+      architecture="rsatalker",
       features=128,
       heads=4,
       reach=25,
       encoder_layers=1,
       decoder_layers=1,
       mlp_ratio=2,
-      speech_kernel=9,
+      speech_hidden=256,
+      speech_layers=2,
+      speech_kernel=3,
       motion_kernel=27,  # A second to each side …
       motion_stride=2,  # … every other frame of it.
       relation_features=32,
       dropout=0.0,
       use_partner=True,
+      use_own_speech=True,
       use_relation=True,
       residual=True,
       query_time=False,
       social_norm=True,
+      causal=False,
       dtype="float32",
   ))
 
@@ -73,15 +87,17 @@ def base_config() -> ConfigDict:
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
   config.motion = ConfigDict(dict(
-      steps=2000,
-      batch=8,
+      steps=4000,
+      batch=4,
       window=100,
       learning_rate=2e-3,
-      warmup=50,
+      warmup=100,
       weight_decay=0.01,
       gradient_clip=1.0,
       orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.
-      loss=ConfigDict(dict(expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, plain_norm=False)),
+      loss=ConfigDict(dict(
+          expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=12.0, plain_norm=False
+      )),
   ))
 
   # --- Stage 2, avatar (Eq. 10-12). In brackets GaussianAvatars' values, made for 600,000 steps.
@@ -127,6 +143,7 @@ def base_config() -> ConfigDict:
   config.evaluation = ConfigDict(dict(
       frames=60,  # Test frames that are rendered.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.
-      compare="compare",  # Folder of ablations in the workdir.
+      title="RSATalker",  # Of the run's row in tables.
+      compare="compare",  # Folder in the workdir with runs that stand in the same tables.
   ))
   return config

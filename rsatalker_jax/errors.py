@@ -16,3 +16,16 @@ class InputError(ValueError):
     message = f"{where}: found {found}, expected {expected}"
     super().__init__(" ".join(message.split()))  # One line, whatever the parts hold.
     self.file, self.key, self.found, self.expected = file, key, found, expected
+
+
+class MissingFeatures(InputError):
+  """A voice has no cached features, and encoding it was not asked for.
+
+  Args:
+    folder: the cache.
+    clip: whose voice it is.
+  """
+
+  def __init__(self, folder: object, clip: str = "a voice"):
+    command = "`python encode_speech.py` with the --config flags of this run"
+    super().__init__(folder, clip, "no speech features", f"those that {command} makes, or speech.encode_missing=True")

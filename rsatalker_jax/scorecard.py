@@ -1,5 +1,6 @@
 """What eval.py does: scores a run's motion and frames on the test split, and writes tables and a sheet of frames."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -8,19 +9,18 @@ from PIL import Image
 
 import splat_kernels
 from rsatalker_jax.data.captures import Capture, load_capture
-from rsatalker_jax.data.dualtalk import DualTalkSource, load_dualtalk
+from rsatalker_jax.data.conversations import load_conversations
+from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
 from rsatalker_jax.data.triplets import Triplet, load_triplets
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, relation_probe, scoring, tables
-from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.head import make_lip_opening, motion_to_flame
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import sharding
 from rsatalker_jax.training.run import TrainedRun, load_run
 
-# Motion stages trained side by side (`make compare`), by their folder under <workdir>/compare: one run per seed in each.
-COMPARED = {"full": "RSATalker, stage 1", "no_partner": "without the partner", "no_relation": "without the relation"}
 _SHEET_FRAMES = 6
 _TRUTH = "true motion"
 
@@ -35,10 +35,10 @@ def score_run(workdir: str) -> str:
   for group, stage in (("generator", "motion"), ("avatar", "avatar")):
     if group not in run.params:
       raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")
-  source = load_dualtalk(run.data_path("conversations"), "test", relations=run.data_path("relations"))
+  source = load_conversations(run.config.data, "test")
   clips = load_clips(source, run.encode)
   scorer = make_scorer(run, source, clips)
-  motion_rows = _score_motion_rows(run, scorer, workdir)
+  motion_rows = _score_motion_rows(run, source, scorer, workdir)
   image_rows, sheet = _score_frame_rows(run, clips)
 
   markdown = (
@@ -58,15 +58,15 @@ def score_run(workdir: str) -> str:
 
 def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]) -> scoring.MotionScorer:
   """What motion is scored with: `clips` of `source`, and a relation probe fitted to the true training motion."""
-  training = load_dualtalk(run.data_path("conversations"), "train", relations=run.data_path("relations"))
-  lips, closures = lip_metrics.find_lips(run.talker.head), None
+  training = load_conversations(run.config.data, "train")
+  opening, closures = make_lip_opening(run.talker.head), None
   if run.config.data.embedded_root:  # Elsewhere nobody has written down who says what when.
     closures = [demo_world.find_bilabials(clip.name) for clip in clips]
   return scoring.MotionScorer(
       clips=clips,
       clusters=motion_metrics.fit_motion_clusters([clip.motion_b for clip in clips]),
       probe=relation_probe.fit_relation_probe(training.motions()),
-      lips=None if lips is None else lip_metrics.LipOpening(run.talker.head, lips),
+      lips=None if opening is None else lip_metrics.LipOpening(opening),
       speaking=[
           lip_metrics.speaking_frames(conversation.speech_b, len(conversation.motion_b)) for conversation in source
       ],
@@ -74,18 +74,27 @@ def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]
   )
 
 
-def _score_motion_rows(run: TrainedRun, scorer: scoring.MotionScorer, workdir: str) -> dict[str, list[dict[str, float]]]:
-  """Scores by row of the table, one for each seed that was trained."""
+def _score_motion_rows(
+    run: TrainedRun, source: DualTalkSource, scorer: scoring.MotionScorer, workdir: str
+) -> dict[str, list[dict[str, float]]]:
+  """Scores by row of the table, one for each seed that was trained; the runs compared with by their expression's error.
+
+  Those are the motion stages that `make compare` trains: <workdir>/compare/<variant>/seed_<n>.
+  """
   mean = run.buffers["generator"]["motion_mean"]
   rows = {
       _TRUTH: [scorer.score_truth()],
       "RSATalker": [scorer.score(run.generate)],
       "constant training mean": [scorer.score(lambda clip: np.tile(mean, (len(clip.motion_a), 1)))],
   }
-  for name, title in COMPARED.items():
-    folders = sorted((pathlib.Path(workdir) / run.config.evaluation.compare / name).glob("seed_*"))
-    rows[title] = [scorer.score(load_run(str(folder)).generate) for folder in folders]
-  return rows
+  compared: dict[str, list[dict[str, float]]] = {}
+  for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
+    other = load_run(str(folder))
+    hears_the_same = other.config.speech == run.config.speech
+    fitting = scorer if hears_the_same else dataclasses.replace(scorer, clips=load_clips(source, other.encode))
+    compared.setdefault(other.config.evaluation.title, []).append(fitting.score(other.generate))
+  error = lambda title: np.mean([scores["mse/expression"] for scores in compared[title]])
+  return rows | {title: compared[title] for title in sorted(compared, key=error)}
 
 
 def _motion_report(rows: dict[str, list[dict[str, float]]]) -> str:

@@ -22,9 +22,9 @@ import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, render_frames
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
-from rsatalker_jax.motion import MotionConfig, MotionGenerator
+from rsatalker_jax.motion import DualTalkGenerator, MotionConfig, MotionGenerator, make_generator
 from rsatalker_jax.social import GaussianOffsetNet
-from rsatalker_jax.speech import LogMel, load_wav2vec2, make_speech_encoder
+from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, wav2vec2_features
 
 Params = dict[str, Any]
 # wav (S,) at 16 kHz and a number of frames -> features (T, D) at 25 fps
@@ -37,7 +37,7 @@ class Talker:
 
   Attributes:
     head: the head model.
-    generator: speaker-listener motion generator; its config holds the motion's statistics.
+    generator: speaker-listener motion generator, or a baseline; its config holds the motion's statistics.
     offset_net: Gaussian offsetnet (Eq. 8).
     raster: constants of the rasterizer.
     implementation: of the rasterizer; None picks.
@@ -45,7 +45,7 @@ class Talker:
   """
 
   head: HeadModel
-  generator: MotionGenerator
+  generator: MotionGenerator | DualTalkGenerator
   offset_net: GaussianOffsetNet
   raster: splat_kernels.Config
   implementation: str | None
@@ -54,7 +54,7 @@ class Talker:
   def with_statistics(self, motion_mean: Float[np.ndarray, "56"], motion_std: Float[np.ndarray, "56"]) -> "Talker":
     """The same modules, for motion with these statistics (those of the training conversations)."""
     config = dataclasses.replace(self.generator.config, motion_mean=motion_mean, motion_std=motion_std)
-    return dataclasses.replace(self, generator=MotionGenerator(config))
+    return dataclasses.replace(self, generator=make_generator(config))
 
   def with_room(self, needed: int) -> "Talker":
     """The same modules, with a rasterizer that has room for `needed` Gaussian-tile pairs a frame."""
@@ -145,7 +145,7 @@ def make_talker(config: ConfigDict) -> Talker:
   head = load_head(config.head.path)
   return Talker(
       head=head,
-      generator=MotionGenerator(MotionConfig(**config.generator)),
+      generator=make_generator(MotionConfig(**config.generator)),
       offset_net=GaussianOffsetNet(num_anchors=head.faces.shape[0], hidden=config.offsets.hidden),
       raster=splat_kernels.Config(
           tile_size=config.render.tile_size,
@@ -157,19 +157,27 @@ def make_talker(config: ConfigDict) -> Talker:
   )
 
 
-def make_encoder(config: ConfigDict, cache_dir: str | os.PathLike | None) -> SpeechEncoder:
-  """The frozen speech encoder of the config's `speech` section.
+def make_log_mel(config: ConfigDict) -> LogMel:
+  """The log-mel encoder of the config's `speech` section."""
+  return LogMel(config.num_mels, config.hop, config.context, config.causal)
+
+
+def make_encoder(
+    config: ConfigDict, cache_dir: str | os.PathLike | None, *, encode_missing: bool = True
+) -> SpeechFeatures:
+  """The frozen speech encoder of the config's `speech` section; a checkpoint is not opened before a voice needs it.
 
   Args:
     config: the section.
     cache_dir: where features are kept; None keeps none.
+    encode_missing: whether a voice that is not in `cache_dir` is encoded, or an error.
 
   Raises:
-    InputError: if the section names an encoder that does not exist, or a checkpoint that does not fit.
+    InputError: if the section names an encoder that does not exist.
   """
+  options = dict(cache_dir=cache_dir, encode_missing=encode_missing)
   if config.encoder == "logmel":
-    return make_speech_encoder(LogMel(config.num_mels, config.context), {}, cache_dir=cache_dir)
+    return logmel_features(make_log_mel(config), **options)
   if config.encoder == "wav2vec2":
-    module, params = load_wav2vec2(config.checkpoint)
-    return make_speech_encoder(module, params, resample_first=config.resample_first, cache_dir=cache_dir)
+    return wav2vec2_features(config.checkpoint, resample_first=config.resample_first, **options)
   raise InputError("config", "speech.encoder", repr(config.encoder), "'logmel' or 'wav2vec2'")

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 FPS = 25
 SAMPLE_RATE = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 
 EXPRESSION_DIM = 50
 JAW_DIM = 3
@@ -40,7 +41,7 @@ class Conversation:
     motion_a: partner's motion (T, 56), 25 fps.
     speech_b: own voice (S,).
     motion_b: own motion (T, 56); None where there is no ground truth (DualTalk's demo files).
-    relation: [blood, equal] as 0 or 1; see `rsatalker_jax.social.relation`.
+    relation: [blood, equal] as 0, 1 or -1, unknown; see `rsatalker_jax.social.relation`.
   """
 
   name: str

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from rsatalker_jax.data.dualtalk import load_dualtalk  # noqa: E402
+from rsatalker_jax.data.conversations import load_conversations  # noqa: E402
 from rsatalker_jax.data.pipeline import MotionClip, load_clips  # noqa: E402
 from rsatalker_jax.evaluation import demo_world  # noqa: E402
 from rsatalker_jax.social.relation import RELATIONS, parse_relation  # noqa: E402
@@ -62,7 +62,7 @@ def main() -> None:
   parser.add_argument("--out", type=pathlib.Path, help="where to write the Markdown")
   arguments = parser.parse_args()
   run = load_run(arguments.workdir)
-  source = load_dualtalk(run.data_path("conversations"), "test", relations=run.data_path("relations"))
+  source = load_conversations(run.config.data, "test")
   # One performance of each dialogue, both directions.
   clips = [clip for clip in load_clips(source, run.encode) if "_sub_video_0_" in clip.name]
   text = report(f"Run {arguments.workdir} ({run.stages})", measure_run(run, clips), clips)

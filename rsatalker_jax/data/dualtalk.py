@@ -1,7 +1,7 @@
 """DualTalk's file layout: two people's voices and their tracked FLAME motion, clip by clip.
 
     <root>/{train,val,test,ood}/<video id>_sub_video_<n>[_<ccc>]_speaker{1,2}.{wav,npz}
-    <root>/relations.csv          conversation,relation     (ours: DualTalk has no labels)
+    <root>/relations.csv          conversation,relation     (ours: DualTalk has no labels; a relation may be "unknown")
 
 An npz holds float32 arrays at 25 fps: shape (T,100), tex (T,50), exp (T,50), pose (T,6), cam (T,3), light (T,9,3);
 pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here is [exp, jaw, head], (T, 56).
@@ -30,14 +30,13 @@ from rsatalker_jax.types import (
     MOTION_DIM,
     MOTION_GROUPS,
     POSE_DIM,
-    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
     Conversation,
     Motion,
 )
 
 SPLITS = ("train", "val", "test", "ood")
 MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
-SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 _WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
 
 
@@ -157,11 +156,18 @@ class DualTalkSource(collections.abc.Sequence):
   Attributes:
     skipped: (file or conversation, reason) of what is not served.
     trimmed: (item, frames) of what lost frames because voices and motions differ in length; each by 12 frames at most.
+    unlabelled: conversations that have the default relation, since no table names them.
     notes: what the wav reader changed (rates, channels) in the items read so far.
   """
 
-  def __init__(self, clips: list[_Clip], skipped: list[tuple[str, str]], trimmed: list[tuple[str, int]]):
-    self._clips, self.skipped, self.trimmed = clips, skipped, trimmed
+  def __init__(
+      self,
+      clips: list[_Clip],
+      skipped: list[tuple[str, str]],
+      trimmed: list[tuple[str, int]],
+      unlabelled: list[str],
+  ):
+    self._clips, self.skipped, self.trimmed, self.unlabelled = clips, skipped, trimmed, unlabelled
     self.notes: list[str] = []
 
   def __len__(self) -> int:
@@ -183,6 +189,13 @@ class DualTalkSource(collections.abc.Sequence):
         relation=clip.relation,
     )
 
+  def report(self, title: str) -> list[str]:
+    """Lines: the summary, what has the default relation, and each skipped clip with its reason."""
+    lines = [f"{title}: {self.summary()}"]
+    if self.unlabelled:
+      lines.append(f"  {len(self.unlabelled)} conversations without a label have the default relation")
+    return lines + [f"  skipped {name}: {reason}" for name, reason in self.skipped]
+
   def motions(self) -> Iterator[tuple[Motion, Motion, Int[np.ndarray, "2"]]]:
     """(motion of A, motion of B, relation) of each item in order, without reading its voices."""
     motion = functools.lru_cache(2)(read_motion)  # Both directions of a conversation follow each other.
@@ -196,6 +209,15 @@ class DualTalkSource(collections.abc.Sequence):
         f"{len(self)} clips, {frames / FPS / 60:.1f} minutes of motion; "
         f"{len(self.trimmed)} trimmed by {sum(n for _, n in self.trimmed)} frames in all, {len(self.skipped)} skipped"
     )
+
+
+def present_splits(root: str | os.PathLike) -> list[str]:
+  """The splits that `load_dualtalk` can serve from `root`, validation clips held out of `train` among them."""
+  root = pathlib.Path(root)
+  present = {split for split in SPLITS if (root / split).is_dir()}
+  if "train" in present and len({_video_id(name) for name in _conversations(root / "train")}) > 1:
+    present.add("val")
+  return [split for split in SPLITS if split in present]
 
 
 def load_dualtalk(
@@ -237,9 +259,9 @@ def load_dualtalk(
     relations = root / "relations.csv"
   known = {name for part in SPLITS if (root / part).is_dir() for name in _conversations(root / part)}
   labels = read_relations(relations, known) if relations is not None else {}
-  default = None if default_relation is None else parse_relation(default_relation, source="default_relation")
+  default = None if default_relation is None else parse_relation(default_relation, source="data.default_relation")
 
-  clips, skipped, trimmed = [], [], []
+  clips, skipped, trimmed, unlabelled = [], [], [], []
   for name in names:
     files = {(kind, n): folder / f"{name}_speaker{n}.{kind}" for kind in ("wav", "npz") for n in (1, 2)}
     missing = [path.name for path in files.values() if not path.is_file()]
@@ -250,6 +272,8 @@ def load_dualtalk(
     if relation is None:
       where = relations if relations is not None else root / "relations.csv"
       raise InputError(where, "conversation", f"no line for {name!r}", "its relation, or a default relation")
+    if name not in labels:
+      unlabelled.append(name)
     frames = _common_frames([files["wav", 1], files["wav", 2]], [files["npz", 1], files["npz", 2]])
     for person in (1, 2):
       ours = {f"{kind}_b": files[kind, person] for kind in ("wav", "npz")}
@@ -261,7 +285,7 @@ def load_dualtalk(
   if not clips:
     raise InputError(folder, "", "no complete conversation" + f" ({len(skipped)} incomplete)" * bool(skipped),
                      "clips <id>_speaker{1,2}.{wav,npz}")
-  return DualTalkSource(clips, skipped, trimmed)
+  return DualTalkSource(clips, skipped, trimmed, unlabelled)
 
 
 def read_conversation(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rsatalker_jax.data.dualtalk import SAMPLES_PER_FRAME
+from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.types import Conversation, Motion
 
 STD_FLOOR = 1e-3  # Dimensions that never move would otherwise be divided by nothing.
@@ -25,7 +26,7 @@ class MotionClip:
     name: conversation and the person to generate.
     speech_a, speech_b: features of both voices, (T, D) at 25 fps.
     motion_a, motion_b: motions, (T, 56); `motion_b` is None where there is no ground truth.
-    relation: [blood, equal].
+    relation: [blood, equal]; -1 for unknown.
   """
 
   name: str
@@ -43,7 +44,10 @@ def load_clips(
 
   Args:
     source: conversations, for example a `DualTalkSource`.
-    encode: from a voice and a number of frames to features: `speech.make_speech_encoder`.
+    encode: from a voice and a number of frames to features: `speech.SpeechFeatures`.
+
+  Raises:
+    MissingFeatures: names the clip whose voice has no features, if they must not be computed.
   """
   clips = []
   features: dict[bytes, np.ndarray] = {}  # Both directions of a conversation share their voices.
@@ -52,7 +56,10 @@ def load_clips(
     for wav in (conversation.speech_a, conversation.speech_b):
       key = wav.tobytes()
       if key not in features:
-        features[key] = encode(wav, len(wav) // SAMPLES_PER_FRAME)
+        try:
+          features[key] = encode(wav, len(wav) // SAMPLES_PER_FRAME)
+        except MissingFeatures as error:
+          raise MissingFeatures(error.file, conversation.name) from None
       encoded.append(features[key])
     if len(features) > 4:  # Directions follow each other; older voices do not come back.
       features = dict(list(features.items())[-2:])
@@ -102,14 +109,15 @@ def motion_windows(
   Returns:
     A Grain dataset of dict(speech_a (B,T,D), motion_a (B,T,56), speech_b (B,T,D), motion_b (B,T,56), relation (B,2)).
     Its iterator has `get_state` and `set_state`, and Orbax can checkpoint it.
+
+  Raises:
+    InputError: the windows of all clips do not fill one batch in each process.
   """
   slots = [i for i, clip in enumerate(clips) for _ in range(round(len(clip.motion_a) / window)) if
            len(clip.motion_a) >= window]
   if len(slots) // shard_count < batch_size:
-    raise ValueError(
-        f"{len(slots)} windows of {window=} frames in {len(clips)} clips do not fill a batch of {batch_size=} in each of "
-        f"{shard_count=} processes"
-    )
+    found = f"{len(slots)} windows of {window} frames in {len(clips)} clips"
+    raise InputError("training conversations", "", found, f"at least {batch_size} for each of {shard_count} processes")
 
   def cut(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     clip = clips[index]

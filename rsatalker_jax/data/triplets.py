@@ -31,7 +31,7 @@ class Triplet:
     camera: camera index of the video.
     first_timestep: the capture's timestep that shows the conversation's first frame.
     frames: how many frames, at 25 per second, the video shows.
-    relation: [blood, equal].
+    relation: [blood, equal]; -1 for unknown.
   """
 
   conversation: str

@@ -1,21 +1,17 @@
 """How well generated lips follow the truth: opening while speaking, closure on bilabials.
 
-The opening is the height in metres between the middles of upper and lower lip, with the head turned straight. Lips that
-are pressed together overlap a little: it may be negative.
+The opening is that of `head.make_lip_opening`, in metres.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from rsatalker_jax.evaluation.motion_metrics import correlation
-from rsatalker_jax.head import HeadModel, head_vertices, motion_to_flame
-from rsatalker_jax.head.flame import JOINT_NAMES, NUM_JOINTS
-from rsatalker_jax.types import FPS, MOTION_GROUPS, SAMPLE_RATE, Motion
+from rsatalker_jax.types import FPS, SAMPLE_RATE, Motion
 
 # A sound made with closed lips: its name, start and end in seconds.
 Closure = tuple[str, float, float]
@@ -26,86 +22,21 @@ CLOSURE_TOLERANCE = 1  # Frames by which a closure may come early or late.
 _SPEAKING_LEVEL = 1e-3  # -30 dB below loud speech (the 95th percentile of the voice's energy).
 _CHUNK = 1024  # Frames that are posed at once: one shape, one compilation.
 
-# How `find_lips` looks for lips where the file does not name them.
-_REST_GAP = 5e-3  # Metres between the lips of a mouth at rest, at most.
-_MIDDLE = 3e-3  # Metres from the middle plane, at most.
-_JAW_ANGLE = 0.2
-
-
-def find_lips(head: HeadModel) -> Int[np.ndarray, "2"] | None:
-  """Vertices in the middle of upper and lower lip: those that the head's file names, else found by what the jaw does.
-
-  Found: of all pairs in the middle plane that are less than 5 mm apart at rest, one held by the jaw and one not, the
-  pair that an opening jaw parts most. (Pairs deeper in the mouth lie nearer to the hinge and part less.)
-
-  Returns:
-    [upper, lower], or None if the head has no such pair: a mesh without a mouth.
-  """
-  if head.lip_vertices is not None:
-    return np.asarray(head.lip_vertices)
-  rest, opened = (np.asarray(_pose(head, jaw)) for jaw in (0.0, _JAW_ANGLE))
-  jaw_weight = np.asarray(head.weights)[:, JOINT_NAMES.index("jaw")]
-  middle = np.abs(rest[:, 0]) < _MIDDLE
-  upper, lower = np.flatnonzero(middle & (jaw_weight < 0.3)), np.flatnonzero(middle & (jaw_weight > 0.7))
-  if not len(upper) or not len(lower):
-    return None
-  gap = np.linalg.norm(rest[upper, None] - rest[None, lower], axis=-1)
-  parting = np.where(gap < _REST_GAP, opened[upper, None, 1] - opened[None, lower, 1], -np.inf)
-  best = np.unravel_index(np.argmax(parting), parting.shape)
-  return np.array([upper[best[0]], lower[best[1]]]) if parting[best] > _REST_GAP else None
-
-
-def _pose(head: HeadModel, jaw: float) -> Float[jax.Array, "V 3"]:
-  zero = jnp.zeros(3)
-  return head_vertices(
-      head, shape=zero[:0], expression=zero[:0], rotation=zero, neck=zero, jaw=zero.at[0].set(jaw),
-      eyes=jnp.zeros(6), translation=zero,
-  )
-
 
 class LipOpening:
-  """Opening of a head's lips from motion: `opening(motion)` is (T,) in metres.
+  """Opening of a head's lips in a whole motion: `opening(motion)` is (T,) in metres.
 
   Args:
-    head: the head model, in its mean shape.
-    lips: vertices of upper and lower lip, from `find_lips`.
+    opening: of `head.make_lip_opening`.
   """
 
-  def __init__(self, head: HeadModel, lips: Int[np.ndarray, "2"]):
-    small = _select_vertices(head, np.asarray(lips))
-
-    @jax.jit
-    def opening(motion):
-      straight = motion.at[:, MOTION_GROUPS["pose"]].set(0.0)
-      pose = lambda frame: head_vertices(small, shape=jnp.zeros(0), **motion_to_flame(frame))
-      vertices = jax.vmap(pose)(straight)
-      return vertices[:, 0, 1] - vertices[:, 1, 1]
-
-    self._opening = opening
+  def __init__(self, opening: Callable[[Float[jax.Array, "*b 56"]], Float[jax.Array, "*b"]]):
+    self._opening = jax.jit(opening)
 
   def __call__(self, motion: Motion) -> Float[np.ndarray, "T"]:
     padded = np.pad(np.asarray(motion, np.float32), ((0, -len(motion) % _CHUNK), (0, 0)))
     chunks = [np.asarray(self._opening(chunk)) for chunk in padded.reshape(-1, _CHUNK, padded.shape[1])]
     return np.concatenate(chunks)[: len(motion)]
-
-
-def _select_vertices(head: HeadModel, vertices: Int[np.ndarray, "n"]) -> HeadModel:
-  """The same head with these vertices alone, which pose as before, in a thousandth of the time.
-
-  Joints are linear in the vertices: each becomes a vertex of its own, behind those selected.
-  """
-  joints = head.joint_regressor
-  gather = lambda x: jnp.concatenate([x[vertices], jnp.tensordot(joints, x, 1)])
-  return HeadModel(
-      v_template=gather(head.v_template),
-      shape_directions=gather(head.shape_directions),
-      expression_directions=gather(head.expression_directions),
-      pose_directions=gather(head.pose_directions),
-      joint_regressor=jnp.concatenate([jnp.zeros((NUM_JOINTS, len(vertices))), jnp.eye(NUM_JOINTS)], axis=1),
-      weights=gather(head.weights),
-      faces=head.faces[:0],
-      parents=head.parents,
-  )
 
 
 def speaking_frames(wav: Float[np.ndarray, "S"], num_frames: int) -> Bool[np.ndarray, "T"]:

@@ -1,5 +1,7 @@
 """The speaker-listener motion generator (Sec. 3.3)."""
 
+from rsatalker_jax.motion.baselines import DualTalkGenerator, make_generator
 from rsatalker_jax.motion.generator import MotionConfig, MotionGenerator
+from rsatalker_jax.motion.streaming import MotionStream
 
-__all__ = ["MotionConfig", "MotionGenerator"]
+__all__ = ["DualTalkGenerator", "MotionConfig", "MotionGenerator", "MotionStream", "make_generator"]

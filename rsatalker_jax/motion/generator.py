@@ -16,8 +16,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rsatalker_jax.motion.layers import FrameConv, TransformerLayer, WindowAttention
-from rsatalker_jax.social.networks import MotionSocialNet, RelationEmbedding, encode_time
+from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, TransformerLayer, WindowAttention, frame_times
+from rsatalker_jax.social.networks import TIME_PERIOD, MotionSocialNet, RelationEmbedding, encode_time
 from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.types import MOTION_DIM
 
@@ -27,42 +27,53 @@ class MotionConfig:
   """Sizes and switches of a `MotionGenerator`.
 
   Attributes:
+    architecture: "rsatalker", or "dualtalk" (`baselines.make_generator`).
     features: width D of all layers.
     heads: attention heads.
     reach: frames that attention sees to each side, per layer.
     encoder_layers, decoder_layers: Transformer layers before and after the social fusion.
     mlp_ratio: width of the MLPs, in `features`.
-    speech_kernel: frames of speech features that the adapter sees at once; 1 for encoders that see enough themselves.
+    speech_hidden: width of the speech adapter's hidden layer.
+    speech_layers: convolutions of the speech adapter.
+    speech_kernel: frames of speech features that each of them sees at once; 1 for encoders that see enough themselves.
     motion_kernel: frames of A's motion that its encoder sees at once, `motion_stride` frames apart; 1 is frame by frame.
     motion_stride: see `motion_kernel`.
     relation_features: length of one relation embedding; the query q has twice as many.
     dropout: on each residual branch, in training.
     use_partner: whether A's voice and motion are seen (ablation: speaker-only).
+    use_own_speech: whether B's voice is heard (ablation: listener-only).
     use_relation: whether the relation is seen (ablation: without the socially-aware module's knowledge).
     residual: whether encoder features also pass by the attention of Eq. 4 and 5; the paper's equations read without.
     query_time: whether the queries of Eq. 5 also hold a bounded periodic encoding of t.
     social_norm: whether s also sets scale and shift of the Transformer layers' norms, so that the relation can change how
       strongly the partner is answered; the paper's s enters as the query alone.
+    causal: whether frame t of the output sees the inputs up to t alone, so that it can be made at once
+      (`motion.streaming`): reach and kernels then lie in the past. Features must not look ahead either (`LogMel.causal`).
     dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
     motion_mean, motion_std: 56 values each that normalise motion; part of the model, fixed before training.
   """
 
+  architecture: str = "rsatalker"
   features: int = 128
   heads: int = 4
   reach: int = 25
   encoder_layers: int = 2
   decoder_layers: int = 2
   mlp_ratio: int = 2
+  speech_hidden: int = 128
+  speech_layers: int = 1
   speech_kernel: int = 9
   motion_kernel: int = 1
   motion_stride: int = 1
   relation_features: int = 32
   dropout: float = 0.1
   use_partner: bool = True
+  use_own_speech: bool = True
   use_relation: bool = True
   residual: bool = True
   query_time: bool = False
   social_norm: bool = False
+  causal: bool = False
   dtype: str = "float32"
   motion_mean: tuple[float, ...] = (0.0,) * MOTION_DIM
   motion_std: tuple[float, ...] = (1.0,) * MOTION_DIM
@@ -83,21 +94,29 @@ class SpeechAdapter(nn.Module):
   config: MotionConfig
 
   @nn.compact
-  def __call__(self, speech: Float[Array, "*b T E"]) -> Float[Array, "*b T D"]:
+  def __call__(self, speech: Float[Array, "*b T E"], *, person: str = "b") -> Float[Array, "*b T D"]:
     c = self.config
-    x = nn.gelu(FrameConv(c.features, c.speech_kernel, c.dtype, name="context")(speech))
+    context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name="context")
+    x = nn.gelu(context(speech, source=person))
+    for i in range(1, c.speech_layers):
+      context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name=f"context_{i}")
+      x += nn.gelu(context(nn.LayerNorm(dtype=c.dtype, name=f"context_norm_{i}")(x), source=person))
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(x))
 
 
 class MotionEncoder(nn.Module):
-  """Normalised motion (FLAME parameters) to motion features, frame by frame (DualTalk's 56 → 128 → D)."""
+  """Normalised motion (FLAME parameters) to motion features (DualTalk's 56 → 128 → D, here with a window in time)."""
 
   config: MotionConfig
 
   @nn.compact
-  def __call__(self, motion: Float[Array, "*b T 56"]) -> Float[Array, "*b T D"]:
+  def __call__(
+      self, motion: Float[Array, "*b T 56"], social: Float[Array, "*b D"] | None = None
+  ) -> Float[Array, "*b T D"]:
     c = self.config
-    hidden = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, name="context")(motion)
+    hidden = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, c.causal, name="context")(motion)
+    if c.social_norm:
+      hidden = AdaptiveNorm(c.dtype, name="context_norm")(hidden, social)
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(nn.gelu(hidden)))
 
 
@@ -118,15 +137,16 @@ class SocialFusion(nn.Module):
     c = self.config
     encoded = nn.Dense(c.features, dtype=c.dtype, name="join")(jnp.concatenate([partner, speech], axis=-1))
     for i in range(c.encoder_layers):
-      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"layer_{i}")
+      sizes = c.features, c.heads, c.reach, c.mlp_ratio
+      layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
       encoded = layer(encoded, social if c.social_norm else None, deterministic=deterministic)
     memory = nn.LayerNorm(dtype=c.dtype, name="memory_norm")(encoded)
 
     queries = jnp.broadcast_to(social[..., None, :], encoded.shape)
     if c.query_time:
-      time = encode_time(jnp.arange(encoded.shape[-2], dtype=jnp.float32))
+      time = encode_time(frame_times(self, encoded.shape[-2], period=TIME_PERIOD))
       queries += nn.Dense(c.features, use_bias=False, dtype=c.dtype, name="time")(time)
-    attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, name="attention")
+    attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal, name="attention")
     z = queries + attention(nn.LayerNorm(dtype=c.dtype, name="query_norm")(queries), memory)  # Eq. 5
     return z + encoded if c.residual else z
 
@@ -138,11 +158,12 @@ class MotionDecoder(nn.Module):
 
   @nn.compact
   def __call__(
-      self, z: Float[Array, "*b T D"], social: Float[Array, "*b D"], *, deterministic: bool = True
+      self, z: Float[Array, "*b T D"], social: Float[Array, "*b D"] | None = None, *, deterministic: bool = True
   ) -> Float[Array, "*b T 56"]:
     c = self.config
     for i in range(c.decoder_layers):
-      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"layer_{i}")
+      sizes = c.features, c.heads, c.reach, c.mlp_ratio
+      layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
       z = layer(z, social if c.social_norm else None, deterministic=deterministic)
     z = nn.LayerNorm(dtype=c.dtype, name="norm")(z)
     return nn.Dense(MOTION_DIM, kernel_init=nn.initializers.normal(0.01), name="motion")(z.astype(jnp.float32))
@@ -164,7 +185,7 @@ class MotionGenerator(nn.Module):
     self.speech_adapter = SpeechAdapter(c)
     self.motion_encoder = MotionEncoder(c)
     self.partner_norm = nn.LayerNorm(dtype=c.dtype)
-    self.partner_attention = WindowAttention(c.features, c.heads, c.reach, c.dtype)
+    self.partner_attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal)
     self.relation_embedding = RelationEmbedding(c.relation_features)
     self.motion_social_net = MotionSocialNet(c.features)
     self.social_fusion = SocialFusion(c)
@@ -182,23 +203,25 @@ class MotionGenerator(nn.Module):
     """Generates B's motion: expression coefficients, jaw and head rotation (axis-angle), 25 frames a second.
 
     Args:
-      speech_a, speech_b: features of both voices at 25 fps (`speech.make_speech_encoder`).
+      speech_a, speech_b: features of both voices at 25 fps (`speech.SpeechFeatures`).
       motion_a: A's motion.
       relation: [blood, equal]; -1 for unknown.
       deterministic: False draws dropout masks from the rng "dropout".
     """
     c = self.config
     mean, std = jnp.asarray(c.motion_mean), jnp.asarray(c.motion_std)
-    own_speech = self.speech_adapter(speech_b)
+    social = self.motion_social_net(self.relation_query(relation)).astype(c.dtype)
+    own_speech = self.speech_adapter(speech_b, person="b")
+    if not c.use_own_speech:
+      own_speech = jnp.zeros_like(own_speech)
     if c.use_partner:
-      partner_speech = self.speech_adapter(speech_a)
-      motion = self.motion_encoder((motion_a - mean) / std)
+      partner_speech = self.speech_adapter(speech_a, person="a")
+      motion = self.motion_encoder((motion_a - mean) / std, social)
       partner = self.partner_attention(self.partner_norm(partner_speech), motion)  # Eq. 4
       if c.residual:
         partner += partner_speech + motion
     else:
       partner = jnp.zeros_like(own_speech)
-    social = self.motion_social_net(self.relation_query(relation)).astype(c.dtype)
     z = self.social_fusion(partner, own_speech, social, deterministic=deterministic)
     return mean + std * self.motion_decoder(z, social, deterministic=deterministic)
 

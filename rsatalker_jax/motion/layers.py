@@ -2,15 +2,52 @@
 
 Memory grows with T, not T², and a clip of minutes is treated as the short windows of training were: positions enter only
 as distances (a learned bias per head and distance), and no distance is larger than the reach.
+
+With `causal` a layer sees the past alone. Such a layer can be given a conversation in pieces: applied with the
+collection "history" mutable, it takes from there what it still needs of the frames before and leaves there what the next
+piece will need, always as much. `motion.streaming` does so.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 _MASKED = -1e9
+
+
+def past_frames(module: nn.Module, name: str, x: Float[Array, "*b T D"], frames: int) -> Float[Array, "*b T2 D"]:
+  """x behind the `frames` frames before it: those of the piece before where "history" is kept, else zeros.
+
+  Args:
+    module: the causal layer whose input x is.
+    name: of its variable in "history"; a layer that is applied to two inputs has two.
+  """
+  if not frames:
+    return x
+  start = jnp.zeros((*x.shape[:-2], frames, x.shape[-1]), x.dtype)
+  if not keeps_history(module):
+    return jnp.concatenate([start, x], axis=-2)
+  history = module.variable("history", name, lambda: start)
+  joined = jnp.concatenate([history.value, x], axis=-2)
+  history.value = joined[..., x.shape[-2] :, :]
+  return joined
+
+
+def keeps_history(module: nn.Module) -> bool:
+  """Whether this is a piece of a longer conversation; not so in `init`, where every collection is mutable."""
+  return module.is_mutable_collection("history") and not module.is_initializing()
+
+
+def frame_times(module: nn.Module, frames: int, *, period: int) -> Float[Array, "T"]:
+  """Numbers of this piece's frames since the conversation began, or since a multiple of `period` frames after that."""
+  if not keeps_history(module):
+    return jnp.arange(frames, dtype=jnp.float32)
+  time = module.variable("history", "time_passed", lambda: jnp.zeros((), jnp.int32))
+  times = (time.value + jnp.arange(frames)).astype(jnp.float32)
+  time.value = (time.value + frames) % period
+  return times
 
 
 class WindowAttention(nn.Module):
@@ -21,41 +58,72 @@ class WindowAttention(nn.Module):
     heads: attention heads.
     reach: frames to each side.
     dtype: of the arithmetic; parameters and the softmax are float32.
+    causal: whether frames t - reach … t alone are seen.
   """
 
   features: int
   heads: int
   reach: int
   dtype: jnp.dtype = jnp.float32
+  causal: bool = False
 
   @nn.compact
   def __call__(self, queries: Float[Array, "*b T D"], context: Float[Array, "*b T C"]) -> Float[Array, "*b T D"]:
-    head_dim = self.features // self.heads
-    frames, block = queries.shape[-2], self.reach
+    head_dim, reach = self.features // self.heads, self.reach
+    frames = queries.shape[-2]
+    block = min(reach, frames) if self.causal else reach
     blocks = -(-frames // block)
 
-    def project(x, name):
-      x = nn.Dense(self.features, dtype=self.dtype, name=name)(x)
-      x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, blocks * block - frames), (0, 0)])
-      return x.reshape(*x.shape[:-2], blocks, block, self.heads, head_dim)
+    def split(x, before=0):
+      x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, before + blocks * block - x.shape[-2]), (0, 0)])
+      return x.reshape(*x.shape[:-1], self.heads, head_dim)
 
-    # Blocks as long as the reach: all that a query may see lies in its own block and the two beside it.
-    query = project(queries, "query")
-    key = _with_neighbours(project(context, "key"))
-    value = _with_neighbours(project(context, "value"))
+    def project(x, name):
+      return nn.Dense(self.features, dtype=self.dtype, name=name)(x)
+
+    # Blocks as long as the reach: all that a query may see lies in its own block and the two beside it (causal: the one
+    # before it; the only block of a piece that is shorter than the reach is as long as the piece).
+    query = _in_blocks(split(project(queries, "query")), blocks)
+    key, value = project(context, "key"), project(context, "value")
+    if self.causal:
+      key = _with_past(split(past_frames(self, "keys", key, reach), reach), blocks, reach)
+      value = _with_past(split(past_frames(self, "values", value, reach), reach), blocks, reach)
+    else:
+      key = _with_neighbours(_in_blocks(split(key), blocks))
+      value = _with_neighbours(_in_blocks(split(value), blocks))
     logits = jnp.einsum("...qhd,...khd->...hqk", query, key) * head_dim**-0.5
 
-    bias = self.param("distance_bias", _init_distance_bias, (self.heads, 2 * self.reach + 1))
-    distance = np.arange(3 * block)[None] - block - np.arange(block)[:, None]  # Key frame minus query frame.
-    logits = logits.astype(jnp.float32) + bias[:, np.clip(distance, -self.reach, self.reach) + self.reach]
-    key_frame = np.arange(blocks)[:, None] * block + np.arange(3 * block)[None] - block
-    inside = (key_frame >= 0) & (key_frame < frames)
-    visible = (np.abs(distance) <= self.reach)[None] & inside[:, None]  # (blocks, block, 3 * block)
+    ahead = 0 if self.causal else reach  # How far a query sees behind itself is the reach, and ahead this.
+    bias = self.param("distance_bias", _init_distance_bias, (self.heads, reach + 1 + ahead), reach)
+    distance = np.arange(key.shape[-3])[None] - reach - np.arange(block)[:, None]  # Key frame minus query frame.
+    logits = logits.astype(jnp.float32) + bias[:, np.clip(distance, -reach, ahead) + reach]
+    key_frame = np.arange(blocks)[:, None] * block + np.arange(key.shape[-3])[None] - reach
+    inside = (key_frame >= -self._frames_before(frames)) & (key_frame < frames)
+    visible = ((distance >= -reach) & (distance <= ahead))[None] & inside[:, None]  # (blocks, queries, keys of a block)
     weights = nn.softmax(jnp.where(visible[:, None], logits, _MASKED)).astype(self.dtype)
 
     mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
     mixed = mixed.reshape(*mixed.shape[:-4], blocks * block, self.features)[..., :frames, :]
     return nn.Dense(self.features, dtype=self.dtype, name="out")(mixed)
+
+  def _frames_before(self, frames: int) -> int | Int[Array, ""]:
+    """How many of the frames before this piece there have been; no more are counted than can be seen."""
+    if not (self.causal and keeps_history(self)):
+      return 0
+    count = self.variable("history", "count", lambda: jnp.zeros((), jnp.int32))
+    before = count.value
+    count.value = jnp.minimum(before + min(frames, self.reach), self.reach)
+    return before
+
+
+def _in_blocks(x: Float[Array, "*b T h d"], blocks: int) -> Float[Array, "*b n k h d"]:
+  return x.reshape(*x.shape[:-3], blocks, x.shape[-3] // blocks, *x.shape[-2:])
+
+
+def _with_past(x: Float[Array, "*b T h d"], blocks: int, reach: int) -> Float[Array, "*b n k h d"]:
+  """Each block with the `reach` frames before it, with which x begins. Blocks have `reach` frames, or there is one."""
+  before = _in_blocks(x[..., : blocks * reach, :, :], blocks)
+  return jnp.concatenate([before, _in_blocks(x[..., reach:, :, :], blocks)], axis=-3)
 
 
 def _with_neighbours(x: Float[Array, "*b n k h d"]) -> Float[Array, "*b n 3k h d"]:
@@ -66,12 +134,12 @@ def _with_neighbours(x: Float[Array, "*b n k h d"]) -> Float[Array, "*b n 3k h d
   return jnp.concatenate([before, x, after], axis=-3)
 
 
-def _init_distance_bias(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> Float[Array, "heads distances"]:
+def _init_distance_bias(key: jax.Array, shape: tuple[int, int], reach: int) -> Float[Array, "heads distances"]:
   """Starts as ALiBi's penalty on distance: from heads that look at a few frames to heads that look at all of them."""
   del key
   heads, distances = shape
   slopes = 2.0 ** -np.linspace(1.0, 6.0, heads)
-  return jnp.asarray(-slopes[:, None] * np.abs(np.arange(distances) - distances // 2), dtype)
+  return jnp.asarray(-slopes[:, None] * np.abs(np.arange(distances) - reach), jnp.float32)
 
 
 class FeedForward(nn.Module):
@@ -114,6 +182,7 @@ class TransformerLayer(nn.Module):
   mlp_ratio: int = 2
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
+  causal: bool = False
 
   @nn.compact
   def __call__(
@@ -125,7 +194,8 @@ class TransformerLayer(nn.Module):
   ) -> Float[Array, "*b T D"]:
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
     normed = AdaptiveNorm(self.dtype, name="attention_norm")(x, condition)
-    x += drop(WindowAttention(self.features, self.heads, self.reach, self.dtype, name="attention")(normed, normed))
+    attention = WindowAttention(self.features, self.heads, self.reach, self.dtype, self.causal, name="attention")
+    x += drop(attention(normed, normed))
     normed = AdaptiveNorm(self.dtype, name="mlp_norm")(x, condition)
     x += drop(FeedForward(self.features, self.mlp_ratio * self.features, self.dtype, name="mlp")(normed))
     return x
@@ -138,17 +208,23 @@ class FrameConv(nn.Module):
     features: width of the output.
     kernel: frames seen, an odd number; 1 is a layer per frame.
     stride: frames between those seen (dilation).
+    causal: whether the last of them is frame t, instead of the one in the middle.
   """
 
   features: int
   kernel: int
   dtype: jnp.dtype = jnp.float32
   stride: int = 1
+  causal: bool = False
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*b T C"]) -> Float[Array, "*b T D"]:
+  def __call__(self, x: Float[Array, "*b T C"], *, source: str = "input") -> Float[Array, "*b T D"]:
+    """Args: `source` tells the inputs apart, each with a history of its own, where one layer is applied to several."""
     half, frames = self.kernel // 2 * self.stride, x.shape[-2]
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(half, half), (0, 0)])
+    if self.causal:
+      padded = past_frames(self, source, x, 2 * half)
+    else:
+      padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(half, half), (0, 0)])
     starts = range(0, 2 * half + 1, self.stride)
     neighbourhood = jnp.concatenate([padded[..., i : i + frames, :] for i in starts], axis=-1)
     return nn.Dense(self.features, dtype=self.dtype, name="taps")(neighbourhood)

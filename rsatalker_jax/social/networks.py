@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, Int
 from rsatalker_jax.types import FPS
 
 
+TIME_PERIOD = 32 * FPS  # In frames: `encode_time` repeats itself after it.
+
+
 class RelationEmbedding(nn.Module):
   """Two tables of two vectors, one per axis of the relation; q is the concatenation of the two chosen vectors.
 
@@ -95,7 +98,7 @@ def encode_time(t: Float[Array, "*b"]) -> Float[Array, "*b E"]:
   Args:
     t: time in frames (25 per second).
   """
-  periods = FPS * 2.0 ** np.arange(-1, 6)
+  periods = TIME_PERIOD * 2.0 ** np.arange(-6, 1)
   # The remainder first: float32 has no precision left in sin of a large number.
   phase = 2 * np.pi * jnp.mod(jnp.asarray(t, jnp.float32)[..., None], periods) / periods
   return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)

@@ -1,8 +1,16 @@
 """Speech encoders (50 Hz features from a 16 kHz voice) and their cache."""
 
-from rsatalker_jax.speech.cache import make_speech_encoder
+from rsatalker_jax.speech.cache import SpeechFeatures, logmel_features, wav2vec2_features
 from rsatalker_jax.speech.checkpoints import load_wav2vec2
 from rsatalker_jax.speech.logmel import LogMel, to_frames
 from rsatalker_jax.speech.wav2vec2 import Wav2Vec2
 
-__all__ = ["LogMel", "Wav2Vec2", "load_wav2vec2", "make_speech_encoder", "to_frames"]
+__all__ = [
+    "LogMel",
+    "SpeechFeatures",
+    "Wav2Vec2",
+    "load_wav2vec2",
+    "logmel_features",
+    "to_frames",
+    "wav2vec2_features",
+]

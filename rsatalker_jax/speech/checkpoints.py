@@ -1,6 +1,7 @@
 """Wav2Vec 2.0's checkpoints in Hugging Face's layout, from a folder or from the hub, to parameters of the Linen module."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import re
@@ -13,6 +14,9 @@ from flax import traverse_util
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.pickles import load_torch_tensors
 from rsatalker_jax.speech.wav2vec2 import Params, Wav2Vec2, Wav2Vec2Config
+
+_SETTINGS = ("config.json", "preprocessor_config.json")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # In the order of preference.
 
 # Tensors of training heads, which an encoder does not need.
 _HEADS = ("lm_head", "masked_spec_embed", "quantizer", "project_hid", "project_q", "projector", "classifier")
@@ -31,15 +35,38 @@ def load_wav2vec2(path_or_hub_id: str | os.PathLike, *, dtype: str | None = None
   """
   folder = _find_folder(path_or_hub_id)
   config = read_config(folder)
-  if dtype is None:
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  module = Wav2Vec2(dataclasses.replace(config, dtype=dtype))
-  path = next((folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()), None)
-  if path is None:
-    raise InputError(folder, "", "no weights", "model.safetensors or pytorch_model.bin")
+  module = Wav2Vec2(dataclasses.replace(config, dtype=dtype or _default_dtype()))
+  path = _find_weights(folder)
   wanted = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((16000,), jnp.float32))
   tensors = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch_tensors(path)
   return module, {"params": _to_linen(path, tensors, wanted["params"])}
+
+
+def checkpoint_key(path_or_hub_id: str | os.PathLike) -> str:
+  """Digest of what `load_wav2vec2` would load: the contents of the files and the arithmetic's dtype; nothing is loaded.
+
+  Raises:
+    InputError: no such folder or id, or no weights in it.
+  """
+  folder = _find_folder(path_or_hub_id)
+  weights = _find_weights(folder)
+  digest = hashlib.sha256(_default_dtype().encode())
+  for path in (*(folder / name for name in _SETTINGS), weights):
+    if path.is_file():
+      with path.open("rb") as file:
+        digest.update(f" {path.name} ".encode() + hashlib.file_digest(file, "sha256").digest())
+  return digest.hexdigest()
+
+
+def _default_dtype() -> str:
+  return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def _find_weights(folder: pathlib.Path) -> pathlib.Path:
+  for name in _WEIGHTS:
+    if (folder / name).is_file():
+      return folder / name
+  raise InputError(folder, "", "no weights", " or ".join(_WEIGHTS))
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -63,10 +90,10 @@ def _find_folder(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
   from huggingface_hub import errors
 
   try:
-    files = ["config.json", "preprocessor_config.json", "model.safetensors"]
-    found = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
-    if not (found / "model.safetensors").is_file():  # Older checkpoints have no safetensors.
-      found = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*files[:2], "pytorch_model.bin"]))
+    for weights in _WEIGHTS:  # Older checkpoints have no safetensors.
+      found = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_SETTINGS, weights]))
+      if (found / weights).is_file():
+        break
     return found
   except (OSError, ValueError, errors.HfHubHTTPError) as error:  # No network, no such id, a name the hub forbids.
     found = f"no such folder, nor on the hub ({_first_line(error)})"

@@ -243,9 +243,8 @@ def encode_voice(
   """Hidden states of a voice of any length: the convolutions over all of it, the Transformer in chunks that overlap.
 
   Memory of the Transformer is that of one chunk, where attention over the whole would grow with the square; what lies
-  farther than the margin from a frame cannot reach it. How much that changes at the seams depends on how far a
-  checkpoint attends; the test has the number for random weights. All
-  chunks are padded to one length, behind an attention mask, so that all voices share one compilation (but for the
+  farther than the margin from a frame cannot reach it. How much that changes depends on how far a checkpoint attends:
+  docs/speech.md has measurements on random weights. All chunks are padded to one length, behind an attention mask, so that all voices share one compilation (but for the
   convolutions of checkpoints with group norm, which take means over the whole voice and compile for each length).
 
   Args:

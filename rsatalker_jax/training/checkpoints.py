@@ -22,8 +22,8 @@ from rsatalker_jax.errors import InputError
 # The order in which stages run; a later one starts from the parameters of the ones before it.
 STAGES = ("motion", "avatar", "joint")
 
-# Sections of the config that say how a run is watched, not what it computes.
-WATCHING_SECTIONS = ("logging", "evaluation", "workdir")
+# Sections and keys of the config that say how a run is watched or where it runs, not what it computes.
+_WATCHING = ("logging", "evaluation", "workdir", "speech.encode_missing")
 
 
 @flax.struct.dataclass
@@ -106,7 +106,7 @@ def check_workdir(workdir: str, config: dict, *, must_exist: bool = False) -> No
 
   Args:
     workdir: the run's folder; made if absent.
-    config: the whole config as a plain dict. Sections that only say how a run is watched may differ.
+    config: the whole config as a plain dict. What only says how a run is watched may differ.
     must_exist: for readers (eval, generate): the run must be there already, and nothing is written.
 
   Raises:
@@ -129,7 +129,7 @@ def check_workdir(workdir: str, config: dict, *, must_exist: bool = False) -> No
   recorded, current = _flatten(recorded), _flatten(current)
   missing = object()
   for key in sorted(recorded.keys() | current.keys()):
-    if key.split(".")[0] in WATCHING_SECTIONS:
+    if key in _WATCHING or key.split(".")[0] in _WATCHING:
       continue
     found, expected = recorded.get(key, missing), current.get(key, missing)
     if found != expected:

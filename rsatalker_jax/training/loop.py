@@ -154,6 +154,12 @@ def make_train_step(stage: Stage, key: jax.Array):
   return train_step
 
 
+def compile_step(stage: Stage, key: jax.Array, shardings: TrainState):
+  """`make_train_step`, jitted: the state is donated and keeps its shardings."""
+  # Left free, XLA may choose other shardings, and the second step would compile again.
+  return jax.jit(make_train_step(stage, key), donate_argnums=0, out_shardings=(shardings, None))
+
+
 class _Stepper:
   """Takes steps, with at most two in flight; repeats those for which a buffer was too small with a larger one.
 
@@ -169,9 +175,7 @@ class _Stepper:
     self._compile()
 
   def _compile(self) -> None:
-    # The state keeps its shardings: left free, XLA may choose others, and the second step would compile again.
-    train_step = make_train_step(self._stage, self._key)
-    self._step = jax.jit(train_step, donate_argnums=0, out_shardings=(self._shardings, None))
+    self._step = compile_step(self._stage, self._key, self._shardings)
 
   def take(self, state: TrainState, step: int, batch) -> TrainState:
     """Dispatches a step; the one before it has counted when this returns."""

@@ -20,6 +20,9 @@ class MotionLossWeights:
     velocity: weight of the same on frame-to-frame differences, times the group's weight.
     relative: whether a group's error is divided by the group's variance in the training data, so that 1 is the loss of
       a motion held at its mean and the groups count alike.
+    lips: weight of the lip opening's error (`lip_loss`), relative to the opening's variance. In coefficients alone a P
+      that stays open costs next to nothing.
+    closure: how much more an error counts where the true lips are closed.
     plain_norm: the paper's plain form instead: ||M - M_gt||_2 over the whole sequence. The rest is not used then.
   """
 
@@ -28,6 +31,8 @@ class MotionLossWeights:
   pose: float = 1.0
   velocity: float = 1.0
   relative: bool = False
+  lips: float = 0.0
+  closure: float = 0.0
   plain_norm: bool = False
 
 
@@ -58,6 +63,20 @@ def motion_loss(
     terms[name] = weight * jnp.mean((predicted[..., group] - target[..., group]) ** 2)
     terms[f"{name}_velocity"] = weight * weights.velocity * jnp.mean(velocity_error[..., group] ** 2)
   return terms
+
+
+def lip_loss(
+    predicted: Float[Array, "*b T"], target: Float[Array, "*b T"], closure: float, unit: float
+) -> Float[Array, ""]:
+  """Mean squared error of the lips' opening, (1 + closure) times as heavy where the true lips are closed.
+
+  Args:
+    predicted, target: openings in metres (`head.make_lip_opening`).
+    closure: falls off to 1/e at 1 mm.
+    unit: metres that count as 1, for example the standard deviation of true openings.
+  """
+  weight = 1 + closure * jnp.exp(-jnp.maximum(target, 0.0) / 1e-3)
+  return jnp.mean(weight * ((predicted - target) / unit) ** 2)
 
 
 def image_loss(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -10,8 +11,11 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.data.pipeline import MotionClip
-from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_talker
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.motion import MotionStream
+from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.training import checkpoints, loop, sharding
 from rsatalker_jax.training.stages import StageInputs, make_stages
 from rsatalker_jax.types import Motion
@@ -31,17 +35,16 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
 
   Raises:
     InputError: if the data is not as expected or another config made `workdir`.
+    MissingFeatures: names the clip, if features are missing that `speech.encode_missing` does not let be computed.
   """
   checkpoints.check_workdir(workdir, config.to_dict())
-  if config.data.embedded_root:
-    from rsatalker_jax.data.demo.unpack import unpack_demo
-
-    unpack_demo(config.data.embedded_root, performances=config.data.performances)
-
+  unpack_embedded(config.data)
   inputs = StageInputs(
       config=config,
       talker=make_talker(config),
-      encode=make_encoder(config.speech, pathlib.Path(config.data.embedded_root) / config.data.features),
+      encode=make_encoder(
+          config.speech, data_path(config.data, "features"), encode_missing=config.speech.encode_missing
+      ),
       mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
       say=print if jax.process_index() == 0 else lambda _: None,
   )
@@ -87,13 +90,27 @@ class TrainedRun:
         self._generate(self.params["generator"], clip.speech_a, clip.motion_a, clip.speech_b, clip.relation)
     )
 
+  def stream(self, relation: Int[np.ndarray, "2"], *, lengths: Sequence[int] = (1, 5, 25)) -> MotionStream:
+    """B's motion while a conversation goes on. Its `push` takes samples, or features if the run's are Wav2Vec 2.0's.
+
+    Args:
+      relation, lengths: see `MotionStream`.
+
+    Raises:
+      InputError: if there is no generator yet, or it or its speech features look ahead.
+    """
+    if "generator" not in self.params:
+      raise InputError("run", "motion", f"only {self.stages}", "a finished motion stage")
+    encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
+    return MotionStream(self.talker.generator, self.params["generator"], relation, encoder=encoder, lengths=lengths)
+
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""
-    return pathlib.Path(self.config.data.embedded_root) / self.config.data[name]
+    return data_path(self.config.data, name)
 
   @functools.cached_property
   def encode(self) -> SpeechEncoder:
-    """Its speech encoder, loaded at its first use: runs that are compared share the features of one of them."""
+    """Its speech features; voices that are new are encoded, whatever training was asked to do."""
     return make_encoder(self.config.speech, self.data_path("features"))
 
   @functools.cached_property

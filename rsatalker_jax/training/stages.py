@@ -22,11 +22,11 @@ from ml_collections import ConfigDict
 import splat_kernels
 from rsatalker_jax.avatar import init_avatar, triangle_frames
 from rsatalker_jax.data.captures import Capture, load_capture
-from rsatalker_jax.data.dualtalk import load_dualtalk
+from rsatalker_jax.data.conversations import data_path, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
 from rsatalker_jax.data.triplets import load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import head_vertices, motion_to_flame
+from rsatalker_jax.head import head_vertices, make_lip_opening, motion_to_flame
 from rsatalker_jax.social import orthogonality_penalty
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker, render_on_mesh
 from rsatalker_jax.training import losses, optimizers
@@ -55,17 +55,15 @@ class StageInputs:
 
   def path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""
-    return pathlib.Path(self.config.data.embedded_root) / self.config.data[name]
+    return data_path(self.config.data, name)
 
   @functools.cached_property
   def training_clips(self) -> list[MotionClip]:
     """The training conversations with features, read once for all stages."""
-    source = load_dualtalk(self.path("conversations"), "train", relations=self.path("relations"))
-    clips = load_clips(source, self.encode)
-    self.say(f"training conversations: {source.summary()}")
-    for name, reason in source.skipped:
-      self.say(f"  skipped {name}: {reason}")
-    return clips
+    source = load_conversations(self.config.data, "train")
+    for line in source.report("training conversations"):
+      self.say(line)
+    return load_clips(source, self.encode)
 
   @functools.cached_property
   def fitted_talker(self) -> Talker:
@@ -91,25 +89,20 @@ def make_stages(inputs: StageInputs) -> dict[str, Callable[[], Stage]]:
 def motion_stage(inputs: StageInputs) -> Stage:
   """Trains the generator on conversations (Eq. 9)."""
   config, talker = inputs.config.motion, inputs.fitted_talker
-  clips = inputs.training_clips
-  short = sum(len(clip.motion_b) < config.window for clip in clips)
-  if short:
-    inputs.say(f"motion: {short} of {len(clips)} clips are shorter than a window of {config.window} frames and not used")
-  weights, motion_std = losses.MotionLossWeights(**config.loss), talker.generator.config.motion_std
+  mesh_loss = _mesh_loss(inputs)
 
   def loss(params, buffers, batch, key, step):
     del buffers, step
-    predicted = _generate(talker, params, batch, key)
-    terms = losses.motion_loss(predicted, batch["motion_b"], weights, motion_std)  # Eq. 9
-    tables = params["generator"]["params"]["relation_embedding"]
+    terms = mesh_loss(_generate(talker, params, batch, key), batch["motion_b"])  # Eq. 9
+    tables = params["generator"]["params"].get("relation_embedding", {})  # A baseline may have none.
     terms["orthogonality"] = config.orthogonality * orthogonality_penalty(tables)
     return sum(terms.values()), terms
 
   return Stage(
       name="motion",
       steps=config.steps,
-      init=lambda key: _init_generator(talker, clips[0], key),
-      batches=_motion_batches(inputs, config.batch, config.window),
+      init=lambda key: _init_generator(talker, inputs.training_clips[0], key),
+      batches=_motion_batches(inputs, "motion", config.batch, config.window),
       loss=loss,
       optimizer=optimizers.by_path({
           "generator": optimizers.network_optimizer(
@@ -123,9 +116,35 @@ def motion_stage(inputs: StageInputs) -> Stage:
   )
 
 
-def _motion_batches(inputs: StageInputs, batch: int, window: int) -> grain.IterDataset:
+def _mesh_loss(inputs: StageInputs) -> Callable[[Float[Array, "B T 56"], Float[Array, "B T 56"]], dict[str, Array]]:
+  """L_mesh (Eq. 9) as (predicted, target) -> weighted terms, in units of the training conversations."""
+  weights = losses.MotionLossWeights(**inputs.config.motion.loss)
+  motion_std = inputs.fitted_talker.generator.config.motion_std
+  opening = make_lip_opening(inputs.talker.head) if weights.lips and not weights.plain_norm else None
+  if opening is not None:
+    every = jax.jit(opening)(np.concatenate([clip.motion_b for clip in inputs.training_clips]))
+    opening_std = max(float(np.std(every)), 1e-4)  # 0.1 mm: lips that never move would be divided by nothing.
+
+  def mesh_loss(predicted, target):
+    terms = losses.motion_loss(predicted, target, weights, motion_std)
+    if opening is not None:
+      lips = losses.lip_loss(opening(predicted), opening(target), weights.closure, opening_std)
+      terms["lips"] = weights.lips * lips
+    return terms
+
+  return mesh_loss
+
+
+def _motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> grain.IterDataset:
+  """Batches of windows; says which clips are too short for one."""
+  clips = inputs.training_clips
+  short = [clip for clip in clips if len(clip.motion_b) < window]
+  if short:
+    inputs.say(f"{stage}: {len(short)} of {len(clips)} clips are shorter than a window of {window} frames and not used")
+  for clip in short:
+    inputs.say(f"  skipped {clip.name}: {len(clip.motion_b)} frames")
   return motion_windows(
-      inputs.training_clips,
+      clips,
       window=window,
       batch_size=inputs.local_batch(batch),
       seed=inputs.config.seed,
@@ -271,8 +290,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
   capture = _load_capture(inputs, "train")
   windows = JointWindows.load(inputs, capture)
   inputs.say(f"joint: {windows.num_frames} frames of video in {len(windows.clips)} conversations")
-  motion_weights = losses.MotionLossWeights(**inputs.config.motion.loss)
-  motion_std = talker.generator.config.motion_std
+  mesh_loss = _mesh_loss(inputs)
   sizes = _triangle_sizes(talker, capture)
 
   def loss(render, params, buffers, batch, key, step):
@@ -280,7 +298,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     others, batch = batch["others"], batch["filmed"]
     motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
     predicted = _generate(talker, params, motion, key)
-    motion_terms = losses.motion_loss(predicted, motion["motion_b"], motion_weights, motion_std)  # Eq. 9
+    motion_terms = mesh_loss(predicted, motion["motion_b"])  # Eq. 9
 
     # The rendered frames (B, K), one after another along one axis.
     chosen = jnp.take_along_axis(predicted[: len(batch["frame"])], batch["frame"][..., None], axis=1)
@@ -313,7 +331,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       steps=config.steps,
       init=init,
       batches=grain.experimental.ZipIterDataset(
-          (windows.batches(inputs), _motion_batches(inputs, config.motion_batch, config.window))
+          (windows.batches(inputs), _motion_batches(inputs, "joint", config.motion_batch, config.window))
       ).map(lambda pair: {"filmed": pair[0], "others": pair[1]}),
       **_with_renderer(loss, talker, inputs.mesh),
       optimizer=optimizers.by_path({

@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
+from configs.demo import get_config
 from rsatalker_jax.data import audio, dualtalk
+from rsatalker_jax.data.conversations import find_splits, load_conversations
 from rsatalker_jax.errors import InputError
 
 # Two real conversations beside a developer's checkout; a clone does not have them.
@@ -219,6 +221,15 @@ def test_damage_is_found_before_training(root):
   expect(error, path.name, "cut off")
 
 
+def test_splits_that_are_there(root):
+  data = get_config().data
+  data.update(dict(embedded_root="", conversations=str(root)))
+  assert find_splits(data) == ["train", "val", "test"]
+  for path in (root / "train").glob("video[1-5]_*"):
+    path.unlink()
+  assert find_splits(data) == ["train", "test"]  # One video: nothing to hold out.
+
+
 def test_wrong_split_and_empty_folders(tmp_path):
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(tmp_path, "dev")
@@ -265,16 +276,34 @@ def test_unlabelled_conversations_need_a_default(root):
   expect(error, "relations.csv", "unseen1_sub_video_0")
   source = dualtalk.load_dualtalk(root, "test", default_relation="non_blood,unequal")
   assert [c.relation.tolist() for c in source] == [[1, 1], [1, 1], [0, 0], [0, 0]]
+  assert source.unlabelled == ["unseen1_sub_video_0"] and "1 conversations without a label" in "\n".join(source.report("test"))
+
+
+def test_the_word_unknown_is_a_label(root):
+  (root / "relations.csv").write_text("conversation,relation\nunseen0_sub_video_0,unknown\nunseen1_sub_video_0,blood,unknown\n")
+  source = dualtalk.load_dualtalk(root, "test")
+  assert [c.relation.tolist() for c in source] == [[-1, -1], [-1, -1], [1, -1], [1, -1]] and source.unlabelled == []
 
 
 def test_no_labels_at_all(root):
   (root / "relations.csv").unlink()
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "test")
-  expect(error, "relations.csv", "unseen0_sub_video_0")
+  expect(error, "relations.csv", "unseen0_sub_video_0", "default relation")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "test", relations=root / "labels.csv")
   expect(error, "labels.csv", "no such file")
+  data = get_config().data
+  data.update(dict(embedded_root=str(root), conversations="", relations="relations.csv"))
+  with pytest.raises(InputError):
+    load_conversations(data, "test")
+  data.default_relation = "unknown"  # As for DualTalk itself.
+  source = load_conversations(data, "test")
+  assert [c.relation.tolist() for c in source] == [[-1, -1]] * 4 and len(source.unlabelled) == 2
+  data.default_relation = "friends"
+  with pytest.raises(InputError) as error:
+    load_conversations(data, "test")
+  expect(error, "data.default_relation", "'friends'", "unknown")
 
 
 # --- Single files, for one generation.
@@ -312,7 +341,27 @@ def test_read_conversation_refuses_what_does_not_fit(root):
 def test_real_conversations(conversation, person, frames):
   """587.2 and 748.8 frames of sound, 587 and 750 of motion."""
   a, b = f"{conversation}_speaker{person}", f"{conversation}_speaker{3 - person}"
-  c, notes = dualtalk.read_conversation(REAL / f"{a}.wav", REAL / f"{a}.npz", REAL / f"{b}.wav", "non_blood,equal")
+  c, notes = dualtalk.read_conversation(REAL / f"{a}.wav", REAL / f"{a}.npz", REAL / f"{b}.wav", "unknown")
   assert c.motion_a.shape == (frames, 56) and c.speech_a.shape == c.speech_b.shape == (frames * 640,)
   assert len(notes) == 1 and "1 frames trimmed" in notes[0]
+  assert c.relation.tolist() == [-1, -1]
   assert np.abs(c.motion_a[:, 50:53]).max() < 0.5 and c.motion_a[:, 50].mean() > 0  # A jaw, slightly open.
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no DualTalk demo files in {REAL}")
+def test_real_conversations_as_a_data_set_without_labels(tmp_path):
+  """As they come, one person's motion lacks; with the other's in its place, both directions are served."""
+  (tmp_path / "train").mkdir()
+  for path in REAL.glob("*_speaker*"):
+    (tmp_path / "train" / path.name).symlink_to(path)
+  data = get_config().data
+  data.update(dict(embedded_root="", conversations=str(tmp_path), relations=str(tmp_path / "relations.csv")))
+  data.default_relation = "unknown"
+  with pytest.raises(InputError, match=r"no complete conversation \(1 incomplete\)"):  # The other is held out.
+    load_conversations(data, "train")
+  for path in list((tmp_path / "train").glob("*.npz")):
+    other = path.with_name(path.name.replace("speaker1", "speaker_").replace("speaker2", "speaker1").replace("speaker_", "speaker2"))
+    other.symlink_to(path.resolve())
+  served = [clip for split in find_splits(data) for clip in load_conversations(data, split)]
+  assert sorted(len(clip.motion_b) for clip in served) == [587, 587, 749, 749]
+  assert all(clip.relation.tolist() == [-1, -1] for clip in served)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
+from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.types import Conversation
 
 
@@ -117,7 +118,7 @@ def test_processes_share_an_epoch_without_overlap():
 def test_short_clips_are_left_out_and_nothing_left_is_an_error():
   starts = marks(take(motion_windows(make_clips((30, 200)), window=60, batch_size=3, seed=0, epochs=1), 1))
   assert (starts >= 1000).all()
-  with pytest.raises(ValueError, match="0 windows"):
+  with pytest.raises(InputError, match="found 0 windows of 60 frames in 2 clips, expected at least 1"):
     motion_windows(make_clips((30, 20)), window=60, batch_size=1, seed=0)
 
 
@@ -155,3 +156,12 @@ def test_voices_are_encoded_once_for_both_directions():
     np.testing.assert_array_equal(clip.speech_a, conversation.speech_a.reshape(10, 640)[:, :2])
     np.testing.assert_array_equal(clip.speech_b, conversation.speech_b.reshape(10, 640)[:, :2])
     assert clip.name == conversation.name
+
+
+def test_missing_features_name_the_clip():
+  def encode(wav, frames):
+    raise MissingFeatures("data/features")
+
+  wav, motion = np.zeros(6400, np.float32), np.zeros((10, 56), np.float32)
+  with pytest.raises(MissingFeatures, match="data/features: video7_speaker2: found no speech features, expected .*encode_speech.py"):
+    load_clips([Conversation("video7_speaker2", wav, motion, wav, motion, np.zeros(2, np.int32))], encode)

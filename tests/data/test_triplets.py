@@ -38,11 +38,11 @@ def manifest(tmp_path):
 
 
 def test_reads_and_joins(manifest, tmp_path):
-  triplets = load_triplets(manifest(ENTRY, "", {**ENTRY, "split": "test", "speaker": 1}))
+  triplets = load_triplets(manifest(ENTRY, "", {**ENTRY, "split": "test", "speaker": 1, "relation": "unknown"}))
   assert [triplet.name for triplet in triplets] == ["demo-d001_sub_video_9_speaker2", "demo-d001_sub_video_9_speaker1"]
   first = triplets[0]
   assert first.capture == tmp_path / "capture"
-  np.testing.assert_array_equal(first.relation, [1, 0])
+  np.testing.assert_array_equal([triplet.relation for triplet in triplets], [[1, 0], [-1, -1]])
   np.testing.assert_array_equal(first.capture_indices(FakeCapture()), [11, 12, 13])
   assert [triplet.split for triplet in load_triplets(tmp_path / "triplets.jsonl", "test")] == ["test"]
 

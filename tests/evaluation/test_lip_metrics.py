@@ -13,7 +13,7 @@ import tiny_world
 from rsatalker_jax.data.demo import visemes
 from rsatalker_jax.data.demo.expressions import COLUMN, columns
 from rsatalker_jax.evaluation import lip_metrics
-from rsatalker_jax.head import head_vertices, load_head, motion_to_flame
+from rsatalker_jax.head import find_lips, head_vertices, load_head, make_lip_opening, motion_to_flame
 
 HEAD = pathlib.Path(__file__).resolve().parents[2] / "assets" / "head" / "demo_head.npz"
 
@@ -25,7 +25,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def opening(head):
-  return lip_metrics.LipOpening(head, lip_metrics.find_lips(head))
+  return lip_metrics.LipOpening(make_lip_opening(head))
 
 
 def test_opening_is_that_of_the_whole_head(head, opening):
@@ -51,16 +51,16 @@ def test_opening_of_known_faces(opening):
 
 def test_lips_are_found_where_the_file_does_not_name_them(head, tmp_path):
   unnamed = dataclasses.replace(head, lip_vertices=None)
-  found = lip_metrics.find_lips(unnamed)
+  found = find_lips(unnamed)
   named = np.asarray(head.v_template)[np.asarray(head.lip_vertices)]
   # The same lips: within the lips' thickness of those named, and opening alike.
   assert np.linalg.norm(np.asarray(head.v_template)[found] - named, axis=1).max() < 6e-3
   jaw = np.zeros((20, 56), np.float32)
   jaw[:, COLUMN["jawOpening"]] = np.linspace(0, 0.3, 20)
-  ours, theirs = (lip_metrics.LipOpening(h, lip_metrics.find_lips(h))(jaw) for h in (unnamed, head))
+  ours, theirs = (lip_metrics.LipOpening(make_lip_opening(h))(jaw) for h in (unnamed, head))
   assert scipy.stats.pearsonr(ours, theirs)[0] > 0.99
   tiny_world.write_head(tmp_path / "ball.npz")
-  assert lip_metrics.find_lips(load_head(tmp_path / "ball.npz")) is None
+  assert find_lips(load_head(tmp_path / "ball.npz")) is None
 
 
 def test_speaking_frames():

@@ -112,6 +112,25 @@ def test_ablations_cut_exactly_their_input():
   assert not np.allclose(model.apply(params, **inputs), model.apply(params, **other))
 
 
+def test_causal_form_sees_no_future():
+  """What comes after frame t changes no bit of the output up to t, and every input's frame t changes frame t."""
+  config = dataclasses.replace(
+      SMALL, causal=True, speech_layers=2, motion_kernel=5, motion_stride=2, social_norm=True, query_time=True
+  )
+  model, params = make_model(config)
+  inputs = make_inputs(frames=23)
+  apply = jax.jit(model.apply)
+  whole = np.asarray(apply(params, **inputs))
+  for t in (0, 4, 5, 16):
+    later = {name: x if name == "relation" else x.at[t + 1 :].add(1.0) for name, x in inputs.items()}
+    np.testing.assert_array_equal(apply(params, **later)[: t + 1], whole[: t + 1])
+    for name in ("speech_a", "motion_a", "speech_b"):
+      now = apply(params, **inputs | {name: inputs[name].at[t].add(1.0)})
+      assert np.abs(now[t] - whole[t]).max() > 1e-4
+  bias = params["params"]["partner_attention"]["distance_bias"]
+  assert bias.shape == (2, 6)  # No parameters for distances that are never seen.
+
+
 def test_relation_query_is_a_method_of_its_own():
   model, params = make_model()
   query = model.apply(params, jnp.array([[1, 0], [0, 0]]), method="relation_query")
@@ -146,15 +165,29 @@ def test_output_starts_near_the_mean():
   np.testing.assert_allclose(out, 0.3, atol=0.2)
 
 
-def test_bfloat16_is_close_and_parameters_stay_float32():
+def test_bfloat16_is_close_and_trains_float32_parameters():
   model, params = make_model()
   half = MotionGenerator(dataclasses.replace(SMALL, dtype="bfloat16"))
   inputs = make_inputs()
-  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half.init(KEY, **inputs)))
-  exact, rough = model.apply(params, **inputs), half.apply(params, **inputs)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(jax.eval_shape(half.init, KEY, **inputs)))
+
+  def make_loss(model):
+    def loss(params):
+      motion = model.apply(params, **inputs)
+      return jnp.mean(motion**2), motion
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+  half_loss = make_loss(half)
+  (_, exact), exact_gradient = make_loss(model)(params)
+  (before, rough), gradient = half_loss(params)
   assert rough.dtype == jnp.float32
   # bfloat16 has 8 bits: half a percent per operation, a few dozen operations deep.
   assert float(jnp.sqrt(jnp.mean((exact - rough) ** 2)) / exact.std()) < 0.05
+  flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+  a, b = flat(gradient), flat(exact_gradient)
+  assert a.dtype == np.float32 and a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+  assert half_loss(jax.tree.map(lambda x, g: x - 1e-3 * g, params, gradient))[0][0] < before
 
 
 def test_motion_encoder_sees_its_kernel():
@@ -172,7 +205,7 @@ def test_social_norm_is_a_switch():
                                 if "modulation" in jax.tree_util.keystr(path)]
   assert not modulations(make_model()[1])
   model, params = make_model(dataclasses.replace(SMALL, social_norm=True))
-  assert len(modulations(params)) == 2 * 2 * 2  # Kernel and bias of two norms in two layers.
+  assert len(modulations(params)) == 2 * (2 * 2 + 1)  # Kernel and bias of two norms in two layers and of the motion encoder's.
   assert model.apply(params, **make_inputs()).shape == (12, 56)
 
 

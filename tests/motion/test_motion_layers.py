@@ -10,7 +10,7 @@ from rsatalker_jax.motion import layers
 KEY = jax.random.key(0)
 
 
-def reference_attention(params, queries, context, heads, reach):
+def reference_attention(params, queries, context, heads, reach, ahead):
   """Frame by frame in float64: each query with its visible keys, one head after the other."""
   params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   dense = lambda name, x: np.asarray(x, np.float64) @ params[name]["kernel"] + params[name]["bias"]
@@ -19,7 +19,7 @@ def reference_attention(params, queries, context, heads, reach):
   size = width // heads
   mixed = np.zeros_like(q)
   for t in range(frames):
-    low, high = max(0, t - reach), min(frames, t + reach + 1)
+    low, high = max(0, t - reach), min(frames, t + ahead + 1)
     for h in range(heads):
       part = slice(h * size, (h + 1) * size)
       logits = k[low:high, part] @ q[t, part] / np.sqrt(size)
@@ -29,14 +29,16 @@ def reference_attention(params, queries, context, heads, reach):
   return dense("out", mixed)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("frames", [1, 4, 5, 13, 20])
-def test_attention_equals_reference(frames):
-  module = layers.WindowAttention(features=8, heads=2, reach=5)
+def test_attention_equals_reference(frames, causal):
+  module = layers.WindowAttention(features=8, heads=2, reach=5, causal=causal)
   queries, context = (jax.random.normal(jax.random.key(i), (frames, 8 + 2 * i)) for i in range(2))
   params = module.init(KEY, queries, context)
-  params["params"]["distance_bias"] = jax.random.normal(jax.random.key(3), (2, 11))
+  ahead = 0 if causal else 5
+  params["params"]["distance_bias"] = jax.random.normal(jax.random.key(3), (2, 6 + ahead))
   out = module.apply(params, queries, context)
-  np.testing.assert_allclose(out, reference_attention(params["params"], queries, context, 2, 5), atol=2e-6)
+  np.testing.assert_allclose(out, reference_attention(params["params"], queries, context, 2, 5, ahead), atol=2e-6)
 
 
 def test_leading_dimensions_are_independent():
@@ -49,15 +51,16 @@ def test_leading_dimensions_are_independent():
       np.testing.assert_allclose(batched[i, j], module.apply(params, x[i, j], x[i, j]), atol=1e-6)
 
 
-def test_reach_is_exact():
+@pytest.mark.parametrize("causal", [False, True])
+def test_reach_is_exact(causal):
   """The gradient of one output frame touches the context frames within reach, and no others."""
-  module = layers.WindowAttention(features=4, heads=1, reach=3)
+  module = layers.WindowAttention(features=4, heads=1, reach=3, causal=causal)
   x = jax.random.normal(KEY, (17, 4))
   params = module.init(KEY, x, x)
   for t in (0, 5, 16):
     grads = jax.grad(lambda context: module.apply(params, x, context)[t].sum())(x)
     touched = np.flatnonzero(np.abs(grads).max(axis=1))
-    np.testing.assert_array_equal(touched, np.arange(max(0, t - 3), min(16, t + 3) + 1))
+    np.testing.assert_array_equal(touched, np.arange(max(0, t - 3), min(16, t if causal else t + 3) + 1))
 
 
 def test_position_enters_by_distance_alone():
@@ -70,9 +73,10 @@ def test_position_enters_by_distance_alone():
 
 
 def test_heads_begin_with_different_views():
-  bias = layers._init_distance_bias(KEY, (4, 51))
+  bias = layers._init_distance_bias(KEY, (4, 51), 25)
   weights = np.exp(bias) / np.exp(bias).sum(axis=1, keepdims=True)
   np.testing.assert_allclose(bias, bias[:, ::-1])
+  np.testing.assert_array_equal(layers._init_distance_bias(KEY, (4, 26), 25), bias[:, :26])  # Causal: the past half.
   spread = np.sqrt((weights * (np.arange(51) - 25.0) ** 2).sum(axis=1))
   assert (np.diff(spread) > 0).all() and spread[0] < 5 and spread[-1] > 10
 
@@ -88,15 +92,17 @@ def test_memory_grows_with_the_length_not_its_square():
   assert temporaries(20_000) < 12 * temporaries(2_000)  # Ten times the frames; the square would be a hundred.
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_frame_conv_equals_numpy(stride):
-  module = layers.FrameConv(features=3, kernel=5, stride=stride)
+def test_frame_conv_equals_numpy(stride, causal):
+  module = layers.FrameConv(features=3, kernel=5, stride=stride, causal=causal)
   x = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
   params = module.init(KEY, x)
   kernel = np.zeros((4 * stride + 1, 2, 3))  # Zeros between the taps.
   kernel[::stride] = np.asarray(params["params"]["taps"]["kernel"]).reshape(5, 2, 3)
   expected = sum(
-      np.stack([np.convolve(x[:, c], kernel[::-1, c, d], "same") for d in range(3)], 1) for c in range(2)
+      np.stack([np.convolve(x[:, c], kernel[::-1, c, d])[:11] if causal else
+                np.convolve(x[:, c], kernel[::-1, c, d], "same") for d in range(3)], 1) for c in range(2)
   )
   np.testing.assert_allclose(module.apply(params, x), expected, atol=1e-5)
 

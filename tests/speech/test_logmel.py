@@ -50,9 +50,28 @@ def test_nothing_to_train():
 def test_context_stacks_the_next_windows():
   wav = np.random.default_rng(1).normal(size=8000).astype(np.float32)
   single = LogMel(context=1).apply({}, wav)
-  double = LogMel(context=2).apply({}, wav)
-  np.testing.assert_array_equal(double[:, :64], single)
-  np.testing.assert_array_equal(double[:-1, 64:], single[1:])
+  triple = LogMel(hop=160, context=3).apply({}, wav)
+  np.testing.assert_array_equal(triple[:, :64], single)
+  np.testing.assert_array_equal(triple[:-1, 128:], single[1:])
+  between = LogMel(context=1).apply({}, wav[160:])
+  np.testing.assert_allclose(triple[: len(between), 64:128], between, atol=1e-5)
+
+
+def test_causal_features_end_with_their_frame():
+  """Whatever follows frame j leaves its features as they are, to the bit; its own last sample does not."""
+  module = LogMel(causal=True)
+  wav = np.random.default_rng(1).normal(size=12 * 640).astype(np.float32)
+  features = np.asarray(to_frames(module.apply({}, wav), 12))
+  for frame in (0, 5, 11):
+    end = 640 * (frame + 1)
+    later, last = wav.copy(), wav.copy()
+    later[end:] += 1.0
+    last[end - 40 :] += 1.0  # The taper leaves little of the very last samples.
+    np.testing.assert_array_equal(to_frames(module.apply({}, later), 12)[: frame + 1], features[: frame + 1])
+    assert np.abs(to_frames(module.apply({}, last), 12)[frame] - features[frame]).max() > 1e-2
+  # The same windows 240 samples sooner; none is missing at the end.
+  sooner = to_frames(LogMel().apply({}, np.pad(wav, (240, 400))), 13)[:12]
+  np.testing.assert_allclose(features, sooner, atol=1e-5)
 
 
 def test_a_tone_lights_its_own_filter():
@@ -78,12 +97,13 @@ def test_to_frames_is_linear_interpolation_with_aligned_ends():
   np.testing.assert_array_equal(to_frames(features[:1], 4), np.repeat(features[:1], 4, 0))
 
 
-def test_lips_keep_their_time():
+@pytest.mark.parametrize("causal", [False, True])
+def test_lips_keep_their_time(causal):
   """A click in the middle of video frame j shows up in feature frame j, also late in a long clip."""
   for frame in (3, 400, 990):
     wav = np.zeros(1000 * 640, np.float32)
     wav[frame * 640 + 320] = 1.0
-    features = to_frames(LogMel().apply({}, wav), 1000)
+    features = to_frames(LogMel(causal=causal).apply({}, wav), 1000)
     energy = np.asarray(features).max(axis=1)
     assert abs(int(np.argmax(energy)) - frame) <= 1
     assert energy[frame] > -1.5 > energy[frame + 2] and energy[frame - 2] < -1.5

@@ -1,0 +1,188 @@
+"""How fast `motion.streaming` answers, and whether half an hour later it still answers the same.
+
+    python benchmarks/streaming.py [--workdir RUN] [--models demo paper] [--pushes 500] [--minutes 30] [--json FILE]
+
+  demo   the run's causal generator, or configs/demo.py:causal with random parameters, from samples of both voices
+  paper  the generator at the paper's size with random parameters, from 1024-wide features as a cache would have them
+
+First pieces of 40 ms, 200 ms and 1 s are timed in turns: latency of a `push`, from numpy to numpy, and times real time. Then
+one conversation runs in pieces of 40 ms (of the paper's size a tenth as long): against `generator.apply` on the whole,
+and time per push, both in its first and in its last minute. Differences are the largest of all frames and dimensions, in
+standard deviations of motion. Voices, motion and features are random.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+from configs import demo, rsatalker  # noqa: E402
+from rsatalker_jax.errors import InputError  # noqa: E402
+from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming  # noqa: E402
+from rsatalker_jax.social import parse_relation  # noqa: E402
+from rsatalker_jax.speech import LogMel, logmel_features  # noqa: E402
+from rsatalker_jax.talker import make_log_mel  # noqa: E402
+from rsatalker_jax.training.run import load_run  # noqa: E402
+from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLES_PER_FRAME  # noqa: E402
+from splat_kernels.bench import time_in_turns  # noqa: E402
+
+LENGTHS = (1, 5, 25)  # Frames: 40 ms, 200 ms, 1 s.
+RELATION = parse_relation("blood,equal")
+PAPER_SPEECH = 1024  # Width of Wav2Vec 2.0 large.
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What is timed: a generator, its variables, and the encoder of samples; None: features of `speech_features`."""
+
+  generator: MotionGenerator
+  params: dict
+  encoder: LogMel | None
+  speech_features: int
+
+  @property
+  def unit(self) -> int:
+    """Samples, or rows of features, of a frame."""
+    return SAMPLES_PER_FRAME if self.encoder else 1
+
+
+def make_model(name: str, workdir: str | None) -> Model:
+  if name == "demo" and workdir:
+    run = load_run(workdir)
+    if "generator" not in run.params or run.config.speech.encoder != "logmel":
+      found = f"only {run.stages} with speech encoder {run.config.speech.encoder}"
+      raise InputError(workdir, "", found, "a finished motion stage with logmel")
+    encoder = make_log_mel(run.config.speech)
+    return Model(run.talker.generator, run.params["generator"], encoder, encoder.features)
+  if name == "demo":
+    config = demo.get_config("causal")
+    encoder = make_log_mel(config.speech)
+    width = encoder.features
+  else:
+    config = rsatalker.get_config("causal")
+    config.generator.dtype = "float32"  # The config's is for accelerators.
+    encoder, width = None, PAPER_SPEECH
+  generator = MotionGenerator(MotionConfig(**config.generator))
+  frame = lambda features: np.zeros((1, features), np.float32)
+  inputs = frame(width), frame(MOTION_DIM), frame(width)
+  params = jax.jit(generator.init)(jax.random.key(0), *inputs, RELATION)
+  params["params"]["motion_decoder"]["motion"]["kernel"] *= 5.0  # Untrained output is near its mean.
+  return Model(generator, params, encoder, width)
+
+
+def make_conversation(model: Model, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Random voices (or features) of A and B, and motion of A of the size that the generator knows."""
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.standard_normal(shape, np.float32)
+  config = model.generator.config
+  motion = np.float32(config.motion_mean) + normal(frames, MOTION_DIM) * np.float32(config.motion_std)
+  if model.encoder is None:
+    return normal(frames, model.speech_features), motion, normal(frames, model.speech_features)
+  loudness = np.repeat(rng.uniform(0, 0.2, (2, frames)).astype(np.float32), model.unit, axis=1)
+  voice_a, voice_b = loudness * normal(2, frames * model.unit)
+  return voice_a, motion, voice_b
+
+
+def push(stream: MotionStream, model: Model, conversation, start: int, length: int) -> np.ndarray:
+  voice = slice(start * model.unit, (start + length) * model.unit)
+  speech_a, motion_a, speech_b = conversation
+  return stream.push(speech_a[voice], motion_a[start : start + length], speech_b[voice])
+
+
+def time_lengths(name: str, model: Model, pushes: int) -> list[dict]:
+  """Rows of the first table."""
+  conversation = make_conversation(model, max(LENGTHS))
+  calls, rows = {}, []
+  for length in LENGTHS:
+    stream = MotionStream(model.generator, model.params, RELATION, encoder=model.encoder, lengths=(length,))
+    calls[length] = lambda stream=stream, length=length: push(stream, model, conversation, 0, length)
+  for length, times in time_in_turns(calls, pushes).items():
+    rows.append({
+        "model": name,
+        "piece_ms": 1000 * length / FPS,
+        "times_real_time": 1000 * length / FPS / np.mean(times.wall),
+        "median_ms": float(np.percentile(times.wall, 50)),
+        "percentile_99_ms": float(np.percentile(times.wall, 99)),
+        "state_bytes": streaming.state_bytes(stream.state),
+    })
+  return rows
+
+
+def run_long(name: str, model: Model, minutes: float) -> dict:
+  """A row of the second table: a conversation frame by frame, and the same at once."""
+  frames, minute = round(60 * FPS * minutes), 60 * FPS
+  conversation = make_conversation(model, frames)
+  stream = MotionStream(model.generator, model.params, RELATION, encoder=model.encoder, lengths=(1,))
+  made, times, before = np.zeros((frames, MOTION_DIM), np.float32), np.zeros(frames), streaming.state_bytes(stream.state)
+  for frame in range(frames):
+    begin = time.perf_counter()
+    made[frame] = push(stream, model, conversation, frame, 1)[0]
+    times[frame] = 1e3 * (time.perf_counter() - begin)
+  speech_a, motion_a, speech_b = conversation
+  if model.encoder:
+    encode = logmel_features(model.encoder)
+    speech_a, speech_b = encode(speech_a, frames), encode(speech_b, frames)
+  whole = np.asarray(jax.jit(model.generator.apply)(model.params, speech_a, motion_a, speech_b, RELATION))
+  std = np.float32(model.generator.config.motion_std)
+  difference = (np.abs(made - whole) / std).max(axis=1)
+  return {
+      "model": name,
+      "minutes": minutes,
+      "output_std": float((whole / std).std(axis=0).mean()),
+      "difference_first": float(difference[:minute].max()),
+      "difference_last": float(difference[-minute:].max()),
+      "difference": float(difference.max()),
+      "median_ms_first": float(np.median(times[:minute])),
+      "median_ms_last": float(np.median(times[-minute:])),
+      "percentile_99_ms": float(np.percentile(times, 99)),
+      "state_grew_bytes": streaming.state_bytes(stream.state) - before,
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--workdir", help="a run of configs/demo.py:causal")
+  parser.add_argument("--models", nargs="+", choices=("demo", "paper"), default=("demo", "paper"))
+  parser.add_argument("--pushes", type=int, default=500, help="of each length, that count")
+  parser.add_argument("--minutes", type=float, default=30.0, help="of the long conversation; at least 1")
+  parser.add_argument("--json", help="file to write the numbers to")
+  args = parser.parse_args()
+  if args.pushes < 1 or args.minutes < 1:
+    parser.error("--pushes and --minutes must be at least 1")
+
+  rows, long = [], []
+  try:
+    models = {name: make_model(name, args.workdir) for name in args.models}
+    for name, model in models.items():
+      rows += time_lengths(name, model, args.pushes)
+  except InputError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
+  print(f"{device}; {args.pushes} pushes of each length\n")
+  print("| model | piece | × real time | median, ms | 99th percentile, ms | state, kB |\n|---|---:|---:|---:|---:|---:|")
+  for row in rows:
+    print("| {model} | {piece_ms:.0f} ms | {times_real_time:.1f} | {median_ms:.2f} | {percentile_99_ms:.2f} | ".format(**row)
+          + f"{row['state_bytes'] / 1000:.0f} |", flush=True)
+  print("\n| model | minutes | difference, first minute | last minute | median ms, first minute | last minute |\n"
+        "|---|---:|---:|---:|---:|---:|")
+  for name, model in models.items():
+    long.append(run_long(name, model, args.minutes if name == "demo" else max(1.0, args.minutes / 10)))
+    print("| {model} | {minutes:.0f} | {difference_first:.1e} | {difference_last:.1e} | {median_ms_first:.2f} | "
+          "{median_ms_last:.2f} |".format(**long[-1]), flush=True)
+  if args.json:
+    path = pathlib.Path(args.json)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps({"device": device, "lengths": rows, "long": long}, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+  main()

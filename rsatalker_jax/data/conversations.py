@@ -1,0 +1,43 @@
+"""The conversations of a config's `data` section: unpacked if they are the embedded ones, found and labelled."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from rsatalker_jax.data.dualtalk import DualTalkSource, load_dualtalk, present_splits
+
+
+def data_path(data: ConfigDict, name: str) -> pathlib.Path:
+  """A path of the section, below `embedded_root` if that is set."""
+  return pathlib.Path(data.embedded_root) / data[name]
+
+
+def unpack_embedded(data: ConfigDict) -> None:
+  """Unpacks the embedded conversations where the section says; nothing to do for the user's own data.
+
+  Raises:
+    InputError: `embedded_root` holds something else.
+  """
+  if data.embedded_root:
+    from rsatalker_jax.data.demo.unpack import unpack_demo
+
+    unpack_demo(data.embedded_root, performances=data.performances)
+
+
+def find_splits(data: ConfigDict) -> list[str]:
+  """The splits that have conversations, of train, val, test and ood."""
+  return present_splits(data_path(data, "conversations"))
+
+
+def load_conversations(data: ConfigDict, split: str) -> DualTalkSource:
+  """The conversations of one split, with the labels table and the default relation of the section.
+
+  With a default relation there need not be a table.
+
+  Raises:
+    InputError: see `load_dualtalk`.
+  """
+  default, table = data.get("default_relation"), data_path(data, "relations")
+  if default is not None and not table.is_file():
+    table = None
+  return load_dualtalk(data_path(data, "conversations"), split, relations=table, default_relation=default)

@@ -1,0 +1,89 @@
+"""What RSATalker is compared with, trained in the same loop on the same features.
+
+The other baselines of a table are switches of `MotionConfig`: speaker-only (FaceFormer's setting: `use_partner=False`),
+listener-only (L2L's: `use_own_speech=False`) and RSATalker without the social module (`use_relation=False`).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.motion.generator import MotionConfig, MotionDecoder, MotionEncoder, MotionGenerator, SpeechAdapter
+from rsatalker_jax.motion.layers import TransformerLayer, WindowAttention
+
+
+class DualTalkGenerator(nn.Module):
+  """DualTalk (Peng et al., CVPR 2025): no relation; time is bridged by a bidirectional LSTM.
+
+      partner = BiLSTM(CrossAttn(Q=a_A, K=V=m_A)), both of half the width      dual-speaker joint encoder, temporal enhancer
+      memory  = Encoder([partner; a_B])                                       interaction module
+      motion  = Linear(DecoderLayer(memory))                                  synthesis module
+
+  Published: width 512, 4 heads, 3 encoder layers, 1 decoder layer, dropout 0.5, 2 LSTM layers. Differs from the published
+  code in what would otherwise hold it back here: attention is windowed and positions are distances, as in
+  `MotionGenerator` (so that minutes are treated as the windows of training were), and A's speech and motion pass by the
+  cross-attention on a residual path.
+
+  Attributes:
+    config: as for `MotionGenerator`; of its switches, those of the partner, of time and of the relation mean nothing here.
+  """
+
+  config: MotionConfig
+
+  LSTM_LAYERS = 2
+
+  @nn.compact
+  def __call__(
+      self,
+      speech_a: Float[Array, "*b T E"],
+      motion_a: Float[Array, "*b T 56"],
+      speech_b: Float[Array, "*b T E"],
+      relation: Int[Array, "*b 2"],
+      *,
+      deterministic: bool = True,
+  ) -> Float[Array, "*b T 56"]:
+    """Generates B's motion; arguments as `MotionGenerator`'s, `relation` is not looked at."""
+    del relation
+    c = self.config
+    half = dataclasses.replace(c, features=c.features // 2, motion_kernel=1, social_norm=False)
+    mean, std = jnp.asarray(c.motion_mean), jnp.asarray(c.motion_std)
+    adapter = SpeechAdapter(half, name="speech_adapter")
+    speech = adapter(speech_a)
+    motion = MotionEncoder(half, name="motion_encoder")((motion_a - mean) / std)
+    attention = WindowAttention(half.features, c.heads, c.reach, c.dtype, name="partner_attention")
+    partner = nn.LayerNorm(dtype=c.dtype, name="partner_norm")(speech + motion + attention(speech, motion))
+    for i in range(self.LSTM_LAYERS):
+      # Unrolled by ten, a step takes a third of the time on a CPU.
+      cell = lambda: nn.RNN(nn.OptimizedLSTMCell(half.features // 2, dtype=c.dtype), unroll=10)
+      directions = cell(), cell()
+      partner = nn.Bidirectional(*directions, name=f"lstm_{i}")(partner)
+
+    memory = jnp.concatenate([partner, adapter(speech_b)], axis=-1)
+    for i in range(c.encoder_layers):
+      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"encoder_{i}")
+      memory = layer(memory, deterministic=deterministic)
+    cross = WindowAttention(c.features, c.heads, c.reach, c.dtype, name="decoder_attention")
+    z = memory + cross(nn.LayerNorm(dtype=c.dtype, name="query_norm")(memory), memory)
+    return mean + std * MotionDecoder(dataclasses.replace(c, social_norm=False), name="motion_decoder")(
+        z, deterministic=deterministic
+    )
+
+
+_ARCHITECTURES = {"rsatalker": MotionGenerator, "dualtalk": DualTalkGenerator}
+
+
+def make_generator(config: MotionConfig) -> MotionGenerator | DualTalkGenerator:
+  """The generator that `config.architecture` names.
+
+  Raises:
+    InputError: there is none of that name, or it has no causal form.
+  """
+  if config.architecture not in _ARCHITECTURES:
+    expected = " or ".join(repr(name) for name in _ARCHITECTURES)
+    raise InputError("config", "generator.architecture", repr(config.architecture), expected)
+  if config.causal and config.architecture != "rsatalker":
+    raise InputError("config", "generator.causal", f"True with {config.architecture!r}", "False: it looks ahead by design")
+  return _ARCHITECTURES[config.architecture](config)
