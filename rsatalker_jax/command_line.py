@@ -76,5 +76,5 @@ def use_devices(mesh: Mapping[str, Any]) -> None:
 
 def _is_cluster() -> bool:
   """Whether a launcher says that this is one of several processes; `jax.distributed` then finds the others itself."""
-  sizes = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+  sizes = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
   return any(int(os.environ.get(name, "1")) > 1 for name in sizes) or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ

@@ -111,6 +111,11 @@ def test_ablations_cut_exactly_their_input():
   np.testing.assert_array_equal(model.apply(params, **inputs), model.apply(params, **alone))
   assert not np.allclose(model.apply(params, **inputs), model.apply(params, **other))
 
+  heard = inputs | {"speech_b": inputs["speech_b"] + 1}
+  model, params = make_model(dataclasses.replace(SMALL, use_own_speech=False))
+  np.testing.assert_array_equal(model.apply(params, **inputs), model.apply(params, **heard))
+  assert not np.allclose(model.apply(params, **inputs), model.apply(params, **alone))
+
 
 def test_causal_form_sees_no_future():
   """What comes after frame t changes no bit of the output up to t, and every input's frame t changes frame t."""

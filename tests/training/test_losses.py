@@ -42,6 +42,12 @@ def test_paper_motion_loss_is_the_norm():
   assert np.isfinite(gradient).all()
 
 
+def test_lip_loss_counts_closures_more():
+  target = jnp.array([-1e-3, 0.0, 1e-3, 50e-3])  # Pressed, closed, 1 mm, wide open.
+  each = [losses.lip_loss(target.at[i].add(2e-3), target, closure=8.0, unit=1e-3) for i in range(4)]
+  np.testing.assert_allclose(each, np.array([9, 9, 1 + 8 / np.e, 1]) * 2.0**2 / 4, rtol=1e-5)
+
+
 def test_position_loss_is_a_hinge_over_visible():
   means = jnp.array([[0.0, 0.0, 0.0], [0.6, 0.8, 0.0], [3.0, 4.0, 0.0], [30.0, 40.0, 0.0]])
   visible = jnp.array([1.0, 1.0, 1.0, 0.0])
