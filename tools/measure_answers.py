@@ -1,27 +1,31 @@
 """Measures how a trained run answers what the partner shows, in each relation, beside the demo world's rules.
 
-    python tools/measure_answers.py --workdir runs/demo [--out docs/social_awareness.md]
+    python tools/measure_answers.py --workdir=runs/demo [--out=docs/social_awareness.md]
 
 Every unseen dialogue is generated in all four relations, whatever its own is, once as it is and once for each channel of
 docs/demo_world.md with the partner showing more and less of it in turns. What changes in the answer, per change in the
 cause, is the gain; the simulator is asked the same way. Prints Markdown; --out writes it.
 """
 
-import argparse
 import dataclasses
 import os
 import pathlib
 import sys
 
 import numpy as np
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from rsatalker_jax import command_line  # noqa: E402
 from rsatalker_jax.data.conversations import load_conversations  # noqa: E402
 from rsatalker_jax.data.pipeline import MotionClip, load_clips  # noqa: E402
 from rsatalker_jax.evaluation import demo_world  # noqa: E402
 from rsatalker_jax.social.relation import RELATIONS, parse_relation  # noqa: E402
 from rsatalker_jax.training.run import TrainedRun, load_run  # noqa: E402
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "A run on the embedded conversations.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Where to write the Markdown.")
 
 
 def measure_run(run: TrainedRun, clips: list[MotionClip]) -> dict[str, list[np.ndarray]]:
@@ -57,21 +61,18 @@ def report(title: str, generated: dict[str, list[np.ndarray]], clips: list[Motio
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--workdir", required=True, help="a run on the embedded conversations")
-  parser.add_argument("--out", type=pathlib.Path, help="where to write the Markdown")
-  arguments = parser.parse_args()
-  run = load_run(arguments.workdir)
-  source = load_conversations(run.config.data, "test")
+  run = load_run(_WORKDIR.value)
   # One performance of each dialogue, both directions.
-  clips = [clip for clip in load_clips(source, run.encode) if "_sub_video_0_" in clip.name]
-  text = report(f"Run {arguments.workdir} ({run.stages})", measure_run(run, clips), clips)
+  clips = load_clips(load_conversations(run.config.data, "test"), run.encode)
+  clips = [clip for clip in clips if "_sub_video_0_" in clip.name]
+  text = report(f"Run {_WORKDIR.value} ({run.stages})", measure_run(run, clips), clips)
   print(text)
-  if arguments.out:
-    temporary = arguments.out.with_name(f".{arguments.out.name}.tmp")
+  if _OUT.value:
+    out = pathlib.Path(_OUT.value)
+    temporary = out.with_name(f".{out.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, arguments.out)
+    os.replace(temporary, out)
 
 
 if __name__ == "__main__":
-  main()
+  command_line.run(main)
