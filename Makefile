@@ -1,5 +1,5 @@
 # make demo    train the demo, score it and write runs/demo/conversation.mp4 (continues where it was stopped)
-# make compare train the generator and all it is compared with (configs/ablations.py), three seeds each, and score them
+# make compare make demo, then train all that the generator is compared with (configs/ablations.py), three seeds each, and score them
 # make test    run the tests
 # make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
 # Each creates .venv from requirements.txt first, if absent (test-aot: .venv-aot, with requirements-aot.txt, too).
@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	  --speech_b=$(TEST)_speaker2.wav --relation=blood,equal --out=$(RUN)/conversation.mp4
 	@echo "Watch $(RUN)/conversation.mp4 and read $(RUN)/evaluation/results.md"
 
-compare: $(VENV)/.installed
+compare: demo
 	for variant in $(VARIANTS); do for seed in $(SEEDS); do \
 	  $(PY) train.py --config=$(CONFIG):$$variant --config.seed=$$seed --stage=motion \
 	    --workdir=$(RUN)/compare/$$variant/seed_$$seed || exit; done; done

@@ -6,10 +6,15 @@ Writes <workdir>/evaluation/results.json, results.md and frames.png. Motion stag
 <workdir>/compare stand in the same table.
 """
 
-from absl import flags
-from ml_collections import config_flags
+import os
 
-from rsatalker_jax import command_line
+# Before numpy is loaded. Scores need eigenvalues of small matrices: several threads of OpenBLAS cost more than they save.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from absl import flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from rsatalker_jax import command_line  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config that trained the run.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run to score.")

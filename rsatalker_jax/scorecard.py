@@ -14,7 +14,7 @@ from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
 from rsatalker_jax.data.triplets import Triplet, load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.evaluation import lip_metrics, motion_metrics, relation_probe, scoring, tables
+from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, relation_probe, scoring, tables
 from rsatalker_jax.head import make_lip_opening, motion_to_flame
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.talker import render_sequence
@@ -61,9 +61,7 @@ def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]
   training = load_conversations(run.config.data, "train")
   opening, closures = make_lip_opening(run.talker.head), None
   if run.config.data.embedded_root:  # Elsewhere nobody has written down who says what when.
-    from rsatalker_jax.data.demo.unpack import find_bilabials
-
-    closures = find_bilabials([clip.name for clip in clips])
+    closures = [demo_world.find_bilabials(clip.name) for clip in clips]
   return scoring.MotionScorer(
       clips=clips,
       clusters=motion_metrics.fit_motion_clusters([clip.motion_b for clip in clips]),

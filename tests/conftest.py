@@ -24,3 +24,14 @@ sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
 import jaxtyping  # noqa: E402
 
 jaxtyping.install_import_hook("splat_kernels", "shape_checks.check")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+  """Forgets compiled programs when there are many: each is some mappings of memory, of which Linux allows 65530."""
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+    jax.clear_caches()

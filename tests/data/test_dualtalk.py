@@ -63,6 +63,19 @@ def test_motion_is_expression_jaw_head(tmp_path):
   np.testing.assert_array_equal(motion, np.concatenate([exp, jaw, head], 1))
 
 
+def test_motions_are_those_of_the_items_and_need_no_voices(root):
+  source = dualtalk.load_dualtalk(root, "train")
+  items = list(source)
+  for wav in (root / "train").glob("*.wav"):
+    wav.unlink()
+  motions = list(source.motions())
+  assert len(motions) == len(items) > 2
+  for (motion_a, motion_b, relation), item in zip(motions, items):
+    np.testing.assert_array_equal(motion_a, item.motion_a)
+    np.testing.assert_array_equal(motion_b, item.motion_b)
+    np.testing.assert_array_equal(relation, item.relation)
+
+
 def test_motion_round_trip_has_all_keys_and_is_reproducible(tmp_path):
   motion = make_motion(9, 0)
   dualtalk.write_motion(tmp_path / "a.npz", motion)

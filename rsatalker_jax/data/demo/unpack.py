@@ -16,14 +16,13 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import time
 
 import numpy as np
 import scipy.io.wavfile
 
-from rsatalker_jax.data.demo import dyads, visemes, voices
+from rsatalker_jax.data.demo import dyads, voices
 from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE, CaptureAsset
 from rsatalker_jax.data.dualtalk import read_motion, write_motion
 from rsatalker_jax.errors import InputError
@@ -31,7 +30,6 @@ from rsatalker_jax.types import FPS, SAMPLE_RATE
 
 _ASSETS = pathlib.Path(__file__).resolve().parents[3] / "assets"
 _STAMP = "unpacked.json"
-_PERSON_NAME = re.compile(r"demo-(?P<dialogue>[^_]+)_sub_video_\d+_speaker(?P<speaker>[12])")
 
 
 def unpack_demo(root: str | os.PathLike, *, performances: int = 3, assets: str | os.PathLike = _ASSETS,
@@ -88,23 +86,6 @@ def unpack_demo(root: str | os.PathLike, *, performances: int = 3, assets: str |
 def conversation_name(dialogue_id: str, performance: int) -> str:
   """DualTalk's name of one performance of a dialogue."""
   return f"demo-{dialogue_id}_sub_video_{performance}"
-
-
-def find_bilabials(names: Sequence[str], *, assets: str | os.PathLike = _ASSETS) -> list[list[voices.Phone]]:
-  """The P, B and M that each person says, for persons of embedded conversations ("demo-d001_sub_video_0_speaker2").
-
-  Raises:
-    InputError: a name of no embedded conversation, or the table of dialogues is missing or damaged.
-  """
-  dialogues = {dialogue.id: dialogue for dialogue in voices.load_dialogues(pathlib.Path(assets) / "voices")}
-  found = []
-  for name in names:
-    match = _PERSON_NAME.fullmatch(name)
-    if not match or match["dialogue"] not in dialogues:
-      raise InputError(name, "", "no person of an embedded conversation", "demo-d001_sub_video_0_speaker1 and so on")
-    said = [u for u in dialogues[match["dialogue"]].utterances if u.speaker == int(match["speaker"])]
-    found.append([phone for u in said for phone in u.phones if phone.name in visemes.BILABIALS])
-  return found
 
 
 def _write_all(out: pathlib.Path, assets: pathlib.Path, table: Sequence[voices.Dialogue], performances: int,
