@@ -14,7 +14,7 @@ from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion import MotionStream
+from rsatalker_jax.motion import DualTalkGenerator, MotionGenerator, MotionStream
 from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.training import checkpoints, loop, sharding
 from rsatalker_jax.training.stages import StageInputs, make_stages
@@ -87,7 +87,9 @@ class TrainedRun:
   def generate(self, clip: MotionClip) -> Motion:
     """B's motion for one clip."""
     return np.asarray(
-        self._generate(self.params["generator"], clip.speech_a, clip.motion_a, clip.speech_b, clip.relation)
+        _compiled_generator(self.talker.generator)(
+            self.params["generator"], clip.speech_a, clip.motion_a, clip.speech_b, clip.relation
+        )
     )
 
   def stream(self, relation: Int[np.ndarray, "2"], *, lengths: Sequence[int] = (1, 5, 25)) -> MotionStream:
@@ -125,9 +127,11 @@ class TrainedRun:
     params = {name: self.params[name] for name in ("generator", "offsets")}
     return lambda numbers: offsets(params, np.tile(relation, (len(numbers), 1)), times[numbers].astype(np.float32))
 
-  @functools.cached_property
-  def _generate(self):
-    return jax.jit(self.talker.generator.apply)
+
+@functools.lru_cache(maxsize=8)
+def _compiled_generator(generator: MotionGenerator | DualTalkGenerator):
+  """`generator.apply` for all runs of equal generators: seeds that are compared share its programs."""
+  return jax.jit(generator.apply)
 
 
 def load_run(workdir: str) -> TrainedRun:
