@@ -5,8 +5,9 @@
 A step is forward, backward and optimizer on 4 windows of 200 frames, made and compiled as training does it, on one CPU
 device, as configs/rsatalker.py has it: at this size XLA keeps both cores busy by itself. Online, Wav2Vec 2.0 in the size
 of facebook/wav2vec2-large-960h-lv60-self (315 M parameters, random weights, frozen) turns both voices of each window into
-features within the step, in DualTalk's order (25 fps before the Transformer). Prints medians after warm-up, the least, the ratio of steps taken in turns, and the machine's load: beside
-other work, half of the CPU time is nearer to what a step takes on two free cores.
+features within the step, in DualTalk's order (25 fps before the Transformer). Prints medians after warm-up, the least,
+the ratio of steps taken in turns, and the machine's load: beside other work, half of the CPU time is nearer to what a
+step takes on two free cores.
 """
 
 import argparse
@@ -25,12 +26,13 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from configs.rsatalker import get_config  # noqa: E402
 from rsatalker_jax import command_line  # noqa: E402
 from rsatalker_jax.data.audio import write_wav  # noqa: E402
-from rsatalker_jax.data.dualtalk import SAMPLES_PER_FRAME, write_motion  # noqa: E402
+from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
 from rsatalker_jax.speech.logmel import to_frames  # noqa: E402
 from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalize_wav  # noqa: E402
 from rsatalker_jax.talker import make_talker  # noqa: E402
 from rsatalker_jax.training import loop, sharding  # noqa: E402
 from rsatalker_jax.training.stages import StageInputs, motion_stage  # noqa: E402
+from rsatalker_jax.types import SAMPLES_PER_FRAME  # noqa: E402
 from splat_kernels.bench import time_in_turns  # noqa: E402
 
 BATCH, WINDOW = 4, 200

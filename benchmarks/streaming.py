@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 import time
 
@@ -25,6 +24,7 @@ import numpy as np
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from configs import demo, rsatalker  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
+from rsatalker_jax.files import whole_file  # noqa: E402
 from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming  # noqa: E402
 from rsatalker_jax.social import parse_relation  # noqa: E402
 from rsatalker_jax.speech import LogMel, logmel_features  # noqa: E402
@@ -179,10 +179,8 @@ def main() -> None:
     print("| {model} | {minutes:.0f} | {difference_first:.1e} | {difference_last:.1e} | {median_ms_first:.2f} | "
           "{median_ms_last:.2f} |".format(**long[-1]), flush=True)
   if args.json:
-    path = pathlib.Path(args.json)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps({"device": device, "lengths": rows, "long": long}, indent=2) + "\n")
-    os.replace(temporary, path)
+    with whole_file(args.json) as file:
+      file.write((json.dumps({"device": device, "lengths": rows, "long": long}, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -45,11 +45,10 @@ def get_config(variant: str = ""):
       dtype="bfloat16",
   ))
   config.motion.update(dict(steps=100_000, batch=32, window=200, learning_rate=1e-4, warmup=1000))
-  config.gaussians.sh_degree = 3
   # GaussianAvatars' rates and steps.
   config.avatar.update(dict(steps=600_000, final_learning_rate=0.01))
   config.avatar.learning_rates.update(dict(means=5e-3, quats=1e-3, log_scales=1.7e-2, opacity_logits=5e-2, sh=2.5e-3))
-  config.gaussians.update(dict(init_scale=1.0, init_opacity=0.1))
+  config.gaussians.update(dict(sh_degree=3, init_scale=1.0, init_opacity=0.1))
   config.joint.update(dict(steps=20_000, window=200, motion_batch=32))
   config.logging.update(dict(log_every=100, pictures_every=5000, checkpoint_every=2000))
   config.evaluation.lpips_nets = ("alex", "vgg")

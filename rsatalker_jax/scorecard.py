@@ -1,7 +1,6 @@
 """What eval.py does: scores a run's motion and frames on the test split, and writes tables and a sheet of frames."""
 
 import dataclasses
-import os
 import pathlib
 
 import numpy as np
@@ -14,6 +13,7 @@ from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
 from rsatalker_jax.data.triplets import Triplet, load_triplets
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import whole_file
 from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, relation_probe, scoring, tables
 from rsatalker_jax.head import make_lip_opening, motion_to_flame
 from rsatalker_jax.media.video import to_uint8
@@ -50,9 +50,8 @@ def score_run(workdir: str) -> str:
   folder = pathlib.Path(workdir) / "evaluation"
   results = {"run": workdir, "stages": run.stages, "motion": motion_rows, "frames": image_rows}
   tables.write_results(folder, results, markdown)
-  temporary = folder / ".frames.tmp.png"
-  Image.fromarray(to_uint8(sheet)).save(temporary)
-  os.replace(temporary, folder / "frames.png")
+  with whole_file(folder / "frames.png") as file:
+    Image.fromarray(to_uint8(sheet)).save(file, format="PNG")
   return markdown
 
 
@@ -88,11 +87,13 @@ def _score_motion_rows(
       "constant training mean": [scorer.score(lambda clip: np.tile(mean, (len(clip.motion_a), 1)))],
   }
   compared: dict[str, list[dict[str, float]]] = {}
+  scorers = {run.config.speech.to_json(): scorer}  # By what is heard: a causal run has other features of the same clips.
   for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
     other = load_run(str(folder))
-    hears_the_same = other.config.speech == run.config.speech
-    fitting = scorer if hears_the_same else dataclasses.replace(scorer, clips=load_clips(source, other.encode))
-    compared.setdefault(other.config.evaluation.title, []).append(fitting.score(other.generate))
+    speech = other.config.speech.to_json()
+    if speech not in scorers:
+      scorers[speech] = dataclasses.replace(scorer, clips=load_clips(source, other.encode))
+    compared.setdefault(other.config.evaluation.title, []).append(scorers[speech].score(other.generate))
   error = lambda title: np.mean([scores["mse/expression"] for scores in compared[title]])
   return rows | {title: compared[title] for title in sorted(compared, key=error)}
 

@@ -8,7 +8,6 @@ cause, is the gain; the simulator is asked the same way. Prints Markdown; --out 
 """
 
 import dataclasses
-import os
 import pathlib
 import sys
 
@@ -21,6 +20,7 @@ from rsatalker_jax import command_line  # noqa: E402
 from rsatalker_jax.data.conversations import load_conversations  # noqa: E402
 from rsatalker_jax.data.pipeline import MotionClip, load_clips  # noqa: E402
 from rsatalker_jax.evaluation import demo_world  # noqa: E402
+from rsatalker_jax.files import whole_file  # noqa: E402
 from rsatalker_jax.social.relation import RELATIONS, parse_relation  # noqa: E402
 from rsatalker_jax.training.run import TrainedRun, load_run  # noqa: E402
 
@@ -68,10 +68,8 @@ def main() -> None:
   text = report(f"Run {_WORKDIR.value} ({run.stages})", measure_run(run, clips), clips)
   print(text)
   if _OUT.value:
-    out = pathlib.Path(_OUT.value)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, out)
+    with whole_file(_OUT.value) as file:
+      file.write(text.encode("utf-8"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import soundfile
 from jaxtyping import Float
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import whole_file
 from rsatalker_jax.types import SAMPLE_RATE
 
 MIN_SECONDS = 0.2  # Five frames; below it there is no speech to follow, and FFT windows hardly fit.
@@ -65,13 +66,8 @@ def read_wav(
 
 def write_wav(path: str | os.PathLike, wav: Float[np.ndarray, "S"]) -> None:
   """Writes (S,) float samples at 16 kHz as a float32 mono WAV (DualTalk's form), whole or not at all."""
-  path = pathlib.Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    soundfile.write(temporary, np.asarray(wav, np.float32), SAMPLE_RATE, subtype="FLOAT", format="WAV")
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with whole_file(path) as file:
+    soundfile.write(file, np.asarray(wav, np.float32), SAMPLE_RATE, subtype="FLOAT", format="WAV")
 
 
 def resample(wav: Float[np.ndarray, "S"], rate: int, new_rate: int) -> Float[np.ndarray, "S2"]:

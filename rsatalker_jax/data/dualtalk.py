@@ -22,6 +22,7 @@ from jaxtyping import Int
 
 from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import whole_file
 from rsatalker_jax.social.relation import parse_relation
 from rsatalker_jax.types import (
     EXPRESSION_DIM,
@@ -84,7 +85,6 @@ def write_motion(path: str | os.PathLike, motion: Motion) -> None:
 
   The same motion gives the same bytes.
   """
-  path = pathlib.Path(path)
   motion = np.asarray(motion, np.float32)
   if motion.ndim != 2 or motion.shape[1] != MOTION_DIM:
     raise ValueError(f"{motion.shape=} must be (T, {MOTION_DIM})")
@@ -97,13 +97,8 @@ def write_motion(path: str | os.PathLike, motion: Motion) -> None:
       cam=np.zeros((frames, 3), np.float32),
       light=np.zeros((frames, 9, 3), np.float32),
   )
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      np.savez_compressed(file, **arrays)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with whole_file(path) as file:
+    np.savez_compressed(file, **arrays)
 
 
 def read_relations(path: str | os.PathLike, conversations: set[str] | None = None) -> dict[str, Int[np.ndarray, "2"]]:

@@ -11,9 +11,8 @@ import grain
 import numpy as np
 from jaxtyping import Float, Int
 
-from rsatalker_jax.data.dualtalk import SAMPLES_PER_FRAME
 from rsatalker_jax.errors import InputError, MissingFeatures
-from rsatalker_jax.types import Conversation, Motion
+from rsatalker_jax.types import SAMPLES_PER_FRAME, Conversation, Motion
 
 STD_FLOOR = 1e-3  # Dimensions that never move would otherwise be divided by nothing.
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rsatalker_jax.data.demo import dyads, visemes, voices
-from rsatalker_jax.data.demo.expressions import COLUMN, columns
+from rsatalker_jax.data.demo.expressions import columns
 from rsatalker_jax.data.demo.rules import CHANNELS, FACE_CHANNELS, RULES
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation.motion_metrics import correlation

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rsatalker_jax.files import whole_file
+
 
 def markdown_table(columns: Sequence[str], rows: Mapping[str, Sequence[float | str | None]]) -> str:
   """A table with a row per name; numbers to four significant digits, None as a dash.
@@ -32,6 +34,5 @@ def write_results(folder: str | os.PathLike, results: Mapping[str, Any], markdow
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   for name, text in (("results.json", json.dumps(results, indent=2) + "\n"), ("results.md", markdown)):
-    temporary = folder / f".{name}.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / name)
+    with whole_file(folder / name) as file:
+      file.write(text.encode("utf-8"))

@@ -11,12 +11,10 @@ they are: both the avatar and these formats evaluate them along the direction of
 them with the triangles, so baking moves and turns the Gaussians but not their colours.
 """
 
-import contextlib
 import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import jax
@@ -27,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from rsatalker_jax.avatar import Avatar, Gaussians, pose_gaussians
 from rsatalker_jax.data.captures import read_identity
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import whole_file
 from rsatalker_jax.head import HeadModel
 
 IDENTITY_FILE = "flame_param.npz"
@@ -92,7 +91,8 @@ def write_ply(path: str | os.PathLike, gaussians: Gaussians, binding: Int[np.nda
   _check_table(path, table)
   header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
   header += [*(f"property float {name}" for name in columns), "end_header", ""]
-  with _whole_file(path) as file:
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  with whole_file(path) as file:
     file.write("\n".join(header).encode("ascii"))
     file.write(table.tobytes())
 
@@ -155,7 +155,8 @@ def write_spz(path: str | os.PathLike, gaussians: Gaussians) -> None:
   # 24 bits with sign for a coordinate: as many as the farthest mean leaves stand behind the point, up to micrometres.
   reach = max(float(np.abs(means).max()), 1.0)
   bits = min(_SPZ_FINEST_BITS, math.floor(math.log2((2**23 - 1) / reach)))
-  with _whole_file(path) as file:
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  with whole_file(path) as file:
     gsply.write_spz(file.name, data, version=3, fractional_bits=bits)
 
 
@@ -204,7 +205,7 @@ def write_bound_ply(path: str | os.PathLike, avatar: Avatar, head: HeadModel) ->
     if not same:
       raise InputError(beside, "", "another person's identity", "no such file, or this avatar's: a folder for each")
   write_ply(path, avatar.gaussians, np.asarray(avatar.binding))
-  with _whole_file(beside) as file:
+  with whole_file(beside) as file:
     np.savez_compressed(file, **identity)
   return beside
 
@@ -364,17 +365,3 @@ def _check_table(path: str | os.PathLike, table: np.ndarray) -> None:
   length = sum(np.square(table[f"rot_{i}"], dtype=np.float64) for i in range(4))
   if not length.all():
     raise InputError(path, f"rot_*, Gaussian {int(np.argmin(length))}", "a quaternion of zeros", "a rotation")
-
-
-@contextlib.contextmanager
-def _whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-  """A file to write that gets its name when it is complete; its folder is made if absent."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      yield file
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)

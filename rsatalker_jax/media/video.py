@@ -9,6 +9,7 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from rsatalker_jax.files import whole_file
 from rsatalker_jax.types import FPS, SAMPLE_RATE
 
 # AAC encoders take 48 kHz everywhere; players and phones expect it.
@@ -42,14 +43,8 @@ def write_video(
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.stem}.partial.mp4")
-  try:
-    with av.open(str(temporary), "w", format="mp4") as container:
-      count = _write_streams(container, frames, fps, audio, audio_rate, quality)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-  return count
+  with whole_file(path) as file, av.open(file.name, "w", format="mp4") as container:
+    return _write_streams(container, frames, fps, audio, audio_rate, quality)
 
 
 def _write_streams(container, frames, fps, audio, audio_rate, quality) -> int:

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import pathlib
-import secrets
 import zipfile
 from collections.abc import Callable
 from typing import Literal
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from rsatalker_jax.errors import InputError, MissingFeatures
+from rsatalker_jax.files import whole_file
 from rsatalker_jax.speech.checkpoints import checkpoint_key, load_wav2vec2
 from rsatalker_jax.speech.logmel import LogMel, encode_locally, to_frames
 from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, encode_voice
@@ -79,18 +79,23 @@ class SpeechFeatures:
 
   def path(self, wav: Float[np.ndarray, "S"], num_frames: int) -> pathlib.Path:
     """The cache file of a voice."""
+    wav = self._fit(wav, num_frames)
     # Before the Transformer, the number of frames matters to the features.
     encoder = f"{self._key} at {num_frames} frames" if self._resample_first else self._key
     return self._cache_dir / f"{content_key(wav, encoder)}.npz"
 
   def _find(self, wav: Float[np.ndarray, "S"], frames: int) -> tuple[Float[np.ndarray, "T50 D"], Origin]:
-    wav = np.ascontiguousarray(wav, np.float32)
-    if self._whole_frames:
-      samples = frames * SAMPLES_PER_FRAME
-      wav = np.pad(wav[:samples], (0, max(0, samples - len(wav))))
+    wav = self._fit(wav, frames)
     if self._cache_dir is None:
       return self._encode(wav, frames), "encoded"
     return cached(self.path(wav, frames), lambda: self._encode(wav, frames))
+
+  def _fit(self, wav: Float[np.ndarray, "S"], frames: int) -> Float[np.ndarray, "S2"]:
+    wav = np.ascontiguousarray(wav, np.float32)
+    if not self._whole_frames:
+      return wav
+    samples = frames * SAMPLES_PER_FRAME
+    return np.pad(wav[:samples], (0, max(0, samples - len(wav))))
 
   def _encode(self, wav: Float[np.ndarray, "S"], frames: int) -> Float[np.ndarray, "T50 D"]:
     if not self._encode_missing:
@@ -142,14 +147,8 @@ def cached(
       logger.warning("%s is damaged (%s)", path, error)
   features = compute()
   path.parent.mkdir(parents=True, exist_ok=True)
-  # A name of its own: processes on different hosts, at the same voice, may have the same process id.
-  temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      np.savez(file, features=features)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with whole_file(path) as file:
+    np.savez(file, features=features)
   return features, origin
 
 

@@ -244,8 +244,9 @@ def encode_voice(
 
   Memory of the Transformer is that of one chunk, where attention over the whole would grow with the square; what lies
   farther than the margin from a frame cannot reach it. How much that changes depends on how far a checkpoint attends:
-  docs/speech.md has measurements on random weights. All chunks are padded to one length, behind an attention mask, so that all voices share one compilation (but for the
-  convolutions of checkpoints with group norm, which take means over the whole voice and compile for each length).
+  docs/speech.md has measurements on random weights. All chunks are padded to one length, behind an attention mask, so
+  that all voices share one compilation (but for the convolutions of checkpoints with group norm, which take means over
+  the whole voice and compile for each length).
 
   Args:
     module, params: of `checkpoints.load_wav2vec2`.

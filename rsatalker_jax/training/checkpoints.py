@@ -7,7 +7,6 @@ Layout of a workdir:
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import whole_file
 
 # The order in which stages run; a later one starts from the parameters of the ones before it.
 STAGES = ("motion", "avatar", "joint")
@@ -118,9 +118,8 @@ def check_workdir(workdir: str, config: dict, *, must_exist: bool = False) -> No
     if must_exist:
       raise InputError(path, "", "no such file", "a folder that train.py --workdir has written")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(current, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+      file.write((json.dumps(current, indent=2, sort_keys=True) + "\n").encode())
     return
   try:
     recorded = json.loads(path.read_text())

@@ -70,6 +70,25 @@ class StageInputs:
     """The talker with the statistics of the training conversations."""
     return self.talker.with_statistics(*motion_statistics(self.training_clips))
 
+  @functools.cached_property
+  def mesh_loss(self) -> Callable[[Float[Array, "B T 56"], Float[Array, "B T 56"]], dict[str, Array]]:
+    """L_mesh (Eq. 9) as (predicted, target) -> weighted terms, in units of the training conversations."""
+    weights = losses.MotionLossWeights(**self.config.motion.loss)
+    motion_std = self.fitted_talker.generator.config.motion_std
+    opening = make_lip_opening(self.talker.head) if weights.lips and not weights.plain_norm else None
+    if opening is not None:
+      every = jax.jit(opening)(np.concatenate([clip.motion_b for clip in self.training_clips]))
+      opening_std = max(float(np.std(every)), 1e-4)  # 0.1 mm: lips that never move would be divided by nothing.
+
+    def mesh_loss(predicted, target):
+      terms = losses.motion_loss(predicted, target, weights, motion_std)
+      if opening is not None:
+        lips = losses.lip_loss(opening(predicted), opening(target), weights.closure, opening_std)
+        terms["lips"] = weights.lips * lips
+      return terms
+
+    return mesh_loss
+
   def local_batch(self, batch: int) -> int:
     """This process's share of a global batch."""
     if batch % self.mesh.size:
@@ -88,8 +107,7 @@ def make_stages(inputs: StageInputs) -> dict[str, Callable[[], Stage]]:
 
 def motion_stage(inputs: StageInputs) -> Stage:
   """Trains the generator on conversations (Eq. 9)."""
-  config, talker = inputs.config.motion, inputs.fitted_talker
-  mesh_loss = _mesh_loss(inputs)
+  config, talker, mesh_loss = inputs.config.motion, inputs.fitted_talker, inputs.mesh_loss
 
   def loss(params, buffers, batch, key, step):
     del buffers, step
@@ -114,25 +132,6 @@ def motion_stage(inputs: StageInputs) -> Stage:
           )
       }),
   )
-
-
-def _mesh_loss(inputs: StageInputs) -> Callable[[Float[Array, "B T 56"], Float[Array, "B T 56"]], dict[str, Array]]:
-  """L_mesh (Eq. 9) as (predicted, target) -> weighted terms, in units of the training conversations."""
-  weights = losses.MotionLossWeights(**inputs.config.motion.loss)
-  motion_std = inputs.fitted_talker.generator.config.motion_std
-  opening = make_lip_opening(inputs.talker.head) if weights.lips and not weights.plain_norm else None
-  if opening is not None:
-    every = jax.jit(opening)(np.concatenate([clip.motion_b for clip in inputs.training_clips]))
-    opening_std = max(float(np.std(every)), 1e-4)  # 0.1 mm: lips that never move would be divided by nothing.
-
-  def mesh_loss(predicted, target):
-    terms = losses.motion_loss(predicted, target, weights, motion_std)
-    if opening is not None:
-      lips = losses.lip_loss(opening(predicted), opening(target), weights.closure, opening_std)
-      terms["lips"] = weights.lips * lips
-    return terms
-
-  return mesh_loss
 
 
 def _motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> grain.IterDataset:
@@ -290,8 +289,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
   capture = _load_capture(inputs, "train")
   windows = JointWindows.load(inputs, capture)
   inputs.say(f"joint: {windows.num_frames} frames of video in {len(windows.clips)} conversations")
-  mesh_loss = _mesh_loss(inputs)
-  sizes = _triangle_sizes(talker, capture)
+  mesh_loss, sizes = inputs.mesh_loss, _triangle_sizes(talker, capture)
 
   def loss(render, params, buffers, batch, key, step):
     del step

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import tensorboardX
 
+from rsatalker_jax.files import whole_file
+
 
 class MetricWriter:
   """Writes <folder>/metrics.jsonl (one object a line: step and scalars) and <folder>/tensorboard.
@@ -28,9 +30,8 @@ class MetricWriter:
     path = folder / "metrics.jsonl"
     if path.exists():
       kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
-      temporary = path.with_suffix(".tmp")
-      temporary.write_text("".join(f"{line}\n" for line in kept))
-      os.replace(temporary, path)
+      with whole_file(path) as file:
+        file.write("".join(f"{line}\n" for line in kept).encode())
     self._jsonl = path.open("a")
     self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
