@@ -164,10 +164,13 @@ def base_config() -> ConfigDict:
       motion_batch=8,  # Windows of all conversations, for L_mesh alone.
       window=100,
       generator_learning_rate=1e-4,
-      # Generated motion never meets the video exactly (when a head turns or an eye blinks is partly chance), so pixels pull
-      # the Gaussians towards a blur, and the offsets towards the poses of the training film. Rates are small for it.
-      avatar_learning_rate=0.003,  # Share of stage 2's rates.
-      offsets_learning_rate=2e-7,
+      # Generated motion never meets the video exactly (when a head turns or an eye blinks is partly chance), so its pixels
+      # pull the Gaussians towards a blur, and the offsets towards the poses of the training film.
+      avatar_share=0.0,  # Share of that pull that reaches Gaussians and offsets [1].
+      tracked_weight=1.0,  # Of L_image of the same frames with tracked motion, times image_weight [0].
+      drawn_weight=1.0,  # Of L_image of unfilmed conversations, generated against true motion, times image_weight [0].
+      avatar_learning_rate=0.1,  # Share of stage 2's rates.
+      offsets_learning_rate=1e-5,
       image_weight=0.5,  # lambda_1 of Eq. 13
       position_weight=0.01,  # lambda_2
       offset_weight=0.01,  # lambda_3

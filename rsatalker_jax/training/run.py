@@ -134,14 +134,18 @@ def _compiled_generator(generator: MotionGenerator | DualTalkGenerator):
   return jax.jit(generator.apply)
 
 
-def load_run(workdir: str) -> TrainedRun:
+def load_run(workdir: str, stages: Sequence[str] = checkpoints.STAGES) -> TrainedRun:
   """Loads what a workdir holds, by the config that made it.
+
+  Args:
+    workdir: a run's.
+    stages: those whose parameters are wanted; leaving the last out gives the run as it was before it.
 
   Raises:
     InputError: if there is no run, or a run without a checkpoint.
   """
   config = ConfigDict(checkpoints.load_config(workdir))
-  params, buffers, used = checkpoints.load_parameters(workdir)
+  params, buffers, used = checkpoints.load_parameters(workdir, stages)
   talker = make_talker(config)
   if "generator" in buffers:
     statistics = buffers["generator"]

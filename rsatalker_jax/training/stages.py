@@ -9,7 +9,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -222,7 +222,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
     terms = losses.image_loss(output.image, _to_float(batch["image"]), config.dssim_weight, config.lpips_weight)  # Eq. 10
     terms |= _gaussian_terms(params, output, config, config.position_weight)
     terms |= control.penalties(params, buffers)
-    return sum(terms.values()), terms | _buffer_terms(output)
+    return sum(terms.values()), terms | _buffer_terms([output])
 
   def pictures(params, buffers):
     item = jax.tree.map(lambda x: x[None], _to_frame_example(capture[len(capture) // 2]))
@@ -260,8 +260,16 @@ def _with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh) -> d
   return {"loss": bind(talker), "loss_with_room": lambda needed: bind(talker.with_room(needed))}
 
 
-def _buffer_terms(output: splat_kernels.RenderOutput) -> dict[str, Array]:
-  return {"overflow": jnp.sum(output.overflow), "intersections": jnp.max(output.intersections)}
+def _buffer_terms(outputs: Sequence[splat_kernels.RenderOutput]) -> dict[str, Array]:
+  return {
+      "overflow": sum(jnp.sum(output.overflow) for output in outputs),
+      "intersections": jnp.max(jnp.stack([jnp.max(output.intersections) for output in outputs])),
+  }
+
+
+def _let_through(x: Array, share: float) -> Array:
+  """x, whose gradient is multiplied by `share`."""
+  return share * x + (1 - share) * jax.lax.stop_gradient(x)
 
 
 def _load_capture(inputs: StageInputs, split: str) -> Capture:
@@ -332,8 +340,10 @@ def _gaussian_terms(
 def joint_stage(inputs: StageInputs) -> Stage:
   """Trains everything but the speech encoder, from pixels and motion together (Eq. 13).
 
-  A batch holds windows of filmed conversations and, for L_mesh alone, windows of all training conversations: films are
-  few, and on them alone the generator would forget how others talk.
+  A batch holds windows of filmed conversations and windows of all training conversations: films are few, and on them
+  alone the generator would forget how others talk. To the paper's L_image, of the film's frames with generated motion, two
+  are added: the same frames with tracked motion, which keep the Gaussians sharp, and frames of unfilmed conversations with
+  generated against true motion, both drawn by the avatar, which tell the generator what its errors cost in pixels.
   """
   config, avatar_config, talker = inputs.config.joint, inputs.config.avatar, inputs.fitted_talker
   capture = _load_capture(inputs, "train")
@@ -346,26 +356,46 @@ def joint_stage(inputs: StageInputs) -> Stage:
     others, batch = batch["others"], batch["filmed"]
     motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
     predicted = _generate(talker, params, motion, key)
-    motion_terms = mesh_loss(predicted, motion["motion_b"])  # Eq. 9
+    terms = mesh_loss(predicted, motion["motion_b"])  # Eq. 9
+    image_loss = functools.partial(
+        losses.image_loss, dssim_weight=avatar_config.dssim_weight, lpips_weight=avatar_config.lpips_weight
+    )
 
     # The rendered frames (B, K), one after another along one axis.
-    chosen = jnp.take_along_axis(predicted[: len(batch["frame"])], batch["frame"][..., None], axis=1)
     one_axis = lambda x: x.reshape(-1, *x.shape[2:])
-    flame = motion_to_flame(one_axis(chosen))
-    flame["translation"] = one_axis(batch["translation"])
+    film = {name: one_axis(batch[name]) for name in ("image", "translation", "world_to_camera", "intrinsics")}
+    image, camera = _to_float(film["image"]), _camera(film, capture)
     relation = jnp.repeat(batch["relation"], config.frames, axis=0)
     offsets = talker.gaussian_offsets(params, relation, one_axis(batch["time"]))  # Eq. 8
-    camera = _camera(jax.tree.map(one_axis, {k: batch[k] for k in ("world_to_camera", "intrinsics")}), capture)
-    output = render(talker.avatar(params, buffers), flame, camera, offsets, {})
+    avatar = talker.avatar(params, buffers)
+    # Generated motion never quite meets the film: of its pixels' pull on the Gaussians little is wanted.
+    held = jax.tree.map(lambda x: _let_through(x, config.avatar_share), (avatar.gaussians, offsets))
 
-    image_terms = losses.image_loss(
-        output.image, _to_float(one_axis(batch["image"])), avatar_config.dssim_weight, avatar_config.lpips_weight
-    )
-    terms = motion_terms
+    def draw(motion, gaussians, offsets):
+      flame = motion_to_flame(motion) | {"translation": film["translation"]}
+      return render(avatar.replace(gaussians=gaussians), flame, camera, offsets, {})
+
+    def draw_frames_of(motion, gaussians, offsets):
+      return draw(one_axis(jnp.take_along_axis(motion, batch["frame"][..., None], axis=1)), gaussians, offsets)
+
+    count = len(batch["frame"])
+    outputs = [draw_frames_of(predicted[:count], *held)]
+    image_terms = image_loss(outputs[0].image, image)
+    if config.tracked_weight:
+      outputs.append(draw_frames_of(batch["motion_b"], avatar.gaussians, offsets))
+      for name, value in image_loss(outputs[1].image, image).items():
+        image_terms[f"tracked_{name}"] = config.tracked_weight * value
+    if config.drawn_weight:
+      # Conversations that nobody filmed: the avatar draws the truth. As many frames, of the first of the other windows.
+      unfilmed = [predicted[count : 2 * count], motion["motion_b"][count : 2 * count]]
+      still = jax.lax.stop_gradient((avatar.gaussians, offsets))
+      outputs += [draw_frames_of(m, *still) for m in unfilmed]
+      for name, value in image_loss(outputs[-2].image, jax.lax.stop_gradient(outputs[-1].image)).items():
+        image_terms[f"drawn_{name}"] = config.drawn_weight * value
     terms |= {name: config.image_weight * value for name, value in image_terms.items()}
-    terms |= _gaussian_terms(params, output, avatar_config, config.position_weight)
+    terms |= _gaussian_terms(params, outputs[0], avatar_config, config.position_weight)
     terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
-    return sum(terms.values()), terms | _buffer_terms(output)  # Eq. 13
+    return sum(terms.values()), terms | _buffer_terms(outputs)  # Eq. 13
 
   def init(key):
     generator_key, offsets_key = jax.random.split(key)
