@@ -1,6 +1,7 @@
 """A head with FLAME's numbers of vertices and faces and a mouth where FLAME has it; everything else is random."""
 
 import functools
+import pathlib
 
 import numpy as np
 
@@ -39,3 +40,8 @@ def flame_values() -> dict[str, np.ndarray]:
       f=(corners % NUM_VERTICES).astype(np.uint32),
       n_shape=NUM_SHAPE,
   )
+
+
+def write_flame(path: pathlib.Path) -> pathlib.Path:
+  np.savez(path, **flame_values())
+  return path

@@ -22,9 +22,7 @@ pose_head = jax.jit(head_vertices)
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-  path = tmp_path_factory.mktemp("head") / "flame.npz"
-  np.savez(path, **flame_mesh.flame_values())
-  return path
+  return flame_mesh.write_flame(tmp_path_factory.mktemp("head") / "flame.npz")
 
 
 @pytest.fixture(scope="module")
