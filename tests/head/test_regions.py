@@ -8,9 +8,11 @@ import flame_mesh
 import numpy as np
 import pytest
 
+from configs.demo import get_config
 from hostile_pickle import Hostile
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import face_mask, full_head_mask, load_head, region_mask
+from rsatalker_jax.talker import make_talker
 
 DEMO_HEAD = pathlib.Path(__file__).parents[2] / "assets/head/demo_head.npz"
 V, F = flame_mesh.NUM_VERTICES, flame_mesh.NUM_FACES
@@ -63,6 +65,14 @@ def test_face_and_full_head_of_flame(head):
   assert set(np.flatnonzero(face_mask(head))) == teeth.union(*map(expected_faces, names))
   below = expected_faces("neck") | expected_faces("boundary")
   assert set(np.flatnonzero(full_head_mask(head))) == set(range(10144)) - below
+
+
+def test_the_config_gives_teeth_and_regions(head, path):
+  config = get_config()
+  config.head.update(dict(path=str(path), teeth=True, masks=str(path.with_name("FLAME_masks.pkl"))))
+  talker = make_talker(config)
+  assert talker.head.region_names == head.region_names and talker.offset_net.num_anchors == 10144
+  np.testing.assert_array_equal(talker.head.region_masks, head.region_masks)
 
 
 def test_regions_of_the_demo_head():
