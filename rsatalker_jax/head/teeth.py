@@ -21,7 +21,7 @@ _LOWER_RING = (1576, 1577, 1773, 1774, 1795, 1802, 1865, 3503, 2948, 2905, 2898,
 _COLUMNS = len(_UPPER_RING)
 
 # Rows of vertices: the teeth, then height and depth of the row about the middle between the lips, in units of the lips'
-# mean distance. A tooth is 2 high and 1 thick; the upper ones stand 1.5 behind the lips, the lower ones 0.4 farther back.
+# mean distance. A tooth is 2 high and 1 thick; the upper ones stand 1.5 behind the lips, the lower ones 0.4 deeper.
 _ROWS = (
     ("upper", 2.1, -1.5),  # 0 root
     ("lower", -2.1, -1.9),  # 1 root

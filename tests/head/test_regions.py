@@ -20,7 +20,8 @@ V, F = flame_mesh.NUM_VERTICES, flame_mesh.NUM_FACES
 RUNS = dict(
     face=(0, 2000), forehead=(0, 300), nose=(300, 500), lips=(500, 900), eye_region=(900, 1500),
     left_eye_region=(900, 1200), right_eye_region=(1200, 1500), scalp=(2000, 3000), left_ear=(3000, 3300),
-    right_ear=(3300, 3600), neck=(3600, 4400), boundary=(4200, 4400), left_eyeball=(4400, 4700), right_eyeball=(4700, V),
+    right_ear=(3300, 3600), neck=(3600, 4400), boundary=(4200, 4400), left_eyeball=(4400, 4700),
+    right_eyeball=(4700, V),
 )
 
 
