@@ -3,7 +3,7 @@
 from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, motion_to_flame, rotation_matrix
 from rsatalker_jax.head.lips import find_lips, make_lip_opening
 from rsatalker_jax.head.loading import load_head
-from rsatalker_jax.head.regions import face_mask, full_head_mask, region_mask
+from rsatalker_jax.head.regions import face_mask, full_head_mask, region_labels, region_mask
 from rsatalker_jax.head.teeth import add_teeth
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "load_head",
     "make_lip_opening",
     "motion_to_flame",
+    "region_labels",
     "region_mask",
     "rotation_matrix",
 ]

@@ -87,6 +87,13 @@ def region_mask(head: HeadModel, names: str | Sequence[str]) -> Bool[np.ndarray,
   return np.asarray(head.region_masks)[rows].any(axis=0)
 
 
+def region_labels(head: HeadModel) -> Int[np.ndarray, "F"]:
+  """A number for each face, the same for faces that lie in the same regions: overlapping regions become disjoint ones."""
+  if head.region_masks is None:
+    return np.zeros(head.faces.shape[0], np.int64)
+  return np.unique(np.asarray(head.region_masks), axis=1, return_inverse=True)[1].reshape(-1)
+
+
 def face_mask(head: HeadModel) -> Bool[np.ndarray, "F"]:
   """The face with eyes, mouth and teeth: without scalp and neck, of FLAME also without ears.
 

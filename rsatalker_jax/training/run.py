@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.avatar import Avatar, drop_free_slots
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
@@ -117,7 +117,7 @@ class TrainedRun:
 
   @functools.cached_property
   def avatar(self) -> Avatar:
-    return self.talker.avatar(self.params, self.buffers)
+    return drop_free_slots(self.talker.avatar(self.params, self.buffers))
 
   def gaussian_offsets(self, relation: Int[np.ndarray, "2"], times: Int[np.ndarray, "T"]):
     """Offsets (Eq. 8) as `render_sequence` wants them, frame i at time `times[i]`; None before the joint stage."""

@@ -16,11 +16,12 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 import splat_kernels
-from rsatalker_jax.avatar import init_avatar, triangle_frames
+from rsatalker_jax.avatar import face_colors, init_avatar, paint, triangle_frames, up_to_degree
 from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.conversations import data_path, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
@@ -30,6 +31,7 @@ from rsatalker_jax.head import head_vertices, make_lip_opening, motion_to_flame
 from rsatalker_jax.social import orthogonality_penalty
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker, render_on_mesh
 from rsatalker_jax.training import losses, optimizers
+from rsatalker_jax.training.density_control import make_density_control
 from rsatalker_jax.training.loop import Stage
 
 _AVATAR_GROUP = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -181,12 +183,45 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   capture = _load_capture(inputs, "train")
   inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
 
+  rates = functools.partial(
+      optimizers.gaussian_schedule,
+      config.learning_rates,
+      config.steps,
+      scene_extent=config.scene_extent,
+      final_share=config.final_learning_rate,
+  )
+  control = make_density_control(
+      inputs.config.density,
+      capacity=_capacity(inputs),
+      sizes=_triangle_sizes(talker, capture)[:, 0],
+      batch=config.batch,
+      image_size=(capture.width, capture.height),
+      mean_rate=rates("means"),
+      seed=inputs.config.seed,
+      say=inputs.say,
+  )
+  timesteps = np.unique(capture.timesteps)
+
+  def init(key):
+    del key
+    params, buffers = _init_avatar(inputs, capture)
+    if config.flame_learning_rates:
+      flame = _to_frame_example(capture[0])["flame"]
+      params["flame"] = {name: jnp.zeros((len(timesteps), *flame[name].shape)) for name in config.flame_learning_rates}
+    return params, buffers | control.buffers
+
   def loss(render, params, buffers, batch, key, step):
-    del key, step
-    camera = _camera(batch, capture)
-    output = render(talker.avatar(params, buffers), batch["flame"], camera, None)
-    terms = losses.image_loss(output.image, _to_float(batch["image"]), config.dssim_weight)  # Eq. 10
+    del key
+    avatar = talker.avatar(params, buffers)
+    if config.steps_per_sh_degree:
+      avatar = up_to_degree(avatar, step // config.steps_per_sh_degree)
+    flame = dict(batch["flame"])
+    for name, corrections in params.get("flame", {}).items():
+      flame[name] += corrections[batch["row"]]
+    output = render(avatar, flame, _camera(batch, capture), None, params.get("probes", {}))
+    terms = losses.image_loss(output.image, _to_float(batch["image"]), config.dssim_weight, config.lpips_weight)  # Eq. 10
     terms |= _gaussian_terms(params, output, config, config.position_weight)
+    terms |= control.penalties(params, buffers)
     return sum(terms.values()), terms | _buffer_terms(output)
 
   def pictures(params, buffers):
@@ -196,23 +231,26 @@ def avatar_stage(inputs: StageInputs) -> Stage:
     return {"truth_and_render": np.concatenate([truth, np.asarray(output.image[0])], axis=1)}
 
   examples = grain.MapDataset.source(capture).seed(inputs.config.seed).shuffle()
-  examples = examples[jax.process_index() :: jax.process_count()].repeat().map(_to_frame_example)
+  examples = examples[jax.process_index() :: jax.process_count()].repeat()
+  row = lambda item: {"row": np.int32(np.searchsorted(timesteps, item["timestep"]))}
+  examples = examples.map(lambda item: _to_frame_example(item) | row(item))
   batches = examples.batch(inputs.local_batch(config.batch), drop_remainder=True)
   return Stage(
       name="avatar",
       steps=config.steps,
-      init=lambda key: _init_avatar(inputs, capture),
+      init=init,
       batches=batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)),
       **_with_renderer(loss, talker, inputs.mesh),
-      optimizer=optimizers.by_path(
-          optimizers.gaussian_optimizer(
-              config.learning_rates,
-              config.steps,
-              scene_extent=config.scene_extent,
-              final_share=config.final_learning_rate,
+      optimizer=control.on_optimizer(
+          optimizers.by_path(
+              optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
+              | {f"flame/{name}": optax.adam(rate) for name, rate in config.flame_learning_rates.items()}
           )
       ),
       pictures=pictures,
+      hooks=control.hooks,
+      probes={"probes": control.probes} if control.probes else {},
+      observe=control.observe,
   )
 
 
@@ -238,13 +276,25 @@ def _load_capture(inputs: StageInputs, split: str) -> Capture:
 def _init_avatar(inputs: StageInputs, capture: Capture) -> tuple[Params, Params]:
   options = dict(inputs.config.gaussians)
   options["region_density"] = dict(options["region_density"])
+  color_frames = options.pop("color_frames")
   offset = capture.static_offset if np.any(capture.static_offset) else None
-  avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
+  with jax.ensure_compile_time_eval():  # Where Gaussians go is drawn by numpy, also where a stage's init is traced.
+    avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
+    if color_frames:
+      chosen = np.unique(np.linspace(0, len(capture) - 1, color_frames).round().astype(int))
+      frames = (capture[int(i)] for i in chosen)
+      avatar = paint(avatar, face_colors(inputs.talker.head, avatar.shape, frames, offset))
   params = {name: getattr(avatar.gaussians, name) for name in _AVATAR_GROUP}
   buffers = {"binding": avatar.binding, "shape": avatar.shape}
   if offset is not None:
     buffers["static_offset"] = jnp.asarray(offset)
   return {"avatar": params}, {"avatar": buffers}
+
+
+def _capacity(inputs: StageInputs) -> int:
+  """Length of the Gaussians' arrays."""
+  config = inputs.config.gaussians
+  return max(config.num_gaussians or inputs.talker.head.faces.shape[0], config.capacity or 0)
 
 
 def _to_frame_example(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,9 +356,11 @@ def joint_stage(inputs: StageInputs) -> Stage:
     relation = jnp.repeat(batch["relation"], config.frames, axis=0)
     offsets = talker.gaussian_offsets(params, relation, one_axis(batch["time"]))  # Eq. 8
     camera = _camera(jax.tree.map(one_axis, {k: batch[k] for k in ("world_to_camera", "intrinsics")}), capture)
-    output = render(talker.avatar(params, buffers), flame, camera, offsets)
+    output = render(talker.avatar(params, buffers), flame, camera, offsets, {})
 
-    image_terms = losses.image_loss(output.image, _to_float(one_axis(batch["image"])), avatar_config.dssim_weight)
+    image_terms = losses.image_loss(
+        output.image, _to_float(one_axis(batch["image"])), avatar_config.dssim_weight, avatar_config.lpips_weight
+    )
     terms = motion_terms
     terms |= {name: config.image_weight * value for name, value in image_terms.items()}
     terms |= _gaussian_terms(params, output, avatar_config, config.position_weight)
@@ -323,6 +375,14 @@ def joint_stage(inputs: StageInputs) -> Stage:
     offsets = talker.offset_net.init(offsets_key, query, jnp.zeros(()))
     return params | avatar_params | {"offsets": offsets}, buffers | avatar_buffers
 
+  rates = functools.partial(
+      optimizers.gaussian_schedule,
+      avatar_config.learning_rates,
+      config.steps,
+      scene_extent=avatar_config.scene_extent,
+      final_share=avatar_config.final_learning_rate,
+      scale=config.avatar_learning_rate,
+  )
   network = functools.partial(optimizers.network_optimizer, steps=config.steps, warmup=config.steps // 10)
   return Stage(
       name="joint",
@@ -335,13 +395,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       optimizer=optimizers.by_path({
           "generator": network(config.generator_learning_rate),
           "offsets": network(config.offsets_learning_rate),
-          **optimizers.gaussian_optimizer(
-              avatar_config.learning_rates,
-              config.steps,
-              scene_extent=avatar_config.scene_extent,
-              final_share=avatar_config.final_learning_rate,
-              scale=config.avatar_learning_rate,
-          ),
+          **optimizers.gaussian_optimizer(avatar_config.learning_rates, rates, sh_rest_share=avatar_config.sh_rest_share),
       }),
   )
 

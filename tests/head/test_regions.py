@@ -11,7 +11,7 @@ import pytest
 from configs.demo import get_config
 from hostile_pickle import Hostile
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import face_mask, full_head_mask, load_head, region_mask
+from rsatalker_jax.head import face_mask, full_head_mask, load_head, region_labels, region_mask
 from rsatalker_jax.talker import make_talker
 
 DEMO_HEAD = pathlib.Path(__file__).parents[2] / "assets/head/demo_head.npz"
@@ -58,6 +58,16 @@ def test_a_face_is_where_all_its_corners_are(head):
   eyes = region_mask(head, ["left_eyeball", "right_eyeball"])
   assert set(np.flatnonzero(eyes)) == expected_faces("left_eyeball") | expected_faces("right_eyeball")
   assert not (region_mask(head, "nose") & ~region_mask(head, "face")).any()  # They overlap.
+
+
+def test_labels_tell_apart_what_lies_in_other_regions(head, path):
+  labels = region_labels(head)
+  same = {}
+  for label, face in zip(labels.tolist(), np.asarray(head.region_masks).T.tolist()):
+    same.setdefault(label, set()).add(tuple(face))
+  assert all(len(regions) == 1 for regions in same.values())
+  assert len({next(iter(regions)) for regions in same.values()}) == len(same) > 14
+  assert not region_labels(load_head(path)).any()
 
 
 def test_face_and_full_head_of_flame(head):
