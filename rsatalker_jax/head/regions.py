@@ -88,7 +88,7 @@ def region_mask(head: HeadModel, names: str | Sequence[str]) -> Bool[np.ndarray,
 
 
 def region_labels(head: HeadModel) -> Int[np.ndarray, "F"]:
-  """A number for each face, the same for faces that lie in the same regions: overlapping regions become disjoint ones."""
+  """A number for each face, the same for faces in the same regions: overlapping regions become disjoint ones."""
   if head.region_masks is None:
     return np.zeros(head.faces.shape[0], np.int64)
   return np.unique(np.asarray(head.region_masks), axis=1, return_inverse=True)[1].reshape(-1)
