@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 
 from rsatalker_jax.errors import InputError
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+# Not .avi: its frames have no time stamps of their own, and with B-frames their order is lost.
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 # Opened videos that wait for their next frame; each costs a file handle and the decoder's reference frames.
 _MAX_IDLE = 16
 _FORMATS = {3: "rgb24", 1: "gray"}
@@ -71,16 +72,11 @@ class _Decoder:
   def read(self, index: int) -> av.VideoFrame:
     if not 0 <= index < len(self._times):
       raise InputError(self.path, f"frame {index}", f"{len(self._times)} frames", "a frame that the video has")
-    keys = self._keys[self._keys <= index]
-    on_the_way = self._position <= index and not np.any(keys > self._position)
-    frame = self._decode_up_to(index) if on_the_way else None
-    # The last key frame does it, except where frames after it are shown before it or the container's index is coarse.
-    for key in keys[::-1]:
-      if frame is not None:
-        break
+    key = self._keys[np.searchsorted(self._keys, index, side="right") - 1]
+    if not key <= self._position <= index:
       self._container.seek(int(self._times[key]), stream=self._stream)
       self._frames = self._container.decode(self._stream)
-      frame = self._decode_up_to(index)
+    frame = self._decode_up_to(index)
     if frame is None:
       raise InputError(self.path, f"frame {index}", "nothing that can be decoded", "a whole video file")
     if frame.rotation:

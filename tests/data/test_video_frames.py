@@ -42,7 +42,7 @@ VIDEOS = {
     "open groups": ("a.mp4", dict(options={"g": "8", "bf": "3", "x264-params": "open-gop=1:scenecut=0"})),
     "one group": ("a.mp4", dict(options={"bf": "2"})),
     "uneven rate": ("a.mkv", dict(options={"g": "6"}, times=np.cumsum(1 + np.arange(FRAMES) % 3))),
-    "other codec": ("a.avi", dict(codec="mpeg4", options={"g": "7"})),
+    "other codec": ("a.mov", dict(codec="mpeg4", options={"g": "7", "bf": "2"})),
 }
 
 
