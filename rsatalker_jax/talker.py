@@ -79,7 +79,7 @@ class Talker:
       camera: splat_kernels.Camera,
       offsets: Float[Array, "*b F 3"] | None = None,
   ) -> splat_kernels.RenderOutput:
-    """Frames (B leading) of an avatar in the poses `flame` (arguments of `head_vertices`)."""
+    """Frames (B leading) of an avatar, or of B avatars, in the poses `flame` (arguments of `head_vertices`)."""
     return render_frames(
         avatar,
         self.head,
@@ -92,12 +92,17 @@ class Talker:
     )
 
 
-def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh):
-  """`talker.render` with each device drawing its own frames; gradients of the shared avatar are summed over devices."""
+def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh, *, avatar_per_frame: bool = False):
+  """`talker.render` with each device drawing its own frames; gradients of a shared avatar are summed over devices.
+
+  Args:
+    avatar_per_frame: whether every frame has an avatar of its own, as from a bank.
+  """
   frames = P(("data", "fsdp"))
+  avatar = frames if avatar_per_frame else P()
   # No check of varying manual axes: a pallas_call inside does not support it.
   return jax.shard_map(
-      talker.render, mesh=mesh, in_specs=(P(), frames, frames, frames), out_specs=frames, check_vma=False
+      talker.render, mesh=mesh, in_specs=(avatar, frames, frames, frames), out_specs=frames, check_vma=False
   )
 
 

@@ -19,7 +19,7 @@ class CaptureCollection:
 
   Attributes:
     captures: the captures.
-    names: of the people: the folders' names, or as much of their paths as tells them apart.
+    names: of the people, see `name_people`.
     width, height: of every image, in pixels.
     shapes: identity coefficients (P, S), filled up with zeros where a capture has fewer.
     static_offsets: vertex offsets (P, V, 3), zero for people without; None if nobody has any.
@@ -82,7 +82,7 @@ def load_captures(
     ):
       if found != expected:
         raise InputError(capture.root, key, found, f"{expected} as in {first.root}")
-  return CaptureCollection(captures, _shortest_names(resolved))
+  return CaptureCollection(captures, name_people(roots))
 
 
 def _stack_offsets(captures: Sequence[Capture]) -> Float[np.ndarray, "P V 3"] | None:
@@ -98,10 +98,11 @@ def _stack_offsets(captures: Sequence[Capture]) -> Float[np.ndarray, "P V 3"] | 
   return np.stack([zeros if capture.static_offset is None else capture.static_offset for capture in captures])
 
 
-def _shortest_names(roots: Sequence[pathlib.Path]) -> list[str]:
-  """The last parts of the paths, as few as tell all apart."""
-  for parts in range(1, max(len(root.parts) for root in roots) + 1):
-    names = ["/".join(root.parts[-parts:]) for root in roots]
+def name_people(roots: Sequence[str | os.PathLike]) -> list[str]:
+  """Names of the people in captures: the last parts of their folders' paths, as few as tell all apart."""
+  paths = [pathlib.Path(root).resolve() for root in roots]
+  for parts in range(1, max(len(path.parts) for path in paths) + 1):
+    names = ["/".join(path.parts[-parts:]) for path in paths]
     if len(set(names)) == len(names):
       break
   return names
