@@ -56,14 +56,17 @@ def bank_stage(inputs: stages.StageInputs) -> Stage:
     terms |= _gaussian_terms(shown.gaussians, output, batch["identity"], config)
     return sum(terms.values()), terms | stages._buffer_terms(output)
 
+  @jax.jit
+  def render_shown(params, buffers, batch):
+    shown = select(bank_of(params, buffers), batch["identity"])
+    return talker.render(shown, batch["flame"], stages._camera(batch, people)).image
+
   def pictures(params, buffers):
-    bank, rows = bank_of(params, buffers), []
-    for number in range(min(count, _MAX_PICTURES)):
-      frames = np.flatnonzero(people.identities == number)
-      item = jax.tree.map(lambda x: x[None], _to_example(people[int(frames[len(frames) // 2])]))
-      image = talker.render(select(bank, number), item["flame"], stages._camera(item, people)).image[0]
-      rows.append(np.concatenate([np.asarray(stages._to_float(item["image"][0])), np.asarray(image)], axis=1))
-    return {"truth_and_render": np.concatenate(rows)}
+    middles = [np.flatnonzero(people.identities == number) for number in range(min(count, _MAX_PICTURES))]
+    examples = [_to_example(people[int(frames[len(frames) // 2])]) for frames in middles]
+    batch = jax.tree.map(lambda *x: np.stack(x), *examples)
+    sheet = np.concatenate([stages._to_float(batch["image"]), render_shown(params, buffers, batch)], axis=2)
+    return {"truth_and_render": np.concatenate(list(sheet))}
 
   gaussian_optimizer = optimizers.gaussian_optimizer(
       config.learning_rates,

@@ -16,7 +16,7 @@ from rsatalker_jax.talker import make_encoder, make_talker
 from rsatalker_jax.training import bank_stage, checkpoints, loop, optimizers, run, sharding, stages
 
 PEOPLE = ("capture", "other")
-STEPS, RATE = 3, 10.0
+STEPS, RATE = 2, 10.0
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def test_together_and_split_over_devices_gives_what_each_alone_gives(
   stage = dataclasses.replace(bank_stage.bank_stage(inputs), pictures=None)
   alone = loop.run_stage(stage, mesh=inputs.mesh, workdir=str(tmp_path), seed=inputs.config.seed, say=lambda _: None)
   found, _, _ = checkpoints.load_parameters(together)
-  fresh, _ = stage.init(jax.random.key(0))
+  fresh, _ = jax.jit(stage.init)(jax.random.key(0))
   for name, x in alone.params["bank"].items():
     moved = np.abs(np.asarray(x[0] - fresh["bank"][name][0])).max()
     assert moved > 1e-3 or name == "quats"  # Round Gaussians look the same however they are turned.
-    # Sums in another order, over three steps.
+    # Sums in another order, over two steps.
     np.testing.assert_allclose(found["bank"][name][number], x[0], rtol=0, atol=1e-6 + 1e-3 * moved, err_msg=name)
   colors = found["bank"]["sh"]
   assert np.abs(colors[0] - colors[1]).max() > 0.05  # They did learn different colours.
