@@ -49,7 +49,7 @@ def export_avatar(
     raise InputError("--frame", "", frame, "--motion or --relation with it")
   label = None if relation is None else parse_relation(relation, source="--relation")
   vector = np.zeros(MOTION_DIM, np.float32) if motion is None else _read_frame(motion, frame)
-  run = load_run(workdir, person)
+  run = load_run(workdir, person=person)
   if "avatar" not in run.params:
     raise InputError(workdir, "avatar", f"only {run.stages}", "a finished avatar stage")
 

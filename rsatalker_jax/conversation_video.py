@@ -59,7 +59,7 @@ def generate_video(
   conversation, notes = read_conversation(speech_a, motion_a, speech_b, relation)
   for note in notes:
     print(note)
-  run = load_run(workdir, person)
+  run = load_run(workdir, person=person)
   for group, stage in (("generator", "motion"), ("avatar", "avatar")):
     if group not in run.params:
       raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")

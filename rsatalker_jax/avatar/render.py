@@ -1,13 +1,16 @@
 """Frames of an avatar: the head's pose -> Gaussians in the world -> pixels."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import splat_kernels
 from rsatalker_jax.avatar.binding import bind
-from rsatalker_jax.avatar.gaussians import Avatar
+from rsatalker_jax.avatar.gaussians import FREE, Avatar
 from rsatalker_jax.head import HeadModel, head_vertices
 
 
@@ -36,6 +39,7 @@ def render_frames(
     camera: splat_kernels.Camera,
     *,
     background: Float[Array, "*T 3"] | None = None,
+    probes: Mapping[str, Float[Array, "T N 2"]] = MappingProxyType({}),
     config: splat_kernels.Config = splat_kernels.Config(),
     implementation: str | None = None,
 ) -> splat_kernels.RenderOutput:
@@ -48,6 +52,8 @@ def render_frames(
     offsets: Gaussian offset corrections c in metres (Eq. 7, 8), one per anchor; None for none.
     camera: one for all frames, or one per frame (leading T).
     background: colour, one for all frames or one per frame; None is black.
+    probes: zeros whose gradients are those of the screen positions: `means2d_offset` or `means2d_abs_offset` of
+      `splat_kernels.rasterize`.
     config, implementation: of the rasterizer.
 
   Returns:
@@ -60,11 +66,12 @@ def render_frames(
       means,
       quats,
       scales,
-      jax.nn.sigmoid(avatar.gaussians.opacity_logits),
+      jnp.where(avatar.binding == FREE, 0.0, jax.nn.sigmoid(avatar.gaussians.opacity_logits)),
       sh,
       camera,
       background=background,
       sh_degree=math.isqrt(sh.shape[-2]) - 1,
+      **probes,
       config=config,
       implementation=implementation,
   )

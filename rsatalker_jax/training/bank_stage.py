@@ -4,25 +4,27 @@
     buffers = {"bank": {binding (P, N), shape (P, S), static_offset (P, V, 3)?}}
 
 Everybody is trained as if alone: frames are drawn from all people in turn, losses are means over frames, and each person
-has an optimizer of their own, which rests while no frame shows them. The number of Gaussians is fixed.
+has an optimizer of their own, which rests while no frame shows them. The number of Gaussians is fixed, and FLAME's
+parameters are taken as tracked.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping
 
+import grain
 import jax
 import jax.numpy as jnp
-import grain
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 import splat_kernels
-from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars
+from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars, up_to_degree
 from rsatalker_jax.data.capture_collection import CaptureCollection, load_captures
 from rsatalker_jax.data.conversations import data_paths
+from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import Params
 from rsatalker_jax.training import losses, optimizers, sharding, stages
 from rsatalker_jax.training.loop import Stage
@@ -34,9 +36,15 @@ def bank_stage(inputs: stages.StageInputs) -> Stage:
   """Trains the Gaussians of all people of `config.data.captures` (Eq. 10, 11).
 
   Raises:
-    InputError: the captures do not fit each other, or the mesh's fsdp axis does not divide the people.
+    InputError: the captures do not fit each other, the mesh's fsdp axis does not divide the people, or the config wants
+      what only one person's stage can do.
   """
   config, talker = inputs.config.avatar, inputs.talker
+  if inputs.config.density.way != "none":
+    raise InputError("config", "density.way", repr(inputs.config.density.way), "'none' for several people")
+  if config.flame_learning_rates:
+    found = sorted(config.flame_learning_rates)
+    raise InputError("config", "avatar.flame_learning_rates", found, "none for several people")
   people = load_captures(
       data_paths(inputs.config.data, "captures"),
       "train",
@@ -49,12 +57,15 @@ def bank_stage(inputs: stages.StageInputs) -> Stage:
   inputs.say(f"avatar: {len(people)} training frames of {people.width}x{people.height}, {count} people")
 
   def loss(render, params, buffers, batch, key, step):
-    del key, step
+    del key
     shown = select(bank_of(params, buffers), batch["identity"])
-    output = render(shown, batch["flame"], stages._camera(batch, people), None)
-    terms = losses.image_loss(output.image, stages._to_float(batch["image"]), config.dssim_weight)  # Eq. 10
+    if config.steps_per_sh_degree:
+      shown = up_to_degree(shown, step // config.steps_per_sh_degree)
+    output = render(shown, batch["flame"], stages._camera(batch, people), None, {})
+    truth = stages._to_float(batch["image"])
+    terms = losses.image_loss(output.image, truth, config.dssim_weight, config.lpips_weight)  # Eq. 10
     terms |= _gaussian_terms(shown.gaussians, output, batch["identity"], config)
-    return sum(terms.values()), terms | stages._buffer_terms(output)
+    return sum(terms.values()), terms | stages._buffer_terms([output])
 
   @jax.jit
   def render_shown(params, buffers, batch):
@@ -68,12 +79,14 @@ def bank_stage(inputs: stages.StageInputs) -> Stage:
     sheet = np.concatenate([stages._to_float(batch["image"]), render_shown(params, buffers, batch)], axis=2)
     return {"truth_and_render": np.concatenate(list(sheet))}
 
-  gaussian_optimizer = optimizers.gaussian_optimizer(
+  rates = functools.partial(
+      optimizers.gaussian_schedule,
       config.learning_rates,
       max(1, round(config.steps * min(1, config.batch / count))),  # Each person's own steps.
       scene_extent=config.scene_extent,
       final_share=config.final_learning_rate,
   )
+  transforms = optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
   return Stage(
       name="avatar",
       steps=config.steps,
@@ -81,7 +94,7 @@ def bank_stage(inputs: stages.StageInputs) -> Stage:
       batches=_batches(inputs, people),
       **stages._with_renderer(loss, talker, inputs.mesh, avatar_per_frame=True),
       optimizer=optimizers.by_path({
-          label.replace("avatar/", "bank/"): per_person(transform) for label, transform in gaussian_optimizer.items()
+          label.replace("avatar/", "bank/"): per_person(transform) for label, transform in transforms.items()
       }),
       pictures=pictures,
   )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.avatar import Avatar, drop_free_slots
 from rsatalker_jax.data.capture_collection import name_people
 from rsatalker_jax.data.conversations import data_path, data_paths, unpack_embedded
 from rsatalker_jax.data.pipeline import MotionClip
@@ -124,7 +124,7 @@ class TrainedRun:
 
   @functools.cached_property
   def avatar(self) -> Avatar:
-    return self.talker.avatar(self.params, self.buffers)
+    return drop_free_slots(self.talker.avatar(self.params, self.buffers))
 
   def gaussian_offsets(self, relation: Int[np.ndarray, "2"], times: Int[np.ndarray, "T"]):
     """Offsets (Eq. 8) as `render_sequence` wants them, frame i at time `times[i]`; None before the joint stage."""
@@ -141,18 +141,21 @@ def _compiled_generator(generator: MotionGenerator | DualTalkGenerator):
   return jax.jit(generator.apply)
 
 
-def load_run(workdir: str, person: str | None = None) -> TrainedRun:
+def load_run(
+    workdir: str, stages: Sequence[str] = checkpoints.STAGES, *, person: str | None = None
+) -> TrainedRun:
   """Loads what a workdir holds, by the config that made it.
 
   Args:
-    workdir: the run's.
+    workdir: a run's.
+    stages: those whose parameters are wanted; leaving the last out gives the run as it was before it.
     person: of a bank: the avatar, and the capture that the config names, are this person's then.
 
   Raises:
     InputError: if there is no run, or a run without a checkpoint, or the person is not one of its bank.
   """
   config = ConfigDict(checkpoints.load_config(workdir))
-  params, buffers, used = checkpoints.load_parameters(workdir)
+  params, buffers, used = checkpoints.load_parameters(workdir, stages)
   if sharding.BANK in params or person is not None:
     config, params, buffers = _read_out(config, params, buffers, person)
   talker = make_talker(config)

@@ -43,7 +43,7 @@ def make_inputs(config):
 
 def descend(monkeypatch, rate):
   """Plain descent instead of Adam, which takes whole steps where a gradient is nothing but rounding."""
-  make = lambda learning_rates, *_, **__: {f"avatar/{name}": optax.sgd(rate) for name in learning_rates}
+  make = lambda attributes, *_, **__: {f"avatar/{name}": optax.sgd(rate) for name in attributes}
   monkeypatch.setattr(optimizers, "gaussian_optimizer", make)
 
 
@@ -92,6 +92,17 @@ def test_people_must_divide_among_devices(root):
     bank_stage.bank_stage(make_inputs(make_config(root, PEOPLE[:1], batch=2, fsdp=2)))
 
 
+def test_what_would_change_one_person_alone_is_refused(root):
+  config = make_config(root, PEOPLE, batch=4)
+  config.density.way = "adaptive"
+  with pytest.raises(InputError, match="density.way: found 'adaptive', expected 'none' for several people"):
+    bank_stage.bank_stage(make_inputs(config))
+  config = make_config(root, PEOPLE, batch=4)
+  config.avatar.flame_learning_rates.jaw = 1e-5
+  with pytest.raises(InputError, match=r"avatar.flame_learning_rates: found \['jaw'\], expected none for several people"):
+    bank_stage.bank_stage(make_inputs(config))
+
+
 def test_joint_stage_is_for_one_person(root, tmp_path):
   with pytest.raises(InputError, match="data.captures: found 2 people, expected none for the joint stage"):
     run.train(make_config(root, PEOPLE, batch=4), str(tmp_path), stage="joint")
@@ -99,7 +110,7 @@ def test_joint_stage_is_for_one_person(root, tmp_path):
 
 def test_one_person_is_read_out_and_exported(root, together, tmp_path):
   params, _, _ = checkpoints.load_parameters(together)
-  person = run.load_run(together, "other")
+  person = run.load_run(together, person="other")
   np.testing.assert_array_equal(person.avatar.shape, [2, -3])
   np.testing.assert_array_equal(person.avatar.gaussians.means, params["bank"]["means"][1])
   assert person.data_path("capture") == root / "other"
@@ -107,7 +118,7 @@ def test_one_person_is_read_out_and_exported(root, together, tmp_path):
   assert (tmp_path / "other.ply").stat().st_size
   for name in (None, "nobody"):
     with pytest.raises(InputError, match=f"--person: found {name or 'none'}, expected one of capture, other"):
-      run.load_run(together, name)
+      run.load_run(together, person=name)
 
 
 def test_who_is_not_shown_rests():
