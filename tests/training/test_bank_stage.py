@@ -1,13 +1,14 @@
 """The bank through the real loop: two people trained together, alone, and split over two devices."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 
 import tiny_world
 from rsatalker_jax import avatar_export
@@ -139,3 +140,20 @@ def test_who_is_not_shown_rests():
       rate = 0.1 * 0.5 ** ((count - 1) / 2)
       expected = expected - rate * (m / (1 - 0.9**count)) / np.sqrt(v / (1 - 0.999**count))
     np.testing.assert_allclose(params[person], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_devices_exchange_the_people_shown_and_not_the_bank():
+  people, shown = 64, 4
+  mesh = sharding.make_mesh(1, 2)
+  frames, by_person = P(("data", "fsdp")), NamedSharding(mesh, P("fsdp"))
+
+  def loss(means, identity):
+    draw = jax.shard_map(lambda x: jnp.sum(jnp.sin(x)), mesh=mesh, in_specs=frames, out_specs=P(), check_vma=False)
+    return draw(means[identity])  # As `select` has it.
+
+  with jax.set_mesh(mesh):
+    means = jax.ShapeDtypeStruct((people, 100, 3), jnp.float32, sharding=by_person)
+    identity = jax.ShapeDtypeStruct((shown,), jnp.int32, sharding=NamedSharding(mesh, frames))
+    program = jax.jit(jax.grad(loss), out_shardings=by_person).lower(means, identity).compile().as_text()
+  exchanged = re.findall(r"= \w+\[(\d+)[^ ]* (?:all-gather|all-reduce|all-to-all)\(", program)
+  assert exchanged and {int(size) for size in exchanged} == {shown}
