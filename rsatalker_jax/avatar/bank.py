@@ -19,7 +19,7 @@ from rsatalker_jax.head import HeadModel
 
 
 def stack_avatars(avatars: Sequence[Avatar]) -> Avatar:
-  """One bank of avatars of the same head model; every array gets a leading dimension P.
+  """One bank of avatars bound to the same head model; every array gets a leading dimension P.
 
   Shape coefficients are filled up with zeros to the longest, and people without vertex offsets get zeros where others
   have some: neither changes anybody.
@@ -38,7 +38,9 @@ def stack_avatars(avatars: Sequence[Avatar]) -> Avatar:
   def like_the_others(avatar: Avatar) -> Avatar:
     shape = jnp.pad(avatar.shape, (0, longest - avatar.shape.shape[-1]))
     own = avatar.static_offset
-    return avatar.replace(shape=shape, static_offset=jnp.zeros_like(offset) if own is None and offset is not None else own)
+    if own is None and offset is not None:
+      own = jnp.zeros_like(offset)
+    return avatar.replace(shape=shape, static_offset=own)
 
   avatars = [like_the_others(avatar) for avatar in avatars]
   shapes_of = lambda avatar: {

@@ -14,8 +14,8 @@ from rsatalker_jax.errors import InputError
 class CaptureCollection:
   """Random access to the frames of all captures, one capture after another; a source for `grain.MapDataset.source`.
 
-  `collection[i]` is the capture's dict (see `Capture`) with `identity`, int32: whose frame it is, from 0 in the order of
-  `names`. So a batch can hold frames of different people.
+  `collection[i]` is the capture's dict (see `Capture`) with `identity`, int32: whose frame it is, from 0 in the order
+  of `names`. So a batch can hold frames of different people.
 
   Attributes:
     captures: the captures.
