@@ -17,6 +17,7 @@ _FORMAT = flags.DEFINE_enum("format", None, ["ply", "bound", "spz"], "By the nam
 _MOTION = flags.DEFINE_string("motion", None, "Pose, .npz, .pkl or folder: exp (T, 50), pose (T, 6); none: at rest.")
 _FRAME = flags.DEFINE_integer("frame", 0, "Which frame of --motion; with --relation also the time.", lower_bound=0)
 _RELATION = flags.DEFINE_string("relation", None, "With the joint stage's offset corrections for this relation.")
+_PERSON = flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
 flags.mark_flags_as_required(["workdir", "out"])
 
 
@@ -29,6 +30,7 @@ def main():
 
   avatar_export.export_avatar(
       workdir=_WORKDIR.value,
+      person=_PERSON.value,
       out=_OUT.value,
       format=_FORMAT.value,
       motion=_MOTION.value,

@@ -23,6 +23,8 @@ def base_config() -> ConfigDict:
       # is. None makes them an error.
       default_relation=placeholder(str),
       capture="capture",  # VHAP / GaussianAvatars layout.
+      # Captures of several people, a folder for each: the avatar stage then trains a bank of them instead of `capture`.
+      captures=(),
       triplets="triplets.jsonl",
       features="features",  # Speech feature cache.
   ))

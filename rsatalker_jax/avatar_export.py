@@ -25,6 +25,7 @@ def export_avatar(
     motion: str | None = None,
     frame: int = 0,
     relation: str | None = None,
+    person: str | None = None,
 ) -> None:
   """Writes the avatar of a run.
 
@@ -36,6 +37,7 @@ def export_avatar(
     motion: npz in DualTalk's layout; `frame` of it is the pose. None is the pose at rest.
     frame: counted from 0.
     relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
+    person: whose avatar, where the run has a bank.
 
   Raises:
     InputError: for every mistake in the inputs, before anything is written.
@@ -47,7 +49,7 @@ def export_avatar(
     raise InputError("--frame", "", frame, "--motion or --relation with it")
   label = None if relation is None else parse_relation(relation, source="--relation")
   vector = np.zeros(MOTION_DIM, np.float32) if motion is None else _read_frame(motion, frame)
-  run = load_run(workdir)
+  run = load_run(workdir, person=person)
   if "avatar" not in run.params:
     raise InputError(workdir, "avatar", f"only {run.stages}", "a finished avatar stage")
 

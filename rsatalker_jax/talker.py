@@ -81,7 +81,10 @@ class Talker:
       offsets: Float[Array, "*b F 3"] | None = None,
       probes: Mapping[str, Float[Array, "*b N 2"]] = MappingProxyType({}),
   ) -> splat_kernels.RenderOutput:
-    """Frames (B leading) of an avatar in the poses `flame` (arguments of `head_vertices`); probes of `render_frames`."""
+    """Frames (B leading) of an avatar, or of B avatars, in the poses `flame` (arguments of `head_vertices`).
+
+    `probes` as in `render_frames`.
+    """
     return render_frames(
         avatar,
         self.head,
@@ -95,12 +98,17 @@ class Talker:
     )
 
 
-def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh):
-  """`talker.render` with each device drawing its own frames; gradients of the shared avatar are summed over devices."""
+def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh, *, avatar_per_frame: bool = False):
+  """`talker.render` with each device drawing its own frames; gradients of a shared avatar are summed over devices.
+
+  Args:
+    avatar_per_frame: whether every frame has an avatar of its own, as from a bank.
+  """
   frames = P(("data", "fsdp"))
+  avatar = frames if avatar_per_frame else P()
   # No check of varying manual axes: a pallas_call inside does not support it.
   return jax.shard_map(
-      talker.render, mesh=mesh, in_specs=(P(), frames, frames, frames, frames), out_specs=frames, check_vma=False
+      talker.render, mesh=mesh, in_specs=(avatar, frames, frames, frames, frames), out_specs=frames, check_vma=False
   )
 
 

@@ -1,5 +1,6 @@
 """Photoreal heads: 3D Gaussians bound to the triangles of a head model."""
 
+from rsatalker_jax.avatar.bank import num_people, render_bank_frames, select, stack_avatars
 from rsatalker_jax.avatar.binding import bind, triangle_frames
 from rsatalker_jax.avatar.colors import face_colors, paint
 from rsatalker_jax.avatar.gaussians import FREE, Avatar, Gaussians, drop_free_slots, init_avatar, up_to_degree
@@ -13,9 +14,13 @@ __all__ = [
     "drop_free_slots",
     "face_colors",
     "init_avatar",
+    "num_people",
     "paint",
     "pose_gaussians",
+    "render_bank_frames",
     "render_frames",
+    "select",
+    "stack_avatars",
     "triangle_frames",
     "up_to_degree",
 ]

@@ -43,10 +43,10 @@ def render_frames(
     config: splat_kernels.Config = splat_kernels.Config(),
     implementation: str | None = None,
 ) -> splat_kernels.RenderOutput:
-  """Renders frames of one avatar.
+  """Renders frames of one avatar, or of one for each frame.
 
   Args:
-    avatar: the person.
+    avatar: the person; or T of them, in arrays with a leading dimension, the person of each frame.
     head: the head model the avatar is bound to.
     flame: expression, rotation, neck, jaw, eyes, translation of every frame (see `head_vertices`).
     offsets: Gaussian offset corrections c in metres (Eq. 7, 8), one per anchor; None for none.
@@ -59,9 +59,8 @@ def render_frames(
   Returns:
     The rasterizer's output with leading dimension T.
   """
-  means, quats, scales = jax.vmap(pose_gaussians, in_axes=(None, None, 0, None if offsets is None else 0))(
-      avatar, head, flame, offsets
-  )
+  axes = (0 if avatar.binding.ndim == 2 else None, None, 0, None if offsets is None else 0)
+  means, quats, scales = jax.vmap(pose_gaussians, in_axes=axes)(avatar, head, flame, offsets)
   sh = avatar.gaussians.sh
   return splat_kernels.rasterize(
       means,

@@ -254,9 +254,9 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   )
 
 
-def _with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh) -> dict[str, Callable]:
-  """The fields `loss` and `loss_with_room` of a stage whose loss takes a renderer first."""
-  bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh))
+def _with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **options: Any) -> dict[str, Callable]:
+  """The fields `loss` and `loss_with_room` of a stage whose loss takes a renderer (`render_on_mesh`) first."""
+  bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh, **options))
   return {"loss": bind(talker), "loss_with_room": lambda needed: bind(talker.with_room(needed))}
 
 
@@ -278,6 +278,7 @@ def _load_capture(inputs: StageInputs, split: str) -> Capture:
       split,
       background=tuple(inputs.config.render.background),
       num_vertices=inputs.talker.head.v_template.shape[0],
+      num_expression=inputs.talker.head.num_expression,
   )
 
 
