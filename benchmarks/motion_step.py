@@ -31,7 +31,8 @@ from rsatalker_jax.speech.logmel import to_frames  # noqa: E402
 from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalize_wav  # noqa: E402
 from rsatalker_jax.talker import make_talker  # noqa: E402
 from rsatalker_jax.training import loop, sharding  # noqa: E402
-from rsatalker_jax.training.stages import StageInputs, motion_stage  # noqa: E402
+from rsatalker_jax.training.motion_stage import motion_stage  # noqa: E402
+from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
 from rsatalker_jax.types import SAMPLES_PER_FRAME  # noqa: E402
 from splat_kernels.bench import time_in_turns  # noqa: E402
 

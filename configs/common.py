@@ -85,7 +85,7 @@ def base_config() -> ConfigDict:
       init_scale=0.6,  # [1] in units of the triangle
       init_opacity=0.5,  # [0.1]
       num_gaussians=None,  # One per face.
-      capacity=None,  # Room for those that density control adds; None: none.
+      capacity=20_000,  # Room for those that density control adds; None: none.
       region_density=ConfigDict(),
       color_frames=12,  # Frames that the first colours are read from [0: mid-grey].
   ))
@@ -138,11 +138,11 @@ def base_config() -> ConfigDict:
   # Density control in stage 2: none, adaptive (fields of avatar.density.DensityConfig, which has the published values) or
   # mcmc (of avatar.mcmc.McmcConfig).
   config.density = ConfigDict(dict(
-      way="none",
+      way="adaptive",
       adaptive=ConfigDict(dict(
-          start=100,  # [10k]
-          stop=400,  # [600k]
-          every=100,  # [2k]
+          start=50,  # [10k]
+          stop=300,  # [600k]
+          every=50,  # [2k]
           gradient_threshold=4e-4,  # [2e-4; 4e-4 for absolute gradients]
           absolute=True,  # [False]
           dense_size=0.002,  # [0.01 of the scene's extent]

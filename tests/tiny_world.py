@@ -143,6 +143,7 @@ def tiny_config(root: pathlib.Path):
   config.generator.update(dict(features=16, heads=2, reach=5, encoder_layers=1, decoder_layers=1))
   config.motion.update(dict(steps=4, batch=2, window=20))
   config.avatar.update(dict(steps=4, batch=2))
+  config.gaussians.capacity, config.density.way = None, "none"
   config.joint.update(dict(steps=3, batch=2, motion_batch=2, window=20, frames=1))
   config.logging.update(dict(log_every=2, checkpoint_every=2, pictures_every=4))
   config.evaluation.frames = 4

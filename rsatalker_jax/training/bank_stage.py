@@ -26,13 +26,22 @@ from rsatalker_jax.data.capture_collection import CaptureCollection, load_captur
 from rsatalker_jax.data.conversations import data_paths
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import Params
-from rsatalker_jax.training import losses, optimizers, sharding, stages
+from rsatalker_jax.training import losses, optimizers, sharding
 from rsatalker_jax.training.loop import Stage
+from rsatalker_jax.training.rendering import (
+    buffer_terms,
+    camera_of,
+    init_avatar_group,
+    to_float,
+    to_frame_example,
+    with_renderer,
+)
+from rsatalker_jax.training.stage_inputs import StageInputs
 
 _MAX_PICTURES = 4
 
 
-def bank_stage(inputs: stages.StageInputs) -> Stage:
+def bank_stage(inputs: StageInputs) -> Stage:
   """Trains the Gaussians of all people of `config.data.captures` (Eq. 10, 11).
 
   Raises:
@@ -61,22 +70,22 @@ def bank_stage(inputs: stages.StageInputs) -> Stage:
     shown = select(bank_of(params, buffers), batch["identity"])
     if config.steps_per_sh_degree:
       shown = up_to_degree(shown, step // config.steps_per_sh_degree)
-    output = render(shown, batch["flame"], stages._camera(batch, people), None, {})
-    truth = stages._to_float(batch["image"])
+    output = render(shown, batch["flame"], camera_of(batch, people), None, {})
+    truth = to_float(batch["image"])
     terms = losses.image_loss(output.image, truth, config.dssim_weight, config.lpips_weight)  # Eq. 10
     terms |= _gaussian_terms(shown.gaussians, output, batch["identity"], config)
-    return sum(terms.values()), terms | stages._buffer_terms([output])
+    return sum(terms.values()), terms | buffer_terms([output])
 
   @jax.jit
   def render_shown(params, buffers, batch):
     shown = select(bank_of(params, buffers), batch["identity"])
-    return talker.render(shown, batch["flame"], stages._camera(batch, people)).image
+    return talker.render(shown, batch["flame"], camera_of(batch, people)).image
 
   def pictures(params, buffers):
     middles = [np.flatnonzero(people.identities == number) for number in range(min(count, _MAX_PICTURES))]
     examples = [_to_example(people[int(frames[len(frames) // 2])]) for frames in middles]
     batch = jax.tree.map(lambda *x: np.stack(x), *examples)
-    sheet = np.concatenate([stages._to_float(batch["image"]), render_shown(params, buffers, batch)], axis=2)
+    sheet = np.concatenate([to_float(batch["image"]), render_shown(params, buffers, batch)], axis=2)
     return {"truth_and_render": np.concatenate(list(sheet))}
 
   rates = functools.partial(
@@ -92,7 +101,7 @@ def bank_stage(inputs: stages.StageInputs) -> Stage:
       steps=config.steps,
       init=lambda key: _init_bank(inputs, people),
       batches=_batches(inputs, people),
-      **stages._with_renderer(loss, talker, inputs.mesh, avatar_per_frame=True),
+      **with_renderer(loss, talker, inputs.mesh, avatar_per_frame=True),
       optimizer=optimizers.by_path({
           label.replace("avatar/", "bank/"): per_person(transform) for label, transform in transforms.items()
       }),
@@ -122,9 +131,9 @@ def per_person(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
   return optax.GradientTransformation(jax.vmap(optimizer.init), update)
 
 
-def _init_bank(inputs: stages.StageInputs, people: CaptureCollection) -> tuple[Params, Params]:
+def _init_bank(inputs: StageInputs, people: CaptureCollection) -> tuple[Params, Params]:
   bank = stack_avatars([
-      inputs.talker.avatar(*stages._init_avatar(inputs, capture)) for capture in people.captures
+      inputs.talker.avatar(*init_avatar_group(inputs, capture)) for capture in people.captures
   ])
   values = {field.name: getattr(bank, field.name) for field in dataclasses.fields(bank)}
   gaussians = values.pop("gaussians")
@@ -133,7 +142,7 @@ def _init_bank(inputs: stages.StageInputs, people: CaptureCollection) -> tuple[P
   return {sharding.BANK: params}, {sharding.BANK: buffers}
 
 
-def _batches(inputs: stages.StageInputs, people: CaptureCollection) -> grain.IterDataset:
+def _batches(inputs: StageInputs, people: CaptureCollection) -> grain.IterDataset:
   """Frames of all people in turn, each person's in an order of their own, so that nobody's share depends on luck."""
   in_turn = []
   for number in range(len(people.names)):
@@ -146,7 +155,7 @@ def _batches(inputs: stages.StageInputs, people: CaptureCollection) -> grain.Ite
 
 
 def _to_example(item: Mapping) -> dict:
-  return stages._to_frame_example(item) | {"identity": item["identity"]}
+  return to_frame_example(item) | {"identity": item["identity"]}
 
 
 def _gaussian_terms(

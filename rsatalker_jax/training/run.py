@@ -18,8 +18,8 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import DualTalkGenerator, MotionGenerator, MotionStream
 from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.training import checkpoints, loop, sharding
-from rsatalker_jax.training.bank_stage import bank_stage
-from rsatalker_jax.training.stages import StageInputs, make_stages, motion_stage
+from rsatalker_jax.training.stage_inputs import StageInputs
+from rsatalker_jax.training.stages import make_stages
 from rsatalker_jax.types import Motion
 
 
@@ -55,8 +55,6 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
     *given, used = checkpoints.load_parameters(init_from)
     inputs.say(f"starting from {init_from} ({used})")
   makers = make_stages(inputs)
-  if config.data.captures:
-    makers = {"motion": functools.partial(motion_stage, inputs), "avatar": functools.partial(bank_stage, inputs)}
   if stage and stage not in makers:
     found = f"{len(config.data.captures)} people"
     raise InputError("config", "data.captures", found, f"none for the {stage} stage, which trains one person of `capture`")

@@ -4,7 +4,6 @@ import hashlib
 
 import flame_mesh
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation

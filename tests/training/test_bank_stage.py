@@ -14,7 +14,8 @@ import tiny_world
 from rsatalker_jax import avatar_export
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_encoder, make_talker
-from rsatalker_jax.training import bank_stage, checkpoints, loop, optimizers, run, sharding, stages
+from rsatalker_jax.training import bank_stage, checkpoints, loop, optimizers, run, sharding
+from rsatalker_jax.training.stage_inputs import StageInputs
 
 PEOPLE = ("capture", "other")
 STEPS, RATE = 2, 10.0
@@ -39,7 +40,7 @@ def make_config(root, people, batch, fsdp=1):
 
 def make_inputs(config):
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  return stages.StageInputs(config, make_talker(config), make_encoder(config.speech, None), mesh, say=lambda _: None)
+  return StageInputs(config, make_talker(config), make_encoder(config.speech, None), mesh, say=lambda _: None)
 
 
 def descend(monkeypatch, rate):

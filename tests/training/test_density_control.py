@@ -9,7 +9,9 @@ import tiny_world
 from rsatalker_jax.avatar import FREE
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_talker
-from rsatalker_jax.training import loop, sharding, stages
+from rsatalker_jax.training import loop, sharding
+from rsatalker_jax.training.avatar_stage import avatar_stage
+from rsatalker_jax.training.stage_inputs import StageInputs
 
 
 FACES, CAPACITY = 140, 180
@@ -27,8 +29,8 @@ def train(world, workdir, **overrides):
   config.gaussians.capacity = CAPACITY
   config.update_from_flattened_dict({"avatar.steps": 6, **overrides})
   said = []
-  inputs = stages.StageInputs(config, make_talker(config), None, sharding.make_mesh(), say=said.append)
-  stage = stages.avatar_stage(inputs)
+  inputs = StageInputs(config, make_talker(config), None, sharding.make_mesh(), say=said.append)
+  stage = avatar_stage(inputs)
   watching = loop.Watching(log_every=3, checkpoint_every=3, pictures_every=100)
   state = loop.run_stage(
       stage, mesh=inputs.mesh, workdir=str(workdir), seed=0, watching=watching, say=said.append

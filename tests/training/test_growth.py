@@ -7,7 +7,9 @@ import numpy as np
 
 import tiny_world
 from rsatalker_jax.talker import make_encoder, make_talker, render_sequence
-from rsatalker_jax.training import loop, sharding, stages
+from rsatalker_jax.training import loop, rendering, sharding
+from rsatalker_jax.training.avatar_stage import avatar_stage
+from rsatalker_jax.training.stage_inputs import StageInputs
 
 ROOM = 1024  # `round_capacity` gives no less: both runs then end with the same program.
 
@@ -21,7 +23,7 @@ def inputs(tmp_path_factory):
     config = tiny_world.tiny_config(root)
     config.render.max_intersections = room
     encode = make_encoder(config.speech, None)
-    return stages.StageInputs(config, make_talker(config), encode, sharding.make_mesh(), say=lambda _: None)
+    return StageInputs(config, make_talker(config), encode, sharding.make_mesh(), say=lambda _: None)
 
   return make
 
@@ -29,7 +31,7 @@ def inputs(tmp_path_factory):
 def test_avatar_stage_grows_its_list_and_loses_nothing(inputs, tmp_path):
   said = []
   train = lambda room: loop.run_stage(
-      stages.avatar_stage(inputs(room)),
+      avatar_stage(inputs(room)),
       mesh=sharding.make_mesh(),
       workdir=str(tmp_path / str(room)),
       seed=0,
@@ -45,11 +47,11 @@ def test_avatar_stage_grows_its_list_and_loses_nothing(inputs, tmp_path):
 
 def test_rendering_a_sequence_grows_the_list_too(inputs):
   cramped, roomy = inputs(100), inputs(ROOM)
-  capture = stages._load_capture(cramped, "test")
-  params, buffers = stages._init_avatar(cramped, capture)
-  item = stages._to_frame_example(capture[0])
+  capture = rendering.open_capture(cramped, "test")
+  params, buffers = rendering.init_avatar_group(cramped, capture)
+  item = rendering.to_frame_example(capture[0])
   flame = {name: np.repeat(value[None], 3, axis=0) for name, value in item["flame"].items()}
-  camera = stages._camera(item, capture)
+  camera = rendering.camera_of(item, capture)
 
   def draw(inputs):
     talker = inputs.talker

@@ -1,0 +1,104 @@
+"""Stage 2: the Gaussians learn a person's looks from a capture with tracked motion (Eq. 10, 11)."""
+
+import functools
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rsatalker_jax.avatar import up_to_degree
+from rsatalker_jax.training import losses, optimizers
+from rsatalker_jax.training.density_control import make_density_control
+from rsatalker_jax.training.loop import Stage
+from rsatalker_jax.training.rendering import (
+    buffer_terms,
+    camera_of,
+    capacity_of,
+    gaussian_terms,
+    init_avatar_group,
+    open_capture,
+    to_float,
+    to_frame_example,
+    triangle_sizes,
+    with_renderer,
+)
+from rsatalker_jax.training.stage_inputs import StageInputs
+
+
+def avatar_stage(inputs: StageInputs) -> Stage:
+  """Trains the Gaussians on a capture with tracked motion (Eq. 10, 11)."""
+  config, talker = inputs.config.avatar, inputs.talker
+  capture = open_capture(inputs, "train")
+  inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
+
+  rates = functools.partial(
+      optimizers.gaussian_schedule,
+      config.learning_rates,
+      config.steps,
+      scene_extent=config.scene_extent,
+      final_share=config.final_learning_rate,
+  )
+  control = make_density_control(
+      inputs.config.density,
+      capacity=capacity_of(inputs),
+      sizes=triangle_sizes(talker, capture)[:, 0],
+      batch=config.batch,
+      image_size=(capture.width, capture.height),
+      mean_rate=rates("means"),
+      seed=inputs.config.seed,
+      say=inputs.say,
+  )
+  timesteps = np.unique(capture.timesteps)
+
+  def init(key):
+    del key
+    params, buffers = init_avatar_group(inputs, capture)
+    if config.flame_learning_rates:
+      flame = to_frame_example(capture[0])["flame"]
+      params["flame"] = {name: jnp.zeros((len(timesteps), *flame[name].shape)) for name in config.flame_learning_rates}
+    return params, buffers | control.buffers
+
+  def loss(render, params, buffers, batch, key, step):
+    del key
+    avatar = talker.avatar(params, buffers)
+    if config.steps_per_sh_degree:
+      avatar = up_to_degree(avatar, step // config.steps_per_sh_degree)
+    flame = dict(batch["flame"])
+    for name, corrections in params.get("flame", {}).items():
+      flame[name] += corrections[batch["row"]]
+    output = render(avatar, flame, camera_of(batch, capture), None, params.get("probes", {}))
+    terms = losses.image_loss(output.image, to_float(batch["image"]), config.dssim_weight, config.lpips_weight)  # Eq. 10
+    terms |= gaussian_terms(params, output, config, config.position_weight)
+    terms |= control.penalties(params, buffers)
+    return sum(terms.values()), terms | buffer_terms([output])
+
+  def pictures(params, buffers):
+    item = jax.tree.map(lambda x: x[None], to_frame_example(capture[len(capture) // 2]))
+    output = talker.render(talker.avatar(params, buffers), item["flame"], camera_of(item, capture))
+    truth = np.asarray(to_float(item["image"][0]))
+    return {"truth_and_render": np.concatenate([truth, np.asarray(output.image[0])], axis=1)}
+
+  examples = grain.MapDataset.source(capture).seed(inputs.config.seed).shuffle()
+  examples = examples[jax.process_index() :: jax.process_count()].repeat()
+  row = lambda item: {"row": np.int32(np.searchsorted(timesteps, item["timestep"]))}
+  examples = examples.map(lambda item: to_frame_example(item) | row(item))
+  batches = examples.batch(inputs.local_batch(config.batch), drop_remainder=True)
+  return Stage(
+      name="avatar",
+      steps=config.steps,
+      init=init,
+      batches=batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)),
+      **with_renderer(loss, talker, inputs.mesh),
+      optimizer=control.on_optimizer(
+          optimizers.by_path(
+              optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
+              | {f"flame/{name}": optax.adam(rate) for name, rate in config.flame_learning_rates.items()}
+          )
+      ),
+      pictures=pictures,
+      hooks=control.hooks,
+      probes={"probes": control.probes} if control.probes else {},
+      observe=control.observe,
+  )

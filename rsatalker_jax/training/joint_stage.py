@@ -1,0 +1,190 @@
+"""Stage 3: everything but the speech encoder learns from pixels and motion together (Eq. 13)."""
+
+import dataclasses
+import functools
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from rsatalker_jax.data.captures import Capture
+from rsatalker_jax.data.pipeline import MotionClip
+from rsatalker_jax.data.triplets import load_triplets
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.training import losses, optimizers
+from rsatalker_jax.training.loop import Stage
+from rsatalker_jax.training.motion_stage import generate, init_generator, motion_batches
+from rsatalker_jax.training.rendering import (
+    buffer_terms,
+    camera_of,
+    gaussian_terms,
+    init_avatar_group,
+    let_through,
+    open_capture,
+    to_float,
+    to_frame_example,
+    triangle_sizes,
+    with_renderer,
+)
+from rsatalker_jax.training.stage_inputs import StageInputs
+
+
+def joint_stage(inputs: StageInputs) -> Stage:
+  """Trains everything but the speech encoder, from pixels and motion together (Eq. 13).
+
+  A batch holds windows of filmed conversations and windows of all training conversations: films are few, and on them
+  alone the generator would forget how others talk. To the paper's L_image, of the film's frames with generated motion, two
+  are added: the same frames with tracked motion, which keep the Gaussians sharp, and frames of unfilmed conversations with
+  generated against true motion, both drawn by the avatar, which tell the generator what its errors cost in pixels.
+  """
+  config, avatar_config, talker = inputs.config.joint, inputs.config.avatar, inputs.fitted_talker
+  capture = open_capture(inputs, "train")
+  windows = JointWindows.load(inputs, capture)
+  inputs.say(f"joint: {windows.num_frames} frames of video in {len(windows.clips)} conversations")
+  mesh_loss, sizes = inputs.mesh_loss, triangle_sizes(talker, capture)
+
+  def loss(render, params, buffers, batch, key, step):
+    del step
+    others, batch = batch["others"], batch["filmed"]
+    motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
+    predicted = generate(talker, params, motion, key)
+    terms = mesh_loss(predicted, motion["motion_b"])  # Eq. 9
+    image_loss = functools.partial(
+        losses.image_loss, dssim_weight=avatar_config.dssim_weight, lpips_weight=avatar_config.lpips_weight
+    )
+
+    # The rendered frames (B, K), one after another along one axis.
+    one_axis = lambda x: x.reshape(-1, *x.shape[2:])
+    film = {name: one_axis(batch[name]) for name in ("image", "translation", "world_to_camera", "intrinsics")}
+    image, camera = to_float(film["image"]), camera_of(film, capture)
+    relation = jnp.repeat(batch["relation"], config.frames, axis=0)
+    offsets = talker.gaussian_offsets(params, relation, one_axis(batch["time"]))  # Eq. 8
+    avatar = talker.avatar(params, buffers)
+    # Generated motion never quite meets the film: of its pixels' pull on the Gaussians little is wanted.
+    held = jax.tree.map(lambda x: let_through(x, config.avatar_share), (avatar.gaussians, offsets))
+
+    def draw(motion, gaussians, offsets):
+      flame = motion_to_flame(motion) | {"translation": film["translation"]}
+      return render(avatar.replace(gaussians=gaussians), flame, camera, offsets, {})
+
+    def draw_frames_of(motion, gaussians, offsets):
+      return draw(one_axis(jnp.take_along_axis(motion, batch["frame"][..., None], axis=1)), gaussians, offsets)
+
+    count = len(batch["frame"])
+    outputs = [draw_frames_of(predicted[:count], *held)]
+    image_terms = image_loss(outputs[0].image, image)
+    if config.tracked_weight:
+      outputs.append(draw_frames_of(batch["motion_b"], avatar.gaussians, offsets))
+      for name, value in image_loss(outputs[1].image, image).items():
+        image_terms[f"tracked_{name}"] = config.tracked_weight * value
+    if config.drawn_weight:
+      # Conversations that nobody filmed: the avatar draws the truth. As many frames, of the first of the other windows.
+      unfilmed = [predicted[count : 2 * count], motion["motion_b"][count : 2 * count]]
+      still = jax.lax.stop_gradient((avatar.gaussians, offsets))
+      outputs += [draw_frames_of(m, *still) for m in unfilmed]
+      for name, value in image_loss(outputs[-2].image, jax.lax.stop_gradient(outputs[-1].image)).items():
+        image_terms[f"drawn_{name}"] = config.drawn_weight * value
+    terms |= {name: config.image_weight * value for name, value in image_terms.items()}
+    terms |= gaussian_terms(params, outputs[0], avatar_config, config.position_weight)
+    terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
+    return sum(terms.values()), terms | buffer_terms(outputs)  # Eq. 13
+
+  def init(key):
+    generator_key, offsets_key = jax.random.split(key)
+    params, buffers = init_generator(talker, windows.clips[0], generator_key)
+    avatar_params, avatar_buffers = init_avatar_group(inputs, capture)
+    query = talker.generator.apply(params["generator"], jnp.zeros(2, jnp.int32), method="relation_query")
+    offsets = talker.offset_net.init(offsets_key, query, jnp.zeros(()))
+    return params | avatar_params | {"offsets": offsets}, buffers | avatar_buffers
+
+  rates = functools.partial(
+      optimizers.gaussian_schedule,
+      avatar_config.learning_rates,
+      config.steps,
+      scene_extent=avatar_config.scene_extent,
+      final_share=avatar_config.final_learning_rate,
+      scale=config.avatar_learning_rate,
+  )
+  network = functools.partial(optimizers.network_optimizer, steps=config.steps, warmup=config.steps // 10)
+  return Stage(
+      name="joint",
+      steps=config.steps,
+      init=init,
+      batches=grain.experimental.ZipIterDataset(
+          (windows.batches(inputs), motion_batches(inputs, "joint", config.motion_batch, config.window))
+      ).map(lambda pair: {"filmed": pair[0], "others": pair[1]}),
+      **with_renderer(loss, talker, inputs.mesh),
+      optimizer=optimizers.by_path({
+          "generator": network(config.generator_learning_rate),
+          "offsets": network(config.offsets_learning_rate),
+          **optimizers.gaussian_optimizer(avatar_config.learning_rates, rates, sh_rest_share=avatar_config.sh_rest_share),
+      }),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class JointWindows:
+  """Windows of captured conversations with some of their video frames: the triplets of Sec. 4.1.
+
+  Attributes:
+    config: the joint section.
+    capture: the video.
+    clips: conversations, with the person in the video as B.
+    frames: for each clip the capture's item that shows each of its first frames.
+  """
+
+  config: ConfigDict
+  capture: Capture
+  clips: list[MotionClip]
+  frames: list[np.ndarray]
+
+  @classmethod
+  def load(cls, inputs: StageInputs, capture: Capture) -> "JointWindows":
+    manifest = inputs.path("triplets")
+    triplets = load_triplets(manifest, "train")
+    by_name = {clip.name: clip for clip in inputs.training_clips}
+    missing = [triplet.name for triplet in triplets if triplet.name not in by_name]
+    if missing or not triplets:
+      found = f"{missing[0]}, which is no training conversation" if missing else "no training triplet"
+      raise InputError(manifest, "conversation", found, "names of training conversations")
+    clips = [by_name[triplet.name] for triplet in triplets]
+    return cls(inputs.config.joint, capture, clips, [triplet.capture_indices(capture) for triplet in triplets])
+
+  @property
+  def num_frames(self) -> int:
+    return sum(map(len, self.frames))
+
+  def cut(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A random window of conversation `index`, with `config.frames` random frames of it from the video."""
+    clip, items, window = self.clips[index], self.frames[index], self.config.window
+    length = min(len(items), len(clip.motion_b))
+    if length < window:
+      raise InputError("config", "joint.window", window, f"at most {length}, the length of {clip.name}")
+    start = int(rng.integers(length - window + 1))
+    chosen = np.sort(rng.choice(window, self.config.frames, replace=False))
+    shown = [self.capture[int(items[start + frame])] for frame in chosen]
+    span = slice(start, start + window)
+    examples = [to_frame_example(item) for item in shown]
+    return {
+        "speech_a": clip.speech_a[span],
+        "motion_a": clip.motion_a[span],
+        "speech_b": clip.speech_b[span],
+        "motion_b": clip.motion_b[span],
+        "relation": np.asarray(clip.relation, np.int32),
+        "frame": chosen.astype(np.int32),
+        "time": (start + chosen).astype(np.float32),
+        "translation": np.stack([item["flame"]["translation"] for item in shown]),
+        **{key: np.stack([e[key] for e in examples]) for key in ("image", "world_to_camera", "intrinsics")},
+    }
+
+  def batches(self, inputs: StageInputs) -> grain.IterDataset:
+    # Each conversation as often as its length holds windows, so that every frame is equally likely.
+    slots = [i for i, items in enumerate(self.frames) for _ in range(max(1, round(len(items) / self.config.window)))]
+    dataset = grain.MapDataset.source(slots).seed(inputs.config.seed).shuffle()
+    # Captures are few: every process draws from all of them, each with its own seed.
+    dataset = dataset.repeat().seed(inputs.config.seed + jax.process_index()).random_map(self.cut)
+    dataset = dataset.batch(inputs.local_batch(self.config.batch), drop_remainder=True)
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))

@@ -1,0 +1,110 @@
+"""What stages that render have in common: frames of a capture, the person's first avatar, terms of the loss."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+import splat_kernels
+from rsatalker_jax.avatar import face_colors, init_avatar, paint, triangle_frames
+from rsatalker_jax.data.captures import Capture, load_capture
+from rsatalker_jax.head import head_vertices, motion_to_flame
+from rsatalker_jax.talker import Params, Talker, render_on_mesh
+from rsatalker_jax.training import losses
+from rsatalker_jax.training.stage_inputs import StageInputs
+
+_AVATAR_GROUP = ("means", "quats", "log_scales", "opacity_logits", "sh")
+
+
+def with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **options: Any) -> dict[str, Callable]:
+  """The fields `loss` and `loss_with_room` of a stage whose loss takes a renderer (`render_on_mesh`) first."""
+  bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh, **options))
+  return {"loss": bind(talker), "loss_with_room": lambda needed: bind(talker.with_room(needed))}
+
+
+def buffer_terms(outputs: Sequence[splat_kernels.RenderOutput]) -> dict[str, Array]:
+  return {
+      "overflow": sum(jnp.sum(output.overflow) for output in outputs),
+      "intersections": jnp.max(jnp.stack([jnp.max(output.intersections) for output in outputs])),
+  }
+
+
+def let_through(x: Array, share: float) -> Array:
+  """x, whose gradient is multiplied by `share`."""
+  return share * x + (1 - share) * jax.lax.stop_gradient(x)
+
+
+def open_capture(inputs: StageInputs, split: str) -> Capture:
+  return load_capture(
+      inputs.path("capture"),
+      split,
+      background=tuple(inputs.config.render.background),
+      num_vertices=inputs.talker.head.v_template.shape[0],
+      num_expression=inputs.talker.head.num_expression,
+  )
+
+
+def init_avatar_group(inputs: StageInputs, capture: Capture) -> tuple[Params, Params]:
+  options = dict(inputs.config.gaussians)
+  options["region_density"] = dict(options["region_density"])
+  color_frames = options.pop("color_frames")
+  offset = capture.static_offset if np.any(capture.static_offset) else None
+  with jax.ensure_compile_time_eval():  # Where Gaussians go is drawn by numpy, also where a stage's init is traced.
+    avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
+    if color_frames:
+      chosen = np.unique(np.linspace(0, len(capture) - 1, color_frames).round().astype(int))
+      frames = (capture[int(i)] for i in chosen)
+      avatar = paint(avatar, face_colors(inputs.talker.head, avatar.shape, frames, offset))
+  params = {name: getattr(avatar.gaussians, name) for name in _AVATAR_GROUP}
+  buffers = {"binding": avatar.binding, "shape": avatar.shape}
+  if offset is not None:
+    buffers["static_offset"] = jnp.asarray(offset)
+  return {"avatar": params}, {"avatar": buffers}
+
+
+def capacity_of(inputs: StageInputs) -> int:
+  """Length of the Gaussians' arrays."""
+  config = inputs.config.gaussians
+  return max(config.num_gaussians or inputs.talker.head.faces.shape[0], config.capacity or 0)
+
+
+def to_frame_example(item: Mapping[str, Any]) -> dict[str, Any]:
+  """What a step needs of a captured frame; the image as bytes, a quarter of the traffic."""
+  return {
+      "image": np.round(item["image"] * 255).astype(np.uint8),
+      "world_to_camera": item["world_to_camera"],
+      "intrinsics": item["intrinsics"],
+      "flame": dict(item["flame"]),
+  }
+
+
+def to_float(image: Array) -> Array:
+  return image.astype(jnp.float32) / 255
+
+
+def camera_of(batch: Mapping[str, Array], capture: Capture) -> splat_kernels.Camera:
+  return splat_kernels.Camera(batch["world_to_camera"], batch["intrinsics"], capture.width, capture.height)
+
+
+def gaussian_terms(
+    params: Params, output: splat_kernels.RenderOutput, config: ConfigDict, position_weight: float
+) -> dict[str, Array]:
+  visible = jnp.any(output.radii > 0, axis=0).astype(jnp.float32)
+  gaussians = params["avatar"]
+  return {
+      "position": position_weight * losses.position_loss(gaussians["means"], visible, config.position_threshold),  # Eq. 11
+      "scale": config.scale_weight * losses.scale_loss(gaussians["log_scales"], visible, config.scale_threshold),
+  }
+
+
+def triangle_sizes(talker: Talker, capture: Capture) -> Float[Array, "F 1"]:
+  """Sizes of the person's triangles at rest: the unit in which Eq. 12 measures offsets."""
+  rest = jax.tree.map(lambda x: x[0], motion_to_flame(jnp.zeros((1, 56))))
+  vertices = head_vertices(talker.head, shape=jnp.asarray(capture.shape), **rest)
+  _, sizes, _ = triangle_frames(vertices, talker.head.faces)
+  return sizes[:, None]
