@@ -1,10 +1,9 @@
-"""Frames a second of an avatar by GaussianAvatars' protocol: FLAME, skinning, binding and rasterizer, nothing read or written.
+"""Frames a second of an avatar by GaussianAvatars' protocol: FLAME, skinning, binding and rasterizer, no files.
 
     python benchmarks/avatar_fps.py [--workdir runs/demo] [--renders 500] [--rounds 3] [--batch 1 4 16] [--gaussians N]
 
 At 802 x 550 pixels (height x width), theirs, and at 512 x 512. Every frame has another expression, jaw and neck. The
-poses lie in the device's memory; each picture, or batch of pictures, is waited for before the next is asked for. A round
-is `renders` frames; after one that is not counted, all sizes and batches take turns, round by round. Batches that the
+poses lie in the device's memory; each picture, or batch of pictures, is waited for before the next is begun. A round is `renders` frames; after one that is not counted, all sizes and batches take turns, round by round. Batches that the
 devices can share evenly are spread over all of them, as generate.py does it. Without --workdir: an avatar as training
 begins with it, on the embedded head. On a CPU 500 frames take long; 40 are the default there.
 """
@@ -74,7 +73,9 @@ def make_round(talker: Talker, avatar: Avatar, height: int, width: int, batch: i
   place = (lambda x: sharding.put_batch(mesh, x)) if spread else jax.device_put
   starts = range(0, POSES - batch + 1, batch)
   flames = [place({name: x[start : start + batch] for name, x in poses.items()}) for start in starts]
-  views = dataclasses.replace(camera, **place({name: getattr(camera, name) for name in ("world_to_camera", "intrinsics")}))
+  views = dataclasses.replace(
+      camera, world_to_camera=place(camera.world_to_camera), intrinsics=place(camera.intrinsics)
+  )
   for flame in flames:
     if int(render(avatar, flame, views).overflow.max()):
       raise ValueError(f"{height}x{width}: room for {most} pairs was too little")
@@ -117,7 +118,7 @@ def main() -> None:
       f"{len(avatar.binding)} Gaussians, harmonics of degree {round(avatar.gaussians.sh.shape[-2] ** 0.5) - 1}; "
       f"{args.rounds} rounds; load {before:.1f} before, {os.getloadavg()[0]:.1f} after\n"
   )
-  print("| height x width | batch | devices | frames a round | frames/s, median (most) | ms per frame, median (least) |")
+  print("| height x width | batch | devices | frames a round | frames/s, median (most) | ms a frame, median (least) |")
   print("|---|---|---|---|---|---|")
   for (size, batch), (_, count, devices) in rounds.items():
     each = [ms / count for ms in times[size, batch].wall]

@@ -2,7 +2,7 @@
 
     python benchmarks/avatar_step.py [--gaussians 50000] [--size 512] [--batch 2] [--runs 9]
 
-The stage, its loss and its optimizer are training's own (configs/demo.py), compiled as the loop does it, on the embedded
+Stage, loss and optimizer are training's own (configs/demo.py), compiled as the loop does it, on the embedded
 head and a capture of noise that is made for it and thrown away. Memory is what XLA says of the compiled step, for one
 device, and the most that the process ever held. Times are medians after a step that is not counted.
 """
@@ -104,8 +104,10 @@ def main() -> None:
     times = time_in_turns({0: steps.take}, args.runs)[0]
 
   device = f"{mesh.size} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
-  print(f"{device}; {talker.implementation or default_implementation()}; load {before:.1f} before, {os.getloadavg()[0]:.1f} after")
-  print(f"{args.gaussians} Gaussians, {args.batch} frames of {args.size} x {args.size}, {steps.intersections} pairs a frame\n")
+  load = f"load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+  print(f"{device}; {talker.implementation or default_implementation()}; {load}")
+  what = f"{args.gaussians} Gaussians, {args.batch} frames of {args.size} x {args.size}"
+  print(f"{what}, {steps.intersections} pairs a frame\n")
   megabytes = lambda size: f"{size / 2**20:.0f}"
   state = sum(x.nbytes for x in jax.tree.leaves((steps.state.params, steps.state.opt_state)))
   rows = [

@@ -1,4 +1,4 @@
-"""The page that plays an avatar: what it holds, and what a real browser shows of it against the rasterizer's pictures."""
+"""The page that plays an avatar: what it holds, and what a browser shows of it against the rasterizer's pictures."""
 
 import base64
 import dataclasses
@@ -186,14 +186,15 @@ def test_browser_plays_and_draws_as_the_rasterizer_does(page, person, head, flam
 def test_what_cannot_be_drawn_is_refused(tmp_path, person, head, flame):
   broken = lambda **changes: person.replace(gaussians=person.gaussians.replace(**changes))
   gaussians = person.gaussians
+  not_finite = "found a value that is not finite"
   for changes, message in (
-      (dict(means=with_entry(gaussians.means, (1, 2), np.inf)), "means: found a value that is not finite"),
-      (dict(opacity_logits=with_entry(gaussians.opacity_logits, 1, np.nan)), "opacities: found a value that is not finite"),
+      (dict(means=with_entry(gaussians.means, (1, 2), np.inf)), f"means: {not_finite}"),
+      (dict(opacity_logits=with_entry(gaussians.opacity_logits, 1, np.nan)), f"opacities: {not_finite}"),
       (dict(quats=with_entry(gaussians.quats, 1, 0)), "quats: found a quaternion of zeros"),
       (dict(opacity_logits=gaussians.opacity_logits - 30), "opacities: found all below 1/255"),
   ):
     with pytest.raises(InputError, match=f"a.html: {message}"):
       viewer.write_player(tmp_path / "a.html", broken(**changes), head, flame)
-  with pytest.raises(InputError, match="a.html: vertices: found a value that is not finite"):
+  with pytest.raises(InputError, match=f"a.html: vertices: {not_finite}"):
     viewer.write_player(tmp_path / "a.html", person, head, flame | {"jaw": flame["jaw"] * np.nan})
   assert list(tmp_path.iterdir()) == []
