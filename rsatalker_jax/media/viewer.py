@@ -10,7 +10,8 @@ The page (viewer.html beside this file) poses the Gaussians on their triangles, 
                                    the Gaussians in the frames of their triangles; quaternions of unit length, opacities
                                    in [0, 1], harmonics (1, N, 3K)
 
-All but the integers are rounded to 16 bits, evenly between the least and the largest value of each column; frames are
+All but the integers are rounded to 16 bits, evenly between the least and the largest value of each column (places in
+space not finer than a micrometre: offsets of a fraction of that would be mere digits to store); frames are
 stored as differences to the one before, all low bytes before all high bytes, which a compressor makes most of.
 """
 
@@ -35,6 +36,7 @@ from rsatalker_jax.types import FPS
 
 _PAGE = pathlib.Path(__file__).with_suffix(".html")
 _STEPS = 2**16 - 1
+_MICROMETRE = 1e-6
 # Of the front view: metres from the camera to the face and from the crown down to its middle, and the focal length in
 # units of the picture's smaller side.
 _DISTANCE, _BELOW_CROWN, _FOCAL = 0.8, 0.13, 2.2
@@ -83,10 +85,10 @@ def write_player(
     tables.append({"name": name, "type": "uint32", "shape": values.shape})
     parts.append(values.astype("<u4").tobytes())
 
-  def add_numbers(name: str, values: np.ndarray) -> None:
+  def add_numbers(name: str, values: np.ndarray, finest: float = 0.0) -> None:
     if not np.isfinite(values).all():
       raise InputError(path, name, "a value that is not finite", "finite numbers")
-    header, data = _to_steps(values)
+    header, data = _to_steps(values, finest)
     tables.append({"name": name, "type": "uint16", "shape": values.shape} | header)
     parts.append(data)
 
@@ -100,9 +102,9 @@ def write_player(
     raise InputError(path, "quats", "a quaternion of zeros", "rotations")
   add_integers("faces", np.asarray(head.faces))
   add_integers("binding", np.asarray(avatar.binding)[seen])
-  add_numbers("vertices", np.asarray(_pose_vertices(avatar, head, flame)))
+  add_numbers("vertices", np.asarray(_pose_vertices(avatar, head, flame)), _MICROMETRE)
   if offsets is not None:
-    add_numbers("offsets", np.asarray(offsets))
+    add_numbers("offsets", np.asarray(offsets), _MICROMETRE)
   with np.errstate(invalid="ignore", divide="ignore"):  # Quaternions of zeros of Gaussians that are left out.
     quats = gaussians.quats / norms
   for name, values in (
@@ -132,10 +134,10 @@ def _pose_vertices(
   return jax.lax.map(pose, flame)
 
 
-def _to_steps(values: Float[np.ndarray, "T n c"]) -> tuple[dict[str, list[float]], bytes]:
+def _to_steps(values: Float[np.ndarray, "T n c"], finest: float) -> tuple[dict[str, list[float]], bytes]:
   """Least value and step of each column, and all values as differences between frames; see the top of this file."""
   least = values.min(axis=(0, 1)).astype(np.float64)
-  step = (values.max(axis=(0, 1)) - least) / _STEPS
+  step = np.maximum((values.max(axis=(0, 1)) - least) / _STEPS, finest)
   steps = np.round((values - least) / np.where(step > 0, step, 1)).astype(np.uint16)
   differences = steps.copy()
   differences[1:] -= steps[:-1]  # Wraps around, and so does the page's sum.
