@@ -13,13 +13,14 @@ from rsatalker_jax import command_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The trained run.")
 _SPEECH_A = flags.DEFINE_string("speech_a", None, "Partner's voice, wav.")
-_MOTION_A = flags.DEFINE_string("motion_a", None, "Partner's motion, npz with exp (T, 50) and pose (T, 6).")
+_MOTION_A = flags.DEFINE_string("motion_a", None, "Partner's motion, .npz, .pkl or folder: exp (T, 50), pose (T, 6).")
 _SPEECH_B = flags.DEFINE_string("speech_b", None, "Voice of the person to generate, wav.")
 _RELATION = flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
 _OUT = flags.DEFINE_string("out", None, "The video, .mp4.")
 _SAVE_MOTION = flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz.")
 _SIZE = flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32)
 _SECONDS = flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
+_PERSON = flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
 flags.mark_flags_as_required(["workdir", "speech_a", "motion_a", "speech_b", "relation", "out"])
 
 
@@ -32,6 +33,7 @@ def main():
 
   conversation_video.generate_video(
       workdir=_WORKDIR.value,
+      person=_PERSON.value,
       speech_a=_SPEECH_A.value,
       motion_a=_MOTION_A.value,
       speech_b=_SPEECH_B.value,

@@ -23,11 +23,18 @@ def base_config() -> ConfigDict:
       # is. None makes them an error.
       default_relation=placeholder(str),
       capture="capture",  # VHAP / GaussianAvatars layout.
+      # Captures of several people, a folder for each: the avatar stage then trains a bank of them instead of `capture`.
+      captures=(),
       triplets="triplets.jsonl",
       features="features",  # Speech feature cache.
   ))
 
-  config.head = ConfigDict(dict(path="assets/head/demo_head.npz"))
+  # Arguments of rsatalker_jax.head.load_head.
+  config.head = ConfigDict(dict(
+      path="assets/head/demo_head.npz",
+      teeth=False,  # For FLAME: the teeth of VHAP's and GaussianAvatars' captures and avatars.
+      masks=placeholder(str),  # For FLAME: FLAME_masks.pkl, its regions.
+  ))
 
   # Frozen speech encoder.
   config.speech = ConfigDict(dict(
@@ -78,7 +85,9 @@ def base_config() -> ConfigDict:
       init_scale=0.6,  # [1] in units of the triangle
       init_opacity=0.5,  # [0.1]
       num_gaussians=None,  # One per face.
+      capacity=None,  # Room for those that density control adds; None: none.
       region_density=ConfigDict(),
+      color_frames=12,  # Frames that the first colours are read from [0: mid-grey].
   ))
 
   # implementation: None picks. max_intersections: Gaussian-tile pairs a frame that there is
@@ -110,14 +119,48 @@ def base_config() -> ConfigDict:
           quats=1e-2,  # [1e-3]
           log_scales=3e-2,  # [1.7e-2]
           opacity_logits=5e-2,  # [5e-2]
-          sh=3e-2,  # [2.5e-3; higher degrees 1/20 of it]
+          sh=3e-2,  # [2.5e-3]
       )),
+      sh_rest_share=0.05,  # Rate of the degrees above 0, as a share of theirs [1/20].
+      steps_per_sh_degree=0,  # Degrees join one by one; 0: all at once [1k].
+      # Corrections of the tracked parameters of each timestep, trained with the Gaussians, by name of the parameter; empty
+      # for none [expression=1e-3, rotation, neck, jaw, eyes=1e-5, translation=1e-6].
+      flame_learning_rates=ConfigDict(),
       final_learning_rate=0.1,  # All rates decay to this share of themselves [positions alone, to 0.01].
       dssim_weight=0.2,  # lambda of Eq. 10 [0.2]
+      lpips_weight=0.0,  # [0]; not in the paper
       position_weight=0.01,  # lambda_2 of Eq. 13 [0.01]
       position_threshold=1.0,  # eps_pos of Eq. 11 [1]
       scale_weight=1.0,  # [1]; not in the paper
       scale_threshold=0.6,  # [0.6]
+  ))
+
+  # Density control in stage 2: none, adaptive (fields of avatar.density.DensityConfig, which has the published values) or
+  # mcmc (of avatar.mcmc.McmcConfig).
+  config.density = ConfigDict(dict(
+      way="none",
+      adaptive=ConfigDict(dict(
+          start=100,  # [10k]
+          stop=400,  # [600k]
+          every=100,  # [2k]
+          gradient_threshold=4e-4,  # [2e-4; 4e-4 for absolute gradients]
+          absolute=True,  # [False]
+          dense_size=0.002,  # [0.01 of the scene's extent]
+          split_shrink=1.6,  # [1.6]
+          min_opacity=0.005,  # [0.005]
+          reset_every=0,  # [60k]
+          reset_opacity=0.01,  # [0.01]
+      )),
+      mcmc=ConfigDict(dict(
+          start=50,  # [500]
+          stop=500,  # [25k]
+          every=50,  # [100]
+          growth=1.05,  # [1.05]
+          min_opacity=0.005,  # [0.005]
+          noise=5.0,  # [5e5, where lengths are the scene's and not the triangle's]
+          opacity_weight=0.01,  # [0.01]
+          scale_weight=0.01,  # [0.01]
+      )),
   ))
 
   # --- Stage 3, joint (Eq. 13).
@@ -128,10 +171,13 @@ def base_config() -> ConfigDict:
       motion_batch=8,  # Windows of all conversations, for L_mesh alone.
       window=100,
       generator_learning_rate=1e-4,
-      # Generated motion never meets the video exactly (when a head turns or an eye blinks is partly chance), so pixels pull
-      # the Gaussians towards a blur, and the offsets towards the poses of the training film. Rates are small for it.
-      avatar_learning_rate=0.003,  # Share of stage 2's rates.
-      offsets_learning_rate=2e-7,
+      # Generated motion never meets the video exactly (when a head turns or an eye blinks is partly chance), so its pixels
+      # pull the Gaussians towards a blur, and the offsets towards the poses of the training film.
+      avatar_share=0.0,  # Share of that pull that reaches Gaussians and offsets [1].
+      tracked_weight=1.0,  # Of L_image of the same frames with tracked motion, times image_weight [0].
+      drawn_weight=1.0,  # Of L_image of unfilmed conversations, generated against true motion, times image_weight [0].
+      avatar_learning_rate=0.1,  # Share of stage 2's rates.
+      offsets_learning_rate=1e-5,
       image_weight=0.5,  # lambda_1 of Eq. 13
       position_weight=0.01,  # lambda_2
       offset_weight=0.01,  # lambda_3

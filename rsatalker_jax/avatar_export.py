@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
-from rsatalker_jax.data.dualtalk import read_motion
+from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import motion_to_flame
 from rsatalker_jax.media import splat_files, viewer
@@ -28,6 +28,7 @@ def export_avatar(
     frame: int = 0,
     frames: int | None = None,
     relation: str | None = None,
+    person: str | None = None,
 ) -> None:
   """Writes the avatar of a run.
 
@@ -40,6 +41,7 @@ def export_avatar(
     frame: counted from 0.
     frames: how many a page plays; None plays what there is, at most 100.
     relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
+    person: whose avatar, where the run has a bank.
 
   Raises:
     InputError: for every mistake in the inputs, before anything is written.
@@ -55,7 +57,7 @@ def export_avatar(
   if format != "html":
     frames = 1
   motions = np.zeros((1, MOTION_DIM), np.float32) if motion is None else _read_frames(motion, frame, frames)
-  run = load_run(workdir)
+  run = load_run(workdir, person=person)
   if "avatar" not in run.params:
     raise InputError(workdir, "avatar", f"only {run.stages}", "a finished avatar stage")
 

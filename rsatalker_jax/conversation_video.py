@@ -34,6 +34,7 @@ def generate_video(
     save_motion: str | None = None,
     size: int = 320,
     seconds: float | None = None,
+    person: str | None = None,
 ) -> None:
   """Generates B's motion and writes the video of A (left) and B (right) with both voices.
 
@@ -45,6 +46,7 @@ def generate_video(
     save_motion: where to write B's motion too.
     size: height of each face in pixels.
     seconds: only so much from the beginning.
+    person: who B is, where the run has a bank.
 
   Raises:
     InputError: for every mistake in the inputs, before anything is written.
@@ -57,7 +59,7 @@ def generate_video(
   conversation, notes = read_conversation(speech_a, motion_a, speech_b, relation)
   for note in notes:
     print(note)
-  run = load_run(workdir)
+  run = load_run(workdir, person=person)
   for group, stage in (("generator", "motion"), ("avatar", "avatar")):
     if group not in run.params:
       raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")

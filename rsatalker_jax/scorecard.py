@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -18,11 +19,12 @@ from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, re
 from rsatalker_jax.head import make_lip_opening, motion_to_flame
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.talker import render_sequence
-from rsatalker_jax.training import sharding
+from rsatalker_jax.training import checkpoints, sharding
 from rsatalker_jax.training.run import TrainedRun, load_run
 
 _SHEET_FRAMES = 6
 _TRUTH = "true motion"
+_BEFORE_JOINT = "generated motion, before the joint stage"
 
 
 def score_run(workdir: str) -> str:
@@ -39,16 +41,19 @@ def score_run(workdir: str) -> str:
   clips = load_clips(source, run.encode)
   scorer = make_scorer(run, source, clips)
   motion_rows = _score_motion_rows(run, source, scorer, workdir)
-  image_rows, sheet = _score_frame_rows(run, clips)
+  image_rows, sheet = _score_frame_rows(run, clips, workdir)
+  flicker = _measure_flicker(run, clips)
 
   markdown = (
       f"Run {workdir} ({run.stages}), {source.summary()}\n\n"
       + _motion_report(motion_rows)
       + "\nRendered frames of an unseen conversation:\n\n"
       + scoring.image_table(image_rows)
+      + f"\nSuccessive frames differ by {flicker['film']:.5f} in the film and by {flicker['avatar']:.5f} in the avatar with "
+      + f"tracked motion (mean absolute difference); these differences differ by {flicker['difference']:.5f}.\n"
   )
   folder = pathlib.Path(workdir) / "evaluation"
-  results = {"run": workdir, "stages": run.stages, "motion": motion_rows, "frames": image_rows}
+  results = {"run": workdir, "stages": run.stages, "motion": motion_rows, "frames": image_rows, "flicker": flicker}
   tables.write_results(folder, results, markdown)
   with whole_file(folder / "frames.png") as file:
     Image.fromarray(to_uint8(sheet)).save(file, format="PNG")
@@ -121,33 +126,73 @@ def _motion_report(rows: dict[str, list[dict[str, float]]]) -> str:
   return report
 
 
-def _score_frame_rows(run: TrainedRun, clips: list[MotionClip]):
-  """Image metrics for tracked and for generated motion, and a sheet: truth, tracked, generated, error of tracked."""
-  capture = load_capture(run.data_path("capture"), "test", background=tuple(run.config.render.background))
+def _score_frame_rows(run: TrainedRun, clips: list[MotionClip], workdir: str):
+  """Image metrics by row, and a sheet: truth, tracked, generated, error of tracked."""
+  background = tuple(run.config.render.background)
+  capture = load_capture(run.data_path("capture"), "test", background=background)
   triplet, clip = _find_test_triplet(run, clips)
   items = triplet.capture_indices(capture)[: len(clip.motion_b)]
   frames = np.unique(np.linspace(0, len(items) - 1, run.config.evaluation.frames).round().astype(int))
-  shown = [capture[int(items[frame])] for frame in frames]
-  truth = np.stack([item["image"] for item in shown])
-  tracked = {name: np.stack([item["flame"][name] for item in shown]) for name in shown[0]["flame"]}
-  generated = {name: np.asarray(x) for name, x in motion_to_flame(run.generate(clip)[frames]).items()}
-  generated["translation"] = tracked["translation"]
+  film = _Film.read(capture, items[frames])
 
-  camera = _camera_of(shown, capture)
-  offsets = run.gaussian_offsets(clip.relation, frames)
   rows, rendered = {}, {}
-  for title, flame in (("tracked motion", tracked), ("generated motion", generated)):
-    chunks = list(render_sequence(run.talker, sharding.make_mesh(), run.avatar, flame, camera, offsets))
-    ends = np.cumsum([len(chunk) for chunk in chunks])
-    rows[title] = scoring.score_frames(
-        zip(chunks, np.split(truth, ends[:-1])), run.config.evaluation.lpips_nets
-    )
-    rendered[title] = np.concatenate(chunks)
+  for title, stages in (("tracked motion", None), ("generated motion", None), (_BEFORE_JOINT, checkpoints.STAGES[:2])):
+    if stages and "joint" not in run.stages:
+      continue
+    shown = load_run(workdir, stages) if stages else run
+    flame = film.flame
+    if title != "tracked motion":
+      flame = {name: np.asarray(x) for name, x in motion_to_flame(shown.generate(clip)[frames]).items()}
+      flame["translation"] = film.flame["translation"]
+    rows[title], rendered[title] = film.score(shown, flame, shown.gaussian_offsets(clip.relation, frames))
+
+  if (capture.root / "transforms_val.json").is_file():  # Cameras held out.
+    others = load_capture(capture.root, "val", background=background)
+    chosen = np.unique(np.linspace(0, len(others) - 1, run.config.evaluation.frames // 2).round().astype(int))
+    other_film = _Film.read(others, chosen)
+    rows["tracked motion, held-out camera"], _ = other_film.score(run, other_film.flame, None)
 
   columns = np.linspace(0, len(frames) - 1, _SHEET_FRAMES).round().astype(int)
-  error = 4 * np.abs(rendered["tracked motion"] - truth)
-  sheet = [np.concatenate(list(x[columns]), axis=1) for x in (truth, *rendered.values(), error)]
-  return rows, np.concatenate(sheet, axis=0)
+  error = np.minimum(4 * np.abs(rendered["tracked motion"] - film.images), 1)
+  shown = film.images, rendered["tracked motion"], rendered["generated motion"], error
+  return rows, np.concatenate([np.concatenate(list(x[columns]), axis=1) for x in shown], axis=0)
+
+
+def _measure_flicker(run: TrainedRun, clips: list[MotionClip]) -> dict[str, float]:
+  """Mean absolute difference of successive frames, of the film and of the avatar with tracked motion, and of the two
+  differences: an avatar that flickers changes where the film does not."""
+  capture = load_capture(run.data_path("capture"), "test", background=tuple(run.config.render.background))
+  triplet, clip = _find_test_triplet(run, clips)
+  frames = np.arange(min(run.config.evaluation.frames, len(clip.motion_b)))
+  film = _Film.read(capture, triplet.capture_indices(capture)[frames])
+  _, rendered = film.score(run, film.flame, run.gaussian_offsets(clip.relation, frames))
+  true, ours = np.diff(film.images, axis=0), np.diff(rendered, axis=0)
+  mean = lambda x: float(np.mean(np.abs(x)))
+  return {"film": mean(true), "avatar": mean(ours), "difference": mean(ours - true)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Film:
+  """Frames of a capture with their cameras and tracked parameters."""
+
+  images: np.ndarray
+  flame: dict[str, np.ndarray]
+  camera: splat_kernels.Camera
+
+  @classmethod
+  def read(cls, capture: Capture, items: Sequence[int]) -> "_Film":
+    shown = [capture[int(item)] for item in items]
+    stack = lambda key: np.stack([item[key] for item in shown])
+    flame = {name: np.stack([item["flame"][name] for item in shown]) for name in shown[0]["flame"]}
+    camera = splat_kernels.Camera(stack("world_to_camera"), stack("intrinsics"), capture.width, capture.height)
+    return cls(stack("image"), flame, camera)
+
+  def score(self, run: TrainedRun, flame: dict[str, np.ndarray], offsets) -> tuple[dict[str, float], np.ndarray]:
+    """Image metrics of the run's avatar in these poses against the film, and its frames."""
+    chunks = list(render_sequence(run.talker, sharding.make_mesh(), run.avatar, flame, self.camera, offsets))
+    ends = np.cumsum([len(chunk) for chunk in chunks])
+    pairs = zip(chunks, np.split(self.images, ends[:-1]))
+    return scoring.score_frames(pairs, run.config.evaluation.lpips_nets), np.concatenate(chunks)
 
 
 def _find_test_triplet(run: TrainedRun, clips: list[MotionClip]) -> tuple[Triplet, MotionClip]:
@@ -157,8 +202,3 @@ def _find_test_triplet(run: TrainedRun, clips: list[MotionClip]) -> tuple[Triple
     if triplet.name in by_name:
       return triplet, by_name[triplet.name]
   raise InputError(manifest, "split", "no test triplet of a test conversation", "one whose video can be compared with")
-
-
-def _camera_of(shown: list[dict], capture: Capture) -> splat_kernels.Camera:
-  stack = lambda key: np.stack([item[key] for item in shown])
-  return splat_kernels.Camera(stack("world_to_camera"), stack("intrinsics"), capture.width, capture.height)

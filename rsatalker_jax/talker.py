@@ -8,7 +8,8 @@ Trained arrays and buffers are passed in, never held here:
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -78,8 +79,12 @@ class Talker:
       flame: dict[str, Float[Array, "*b _"]],
       camera: splat_kernels.Camera,
       offsets: Float[Array, "*b F 3"] | None = None,
+      probes: Mapping[str, Float[Array, "*b N 2"]] = MappingProxyType({}),
   ) -> splat_kernels.RenderOutput:
-    """Frames (B leading) of an avatar in the poses `flame` (arguments of `head_vertices`)."""
+    """Frames (B leading) of an avatar, or of B avatars, in the poses `flame` (arguments of `head_vertices`).
+
+    `probes` as in `render_frames`.
+    """
     return render_frames(
         avatar,
         self.head,
@@ -87,17 +92,23 @@ class Talker:
         offsets,
         camera,
         background=jnp.asarray(self.background),
+        probes=probes,
         config=self.raster,
         implementation=self.implementation,
     )
 
 
-def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh):
-  """`talker.render` with each device drawing its own frames; gradients of the shared avatar are summed over devices."""
+def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh, *, avatar_per_frame: bool = False):
+  """`talker.render` with each device drawing its own frames; gradients of a shared avatar are summed over devices.
+
+  Args:
+    avatar_per_frame: whether every frame has an avatar of its own, as from a bank.
+  """
   frames = P(("data", "fsdp"))
+  avatar = frames if avatar_per_frame else P()
   # No check of varying manual axes: a pallas_call inside does not support it.
   return jax.shard_map(
-      talker.render, mesh=mesh, in_specs=(P(), frames, frames, frames), out_specs=frames, check_vma=False
+      talker.render, mesh=mesh, in_specs=(avatar, frames, frames, frames, frames), out_specs=frames, check_vma=False
   )
 
 
@@ -132,7 +143,7 @@ def render_sequence(
     numbers = np.minimum(np.arange(start, start + chunk), count - 1)
     views = dataclasses.replace(camera, world_to_camera=poses[0][numbers], intrinsics=poses[1][numbers])
     corrections = None if offsets is None else offsets(numbers)
-    arguments = avatar, {name: x[numbers] for name, x in flame.items()}, views, corrections
+    arguments = avatar, {name: x[numbers] for name, x in flame.items()}, views, corrections, {}
     output = render(*arguments)
     while int(output.overflow.max()):
       render = jax.jit(render_on_mesh(talker.with_room(int(output.intersections.max())), mesh))
@@ -142,7 +153,7 @@ def render_sequence(
 
 def make_talker(config: ConfigDict) -> Talker:
   """Loads the head and makes the modules that `config` asks for."""
-  head = load_head(config.head.path)
+  head = load_head(**config.head)
   return Talker(
       head=head,
       generator=make_generator(MotionConfig(**config.generator)),

@@ -89,11 +89,11 @@ def write_conversations(root: pathlib.Path) -> None:
   (root / "relations.csv").write_text("\n".join(lines) + "\n")
 
 
-def write_capture(root: pathlib.Path) -> None:
+def write_capture(root: pathlib.Path, *, shape: tuple[float, float] = (0, 0), color=(200, 150, 120)) -> None:
   """Speaker 2 of conversation 0 (train) and of conversation 2 (test): a disc that moves with the head's pose."""
   for folder in ("images", "fg_masks", "flame_param"):
     (root / folder).mkdir(parents=True)
-  np.savez(root / "canonical_flame_param.npz", shape=np.zeros((1, 2), np.float32))
+  np.savez(root / "canonical_flame_param.npz", shape=np.float32([shape]))
   camera = np.eye(4)
   camera[2, 3] = 0.6  # OpenGL: looks along -z at the head in the origin.
   rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
@@ -102,7 +102,7 @@ def write_capture(root: pathlib.Path) -> None:
     for t, motion in enumerate(make_motion(2 * number + 2)):
       name = f"{first + t:05d}_00"
       mask = (rows - 24 - 20 * motion[53]) ** 2 + (columns - 24) ** 2 < 15**2
-      image = np.where(mask[..., None], [200, 150, 120], 255).astype(np.uint8)
+      image = np.where(mask[..., None], color, 255).astype(np.uint8)
       Image.fromarray(image).save(root / "images" / f"{name}.png")
       Image.fromarray(mask.astype(np.uint8) * 255).save(root / "fg_masks" / f"{name}.png")
       flame = dict(expr=motion[None, :50], neck_pose=motion[None, 53:], jaw_pose=motion[None, 50:53])

@@ -1,7 +1,26 @@
 """Photoreal heads: 3D Gaussians bound to the triangles of a head model."""
 
+from rsatalker_jax.avatar.bank import num_people, render_bank_frames, select, stack_avatars
 from rsatalker_jax.avatar.binding import bind, triangle_frames
-from rsatalker_jax.avatar.gaussians import Avatar, Gaussians, init_avatar
+from rsatalker_jax.avatar.colors import face_colors, paint
+from rsatalker_jax.avatar.gaussians import FREE, Avatar, Gaussians, drop_free_slots, init_avatar, up_to_degree
 from rsatalker_jax.avatar.render import pose_gaussians, render_frames
 
-__all__ = ["Avatar", "Gaussians", "bind", "init_avatar", "pose_gaussians", "render_frames", "triangle_frames"]
+__all__ = [
+    "FREE",
+    "Avatar",
+    "Gaussians",
+    "bind",
+    "drop_free_slots",
+    "face_colors",
+    "init_avatar",
+    "num_people",
+    "paint",
+    "pose_gaussians",
+    "render_bank_frames",
+    "render_frames",
+    "select",
+    "stack_avatars",
+    "triangle_frames",
+    "up_to_degree",
+]

@@ -1,5 +1,6 @@
 """The avatar: 3D Gaussians in the frames of the head's triangles (paper Sec. 3.4)."""
 
+import math
 from collections.abc import Mapping
 
 import flax.struct
@@ -9,7 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rsatalker_jax.avatar.binding import triangle_frames
-from rsatalker_jax.head import HeadModel, head_vertices
+from rsatalker_jax.head import HeadModel, head_vertices, region_mask
+
+# The binding of a free slot.
+FREE = -1
 
 # First constant of the spherical harmonics: colour = SH_CONSTANT * dc + 0.5.
 SH_CONSTANT = 0.28209479177387814
@@ -30,12 +34,13 @@ class Gaussians:
 class Avatar:
   """A person: Gaussians, the triangle each is bound to, and the head's identity.
 
-  The first F Gaussians are the paper's anchors, one per face in the faces' order; any further ones are its neural
-  Gaussians, which share their anchor's triangle and its offset correction.
+  It begins with the paper's anchors, one per face in the faces' order; any further Gaussians are its neural ones, which
+  share their anchor's triangle and its offset correction. Every face has at least one. Gaussians bound to no triangle
+  (`FREE`) are free slots, which density control fills: they are never drawn.
   """
 
   gaussians: Gaussians
-  binding: Int[Array, "*b N"]
+  binding: Int[Array, "*b N"]  # Face index, or FREE.
   shape: Float[Array, "*b S"]
   static_offset: Float[Array, "*b V 3"] | None = None
 
@@ -49,6 +54,7 @@ def init_avatar(
     init_scale: float = 1.0,
     init_opacity: float = 0.1,
     num_gaussians: int | None = None,
+    capacity: int | None = None,
     region_density: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Avatar:
@@ -65,11 +71,13 @@ def init_avatar(
     init_scale: standard deviation in units of the triangle's size; the paper's is 1.
     init_opacity: the paper's "zero" would let no gradient through; GaussianAvatars begins at 0.1.
     num_gaussians: at least the number of faces, which is the default.
-    region_density: factors on the area by region name, to give a region more of the further Gaussians or none.
+    capacity: length of the arrays, for density control; what is beyond `num_gaussians` are free slots. None: none.
+    region_density: factors on the area by region name, to give a region more of the further Gaussians or none; a face
+      in several regions gets their product.
     seed: of the places on the triangles.
 
   Raises:
-    ValueError: fewer Gaussians than faces, an unknown region, or a shape beyond the head's basis.
+    ValueError: fewer Gaussians than faces, a capacity below that, an unknown region, or a shape beyond the head's basis.
   """
   if np.any(np.asarray(shape)[head.num_shape :]):
     raise ValueError(f"{len(shape)} shape coefficients, but the head model has {head.num_shape}")
@@ -77,6 +85,8 @@ def init_avatar(
   count = num_faces if num_gaussians is None else num_gaussians
   if count < num_faces:
     raise ValueError(f"{num_gaussians=} must be at least the number of faces, {num_faces}")
+  if capacity is not None and capacity < count:
+    raise ValueError(f"{capacity=} must be at least the number of Gaussians, {count}")
 
   binding = np.arange(num_faces)
   means = np.zeros((count, 3), np.float32)
@@ -98,23 +108,40 @@ def init_avatar(
 
   sharing = np.bincount(binding, minlength=num_faces)[binding]
   log_scales = np.log(init_scale / np.sqrt(sharing))[:, None].repeat(3, axis=1)
+  slots = max(capacity or 0, count)
+  pad = lambda x, value: np.pad(x, [(0, slots - count)] + [(0, 0)] * (x.ndim - 1), constant_values=value)
+  means, log_scales, binding = pad(means, 0), pad(log_scales, 0), pad(binding, FREE)
   gaussians = Gaussians(
       means=jnp.asarray(means),
-      quats=jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0]), (count, 1)),
+      quats=jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0]), (slots, 1)),
       log_scales=jnp.asarray(log_scales, jnp.float32),
-      opacity_logits=jnp.full(count, jax.scipy.special.logit(init_opacity)),
-      sh=jnp.zeros((count, (sh_degree + 1) ** 2, 3)),
+      opacity_logits=jnp.full(slots, jax.scipy.special.logit(init_opacity)),
+      sh=jnp.zeros((slots, (sh_degree + 1) ** 2, 3)),
   )
   return Avatar(gaussians, jnp.asarray(binding, jnp.int32), jnp.asarray(shape, jnp.float32), static_offset)
+
+
+def up_to_degree(avatar: Avatar, degree: int | Int[Array, ""]) -> Avatar:
+  """The same avatar with spherical harmonics above `degree`, which may be traced, set to zero."""
+  sh = avatar.gaussians.sh
+  of_coefficient = np.array([math.isqrt(k) for k in range(sh.shape[-2])])
+  kept = jnp.where((of_coefficient <= degree)[:, None], sh, 0.0)
+  return avatar.replace(gaussians=avatar.gaussians.replace(sh=kept))
+
+
+def drop_free_slots(avatar: Avatar) -> Avatar:
+  """The same person without free slots, outside jit: less to draw and nothing that other programs would not know."""
+  kept = np.flatnonzero(np.asarray(avatar.binding) != FREE)
+  return avatar.replace(
+      gaussians=jax.tree.map(lambda x: x[kept], avatar.gaussians), binding=avatar.binding[kept]
+  )
 
 
 def _area_share(head: HeadModel, triangles: np.ndarray, region_density: Mapping[str, float]) -> np.ndarray:
   edges = triangles[:, 1:] - triangles[:, :1]
   share = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=-1)
   for name, factor in region_density.items():
-    if name not in head.region_names:
-      raise ValueError(f"region {name!r} is none of {head.region_names}")
-    share = np.where(np.asarray(head.face_region) == head.region_names.index(name), factor * share, share)
+    share = np.where(region_mask(head, name), factor * share, share)
   return share / share.sum()
 
 

@@ -5,6 +5,8 @@
                                        camera_angle_x; a value that all frames share may stand at the top instead.
                                        At the top, ours: "background", a colour in [0, 1] that already shows where
                                        the masks are below 1 (rendered captures), not a real room
+                                       An entry of ours may name a video as file_path, fg_mask_path or both; its
+                                       "frame_index" then says which frame of it, counted from 0
     images/, fg_masks/                 frames and soft foreground masks
     flame_param/*.npz                  translation, rotation, neck_pose, jaw_pose (1,3), eyes_pose (1,6), expr (1,E)
     canonical_flame_param.npz          shape (S,) and, where tracked, static_offset (1,V,3)
@@ -20,10 +22,11 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
 
+from rsatalker_jax.data.video_frames import VIDEO_SUFFIXES, read_video_frame
 from rsatalker_jax.errors import InputError
 
 SPLITS = ("train", "val", "test")
-# Our name, VHAP's key and the width of each per-frame head parameter (None: as many as there are).
+# Our name, VHAP's key and the width of each per-frame head parameter (None: as many as the first frame has).
 _FLAME_KEYS = (
     ("expression", "expr", None),
     ("rotation", "rotation", 3),
@@ -50,17 +53,20 @@ class Capture:
     width, height: of every image, in pixels.
     shape: identity coefficients (S,).
     static_offset: vertex offsets (V, 3), or None.
+    num_expression: E, of every frame.
     timesteps, camera_indices: of every item, int32.
   """
 
-  def __init__(self, root: pathlib.Path, frames: list["_Frame"], shape, static_offset, background):
+  def __init__(self, root: pathlib.Path, frames: list["_Frame"], identity, background, max_expression: int | None):
     self.root = root
     self.width, self.height = frames[0].size
-    self.shape, self.static_offset = shape, static_offset
+    self.shape, self.static_offset = identity
+    self.num_expression = len(_read_flame_param(frames[0].flame_path)["expression"])
     self.timesteps = np.array([frame.timestep for frame in frames], np.int32)
     self.camera_indices = np.array([frame.camera_index for frame in frames], np.int32)
     self._frames = frames
     self._background = background
+    self._max_expression = max_expression
     self._index = {(frame.camera_index, frame.timestep): i for i, frame in enumerate(frames)}
 
   def __len__(self) -> int:
@@ -71,6 +77,10 @@ class Capture:
     image, mask = frame.read_image()
     if self._background is not None:
       image = composite(image, mask, self._background, frame.background)
+    flame = _read_flame_param(frame.flame_path, self.num_expression)
+    if self._max_expression is not None and np.any(beyond := flame["expression"][self._max_expression :]):
+      found = f"{np.count_nonzero(beyond)} values that are not 0 behind the first {self._max_expression}"
+      raise InputError(frame.flame_path, "expr", found, f"{self._max_expression} values, as the head model has")
     return {
         "image": image,
         "mask": mask,
@@ -78,7 +88,7 @@ class Capture:
         "intrinsics": frame.intrinsics,
         "timestep": np.int32(frame.timestep),
         "camera_index": np.int32(frame.camera_index),
-        "flame": _read_flame_param(frame.flame_path),
+        "flame": flame,
     }
 
   def index(self, camera_index: int, timestep: int) -> int:
@@ -111,6 +121,7 @@ def load_capture(
     *,
     background: tuple[float, float, float] | None = None,
     num_vertices: int | None = None,
+    num_expression: int | None = None,
 ) -> Capture:
   """Opens one split of a capture.
 
@@ -119,9 +130,10 @@ def load_capture(
     split: "train", "val", "test", or "all" of those that exist.
     background: colour in [0, 1] to put behind the mask; None leaves the images as they are.
     num_vertices: of the head model the capture is used with, to check the tracked static offset against.
+    num_expression: likewise, for the expressions: coefficients behind it must be 0.
 
   Raises:
-    InputError: a file is missing or damaged, or a value is missing or wrong. What concerns a single image or
+    InputError: a file is missing or damaged, or a value is missing or wrong. What concerns a single image, video or
       parameter file (beyond its existence) is found when that frame is read.
   """
   root = pathlib.Path(root)
@@ -136,8 +148,9 @@ def load_capture(
       raise InputError(frame.place, "w, h", frame.size, f"{frames[0].size} as in the first frame")
   canonical = root / "canonical_flame_param.npz"
   # Captures without a canonical file repeat the identity in every frame's.
-  shape, static_offset = read_identity(canonical if canonical.is_file() else frames[0].flame_path, num_vertices)
-  return Capture(root, frames, shape, static_offset, None if background is None else np.asarray(background, np.float32))
+  identity = read_identity(canonical if canonical.is_file() else frames[0].flame_path, num_vertices)
+  background = None if background is None else np.asarray(background, np.float32)
+  return Capture(root, frames, identity, background, num_expression)
 
 
 class _Frame:
@@ -157,6 +170,7 @@ class _Frame:
     self.image_path = self._path("file_path", file.parent)
     self.flame_path = self._path("flame_param_path", file.parent)
     self.mask_path = self._find_mask(file.parent)
+    self._video_frame = self._read_video_frame()
 
   def _number(self, key: str, default: float | None = None) -> float:
     value = self._entry.get(key, self._shared.get(key, default))
@@ -179,9 +193,18 @@ class _Frame:
     if self._entry.get("fg_mask_path") is not None:
       return self._path("fg_mask_path", folder)
     # GaussianAvatars' convention: the same path, another folder.
-    value = self._entry["file_path"].replace("images", "fg_masks", 1)
-    guess = (folder / value).with_suffix(".png")
+    guess = folder / self._entry["file_path"].replace("images", "fg_masks", 1)
+    guess = guess if _is_video(guess) else guess.with_suffix(".png")
     return guess if guess != self.image_path and guess.is_file() else None
+
+  def _read_video_frame(self) -> int | None:
+    """Which frame of its videos shows the moment; None where the entry names images."""
+    if not any(path is not None and _is_video(path) for path in (self.image_path, self.mask_path)):
+      return None
+    number = self._number("frame_index")
+    if number < 0 or number != int(number):
+      raise InputError(self.place, "frame_index", number, "a whole number from 0")
+    return int(number)
 
   def _read_background(self) -> np.ndarray | None:
     value = self._shared.get("background")
@@ -227,11 +250,11 @@ class _Frame:
     return np.linalg.inv(matrix @ np.diag([1.0, -1.0, -1.0, 1.0])).astype(np.float32)
 
   def read_image(self) -> tuple[np.ndarray, np.ndarray]:
-    image = self._decode(self.image_path)
+    image = self._decode(self.image_path, channels=3)
     if image.ndim == 2:
       image = image[..., None].repeat(3, axis=-1)
     if self.mask_path is not None:
-      mask = self._decode(self.mask_path)
+      mask = self._decode(self.mask_path, channels=1)
       mask = mask if mask.ndim == 2 else mask[..., 0]
     elif image.shape[-1] == 4:
       mask = image[..., 3]
@@ -239,17 +262,28 @@ class _Frame:
       mask = np.ones(image.shape[:2], np.float32)
     return np.ascontiguousarray(image[..., :3]), mask
 
-  def _decode(self, path: pathlib.Path) -> np.ndarray:
-    try:
-      with Image.open(path) as picture:
-        if picture.size != self.size:
-          found = f"{picture.width}x{picture.height} pixels"
-          raise InputError(path, "", found, f"{self.size[0]}x{self.size[1]} as {self.place} says")
-        if picture.mode not in ("L", "RGB", "RGBA"):
-          picture = picture.convert("RGB")
-        return np.asarray(picture, np.float32) / 255
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-      raise InputError(path, "", error, "a whole image file") from None
+  def _decode(self, path: pathlib.Path, channels: int) -> np.ndarray:
+    """Pixels in [0, 1], of a video in `channels` channels, of an image in as many as it has."""
+    if _is_video(path):
+      pixels = read_video_frame(path, self._video_frame, channels=channels)
+    else:
+      pixels = _read_image(path)
+    if pixels.shape[:2] != self.size[::-1]:
+      found = f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
+      raise InputError(path, "", found, f"{self.size[0]}x{self.size[1]} as {self.place} says")
+    return pixels.astype(np.float32) / 255
+
+
+def _is_video(path: pathlib.Path) -> bool:
+  return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _read_image(path: pathlib.Path) -> np.ndarray:
+  try:
+    with Image.open(path) as picture:
+      return np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
+  except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    raise InputError(path, "", error, "a whole image file") from None
 
 
 def _read_transforms(file: pathlib.Path) -> list[_Frame]:
@@ -279,10 +313,10 @@ def _read_array(path: pathlib.Path, file, key: str, size: int | None) -> np.ndar
   return value.reshape(-1).astype(np.float32)
 
 
-def _read_flame_param(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_flame_param(path: pathlib.Path, num_expression: int | None = None) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as file:
-      return {name: _read_array(path, file, key, size) for name, key, size in _FLAME_KEYS}
+      return {name: _read_array(path, file, key, size or num_expression) for name, key, size in _FLAME_KEYS}
   except InputError:
     raise
   except (OSError, *_ARRAY_FILE_ERRORS) as error:

@@ -12,6 +12,11 @@ def data_path(data: ConfigDict, name: str) -> pathlib.Path:
   return pathlib.Path(data.embedded_root) / data[name]
 
 
+def data_paths(data: ConfigDict, name: str) -> list[pathlib.Path]:
+  """The paths of a value of the section that holds several, like `data_path`."""
+  return [pathlib.Path(data.embedded_root) / path for path in data[name]]
+
+
 def unpack_embedded(data: ConfigDict) -> None:
   """Unpacks the embedded conversations where the section says; nothing to do for the user's own data.
 

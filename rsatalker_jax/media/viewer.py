@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import splat_kernels
-from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.avatar import Avatar, drop_free_slots
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.head import HeadModel, head_vertices
@@ -79,6 +79,7 @@ def write_player(
     InputError: a value that is not finite, or a quaternion of zeros.
   """
   path = pathlib.Path(path)
+  avatar = drop_free_slots(avatar)
   tables, parts = [], []
 
   def add_integers(name: str, values: np.ndarray) -> None:

@@ -30,6 +30,19 @@ Loss = Callable[[Params, Params, Mapping[str, Any], jax.Array, jax.Array], tuple
 
 
 @dataclasses.dataclass(frozen=True)
+class Hook:
+  """Something that changes the state between steps, as density control does.
+
+  Attributes:
+    due: whether it is called after so many steps; no step is in flight then.
+    call: (state, number of steps taken) -> state of the same shapes.
+  """
+
+  due: Callable[[int], bool]
+  call: Callable[[TrainState, int], TrainState]
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
   """One stage of training, as data.
 
@@ -44,7 +57,10 @@ class Stage:
     pictures: (params, buffers) -> named images (H, W, 3) in [0, 1] for TensorBoard; None for none.
     loss_with_room: needed -> the same loss with a buffer for that many; then the loss has a term "intersections", what
       a frame needs at most, besides "overflow". None: an overflow stops the run.
-    hooks: called as hook(state, step) -> state after each step, outside jit (density control lives here).
+    hooks: what happens between steps, outside jit.
+    probes: by group, arrays of zeros that the loss finds among its params but that are not trained; `observe` gets their
+      gradients (of screen positions, for density control).
+    observe: (buffers, gradients of the probes) -> buffers, within the step.
   """
 
   name: str
@@ -55,7 +71,9 @@ class Stage:
   optimizer: optax.GradientTransformation
   pictures: Callable[[Params, Params], Mapping[str, np.ndarray]] | None = None
   loss_with_room: Callable[[int], Loss] | None = None
-  hooks: tuple[Callable[[TrainState, int], TrainState], ...] = ()
+  hooks: tuple[Hook, ...] = ()
+  probes: Params = dataclasses.field(default_factory=dict)
+  observe: Callable[[Params, Params], Params] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,12 +158,17 @@ def make_train_step(stage: Stage, key: jax.Array):
 
   def train_step(state: TrainState, batch, number):
     step_key = jax.random.fold_in(key, state.step)
-    grad_fn = jax.value_and_grad(stage.loss, has_aux=True)
-    (loss, terms), grads = grad_fn(state.params, state.buffers, batch, step_key, state.step)
+
+    def loss_of(params, probes):
+      return stage.loss(params | probes, state.buffers, batch, step_key, state.step)
+
+    grad_fn = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+    (loss, terms), (grads, probe_grads) = grad_fn(state.params, stage.probes)
     updates, opt_state = stage.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
-    following = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    buffers = stage.observe(state.buffers, probe_grads) if stage.observe else state.buffers
+    following = TrainState(step=state.step + 1, params=params, buffers=buffers, opt_state=opt_state)
     if stage.loss_with_room is not None:
       counts = (terms["overflow"] == 0) & (state.step == number)
       following = jax.tree.map(lambda new, old: jnp.where(counts, new, old), following, state)
@@ -243,7 +266,8 @@ def run_stage(
       say(f"{stage.name}: continues at step {first}")
 
     # --- Steps.
-    stepper = _Stepper(stage, step_key, jax.tree.map(lambda x: x.sharding, abstract), say)
+    state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    stepper = _Stepper(stage, step_key, state_shardings, say)
     metrics = writer_lib.MetricWriter(f"{workdir}/{stage.name}", first)
     stop = _StopRequest()
     bar = _progress_bar(stage, first)
@@ -258,10 +282,11 @@ def run_stage(
         last = done == stage.steps or stopping
         log, checkpoint = (done % every == 0 or last for every in (watching.log_every, watching.checkpoint_every))
         show = stage.pictures and (done % watching.pictures_every == 0 or last)
-        if stage.hooks or log or checkpoint or show:
+        due = [hook for hook in stage.hooks if hook.due(done)]
+        if due or log or checkpoint or show:
           state = stepper.settle(state)
-        for hook in stage.hooks:
-          state = hook(state, done)
+        for hook in due:
+          state = jax.device_put(hook.call(state, done), state_shardings)
         if log:
           means = _mean_terms(stage.name, stepper.counted)
           means["steps_per_second"] = len(stepper.counted) / (time.perf_counter() - since)

@@ -1,6 +1,6 @@
 """Which optimizer moves which parameters. Labels are paths: "generator", "offsets", "avatar/means", …"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -48,22 +48,48 @@ def network_optimizer(
   )
 
 
+def gaussian_schedule(
+    learning_rates: Mapping[str, float],
+    steps: int,
+    attribute: str,
+    *,
+    scene_extent: float,
+    final_share: float,
+    scale: float = 1.0,
+) -> optax.Schedule:
+  """Learning rate of one attribute of the Gaussians by step.
+
+  Args:
+    learning_rates: by attribute; "means" is multiplied by `scene_extent`.
+    steps: over which the rate decays exponentially to `final_share` of itself.
+    attribute: whose.
+    scene_extent: in units of a triangle's size.
+    final_share: see `steps`; 1 keeps the rate.
+    scale: of all rates.
+  """
+  rate = scale * learning_rates[attribute] * (scene_extent if attribute == "means" else 1)
+  return optax.exponential_decay(rate, steps, final_share)
+
+
 def gaussian_optimizer(
-    learning_rates: Mapping[str, float], steps: int, *, scene_extent: float, final_share: float, scale: float = 1.0
+    attributes: Iterable[str], rates: Callable[[str], optax.Schedule], *, sh_rest_share: float
 ) -> dict[str, optax.GradientTransformation]:
   """3DGS's Adam for each attribute of the Gaussians, as labelled transforms for `by_path`.
 
   Args:
-    learning_rates: by attribute; "means" is multiplied by `scene_extent`.
-    steps: over which every rate decays exponentially to `final_share` of itself.
-    scene_extent: in units of a triangle's size.
-    final_share: see `steps`; 1 keeps the rates.
-    scale: of all rates.
+    attributes: by name.
+    rates: schedule of an attribute (`gaussian_schedule`).
+    sh_rest_share: rate of the spherical harmonics above the constant one, as a share of the constant one's.
   """
-  transforms = {}
-  for attribute, rate in learning_rates.items():
-    if attribute == "means":
-      rate *= scene_extent
-    schedule = optax.exponential_decay(scale * rate, steps, final_share)
-    transforms[f"avatar/{attribute}"] = optax.adam(schedule, eps=1e-15)  # Gradients of single Gaussians are tiny.
+  # Gradients of single Gaussians are tiny.
+  transforms = {f"avatar/{name}": optax.adam(rates(name), eps=1e-15) for name in attributes}
+  transforms["avatar/sh"] = optax.chain(transforms["avatar/sh"], _scale_sh_rest(sh_rest_share))
   return transforms
+
+
+def _scale_sh_rest(share: float) -> optax.GradientTransformation:
+  def scale(updates, params):
+    del params
+    return jax.tree.map(lambda x: x.at[..., 1:, :].multiply(share), updates)
+
+  return optax.stateless(scale)

@@ -10,14 +10,16 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from rsatalker_jax.avatar import Avatar
-from rsatalker_jax.data.conversations import data_path, unpack_embedded
+from rsatalker_jax.avatar import Avatar, drop_free_slots
+from rsatalker_jax.data.capture_collection import name_people
+from rsatalker_jax.data.conversations import data_path, data_paths, unpack_embedded
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import DualTalkGenerator, MotionGenerator, MotionStream
 from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.training import checkpoints, loop, sharding
-from rsatalker_jax.training.stages import StageInputs, make_stages
+from rsatalker_jax.training.bank_stage import bank_stage
+from rsatalker_jax.training.stages import StageInputs, make_stages, motion_stage
 from rsatalker_jax.types import Motion
 
 
@@ -53,6 +55,11 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
     *given, used = checkpoints.load_parameters(init_from)
     inputs.say(f"starting from {init_from} ({used})")
   makers = make_stages(inputs)
+  if config.data.captures:
+    makers = {"motion": functools.partial(motion_stage, inputs), "avatar": functools.partial(bank_stage, inputs)}
+  if stage and stage not in makers:
+    found = f"{len(config.data.captures)} people"
+    raise InputError("config", "data.captures", found, f"none for the {stage} stage, which trains one person of `capture`")
   for name in [stage] if stage else makers:
     before = checkpoints.STAGES[: checkpoints.STAGES.index(name)]
     *earlier, _ = checkpoints.load_parameters(workdir, before, required=False)
@@ -117,7 +124,7 @@ class TrainedRun:
 
   @functools.cached_property
   def avatar(self) -> Avatar:
-    return self.talker.avatar(self.params, self.buffers)
+    return drop_free_slots(self.talker.avatar(self.params, self.buffers))
 
   def gaussian_offsets(self, relation: Int[np.ndarray, "2"], times: Int[np.ndarray, "T"]):
     """Offsets (Eq. 8) as `render_sequence` wants them, frame i at time `times[i]`; None before the joint stage."""
@@ -134,16 +141,39 @@ def _compiled_generator(generator: MotionGenerator | DualTalkGenerator):
   return jax.jit(generator.apply)
 
 
-def load_run(workdir: str) -> TrainedRun:
+def load_run(
+    workdir: str, stages: Sequence[str] = checkpoints.STAGES, *, person: str | None = None
+) -> TrainedRun:
   """Loads what a workdir holds, by the config that made it.
 
+  Args:
+    workdir: a run's.
+    stages: those whose parameters are wanted; leaving the last out gives the run as it was before it.
+    person: of a bank: the avatar, and the capture that the config names, are this person's then.
+
   Raises:
-    InputError: if there is no run, or a run without a checkpoint.
+    InputError: if there is no run, or a run without a checkpoint, or the person is not one of its bank.
   """
   config = ConfigDict(checkpoints.load_config(workdir))
-  params, buffers, used = checkpoints.load_parameters(workdir)
+  params, buffers, used = checkpoints.load_parameters(workdir, stages)
+  if sharding.BANK in params or person is not None:
+    config, params, buffers = _read_out(config, params, buffers, person)
   talker = make_talker(config)
   if "generator" in buffers:
     statistics = buffers["generator"]
     talker = talker.with_statistics(statistics["motion_mean"], statistics["motion_std"])
   return TrainedRun(config, talker, params, buffers, used)
+
+
+def _read_out(config: ConfigDict, params: dict, buffers: dict, person: str | None) -> tuple[ConfigDict, dict, dict]:
+  """Config, parameters and buffers of a run of several people as if it were one person's."""
+  if sharding.BANK not in params:
+    raise InputError("--person", "", person, "none, as the run has no bank of people")
+  names = name_people(data_paths(config.data, "captures"))
+  if person not in names:
+    raise InputError("--person", "", person or "none", f"one of {', '.join(names)}")
+  number = names.index(person)
+  config.data.capture = config.data.captures[number]
+  one = lambda group: {name: value[number] for name, value in group.items()}
+  params, buffers = ({**groups, "avatar": one(groups[sharding.BANK])} for groups in (params, buffers))
+  return config, params, buffers

@@ -3,6 +3,9 @@
 Batches are split over both axes. Parameters are replicated over "data"; over "fsdp" the large matrices are split along
 their longest axis that divides (ZeRO-3 in effect: XLA gathers them where they are used). On one device all of this is
 the identity, so the laptop and the pod run the same program.
+
+A bank of identities (the group "bank") is split over "fsdp" by people: each device keeps some of them whole, with their
+optimizer state, and gives the frames of a batch the people that they show.
 """
 
 import jax
@@ -11,6 +14,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from rsatalker_jax.errors import InputError
 
+# The group of parameters and buffers whose first dimension numbers people.
+BANK = "bank"
 # Arrays smaller than this stay whole: gathering them would cost more than it saves.
 MIN_SHARDED_SIZE = 2**16
 
@@ -44,9 +49,27 @@ def parameter_spec(shape: tuple[int, ...], fsdp: int) -> P:
   return P()
 
 
+def bank_spec(shape: tuple[int, ...], fsdp: int) -> P:
+  """The rule for one array of a bank: by people.
+
+  Raises:
+    InputError: if the axis does not divide them.
+  """
+  if fsdp == 1:
+    return P()
+  if shape[0] % fsdp:
+    raise InputError("config", "mesh.fsdp", fsdp, f"a divisor of {shape[0]}, the number of people")
+  return P("fsdp")
+
+
 def state_shardings(mesh: Mesh, abstract_state):
   """Shardings for a tree of `jax.ShapeDtypeStruct`, in the same structure."""
-  return jax.tree.map(lambda x: NamedSharding(mesh, parameter_spec(x.shape, mesh.shape["fsdp"])), abstract_state)
+
+  def sharding(path, x):
+    in_bank = any(getattr(entry, "key", None) == BANK for entry in path)
+    return NamedSharding(mesh, (bank_spec if in_bank else parameter_spec)(x.shape, mesh.shape["fsdp"]))
+
+  return jax.tree_util.tree_map_with_path(sharding, abstract_state)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

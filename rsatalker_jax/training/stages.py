@@ -9,18 +9,19 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 import splat_kernels
-from rsatalker_jax.avatar import init_avatar, triangle_frames
+from rsatalker_jax.avatar import face_colors, init_avatar, paint, triangle_frames, up_to_degree
 from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.conversations import data_path, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics, motion_windows
@@ -30,6 +31,7 @@ from rsatalker_jax.head import head_vertices, make_lip_opening, motion_to_flame
 from rsatalker_jax.social import orthogonality_penalty
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker, render_on_mesh
 from rsatalker_jax.training import losses, optimizers
+from rsatalker_jax.training.density_control import make_density_control
 from rsatalker_jax.training.loop import Stage
 
 _AVATAR_GROUP = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -181,13 +183,46 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   capture = _load_capture(inputs, "train")
   inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
 
+  rates = functools.partial(
+      optimizers.gaussian_schedule,
+      config.learning_rates,
+      config.steps,
+      scene_extent=config.scene_extent,
+      final_share=config.final_learning_rate,
+  )
+  control = make_density_control(
+      inputs.config.density,
+      capacity=_capacity(inputs),
+      sizes=_triangle_sizes(talker, capture)[:, 0],
+      batch=config.batch,
+      image_size=(capture.width, capture.height),
+      mean_rate=rates("means"),
+      seed=inputs.config.seed,
+      say=inputs.say,
+  )
+  timesteps = np.unique(capture.timesteps)
+
+  def init(key):
+    del key
+    params, buffers = _init_avatar(inputs, capture)
+    if config.flame_learning_rates:
+      flame = _to_frame_example(capture[0])["flame"]
+      params["flame"] = {name: jnp.zeros((len(timesteps), *flame[name].shape)) for name in config.flame_learning_rates}
+    return params, buffers | control.buffers
+
   def loss(render, params, buffers, batch, key, step):
-    del key, step
-    camera = _camera(batch, capture)
-    output = render(talker.avatar(params, buffers), batch["flame"], camera, None)
-    terms = losses.image_loss(output.image, _to_float(batch["image"]), config.dssim_weight)  # Eq. 10
+    del key
+    avatar = talker.avatar(params, buffers)
+    if config.steps_per_sh_degree:
+      avatar = up_to_degree(avatar, step // config.steps_per_sh_degree)
+    flame = dict(batch["flame"])
+    for name, corrections in params.get("flame", {}).items():
+      flame[name] += corrections[batch["row"]]
+    output = render(avatar, flame, _camera(batch, capture), None, params.get("probes", {}))
+    terms = losses.image_loss(output.image, _to_float(batch["image"]), config.dssim_weight, config.lpips_weight)  # Eq. 10
     terms |= _gaussian_terms(params, output, config, config.position_weight)
-    return sum(terms.values()), terms | _buffer_terms(output)
+    terms |= control.penalties(params, buffers)
+    return sum(terms.values()), terms | _buffer_terms([output])
 
   def pictures(params, buffers):
     item = jax.tree.map(lambda x: x[None], _to_frame_example(capture[len(capture) // 2]))
@@ -196,34 +231,45 @@ def avatar_stage(inputs: StageInputs) -> Stage:
     return {"truth_and_render": np.concatenate([truth, np.asarray(output.image[0])], axis=1)}
 
   examples = grain.MapDataset.source(capture).seed(inputs.config.seed).shuffle()
-  examples = examples[jax.process_index() :: jax.process_count()].repeat().map(_to_frame_example)
+  examples = examples[jax.process_index() :: jax.process_count()].repeat()
+  row = lambda item: {"row": np.int32(np.searchsorted(timesteps, item["timestep"]))}
+  examples = examples.map(lambda item: _to_frame_example(item) | row(item))
   batches = examples.batch(inputs.local_batch(config.batch), drop_remainder=True)
   return Stage(
       name="avatar",
       steps=config.steps,
-      init=lambda key: _init_avatar(inputs, capture),
+      init=init,
       batches=batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)),
       **_with_renderer(loss, talker, inputs.mesh),
-      optimizer=optimizers.by_path(
-          optimizers.gaussian_optimizer(
-              config.learning_rates,
-              config.steps,
-              scene_extent=config.scene_extent,
-              final_share=config.final_learning_rate,
+      optimizer=control.on_optimizer(
+          optimizers.by_path(
+              optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
+              | {f"flame/{name}": optax.adam(rate) for name, rate in config.flame_learning_rates.items()}
           )
       ),
       pictures=pictures,
+      hooks=control.hooks,
+      probes={"probes": control.probes} if control.probes else {},
+      observe=control.observe,
   )
 
 
-def _with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh) -> dict[str, Callable]:
-  """The fields `loss` and `loss_with_room` of a stage whose loss takes a renderer first."""
-  bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh))
+def _with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **options: Any) -> dict[str, Callable]:
+  """The fields `loss` and `loss_with_room` of a stage whose loss takes a renderer (`render_on_mesh`) first."""
+  bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh, **options))
   return {"loss": bind(talker), "loss_with_room": lambda needed: bind(talker.with_room(needed))}
 
 
-def _buffer_terms(output: splat_kernels.RenderOutput) -> dict[str, Array]:
-  return {"overflow": jnp.sum(output.overflow), "intersections": jnp.max(output.intersections)}
+def _buffer_terms(outputs: Sequence[splat_kernels.RenderOutput]) -> dict[str, Array]:
+  return {
+      "overflow": sum(jnp.sum(output.overflow) for output in outputs),
+      "intersections": jnp.max(jnp.stack([jnp.max(output.intersections) for output in outputs])),
+  }
+
+
+def _let_through(x: Array, share: float) -> Array:
+  """x, whose gradient is multiplied by `share`."""
+  return share * x + (1 - share) * jax.lax.stop_gradient(x)
 
 
 def _load_capture(inputs: StageInputs, split: str) -> Capture:
@@ -232,19 +278,32 @@ def _load_capture(inputs: StageInputs, split: str) -> Capture:
       split,
       background=tuple(inputs.config.render.background),
       num_vertices=inputs.talker.head.v_template.shape[0],
+      num_expression=inputs.talker.head.num_expression,
   )
 
 
 def _init_avatar(inputs: StageInputs, capture: Capture) -> tuple[Params, Params]:
   options = dict(inputs.config.gaussians)
   options["region_density"] = dict(options["region_density"])
+  color_frames = options.pop("color_frames")
   offset = capture.static_offset if np.any(capture.static_offset) else None
-  avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
+  with jax.ensure_compile_time_eval():  # Where Gaussians go is drawn by numpy, also where a stage's init is traced.
+    avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
+    if color_frames:
+      chosen = np.unique(np.linspace(0, len(capture) - 1, color_frames).round().astype(int))
+      frames = (capture[int(i)] for i in chosen)
+      avatar = paint(avatar, face_colors(inputs.talker.head, avatar.shape, frames, offset))
   params = {name: getattr(avatar.gaussians, name) for name in _AVATAR_GROUP}
   buffers = {"binding": avatar.binding, "shape": avatar.shape}
   if offset is not None:
     buffers["static_offset"] = jnp.asarray(offset)
   return {"avatar": params}, {"avatar": buffers}
+
+
+def _capacity(inputs: StageInputs) -> int:
+  """Length of the Gaussians' arrays."""
+  config = inputs.config.gaussians
+  return max(config.num_gaussians or inputs.talker.head.faces.shape[0], config.capacity or 0)
 
 
 def _to_frame_example(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,8 +341,10 @@ def _gaussian_terms(
 def joint_stage(inputs: StageInputs) -> Stage:
   """Trains everything but the speech encoder, from pixels and motion together (Eq. 13).
 
-  A batch holds windows of filmed conversations and, for L_mesh alone, windows of all training conversations: films are
-  few, and on them alone the generator would forget how others talk.
+  A batch holds windows of filmed conversations and windows of all training conversations: films are few, and on them
+  alone the generator would forget how others talk. To the paper's L_image, of the film's frames with generated motion, two
+  are added: the same frames with tracked motion, which keep the Gaussians sharp, and frames of unfilmed conversations with
+  generated against true motion, both drawn by the avatar, which tell the generator what its errors cost in pixels.
   """
   config, avatar_config, talker = inputs.config.joint, inputs.config.avatar, inputs.fitted_talker
   capture = _load_capture(inputs, "train")
@@ -296,24 +357,46 @@ def joint_stage(inputs: StageInputs) -> Stage:
     others, batch = batch["others"], batch["filmed"]
     motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
     predicted = _generate(talker, params, motion, key)
-    motion_terms = mesh_loss(predicted, motion["motion_b"])  # Eq. 9
+    terms = mesh_loss(predicted, motion["motion_b"])  # Eq. 9
+    image_loss = functools.partial(
+        losses.image_loss, dssim_weight=avatar_config.dssim_weight, lpips_weight=avatar_config.lpips_weight
+    )
 
     # The rendered frames (B, K), one after another along one axis.
-    chosen = jnp.take_along_axis(predicted[: len(batch["frame"])], batch["frame"][..., None], axis=1)
     one_axis = lambda x: x.reshape(-1, *x.shape[2:])
-    flame = motion_to_flame(one_axis(chosen))
-    flame["translation"] = one_axis(batch["translation"])
+    film = {name: one_axis(batch[name]) for name in ("image", "translation", "world_to_camera", "intrinsics")}
+    image, camera = _to_float(film["image"]), _camera(film, capture)
     relation = jnp.repeat(batch["relation"], config.frames, axis=0)
     offsets = talker.gaussian_offsets(params, relation, one_axis(batch["time"]))  # Eq. 8
-    camera = _camera(jax.tree.map(one_axis, {k: batch[k] for k in ("world_to_camera", "intrinsics")}), capture)
-    output = render(talker.avatar(params, buffers), flame, camera, offsets)
+    avatar = talker.avatar(params, buffers)
+    # Generated motion never quite meets the film: of its pixels' pull on the Gaussians little is wanted.
+    held = jax.tree.map(lambda x: _let_through(x, config.avatar_share), (avatar.gaussians, offsets))
 
-    image_terms = losses.image_loss(output.image, _to_float(one_axis(batch["image"])), avatar_config.dssim_weight)
-    terms = motion_terms
+    def draw(motion, gaussians, offsets):
+      flame = motion_to_flame(motion) | {"translation": film["translation"]}
+      return render(avatar.replace(gaussians=gaussians), flame, camera, offsets, {})
+
+    def draw_frames_of(motion, gaussians, offsets):
+      return draw(one_axis(jnp.take_along_axis(motion, batch["frame"][..., None], axis=1)), gaussians, offsets)
+
+    count = len(batch["frame"])
+    outputs = [draw_frames_of(predicted[:count], *held)]
+    image_terms = image_loss(outputs[0].image, image)
+    if config.tracked_weight:
+      outputs.append(draw_frames_of(batch["motion_b"], avatar.gaussians, offsets))
+      for name, value in image_loss(outputs[1].image, image).items():
+        image_terms[f"tracked_{name}"] = config.tracked_weight * value
+    if config.drawn_weight:
+      # Conversations that nobody filmed: the avatar draws the truth. As many frames, of the first of the other windows.
+      unfilmed = [predicted[count : 2 * count], motion["motion_b"][count : 2 * count]]
+      still = jax.lax.stop_gradient((avatar.gaussians, offsets))
+      outputs += [draw_frames_of(m, *still) for m in unfilmed]
+      for name, value in image_loss(outputs[-2].image, jax.lax.stop_gradient(outputs[-1].image)).items():
+        image_terms[f"drawn_{name}"] = config.drawn_weight * value
     terms |= {name: config.image_weight * value for name, value in image_terms.items()}
-    terms |= _gaussian_terms(params, output, avatar_config, config.position_weight)
+    terms |= _gaussian_terms(params, outputs[0], avatar_config, config.position_weight)
     terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
-    return sum(terms.values()), terms | _buffer_terms(output)  # Eq. 13
+    return sum(terms.values()), terms | _buffer_terms(outputs)  # Eq. 13
 
   def init(key):
     generator_key, offsets_key = jax.random.split(key)
@@ -323,6 +406,14 @@ def joint_stage(inputs: StageInputs) -> Stage:
     offsets = talker.offset_net.init(offsets_key, query, jnp.zeros(()))
     return params | avatar_params | {"offsets": offsets}, buffers | avatar_buffers
 
+  rates = functools.partial(
+      optimizers.gaussian_schedule,
+      avatar_config.learning_rates,
+      config.steps,
+      scene_extent=avatar_config.scene_extent,
+      final_share=avatar_config.final_learning_rate,
+      scale=config.avatar_learning_rate,
+  )
   network = functools.partial(optimizers.network_optimizer, steps=config.steps, warmup=config.steps // 10)
   return Stage(
       name="joint",
@@ -335,13 +426,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       optimizer=optimizers.by_path({
           "generator": network(config.generator_learning_rate),
           "offsets": network(config.offsets_learning_rate),
-          **optimizers.gaussian_optimizer(
-              avatar_config.learning_rates,
-              config.steps,
-              scene_extent=avatar_config.scene_extent,
-              final_share=avatar_config.final_learning_rate,
-              scale=config.avatar_learning_rate,
-          ),
+          **optimizers.gaussian_optimizer(avatar_config.learning_rates, rates, sh_rest_share=avatar_config.sh_rest_share),
       }),
   )
 

@@ -37,7 +37,7 @@ def make_head(seed: int = 0) -> HeadModel:
       joint_regressor=jnp.array(regressor, jnp.float32),
       weights=jnp.array(weights, jnp.float32),
       faces=jnp.array(faces, jnp.int32),
-      face_region=jnp.array(region),
+      region_masks=jnp.array([region == 0, region == 1]),
       region_names=("skin", "scalp"),
   )
 
@@ -50,7 +50,8 @@ def head():
 def front_camera(size=24):
   world_to_camera = np.diag([1.0, -1, -1, 1])  # The face looks along +z, the camera back along -z.
   world_to_camera[2, 3] = 0.5
-  intrinsics = np.array([[50.0, 0, size / 2], [0, 50, size / 2], [0, 0, 1]]) * [[size / 24], [size / 24], [1]]
+  focal = 50 * size / 24
+  intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
   return splat_kernels.Camera(jnp.array(world_to_camera, jnp.float32), jnp.array(intrinsics, jnp.float32), size, size)
 
 
@@ -93,11 +94,32 @@ def test_further_gaussians_lie_on_their_triangles_in_proportion_to_area(head):
   np.testing.assert_allclose(total, alone[:, 0] ** 2, rtol=1e-4)
 
 
+def test_free_slots_are_never_drawn(head):
+  avatar = init_avatar(head, jnp.zeros(3), capacity=head.faces.shape[0] + 7)
+  assert int(jnp.sum(avatar.binding == avatar_lib.FREE)) == 7
+  opaque = avatar.gaussians.replace(opacity_logits=jnp.full_like(avatar.gaussians.opacity_logits, 5.0))
+  avatar = avatar.replace(gaussians=opaque)
+  with_slots = render(avatar, head, rest(2), None, None)
+  without = avatar_lib.drop_free_slots(avatar)
+  assert len(without.binding) == head.faces.shape[0]
+  np.testing.assert_array_equal(with_slots.radii[:, -7:], 0)
+  np.testing.assert_array_equal(with_slots.image, render(without, head, rest(2), None, None).image)
+  with pytest.raises(ValueError, match="capacity=3 must be at least"):
+    init_avatar(head, jnp.zeros(3), capacity=3)
+
+
+def test_degrees_of_harmonics_join_one_by_one(head):
+  avatar = init_avatar(head, jnp.zeros(3), sh_degree=3)
+  avatar = avatar.replace(gaussians=avatar.gaussians.replace(sh=jnp.ones_like(avatar.gaussians.sh)))
+  kept = [int(jnp.sum(avatar_lib.up_to_degree(avatar, jnp.array(d)).gaussians.sh[0, :, 0])) for d in range(5)]
+  assert kept == [1, 4, 9, 16, 16]
+
+
 def test_region_density_steers_the_further_gaussians(head):
   faces = head.faces.shape[0]
   only_scalp = init_avatar(head, jnp.zeros(3), num_gaussians=faces + 100, region_density={"skin": 0.0})
-  np.testing.assert_array_equal(head.face_region[only_scalp.binding[faces:]], 1)
-  with pytest.raises(ValueError, match="'hair' is none of"):
+  assert np.asarray(head.region_masks)[1, only_scalp.binding[faces:]].all()
+  with pytest.raises(ValueError, match="region: found 'hair', expected one of skin, scalp"):
     init_avatar(head, jnp.zeros(3), num_gaussians=faces + 1, region_density={"hair": 2.0})
   with pytest.raises(ValueError, match="num_gaussians=3 must be at least"):
     init_avatar(head, jnp.zeros(3), num_gaussians=3)

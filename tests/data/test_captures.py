@@ -1,6 +1,9 @@
 import json
 import pathlib
+import pickle
 
+import av
+import grain
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,7 +65,7 @@ def write_flame_param(root, t, **changes):
       "neck_pose": np.full((1, 3), 0.2),
       "jaw_pose": np.full((1, 3), 0.3),
       "eyes_pose": np.arange(6.0)[None],
-      "expr": np.full((1, 9), 0.5),
+      "expr": np.where(np.arange(9) < 8, 0.5, 0)[None],
       "shape": np.arange(5.0),
   } | changes
   np.savez(root / f"flame_param/{t:05d}.npz", **{key: value for key, value in values.items() if value is not None})
@@ -70,6 +73,28 @@ def write_flame_param(root, t, **changes):
 
 def write_transforms(root, content, split="train"):
   (root / f"transforms_{split}.json").write_text(json.dumps(content))
+
+
+def write_video(path, frames):
+  """Lossless, with a key frame every third frame."""
+  color = frames[0].ndim == 3
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("ffv1", rate=25, options={"g": "3"})
+    stream.width, stream.height, stream.pix_fmt = W, H, "bgr0" if color else "gray"
+    for frame in frames:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24" if color else "gray")))
+    container.mux(stream.encode())
+
+
+def film(root, content):
+  """The same capture with videos instead of images; the film begins one frame before the capture."""
+  frames = [frame_image(t) for t in (99, *range(FRAMES))]
+  write_video(root / "images/03.mkv", frames)
+  write_video(root / "fg_masks/03.mkv", [np.roll(frame_mask(), t, axis=1) for t in range(len(frames))])
+  for entry in content["frames"]:
+    del entry["fg_mask_path"]  # Found by its name, as for images.
+    entry |= {"file_path": "images/03.mkv", "frame_index": entry["timestep_index"] + 1}
+  write_transforms(root, content)
 
 
 @pytest.fixture
@@ -95,7 +120,7 @@ def test_items(root):
   flame = item["flame"]
   np.testing.assert_array_equal(flame["translation"], [2, 2, 2])
   np.testing.assert_array_equal(flame["eyes"], np.arange(6))
-  for name, value, size in (("rotation", 0.1, 3), ("neck", 0.2, 3), ("jaw", 0.3, 3), ("expression", 0.5, 9)):
+  for name, value, size in (("rotation", 0.1, 3), ("neck", 0.2, 3), ("jaw", 0.3, 3), ("expression", [0.5] * 8 + [0], 9)):
     np.testing.assert_allclose(flame[name], np.full(size, value), rtol=1e-6)
 
 
@@ -167,8 +192,31 @@ def test_frames_are_decoded_only_when_asked_for(root):
     capture[3]
 
 
+def test_videos_instead_of_images(root, content):
+  film(root, content)
+  capture = load_capture(root, "train")
+  for t in (2, 0, 3, 1):
+    np.testing.assert_array_equal(capture[t]["image"], frame_image(t).astype(np.float32) / 255)
+    np.testing.assert_array_equal(capture[t]["mask"], np.roll(frame_mask(), t + 1, axis=1).astype(np.float32) / 255)
+  # One mask for all moments, as an image.
+  for entry in content["frames"]:
+    entry["fg_mask_path"] = "fg_masks/00000_03.png"
+  write_transforms(root, content)
+  np.testing.assert_array_equal(load_capture(root, "train")[3]["mask"], frame_mask().astype(np.float32) / 255)
+
+
+def test_grain_threads_and_copies_read_videos(root, content):
+  film(root, content)
+  capture = pickle.loads(pickle.dumps(load_capture(root, "train")))  # As Grain's worker processes get it.
+  dataset = grain.MapDataset.source(capture).seed(0).shuffle().repeat(8).batch(2)
+  batches = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
+  assert len(batches) == 4 * FRAMES
+  for batch in batches:
+    for image, timestep in zip(batch["image"], batch["timestep"]):
+      np.testing.assert_array_equal(image, frame_image(timestep).astype(np.float32) / 255)
+
+
 def test_grain_batches_and_passes_errors_on(root):
-  grain = pytest.importorskip("grain")
   dataset = grain.MapDataset.source(load_capture(root, "train")).seed(0).shuffle().batch(2)
   batch = next(iter(dataset.to_iter_dataset()))
   assert batch["image"].shape == (2, H, W, 3) and batch["flame"]["expression"].shape == (2, 9)
@@ -190,6 +238,10 @@ def change_frame(**changes):
     write_transforms(root, content)
 
   return change
+
+
+def resized(content):
+  return {"frames": [entry | {"w": 2 * W} for entry in content["frames"]]}
 
 
 MISTAKES = {
@@ -239,6 +291,31 @@ MISTAKES = {
         r"00001.npz: eyes_pose: found float64 of shape \(1, 3\), expected \(1, 6\)",
     ),
     "NaN": (lambda root, _: write_flame_param(root, 1, expr=np.full((1, 9), np.nan)), "expr: found NaN or infinity"),
+    "another width": (lambda root, _: write_flame_param(root, 1, expr=np.ones((1, 10))), r"expr: .* expected \(1, 9\)"),
+    "beyond the head": (
+        lambda root, _: write_flame_param(root, 1, expr=np.eye(9)[8:]),
+        "00001.npz: expr: found 1 values that are not 0 behind the first 8, expected 8 values, as the head model has",
+    ),
+    "which frame": (
+        lambda root, content: (film(root, content), change_frame(frame_index="gone")(root, content)),
+        r"frames\[1\]: frame_index: found no such key, expected a number",
+    ),
+    "part of a frame": (
+        lambda root, content: (film(root, content), change_frame(frame_index=1.5)(root, content)),
+        r"frames\[1\]: frame_index: found 1.5, expected a whole number from 0",
+    ),
+    "frame beyond": (
+        lambda root, content: (film(root, content), change_frame(frame_index=5)(root, content)),
+        "images/03.mkv: frame 5: found 5 frames, expected a frame that the video has",
+    ),
+    "missing video": (
+        lambda root, content: (film(root, content), (root / "images/03.mkv").unlink()),
+        r"frames\[0\]: file_path: found images/03.mkv, which does not exist",
+    ),
+    "wrong video size": (
+        lambda root, content: (film(root, content), write_transforms(root, content | resized(content))),
+        r"images/03.mkv: found 20x16 pixels, expected 40x16 as .*frames\[1\] says",
+    ),
     "no npz": (lambda root, _: (root / "flame_param/00001.npz").write_bytes(b"PK"), "00001.npz: found"),
 }
 
@@ -248,5 +325,5 @@ def test_one_line_for_each_mistake(root, content, mistake):
   change, message = MISTAKES[mistake]
   change(root, content)
   with pytest.raises(InputError, match=message) as error:
-    load_capture(root, "train", num_vertices=7)[1]
+    load_capture(root, "train", num_vertices=7, num_expression=8)[1]
   assert "\n" not in str(error.value)

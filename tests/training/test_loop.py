@@ -59,7 +59,7 @@ def test_interrupted_run_reaches_the_same_numbers(tmp_path):
     return state
 
   with pytest.raises(KeyboardInterrupt):
-    run(make_toy_stage(60, hooks=(interrupt,)), tmp_path / "cut")
+    run(make_toy_stage(60, hooks=(loop.Hook(lambda step: True, interrupt),)), tmp_path / "cut")
   resumed = run(make_toy_stage(60), tmp_path / "cut")
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
   steps = [line["step"] for line in read_metrics(tmp_path / "cut")]

@@ -8,7 +8,7 @@ import pytest
 
 from rsatalker_jax.training import optimizers
 
-PARAMS = {"generator": {"w": jnp.ones((2, 2))}, "avatar": {"means": jnp.ones((3, 3)), "sh": jnp.ones((3, 1, 3))}}
+PARAMS = {"generator": {"w": jnp.ones((2, 2))}, "avatar": {"means": jnp.ones((3, 3)), "sh": jnp.ones((3, 4, 3))}}
 
 
 def step(transform, params=PARAMS):
@@ -29,8 +29,9 @@ def test_misspelt_label_is_an_error():
 
 
 def test_gaussian_rates_use_the_extent_and_decay():
-  transforms = optimizers.gaussian_optimizer({"means": 1e-2, "sh": 2e-3}, 10, scene_extent=5.0, final_share=0.1)
-  transform = optimizers.by_path(transforms)
+  learning_rates = {"means": 1e-2, "sh": 2e-3}
+  rates = lambda name: optimizers.gaussian_schedule(learning_rates, 10, name, scene_extent=5.0, final_share=0.1)
+  transform = optimizers.by_path(optimizers.gaussian_optimizer(learning_rates, rates, sh_rest_share=0.05))
   state, grads = transform.init(PARAMS), jax.tree.map(jnp.ones_like, PARAMS)
   sizes = []
   for _ in range(11):
@@ -39,6 +40,9 @@ def test_gaussian_rates_use_the_extent_and_decay():
   # Adam's step on a constant gradient is the rate.
   np.testing.assert_allclose(sizes[0], (5e-2, 2e-3), rtol=1e-4)
   np.testing.assert_allclose(sizes[10], (5e-3, 2e-4), rtol=1e-4)
+  # The degrees above the constant move by a twentieth.
+  sh = -updates["avatar"]["sh"]
+  np.testing.assert_allclose(sh[:, 1:], np.broadcast_to(sh[:, :1] / 20, sh[:, 1:].shape), rtol=1e-5)
 
 
 def test_biases_are_not_decayed():

@@ -1,0 +1,193 @@
+"""Adaptive density control: Gaussians are cloned, split and pruned, in arrays that keep their length.
+
+Sources: Kerbl et al. 2023 (3DGS), Sec. 5.2, for what is cloned, split and pruned; Qian et al. 2024 (GaussianAvatars),
+Sec. 3.3: copies inherit the triangle, and no triangle loses its last Gaussian; Ye et al. 2024 (AbsGS) for absolute
+gradients. Gaussians are in the frames of their triangles, lengths in units of the triangle's size.
+
+Arrays have room for `capacity` Gaussians. Those bound to `FREE` are free slots; growing fills the first of them.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rsatalker_jax.avatar.binding import rotate_by_quaternion
+from rsatalker_jax.avatar.gaussians import FREE, Gaussians
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityConfig:
+  """When density control acts and on what. In brackets the values of 3DGS or GaussianAvatars.
+
+  Attributes:
+    start, stop, every: it acts every so many steps from `start` up to `stop` [10k, 600k, 2k].
+    gradient_threshold: mean length of the gradient of a Gaussian's place on screen, in normalised device coordinates,
+      above which it is cloned or split [2e-4; AbsGS 4e-4 for absolute gradients].
+    absolute: absolute gradients, which do not cancel within a Gaussian [False; AbsGS True].
+    dense_size: metres; what is larger than this is split, what is smaller is cloned [0.01 of the scene's extent].
+    split_shrink: by what the halves of a split are smaller [1.6].
+    min_opacity: what is less opaque is pruned [0.005].
+    reset_every: steps between resets of opacity; 0 for none [60k].
+    reset_opacity: what a reset leaves at most [0.01].
+  """
+
+  start: int = 10_000
+  stop: int = 600_000
+  every: int = 2_000
+  gradient_threshold: float = 2e-4
+  absolute: bool = False
+  dense_size: float = 0.01
+  split_shrink: float = 1.6
+  min_opacity: float = 0.005
+  reset_every: int = 60_000
+  reset_opacity: float = 0.01
+
+  def acts_after(self, step: int) -> bool:
+    """Whether Gaussians are cloned, split and pruned after so many steps."""
+    return self.start <= step <= self.stop and step % self.every == 0
+
+  def resets_after(self, step: int) -> bool:
+    """Whether opacities are reset after so many steps."""
+    return bool(self.reset_every) and step < self.stop and step % self.reset_every == 0
+
+
+@flax.struct.dataclass
+class ScreenStatistics:
+  """What density control knows of each Gaussian since it acted last.
+
+  Attributes:
+    gradient: sum over frames of the length of the loss's gradient by its place on screen, per frame and in normalised
+      device coordinates.
+    seen: number of frames in which there was one.
+  """
+
+  gradient: Float[Array, "N"]
+  seen: Float[Array, "N"]
+
+
+def no_statistics(capacity: int) -> ScreenStatistics:
+  """Nothing seen yet."""
+  return ScreenStatistics(jnp.zeros(capacity), jnp.zeros(capacity))
+
+
+def add_gradients(
+    statistics: ScreenStatistics, gradients: Float[Array, "B N 2"], width: int, height: int
+) -> ScreenStatistics:
+  """Adds a step's gradients by the places on screen, in pixels, of a loss that is a mean over its B frames."""
+  # Normalised device coordinates span 2 over the image; each frame's own loss is B times its share of the mean.
+  lengths = len(gradients) * jnp.linalg.norm(gradients * jnp.array([width / 2, height / 2]), axis=-1)
+  return ScreenStatistics(
+      gradient=statistics.gradient + jnp.sum(lengths, axis=0), seen=statistics.seen + jnp.sum(lengths > 0, axis=0)
+  )
+
+
+@flax.struct.dataclass
+class Change:
+  """Gaussians after density control.
+
+  Attributes:
+    gaussians, binding: as they are now.
+    fresh: slots whose optimizer moments mean nothing any more.
+    counts: what happened, by name: "pruned", "cloned", "split", "refused" (wanted to grow, found no free slot), "live".
+  """
+
+  gaussians: Gaussians
+  binding: Int[Array, "N"]
+  fresh: Bool[Array, "N"]
+  counts: dict[str, Int[Array, ""]]
+
+
+def densify_and_prune(
+    gaussians: Gaussians,
+    binding: Int[Array, "N"],
+    statistics: ScreenStatistics,
+    sizes: Float[Array, "F"],
+    key: jax.Array,
+    config: DensityConfig,
+) -> Change:
+  """Prunes what is nearly transparent; clones small and splits large Gaussians that the loss still pulls on.
+
+  If there are fewer free slots than Gaussians that want one, those with the largest gradients get them.
+
+  Args:
+    gaussians, binding: with free slots.
+    statistics: since density control acted last.
+    sizes: of the triangles at rest, metres.
+    key: places the halves of splits.
+    config: see there.
+  """
+  count = binding.shape[0]
+  pruned = find_faint(gaussians, binding, len(sizes), config.min_opacity)
+  binding = jnp.where(pruned, FREE, binding)
+
+  # Parents, those with the largest gradients first, and a free slot for each as long as there are any.
+  pull = jnp.where(binding != FREE, statistics.gradient / jnp.maximum(statistics.seen, 1), 0.0)
+  wanted = pull > config.gradient_threshold
+  parents = jnp.argsort(jnp.where(wanted, -pull, jnp.inf))
+  slots = jnp.argsort(binding != FREE)  # Stable: free slots in order, then the others.
+  granted = jnp.arange(count) < jnp.minimum(jnp.sum(wanted), jnp.sum(binding == FREE))
+
+  largest = sizes[binding] * jnp.exp(jnp.max(gaussians.log_scales, axis=-1))
+  splits = (largest > config.dense_size)[parents]
+  family = jax.tree.map(lambda x: x[parents], gaussians)
+  halves = [_sample_half(family, half_key, config.split_shrink) for half_key in jax.random.split(key)]
+  choose = lambda split, clone: jnp.where(splits.reshape((-1,) + (1,) * (clone.ndim - 1)), split, clone)
+  stays, goes = (jax.tree.map(choose, half, family) for half in halves)
+
+  beyond = count  # An index that scatters drop.
+  at_parents, at_slots = jnp.where(granted & splits, parents, beyond), jnp.where(granted, slots, beyond)
+  place = lambda x, at, rows: x.at[at].set(rows, mode="drop")
+  gaussians = jax.tree.map(lambda x, stay, go: place(place(x, at_parents, stay), at_slots, go), gaussians, stays, goes)
+  born_on = binding[parents]
+  binding = place(binding, at_slots, born_on)
+  fresh = place(place(pruned, at_parents, True), at_slots, True)
+  counts = {
+      "pruned": jnp.sum(pruned),
+      "cloned": jnp.sum(granted & ~splits),
+      "split": jnp.sum(granted & splits),
+      "refused": jnp.sum(wanted) - jnp.sum(granted),
+      "live": jnp.sum(binding != FREE),
+  }
+  return Change(gaussians, binding, fresh, counts)
+
+
+def _sample_half(parents: Gaussians, key: jax.Array, shrink: float) -> Gaussians:
+  """One half of each split: drawn from the parent's own distribution, and smaller."""
+  local = jnp.exp(parents.log_scales) * jax.random.normal(key, parents.means.shape)
+  return parents.replace(
+      means=parents.means + rotate_by_quaternion(parents.quats, local),
+      log_scales=parents.log_scales - jnp.log(shrink),
+  )
+
+
+def find_faint(
+    gaussians: Gaussians, binding: Int[Array, "N"], num_faces: int, min_opacity: float
+) -> Bool[Array, "N"]:
+  """Gaussians below `min_opacity` whose triangle has another that stays: of the last ones the most opaque stays."""
+  live = binding != FREE
+  opacity = jnp.where(live, jax.nn.sigmoid(gaussians.opacity_logits), -1.0)
+  at = jnp.where(live, binding, num_faces)  # Free slots: a segment of their own.
+  best = jax.ops.segment_max(opacity, at, num_faces + 1)
+  index = jnp.arange(len(binding))
+  first = jax.ops.segment_min(jnp.where(opacity == best[at], index, len(binding)), at, num_faces + 1)
+  return live & (opacity < min_opacity) & (index != first[at])
+
+
+def reset_opacities(gaussians: Gaussians, most: float) -> Gaussians:
+  """No Gaussian more opaque than `most`: what the images need becomes opaque again, the rest is pruned."""
+  return gaussians.replace(opacity_logits=jnp.minimum(gaussians.opacity_logits, jax.scipy.special.logit(most)))
+
+
+def forget_moments(opt_state: Any, fresh: Bool[Array, "N"]) -> Any:
+  """An optimizer state over Gaussians (first axis N) with zero moments where `fresh`."""
+
+  def forget(x):
+    if x.ndim == 0 or x.shape[0] != len(fresh):
+      return x
+    return jnp.where(fresh.reshape((-1,) + (1,) * (x.ndim - 1)), jnp.zeros((), x.dtype), x)
+
+  return jax.tree.map(forget, opt_state)

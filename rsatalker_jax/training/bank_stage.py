@@ -1,0 +1,165 @@
+"""Stage 2 for several people at once: a bank of avatars, trained on batches with frames of different people.
+
+    params  = {"bank": Gaussians, each array with people (P) in front}
+    buffers = {"bank": {binding (P, N), shape (P, S), static_offset (P, V, 3)?}}
+
+Everybody is trained as if alone: frames are drawn from all people in turn, losses are means over frames, and each person
+has an optimizer of their own, which rests while no frame shows them. The number of Gaussians is fixed, and FLAME's
+parameters are taken as tracked.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+import splat_kernels
+from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars, up_to_degree
+from rsatalker_jax.data.capture_collection import CaptureCollection, load_captures
+from rsatalker_jax.data.conversations import data_paths
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.talker import Params
+from rsatalker_jax.training import losses, optimizers, sharding, stages
+from rsatalker_jax.training.loop import Stage
+
+_MAX_PICTURES = 4
+
+
+def bank_stage(inputs: stages.StageInputs) -> Stage:
+  """Trains the Gaussians of all people of `config.data.captures` (Eq. 10, 11).
+
+  Raises:
+    InputError: the captures do not fit each other, the mesh's fsdp axis does not divide the people, or the config wants
+      what only one person's stage can do.
+  """
+  config, talker = inputs.config.avatar, inputs.talker
+  if inputs.config.density.way != "none":
+    raise InputError("config", "density.way", repr(inputs.config.density.way), "'none' for several people")
+  if config.flame_learning_rates:
+    found = sorted(config.flame_learning_rates)
+    raise InputError("config", "avatar.flame_learning_rates", found, "none for several people")
+  people = load_captures(
+      data_paths(inputs.config.data, "captures"),
+      "train",
+      background=tuple(inputs.config.render.background),
+      num_vertices=talker.head.v_template.shape[0],
+      num_expression=talker.head.num_expression,
+  )
+  count = len(people.names)
+  sharding.bank_spec((count,), inputs.mesh.shape["fsdp"])  # Complains before anything is computed.
+  inputs.say(f"avatar: {len(people)} training frames of {people.width}x{people.height}, {count} people")
+
+  def loss(render, params, buffers, batch, key, step):
+    del key
+    shown = select(bank_of(params, buffers), batch["identity"])
+    if config.steps_per_sh_degree:
+      shown = up_to_degree(shown, step // config.steps_per_sh_degree)
+    output = render(shown, batch["flame"], stages._camera(batch, people), None, {})
+    truth = stages._to_float(batch["image"])
+    terms = losses.image_loss(output.image, truth, config.dssim_weight, config.lpips_weight)  # Eq. 10
+    terms |= _gaussian_terms(shown.gaussians, output, batch["identity"], config)
+    return sum(terms.values()), terms | stages._buffer_terms([output])
+
+  @jax.jit
+  def render_shown(params, buffers, batch):
+    shown = select(bank_of(params, buffers), batch["identity"])
+    return talker.render(shown, batch["flame"], stages._camera(batch, people)).image
+
+  def pictures(params, buffers):
+    middles = [np.flatnonzero(people.identities == number) for number in range(min(count, _MAX_PICTURES))]
+    examples = [_to_example(people[int(frames[len(frames) // 2])]) for frames in middles]
+    batch = jax.tree.map(lambda *x: np.stack(x), *examples)
+    sheet = np.concatenate([stages._to_float(batch["image"]), render_shown(params, buffers, batch)], axis=2)
+    return {"truth_and_render": np.concatenate(list(sheet))}
+
+  rates = functools.partial(
+      optimizers.gaussian_schedule,
+      config.learning_rates,
+      max(1, round(config.steps * min(1, config.batch / count))),  # Each person's own steps.
+      scene_extent=config.scene_extent,
+      final_share=config.final_learning_rate,
+  )
+  transforms = optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
+  return Stage(
+      name="avatar",
+      steps=config.steps,
+      init=lambda key: _init_bank(inputs, people),
+      batches=_batches(inputs, people),
+      **stages._with_renderer(loss, talker, inputs.mesh, avatar_per_frame=True),
+      optimizer=optimizers.by_path({
+          label.replace("avatar/", "bank/"): per_person(transform) for label, transform in transforms.items()
+      }),
+      pictures=pictures,
+  )
+
+
+def bank_of(params: Params, buffers: Params) -> Avatar:
+  """The bank of a run's parameters."""
+  return Avatar(gaussians=Gaussians(**params[sharding.BANK]), **buffers[sharding.BANK])
+
+
+def per_person(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`optimizer` for each person by themselves, in arrays with people in front.
+
+  Whoever no frame of a batch shows has a gradient of zeros: they keep their parameters and their optimizer's state, where
+  Adam over the whole bank would move them on and forget what it knew of them. So schedules count each person's own steps.
+  """
+
+  def update(gradients, state, params=None):
+    moved, following = jax.vmap(optimizer.update)(gradients, state, params)
+    nonzero = [jnp.any(x != 0, axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(gradients)]
+    shown = functools.reduce(jnp.logical_or, nonzero)
+    where_shown = lambda new, old: jnp.where(shown.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return jax.tree.map(lambda x: where_shown(x, jnp.zeros_like(x)), moved), jax.tree.map(where_shown, following, state)
+
+  return optax.GradientTransformation(jax.vmap(optimizer.init), update)
+
+
+def _init_bank(inputs: stages.StageInputs, people: CaptureCollection) -> tuple[Params, Params]:
+  bank = stack_avatars([
+      inputs.talker.avatar(*stages._init_avatar(inputs, capture)) for capture in people.captures
+  ])
+  values = {field.name: getattr(bank, field.name) for field in dataclasses.fields(bank)}
+  gaussians = values.pop("gaussians")
+  params = {field.name: getattr(gaussians, field.name) for field in dataclasses.fields(gaussians)}
+  buffers = {name: value for name, value in values.items() if value is not None}
+  return {sharding.BANK: params}, {sharding.BANK: buffers}
+
+
+def _batches(inputs: stages.StageInputs, people: CaptureCollection) -> grain.IterDataset:
+  """Frames of all people in turn, each person's in an order of their own, so that nobody's share depends on luck."""
+  in_turn = []
+  for number in range(len(people.names)):
+    frames = np.flatnonzero(people.identities == number).tolist()
+    dataset = grain.MapDataset.source(frames).seed(inputs.config.seed).shuffle()
+    in_turn.append(dataset[jax.process_index() :: jax.process_count()].repeat())
+  dataset = grain.MapDataset.mix(in_turn).map(lambda frame: _to_example(people[frame]))
+  batches = dataset.batch(inputs.local_batch(inputs.config.avatar.batch), drop_remainder=True)
+  return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
+
+
+def _to_example(item: Mapping) -> dict:
+  return stages._to_frame_example(item) | {"identity": item["identity"]}
+
+
+def _gaussian_terms(
+    gaussians: Gaussians, output: splat_kernels.RenderOutput, identity: Int[Array, "B"], config: ConfigDict
+) -> dict[str, Float[Array, ""]]:
+  """Eq. 11 and the scales' regulariser: for each person over the Gaussians that any of their frames shows.
+
+  Args:
+    gaussians: of each frame's person (B, N, ...).
+  """
+  same_person = (identity[:, None] == identity).astype(jnp.float32)
+  visible = (same_person @ (output.radii > 0).astype(jnp.float32) > 0).astype(jnp.float32)
+  mean = lambda loss, values, threshold: jnp.mean(jax.vmap(lambda x, w: loss(x, w, threshold))(values, visible))
+  position = mean(losses.position_loss, gaussians.means, config.position_threshold)
+  scale = mean(losses.scale_loss, gaussians.log_scales, config.scale_threshold)
+  return {"position": config.position_weight * position, "scale": config.scale_weight * scale}

@@ -1,0 +1,165 @@
+"""Density control as parts of a stage: what is observed in a step, and what happens between steps."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from rsatalker_jax.avatar import FREE, Gaussians, density, mcmc
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.training.checkpoints import TrainState
+from rsatalker_jax.training.loop import Hook
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityControl:
+  """What a way of density control adds to the stage that trains an avatar; the defaults are none.
+
+  Attributes:
+    buffers: group "density" of the stage's buffers at step 0.
+    probes: by name, arguments of the renderer whose gradients are observed; see `loop.Stage`.
+    observe: see `loop.Stage`.
+    penalties: (params, buffers) -> further terms of the loss.
+    on_optimizer: the optimizer -> the optimizer to use.
+    hooks: see `loop.Stage`.
+  """
+
+  buffers: Params = dataclasses.field(default_factory=dict)
+  probes: dict[str, Array] = dataclasses.field(default_factory=dict)
+  observe: Callable[[Params, Params], Params] | None = None
+  penalties: Callable[[Params, Params], dict[str, Array]] = lambda params, buffers: {}
+  on_optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda optimizer: optimizer
+  hooks: tuple[Hook, ...] = ()
+
+
+def make_density_control(
+    config: ConfigDict,
+    *,
+    capacity: int,
+    sizes: Float[Array, "F"],
+    batch: int,
+    image_size: tuple[int, int],
+    mean_rate: Callable[[Array], Array],
+    seed: int,
+    say: Callable[[str], None],
+) -> DensityControl:
+  """The way of density control that `config` (the config's section `density`) names.
+
+  Args:
+    config: see configs/common.py.
+    capacity: length of the Gaussians' arrays.
+    sizes: of the head's triangles at rest, metres.
+    batch: frames in a step, over all devices.
+    image_size: width and height, pixels.
+    mean_rate: learning rate of the Gaussians' means after so many steps.
+    seed: of what is random.
+    say: prints a line about what was done.
+
+  Raises:
+    InputError: the way has no such name.
+  """
+  key = jax.random.key(seed)
+  if config.way == "none":
+    return DensityControl()
+  if config.way == "adaptive":
+    return _adaptive(density.DensityConfig(**config.adaptive), capacity, sizes, batch, image_size, key, say)
+  if config.way == "mcmc":
+    return _mcmc(mcmc.McmcConfig(**config.mcmc), len(sizes), mean_rate, key, say)
+  raise InputError("config", "density.way", repr(config.way), "'none', 'adaptive' or 'mcmc'")
+
+
+def _adaptive(config, capacity, sizes, batch, image_size, key, say) -> DensityControl:
+  probe = "means2d_abs_offset" if config.absolute else "means2d_offset"
+
+  def observe(buffers, gradients):
+    statistics = density.add_gradients(buffers["density"]["statistics"], gradients["probes"][probe], *image_size)
+    return buffers | {"density": {"statistics": statistics}}
+
+  @jax.jit
+  def act(state, key):
+    statistics = state.buffers["density"]["statistics"]
+    gaussians, binding = Gaussians(**state.params["avatar"]), state.buffers["avatar"]["binding"]
+    change = density.densify_and_prune(gaussians, binding, statistics, sizes, key, config)
+    state, counts = _apply(state, change)
+    empty = {"density": {"statistics": density.no_statistics(capacity)}}
+    return state.replace(buffers=state.buffers | empty), counts
+
+  @jax.jit
+  def reset(state):
+    gaussians = density.reset_opacities(Gaussians(**state.params["avatar"]), config.reset_opacity)
+    # Their momentum would lift opacities again at once.
+    everywhere = jnp.ones(capacity, bool)
+    return _apply(state, density.Change(gaussians, state.buffers["avatar"]["binding"], everywhere, {}))[0]
+
+  return DensityControl(
+      buffers={"density": {"statistics": density.no_statistics(capacity)}},
+      probes={probe: jnp.zeros((batch, capacity, 2))},
+      observe=observe,
+      hooks=(
+          Hook(config.acts_after, lambda state, step: _act_and_say(act, state, step, key, say)),
+          Hook(config.resets_after, lambda state, step: reset(state)),
+      ),
+  )
+
+
+def _mcmc(config, num_faces, mean_rate, key, say) -> DensityControl:
+  def penalties(params, buffers):
+    live = buffers["avatar"]["binding"] != FREE
+    mean = lambda x: jnp.sum(jnp.where(live, x, 0.0)) / jnp.sum(live)
+    gaussians = params["avatar"]
+    return {
+        "opacity": config.opacity_weight * mean(jax.nn.sigmoid(gaussians["opacity_logits"])),
+        "size": config.scale_weight * mean(jnp.mean(jnp.exp(gaussians["log_scales"]), axis=-1)),
+    }
+
+  @jax.jit
+  def act(state, key):
+    gaussians, binding = Gaussians(**state.params["avatar"]), state.buffers["avatar"]["binding"]
+    return _apply(state, mcmc.relocate(gaussians, binding, num_faces, key, config))
+
+  noise_key, act_key = jax.random.split(key)
+
+  def on_optimizer(optimizer):
+    def update(updates, state, params):
+      count, inner = state
+      updates, inner = optimizer.update(updates, inner, params)
+      noise = mcmc.position_noise(
+          Gaussians(**params["avatar"]), jax.random.fold_in(noise_key, count), config.noise * mean_rate(count)
+      )
+      avatar = updates["avatar"] | {"means": updates["avatar"]["means"] + noise}
+      return updates | {"avatar": avatar}, (count + 1, inner)
+
+    return optax.GradientTransformation(lambda params: (jnp.zeros((), jnp.int32), optimizer.init(params)), update)
+
+  return DensityControl(
+      penalties=penalties,
+      on_optimizer=on_optimizer,
+      hooks=(Hook(config.acts_after, lambda state, step: _act_and_say(act, state, step, act_key, say)),),
+  )
+
+
+def _act_and_say(act, state: TrainState, step: int, key: jax.Array, say: Callable[[str], None]) -> TrainState:
+  state, counts = act(state, jax.random.fold_in(key, step))
+  counts = {name: int(count) for name, count in counts.items()}
+  live = counts.pop("live")
+  say(f"avatar: step {step}: {live} Gaussians; " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+  return state
+
+
+def _apply(state: TrainState, change: density.Change) -> tuple[TrainState, dict[str, Array]]:
+  params = {name: getattr(change.gaussians, name) for name in state.params["avatar"]}
+  return (
+      state.replace(
+          params=state.params | {"avatar": params},
+          buffers=state.buffers | {"avatar": state.buffers["avatar"] | {"binding": change.binding}},
+          opt_state=density.forget_moments(state.opt_state, change.fresh),
+      ),
+      change.counts,
+  )

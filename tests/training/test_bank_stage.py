@@ -1,0 +1,159 @@
+"""The bank through the real loop: two people trained together, alone, and split over two devices."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+import tiny_world
+from rsatalker_jax import avatar_export
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.talker import make_encoder, make_talker
+from rsatalker_jax.training import bank_stage, checkpoints, loop, optimizers, run, sharding, stages
+
+PEOPLE = ("capture", "other")
+STEPS, RATE = 2, 10.0
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  root = tmp_path_factory.mktemp("world") / "data"
+  tiny_world.write_world(root)
+  tiny_world.write_capture(root / "other", shape=(2.0, -3.0), color=(60, 90, 200))
+  return root
+
+
+def make_config(root, people, batch, fsdp=1):
+  config = tiny_world.tiny_config(root)
+  config.data.captures = tuple(str(root / name) for name in people)
+  config.avatar.update(dict(steps=STEPS, batch=batch))
+  config.mesh.update(dict(data=-1, fsdp=fsdp))
+  config.render.implementation = "reference"  # Compiles faster.
+  return config
+
+
+def make_inputs(config):
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  return stages.StageInputs(config, make_talker(config), make_encoder(config.speech, None), mesh, say=lambda _: None)
+
+
+def descend(monkeypatch, rate):
+  """Plain descent instead of Adam, which takes whole steps where a gradient is nothing but rounding."""
+  make = lambda attributes, *_, **__: {f"avatar/{name}": optax.sgd(rate) for name in attributes}
+  monkeypatch.setattr(optimizers, "gaussian_optimizer", make)
+
+
+@pytest.fixture(scope="module")
+def together(root, tmp_path_factory):
+  """The workdir of a run of two people, one on each device."""
+  workdir = str(tmp_path_factory.mktemp("run"))
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    descend(monkeypatch, 2 * RATE)  # A loss over twice the frames has half the gradient for each.
+    run.train(make_config(root, PEOPLE, batch=4, fsdp=2), workdir, stage="avatar")
+  return workdir
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_together_and_split_over_devices_gives_what_each_alone_gives(
+    root, together, tmp_path, number, monkeypatch
+):
+  """Two of the four frames of a batch are each person's: the same that they are trained on alone."""
+  descend(monkeypatch, RATE)
+  inputs = make_inputs(make_config(root, PEOPLE[number : number + 1], batch=2))
+  stage = dataclasses.replace(bank_stage.bank_stage(inputs), pictures=None)
+  alone = loop.run_stage(stage, mesh=inputs.mesh, workdir=str(tmp_path), seed=inputs.config.seed, say=lambda _: None)
+  found, _, _ = checkpoints.load_parameters(together)
+  fresh, _ = jax.jit(stage.init)(jax.random.key(0))
+  for name, x in alone.params["bank"].items():
+    moved = np.abs(np.asarray(x[0] - fresh["bank"][name][0])).max()
+    assert moved > 1e-3 or name == "quats"  # Round Gaussians look the same however they are turned.
+    # Sums in another order, over two steps.
+    np.testing.assert_allclose(found["bank"][name][number], x[0], rtol=0, atol=1e-6 + 1e-3 * moved, err_msg=name)
+  colors = found["bank"]["sh"]
+  assert np.abs(colors[0] - colors[1]).max() > 0.05  # They did learn different colours.
+
+
+def test_people_lie_on_different_devices(root):
+  inputs = make_inputs(make_config(root, PEOPLE, batch=4, fsdp=2))
+  state, _ = loop.init_state(bank_stage.bank_stage(inputs), inputs.mesh, jax.random.key(0))
+  assert set(state.params["bank"]) == {"means", "quats", "log_scales", "opacity_logits", "sh"}
+  moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim > 1]
+  assert len(moments) == 2 * 5
+  for x in (*jax.tree.leaves((state.params, state.buffers)), *moments):
+    assert x.sharding.spec == P("fsdp") and [shard.data.shape[0] for shard in x.addressable_shards] == [1, 1]
+
+
+def test_people_must_divide_among_devices(root):
+  with pytest.raises(InputError, match="mesh.fsdp: found 2, expected a divisor of 1, the number of people"):
+    bank_stage.bank_stage(make_inputs(make_config(root, PEOPLE[:1], batch=2, fsdp=2)))
+
+
+def test_what_would_change_one_person_alone_is_refused(root):
+  config = make_config(root, PEOPLE, batch=4)
+  config.density.way = "adaptive"
+  with pytest.raises(InputError, match="density.way: found 'adaptive', expected 'none' for several people"):
+    bank_stage.bank_stage(make_inputs(config))
+  config = make_config(root, PEOPLE, batch=4)
+  config.avatar.flame_learning_rates.jaw = 1e-5
+  with pytest.raises(InputError, match=r"avatar.flame_learning_rates: found \['jaw'\], expected none for several people"):
+    bank_stage.bank_stage(make_inputs(config))
+
+
+def test_joint_stage_is_for_one_person(root, tmp_path):
+  with pytest.raises(InputError, match="data.captures: found 2 people, expected none for the joint stage"):
+    run.train(make_config(root, PEOPLE, batch=4), str(tmp_path), stage="joint")
+
+
+def test_one_person_is_read_out_and_exported(root, together, tmp_path):
+  params, _, _ = checkpoints.load_parameters(together)
+  person = run.load_run(together, person="other")
+  np.testing.assert_array_equal(person.avatar.shape, [2, -3])
+  np.testing.assert_array_equal(person.avatar.gaussians.means, params["bank"]["means"][1])
+  assert person.data_path("capture") == root / "other"
+  avatar_export.export_avatar(workdir=together, out=str(tmp_path / "other.ply"), format="bound", person="other")
+  assert (tmp_path / "other.ply").stat().st_size
+  for name in (None, "nobody"):
+    with pytest.raises(InputError, match=f"--person: found {name or 'none'}, expected one of capture, other"):
+      run.load_run(together, person=name)
+
+
+def test_who_is_not_shown_rests():
+  """Per person, as the same optimizer gives for each alone on the steps that show them; numpy has Adam's formula."""
+  optimizer = bank_stage.per_person(optax.adam(optax.exponential_decay(0.1, 2, 0.5), eps=1e-15))
+  gradients = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float32)
+  shown = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0]], bool)
+  gradients *= shown[..., None, None]
+  params = jnp.zeros((3, 2, 2))
+  state = optimizer.init(params)
+  for gradient in gradients:
+    updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+    params = optax.apply_updates(params, updates)
+  for person in range(3):
+    m = v = expected = np.zeros((2, 2))
+    for count, gradient in enumerate(gradients[shown[:, person], person], 1):
+      m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+      rate = 0.1 * 0.5 ** ((count - 1) / 2)
+      expected = expected - rate * (m / (1 - 0.9**count)) / np.sqrt(v / (1 - 0.999**count))
+    np.testing.assert_allclose(params[person], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_devices_exchange_the_people_shown_and_not_the_bank():
+  people, shown = 64, 4
+  mesh = sharding.make_mesh(1, 2)
+  frames, by_person = P(("data", "fsdp")), NamedSharding(mesh, P("fsdp"))
+
+  def loss(means, identity):
+    draw = jax.shard_map(lambda x: jnp.sum(jnp.sin(x)), mesh=mesh, in_specs=frames, out_specs=P(), check_vma=False)
+    return draw(means[identity])  # As `select` has it.
+
+  with jax.set_mesh(mesh):
+    means = jax.ShapeDtypeStruct((people, 100, 3), jnp.float32, sharding=by_person)
+    identity = jax.ShapeDtypeStruct((shown,), jnp.int32, sharding=NamedSharding(mesh, frames))
+    program = jax.jit(jax.grad(loss), out_shardings=by_person).lower(means, identity).compile().as_text()
+  exchanged = re.findall(r"= \w+\[(\d+)[^ ]* (?:all-gather|all-reduce|all-to-all)\(", program)
+  assert exchanged and {int(size) for size in exchanged} == {shown}
