@@ -103,8 +103,9 @@ def main() -> None:
     talker, avatar, what = run.talker, run.avatar, f"of {args.workdir} ({run.stages})"
   else:
     talker = make_talker(config)
-    options = config.gaussians.to_dict() | {"num_gaussians": args.gaussians}
-    avatar, what = init_avatar(talker.head, np.zeros(talker.head.num_shape, np.float32), **options), "not trained"
+    options = {name: config.gaussians[name] for name in ("sh_degree", "init_scale", "init_opacity")}
+    shape = np.zeros(talker.head.num_shape, np.float32)
+    avatar, what = init_avatar(talker.head, shape, num_gaussians=args.gaussians, **options), "not trained"
   renders = args.renders or (40 if jax.default_backend() == "cpu" else 500)
 
   rounds = {
