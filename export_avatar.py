@@ -3,6 +3,7 @@
     python export_avatar.py --workdir=runs/demo --out=head.ply                    # 3D Gaussians at rest
     python export_avatar.py --workdir=runs/demo --out=head.spz --motion=b.npz --frame=40
     python export_avatar.py --workdir=runs/demo --out=person/bound.ply --format=bound   # as GaussianAvatars keeps it
+    python export_avatar.py --workdir=runs/demo --out=head.html --motion=b.npz --frames=100   # plays in a browser
 
 docs/exchange.md tells what each format holds and what it loses.
 """
@@ -12,10 +13,13 @@ from absl import flags
 from rsatalker_jax import command_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The trained run.")
-_OUT = flags.DEFINE_string("out", None, "The file, .ply or .spz.")
-_FORMAT = flags.DEFINE_enum("format", None, ["ply", "bound", "spz"], "By the name of --out if not given.")
+_OUT = flags.DEFINE_string("out", None, "The file, .ply, .spz or .html.")
+_FORMAT = flags.DEFINE_enum("format", None, ["ply", "bound", "spz", "html"], "By the name of --out if not given.")
 _MOTION = flags.DEFINE_string("motion", None, "Pose, .npz, .pkl or folder: exp (T, 50), pose (T, 6); none: at rest.")
-_FRAME = flags.DEFINE_integer("frame", 0, "Which frame of --motion; with --relation also the time.", lower_bound=0)
+_FRAME = flags.DEFINE_integer(
+    "frame", 0, "Which frame of --motion, .html's first; with --relation also the time.", lower_bound=0
+)
+_FRAMES = flags.DEFINE_integer("frames", None, "How many .html plays; at most 100 if not given.", lower_bound=1)
 _RELATION = flags.DEFINE_string("relation", None, "With the joint stage's offset corrections for this relation.")
 _PERSON = flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
 flags.mark_flags_as_required(["workdir", "out"])
@@ -35,6 +39,7 @@ def main():
       format=_FORMAT.value,
       motion=_MOTION.value,
       frame=_FRAME.value,
+      frames=_FRAMES.value,
       relation=_RELATION.value,
   )
 

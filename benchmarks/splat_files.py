@@ -22,20 +22,11 @@ import splat_kernels  # noqa: E402
 from rsatalker_jax.avatar import Gaussians, render_frames  # noqa: E402
 from rsatalker_jax.head import motion_to_flame  # noqa: E402
 from rsatalker_jax.media import splat_files  # noqa: E402
+from rsatalker_jax.media.viewer import front_camera  # noqa: E402
 from rsatalker_jax.training.run import load_run  # noqa: E402
 from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS  # noqa: E402
 
 WHITE = np.ones(3, np.float32)
-
-
-def front_camera(head, size: int) -> splat_kernels.Camera:
-  """0.8 m in front of the face."""
-  top = float(np.asarray(head.v_template)[:, 1].max())
-  world_to_camera = np.array([[1, 0, 0, 0], [0, -1, 0, top - 0.13], [0, 0, -1, 0.8], [0, 0, 0, 1]], np.float32)
-  focal = 2.2 * size
-  return splat_kernels.Camera(
-      world_to_camera, np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], np.float32), size, size
-  )
 
 
 def read_spz(path: pathlib.Path) -> Gaussians:

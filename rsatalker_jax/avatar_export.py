@@ -8,13 +8,15 @@ import numpy as np
 from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import motion_to_flame
-from rsatalker_jax.media import splat_files
+from rsatalker_jax.media import splat_files, viewer
 from rsatalker_jax.social import format_relation, parse_relation
 from rsatalker_jax.training.run import load_run
 from rsatalker_jax.types import MOTION_DIM
 
 # Each format with the ending of its files' names; the first of an ending is what the name alone asks for.
-FORMATS = {"ply": ".ply", "bound": ".ply", "spz": ".spz"}
+FORMATS = {"ply": ".ply", "bound": ".ply", "spz": ".spz", "html": ".html"}
+# How much a page plays where --frames does not say it: 4 s.
+_MOST_FRAMES = 100
 
 
 def export_avatar(
@@ -24,6 +26,7 @@ def export_avatar(
     format: str | None = None,
     motion: str | None = None,
     frame: int = 0,
+    frames: int | None = None,
     relation: str | None = None,
     person: str | None = None,
 ) -> None:
@@ -32,10 +35,11 @@ def export_avatar(
   Args:
     workdir: a trained run.
     out: the file.
-    format: "ply" or "spz", the Gaussians of one moment in world space; "bound", a PLY with bindings that can be moved.
-      None goes by the ending of `out`.
-    motion: npz in DualTalk's layout; `frame` of it is the pose. None is the pose at rest.
+    format: "ply" or "spz", the Gaussians of one moment in world space; "bound", a PLY with bindings that can be moved;
+      "html", a page that plays the motion. None goes by the ending of `out`.
+    motion: npz in DualTalk's layout; `frame` of it is the pose, or a page's first one. None is the pose at rest.
     frame: counted from 0.
+    frames: how many a page plays; None plays what there is, at most 100.
     relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
     person: whose avatar, where the run has a bank.
 
@@ -47,8 +51,12 @@ def export_avatar(
     raise InputError("--format", "", "bound with --motion or --relation", "neither: it holds no pose, but every one")
   if frame and motion is None and relation is None:
     raise InputError("--frame", "", frame, "--motion or --relation with it")
+  if frames is not None and (format != "html" or motion is None):
+    raise InputError("--frames", "", frames, "a page, .html, and --motion with it")
   label = None if relation is None else parse_relation(relation, source="--relation")
-  vector = np.zeros(MOTION_DIM, np.float32) if motion is None else _read_frame(motion, frame)
+  if format != "html":
+    frames = 1
+  motions = np.zeros((1, MOTION_DIM), np.float32) if motion is None else _read_frames(motion, frame, frames)
   run = load_run(workdir, person=person)
   if "avatar" not in run.params:
     raise InputError(workdir, "avatar", f"only {run.stages}", "a finished avatar stage")
@@ -62,15 +70,23 @@ def export_avatar(
   if label is not None:
     if "offsets" not in run.params:
       raise InputError(workdir, "joint", f"only {run.stages}", "a finished joint stage, for --relation")
-    offsets = run.gaussian_offsets(label, np.array([frame]))(np.array([0]))[0]
-  gaussians = jax.device_get(splat_files.bake(run.avatar, run.talker.head, motion_to_flame(vector), offsets))
-  if format == "spz":
-    for loss in splat_files.spz_losses(gaussians):
-      print(loss)
-    splat_files.write_spz(out, gaussians)
+    numbers = np.arange(len(motions))
+    offsets = run.gaussian_offsets(label, frame + numbers)(numbers)
+  if format == "html":
+    flame = motion_to_flame(motions)
+    viewer.write_player(out, run.avatar, run.talker.head, flame, offsets, background=run.talker.background)
   else:
-    splat_files.write_ply(out, gaussians)
-  pose = "at rest" if motion is None else f"at frame {frame} of {motion}"
+    flame = motion_to_flame(motions[0])
+    moment = splat_files.bake(run.avatar, run.talker.head, flame, None if offsets is None else offsets[0])
+    gaussians = jax.device_get(moment)
+    if format == "spz":
+      for loss in splat_files.spz_losses(gaussians):
+        print(loss)
+      splat_files.write_spz(out, gaussians)
+    else:
+      splat_files.write_ply(out, gaussians)
+  shown = f"frame {frame}" if len(motions) == 1 else f"frames {frame} to {frame + len(motions) - 1}"
+  pose = "at rest" if motion is None else f"at {shown} of {motion}"
   pose += "" if label is None else f", {format_relation(label)}"
   print(f"wrote {out}: {count} Gaussians {pose}; run {workdir} ({run.stages})")
 
@@ -86,8 +102,12 @@ def _checked_format(out: str, format: str | None) -> str:
   return format
 
 
-def _read_frame(motion: str, frame: int) -> np.ndarray:
+def _read_frames(motion: str, first: int, count: int | None) -> np.ndarray:
   frames = read_motion(motion)
-  if not 0 <= frame < len(frames):
-    raise InputError("--frame", "", frame, f"0 to {len(frames) - 1}, as {motion} has")
-  return frames[frame]
+  if not 0 <= first < len(frames):
+    raise InputError("--frame", "", first, f"0 to {len(frames) - 1}, as {motion} has")
+  most = len(frames) - first
+  count = min(most, _MOST_FRAMES) if count is None else count
+  if not 1 <= count <= most:
+    raise InputError("--frames", "", count, f"1 to {most}, as {motion} has from frame {first} on")
+  return frames[first : first + count]

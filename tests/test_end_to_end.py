@@ -162,16 +162,27 @@ def test_exported_avatar_is_the_runs(trained, world, tmp_path):
   moved = read("blood.ply") - read("frame.ply")
   np.testing.assert_allclose(moved, np.asarray(offsets)[loaded.avatar.binding], atol=3e-8)
 
+  export("page.html", motion=motion, frame=7, frames=5, relation="blood,unequal")
+  header = json.loads((tmp_path / "page.html").read_text().split('type="application/json">')[1].split("</script>")[0])
+  tables = {table["name"]: table for table in header["tables"]}
+  assert tables["vertices"]["shape"] == [5, *loaded.talker.head.v_template.shape]
+  assert tables["offsets"]["shape"] == [5, *loaded.talker.head.faces.shape]
+  later = loaded.gaussian_offsets(np.array([1, 0]), np.arange(7, 12))(np.arange(5))
+  np.testing.assert_allclose(tables["offsets"]["least"], np.min(later, axis=(0, 1)), rtol=1e-5)
+
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(out="head.obj"), "head.obj, expected a name that ends in .ply or .spz"),
+        (dict(out="head.obj"), "head.obj, expected a name that ends in .html or .ply or .spz"),
         (dict(out="head.ply", format="spz"), "head.ply, expected a name that ends in .spz"),
         (dict(relation="cousins"), "--relation: found 'cousins', expected"),
         (dict(format="bound", relation="blood,equal"), "--format: found bound with --motion or --relation"),
         (dict(frame=5, motion=None), "--frame: found 5, expected --motion or --relation"),
         (dict(frame=60), "--frame: found 60, expected 0 to 59"),
+        (dict(out="head.html", frame=50, frames=11), "--frames: found 11, expected 1 to 10"),
+        (dict(frames=2), "--frames: found 2, expected a page, .html, and --motion"),
+        (dict(out="head.html", motion=None, frames=2), "--frames: found 2, expected a page, .html, and --motion"),
         (dict(workdir="no_run"), "no_run/config.json: found no such file"),
     ],
 )

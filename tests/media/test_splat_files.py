@@ -8,11 +8,11 @@ from scipy.spatial.transform import Rotation
 
 import flame_mesh
 import splat_kernels
-from rsatalker_jax.avatar import Avatar, Gaussians, init_avatar, render_frames
+from rsatalker_jax.avatar import Gaussians, render_frames
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import head_vertices, load_head, motion_to_flame
 from rsatalker_jax.media import splat_files
-from tiny_world import make_motion, write_head
+from tiny_world import make_motion
 
 FIELDS = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
 
@@ -39,31 +39,6 @@ def write_table(path, columns: dict[str, np.ndarray], kind: str = "<f4") -> None
   lines = ["ply", "format binary_little_endian 1.0", "comment by hand", f"element vertex {len(columns['x'])}"]
   header = "\n".join([*lines, *(f"property {names[kind]} {name}" for name in columns), "end_header\n"])
   path.write_bytes(header.encode() + np.stack(list(columns.values()), axis=1).astype(kind).tobytes())
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory):
-  path = tmp_path_factory.mktemp("head") / "head.npz"
-  write_head(path)
-  return load_head(path)
-
-
-@pytest.fixture(scope="module")
-def avatar(head) -> Avatar:
-  """One Gaussian more than faces by a fifth, each with its own place, turn, size and colours of degree 2."""
-  num_faces = head.faces.shape[0]
-  start = init_avatar(head, jnp.array([0.5, -1.0]), num_gaussians=num_faces * 6 // 5, sh_degree=2)
-  rng = np.random.default_rng(1)
-  draw = lambda *shape: rng.normal(size=(len(start.binding), *shape)).astype(np.float32)
-  gaussians = Gaussians(
-      means=start.gaussians.means + 0.2 * draw(3),
-      quats=draw(4),
-      log_scales=start.gaussians.log_scales - 1 + 0.3 * draw(3),
-      opacity_logits=1 + draw(),
-      sh=0.3 * draw(9, 3),
-  )
-  offset = 0.002 * rng.normal(size=head.v_template.shape).astype(np.float32)
-  return start.replace(gaussians=gaussians, static_offset=jnp.asarray(offset))
 
 
 @pytest.fixture(scope="module")
