@@ -16,6 +16,7 @@ import json
 import math
 import os
 import pathlib
+import threading
 import zipfile
 
 import numpy as np
@@ -35,6 +36,9 @@ _FLAME_KEYS = (
     ("eyes", "eyes_pose", 6),
     ("translation", "translation", 3),
 )
+# numpy reads array headers with ast.literal_eval, which Python 3.11 breaks off with a SystemError now and then when threads
+# do it at the same time (seen with 3.11.7), and Grain's threads would.
+_PARSING = threading.Lock()
 _ARRAY_FILE_ERRORS = (ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
 
 
@@ -67,6 +71,7 @@ class Capture:
     self._frames = frames
     self._background = background
     self._max_expression = max_expression
+    self._flames: dict[pathlib.Path, dict] = {}  # A few hundred bytes a timestep, wanted by every camera and epoch.
     self._index = {(frame.camera_index, frame.timestep): i for i, frame in enumerate(frames)}
 
   def __len__(self) -> int:
@@ -77,7 +82,8 @@ class Capture:
     image, mask = frame.read_image()
     if self._background is not None:
       image = composite(image, mask, self._background, frame.background)
-    flame = _read_flame_param(frame.flame_path, self.num_expression)
+    if (flame := self._flames.get(frame.flame_path)) is None:
+      flame = self._flames[frame.flame_path] = _read_flame_param(frame.flame_path, self.num_expression)
     if self._max_expression is not None and np.any(beyond := flame["expression"][self._max_expression :]):
       found = f"{np.count_nonzero(beyond)} values that are not 0 behind the first {self._max_expression}"
       raise InputError(frame.flame_path, "expr", found, f"{self._max_expression} values, as the head model has")
@@ -88,7 +94,7 @@ class Capture:
         "intrinsics": frame.intrinsics,
         "timestep": np.int32(frame.timestep),
         "camera_index": np.int32(frame.camera_index),
-        "flame": flame,
+        "flame": dict(flame),
     }
 
   def index(self, camera_index: int, timestep: int) -> int:
@@ -315,7 +321,7 @@ def _read_array(path: pathlib.Path, file, key: str, size: int | None) -> np.ndar
 
 def _read_flame_param(path: pathlib.Path, num_expression: int | None = None) -> dict[str, np.ndarray]:
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with _PARSING, np.load(path, allow_pickle=False) as file:
       return {name: _read_array(path, file, key, size or num_expression) for name, key, size in _FLAME_KEYS}
   except InputError:
     raise
