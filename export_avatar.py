@@ -14,7 +14,7 @@ from rsatalker_jax import command_line
 _WORKDIR = flags.DEFINE_string("workdir", None, "The trained run.")
 _OUT = flags.DEFINE_string("out", None, "The file, .ply or .spz.")
 _FORMAT = flags.DEFINE_enum("format", None, ["ply", "bound", "spz"], "By the name of --out if not given.")
-_MOTION = flags.DEFINE_string("motion", None, "Pose: npz with exp (T, 50) and pose (T, 6); at rest if not given.")
+_MOTION = flags.DEFINE_string("motion", None, "Pose, .npz, .pkl or folder: exp (T, 50), pose (T, 6); none: at rest.")
 _FRAME = flags.DEFINE_integer("frame", 0, "Which frame of --motion; with --relation also the time.", lower_bound=0)
 _RELATION = flags.DEFINE_string("relation", None, "With the joint stage's offset corrections for this relation.")
 _PERSON = flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")

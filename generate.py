@@ -13,7 +13,7 @@ from rsatalker_jax import command_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The trained run.")
 _SPEECH_A = flags.DEFINE_string("speech_a", None, "Partner's voice, wav.")
-_MOTION_A = flags.DEFINE_string("motion_a", None, "Partner's motion, npz with exp (T, 50) and pose (T, 6).")
+_MOTION_A = flags.DEFINE_string("motion_a", None, "Partner's motion, .npz, .pkl or folder: exp (T, 50), pose (T, 6).")
 _SPEECH_B = flags.DEFINE_string("speech_b", None, "Voice of the person to generate, wav.")
 _RELATION = flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
 _OUT = flags.DEFINE_string("out", None, "The video, .mp4.")

@@ -109,7 +109,7 @@ def main() -> None:
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
   config = get_config()
-  config.head.path = "assets/head/demo_head.npz"
+  config.head.update(dict(path="assets/head/demo_head.npz", teeth=False))
   config.generator.dtype = args.dtype
   command_line.use_devices(config.mesh)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

@@ -29,7 +29,12 @@ def base_config() -> ConfigDict:
       features="features",  # Speech feature cache.
   ))
 
-  config.head = ConfigDict(dict(path="assets/head/demo_head.npz"))
+  # Arguments of rsatalker_jax.head.load_head.
+  config.head = ConfigDict(dict(
+      path="assets/head/demo_head.npz",
+      teeth=False,  # For FLAME: the teeth of VHAP's and GaussianAvatars' captures and avatars.
+      masks=placeholder(str),  # For FLAME: FLAME_masks.pkl, its regions.
+  ))
 
   # Frozen speech encoder.
   config.speech = ConfigDict(dict(

@@ -27,6 +27,7 @@ def get_config(variant: str = ""):
       default_relation="unknown",  # DualTalk comes without labels.
   ))
   config.head.path = "data/flame2020/generic_model.pkl"
+  config.head.teeth = True  # VHAP tracks with them.
   config.speech.update(dict(
       encoder="wav2vec2",
       checkpoint="facebook/wav2vec2-large-960h-lv60-self",

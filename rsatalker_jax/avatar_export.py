@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
-from rsatalker_jax.data.dualtalk import read_motion
+from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import motion_to_flame
 from rsatalker_jax.media import splat_files

@@ -153,7 +153,7 @@ def render_sequence(
 
 def make_talker(config: ConfigDict) -> Talker:
   """Loads the head and makes the modules that `config` asks for."""
-  head = load_head(config.head.path)
+  head = load_head(**config.head)
   return Talker(
       head=head,
       generator=make_generator(MotionConfig(**config.generator)),

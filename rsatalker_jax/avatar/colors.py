@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from rsatalker_jax.avatar.binding import triangle_frames
 from rsatalker_jax.avatar.gaussians import SH_CONSTANT, Avatar
-from rsatalker_jax.head import HeadModel, head_vertices
+from rsatalker_jax.head import HeadModel, head_vertices, region_labels
 
 
 def face_colors(
@@ -47,7 +47,7 @@ def face_colors(
     weight += share
   known = weight[:, 0] > 0
   colors = np.where(known[:, None], total / np.maximum(weight, 1e-9), 0.5)
-  region = np.zeros(len(faces), int) if head.face_region is None else np.asarray(head.face_region)
+  region = region_labels(head)
   for name in np.unique(region[~known]):
     beside = known & (region == name)
     colors[~known & (region == name)] = colors[beside if beside.any() else known].mean(axis=0) if known.any() else 0.5

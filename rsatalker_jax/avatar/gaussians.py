@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rsatalker_jax.avatar.binding import triangle_frames
-from rsatalker_jax.head import HeadModel, head_vertices
+from rsatalker_jax.head import HeadModel, head_vertices, region_mask
 
 # The binding of a free slot.
 FREE = -1
@@ -72,7 +72,8 @@ def init_avatar(
     init_opacity: the paper's "zero" would let no gradient through; GaussianAvatars begins at 0.1.
     num_gaussians: at least the number of faces, which is the default.
     capacity: length of the arrays, for density control; what is beyond `num_gaussians` are free slots. None: none.
-    region_density: factors on the area by region name, to give a region more of the further Gaussians or none.
+    region_density: factors on the area by region name, to give a region more of the further Gaussians or none; a face
+      in several regions gets their product.
     seed: of the places on the triangles.
 
   Raises:
@@ -140,9 +141,7 @@ def _area_share(head: HeadModel, triangles: np.ndarray, region_density: Mapping[
   edges = triangles[:, 1:] - triangles[:, :1]
   share = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=-1)
   for name, factor in region_density.items():
-    if name not in head.region_names:
-      raise ValueError(f"region {name!r} is none of {head.region_names}")
-    share = np.where(np.asarray(head.face_region) == head.region_names.index(name), factor * share, share)
+    share = np.where(region_mask(head, name), factor * share, share)
   return share / share.sum()
 
 

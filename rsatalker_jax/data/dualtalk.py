@@ -14,70 +14,21 @@ import functools
 import os
 import pathlib
 import re
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int
 
 from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
+from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.social.relation import parse_relation
-from rsatalker_jax.types import (
-    EXPRESSION_DIM,
-    FPS,
-    JAW_DIM,
-    MOTION_DIM,
-    MOTION_GROUPS,
-    POSE_DIM,
-    SAMPLES_PER_FRAME,
-    Conversation,
-    Motion,
-)
+from rsatalker_jax.types import FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAME, Conversation, Motion
 
 SPLITS = ("train", "val", "test", "ood")
 MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
 _WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
-
-
-def read_motion(path: str | os.PathLike) -> Motion:
-  """Reads one person's motion, (T, 56) float32, from an npz in DualTalk's layout.
-
-  Raises:
-    InputError: missing, cut off, a key absent or of the wrong width, no frames, or values that are not finite.
-  """
-  path = pathlib.Path(path)
-  widths = {"exp": EXPRESSION_DIM, "pose": JAW_DIM + POSE_DIM}
-  if not path.is_file():
-    raise InputError(path, "", "no such file", "an npz with exp (T, 50) and pose (T, 6)")
-  arrays = {}
-  try:
-    with np.load(path, allow_pickle=False) as archive:
-      if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise InputError(path, "", "a single array", "an npz with exp (T, 50) and pose (T, 6)")
-      for key in widths:
-        if key not in archive:
-          raise InputError(path, key, f"only the keys {', '.join(archive) or '(none)'}", f"{key} (T, {widths[key]})")
-        arrays[key] = archive[key]
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-    if isinstance(error, InputError):
-      raise
-    raise InputError(path, "", f"an unreadable file ({error})", "an npz of plain arrays") from error
-
-  for key, width in widths.items():
-    array = arrays[key]
-    if array.ndim != 2 or array.shape[1] != width or array.dtype.kind not in "fiu":
-      raise InputError(path, key, f"{array.dtype} {array.shape}", f"float32 (T, {width})")
-    if not len(array):
-      raise InputError(path, key, "no frames", "at least one")
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-      raise InputError(path, f"{key}, frame {int(np.argmin(finite))}", "a value that is not finite", "finite values")
-  exp, pose = arrays["exp"], arrays["pose"]
-  if len(exp) != len(pose):
-    raise InputError(path, "pose", f"{len(pose)} frames", f"{len(exp)}, as in exp")
-  return np.concatenate([exp, pose[:, POSE_DIM:], pose[:, :POSE_DIM]], axis=1).astype(np.float32)
 
 
 def write_motion(path: str | os.PathLike, motion: Motion) -> None:
@@ -90,7 +41,7 @@ def write_motion(path: str | os.PathLike, motion: Motion) -> None:
     raise ValueError(f"{motion.shape=} must be (T, {MOTION_DIM})")
   frames = len(motion)
   arrays = dict(
-      shape=np.zeros((frames, 100), np.float32),
+      shape=np.zeros((frames, SHAPE_DIM), np.float32),
       tex=np.zeros((frames, 50), np.float32),
       exp=motion[:, MOTION_GROUPS["expression"]],
       pose=np.concatenate([motion[:, MOTION_GROUPS["pose"]], motion[:, MOTION_GROUPS["jaw"]]], axis=1),

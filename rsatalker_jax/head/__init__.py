@@ -3,14 +3,21 @@
 from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, motion_to_flame, rotation_matrix
 from rsatalker_jax.head.lips import find_lips, make_lip_opening
 from rsatalker_jax.head.loading import load_head
+from rsatalker_jax.head.regions import face_mask, full_head_mask, region_labels, region_mask
+from rsatalker_jax.head.teeth import add_teeth
 
 __all__ = [
     "JOINT_NAMES",
     "HeadModel",
+    "add_teeth",
+    "face_mask",
     "find_lips",
+    "full_head_mask",
     "head_vertices",
     "load_head",
     "make_lip_opening",
     "motion_to_flame",
+    "region_labels",
+    "region_mask",
     "rotation_matrix",
 ]

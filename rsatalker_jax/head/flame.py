@@ -7,7 +7,7 @@ Every function works on one frame; callers `jax.vmap` over time.
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rsatalker_jax.types import MOTION_GROUPS
 
@@ -29,7 +29,7 @@ class HeadModel:
     weights: skinning weights, rows sum to 1.
     faces: vertex indices of each triangle, counter-clockwise seen from outside.
     lip_vertices: inner middle vertex of the upper and of the lower lip, or None where the file does not say.
-    face_region: index into `region_names` per face, or None.
+    region_masks: the faces of each of `region_names`, which may overlap, or None; see `region_mask`.
     identities: shape coefficients of ready-made people, or None.
     parents: parent joint of each joint, -1 for the root.
   """
@@ -42,7 +42,7 @@ class HeadModel:
   weights: Float[Array, "V 5"]
   faces: Int[Array, "F 3"]
   lip_vertices: Int[Array, "2"] | None = None
-  face_region: Int[Array, "F"] | None = None
+  region_masks: Bool[Array, "R F"] | None = None
   identities: Float[Array, "I S"] | None = None
   parents: tuple[int, ...] = flax.struct.field(pytree_node=False, default=(-1, 0, 1, 1, 1))
   region_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())

@@ -39,6 +39,7 @@ def find_lips(head: HeadModel) -> Int[np.ndarray, "2"] | None:
   return np.array([upper[best[0]], lower[best[1]]]) if parting[best] > _REST_GAP else None
 
 
+@jax.jit
 def _pose(head: HeadModel, jaw: float) -> Float[jax.Array, "V 3"]:
   zero = jnp.zeros(3)
   return head_vertices(

@@ -10,25 +10,32 @@ import numpy as np
 from rsatalker_jax import pickles
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head.flame import NUM_JOINTS, HeadModel
+from rsatalker_jax.head.regions import FLAME_REGIONS, faces_inside, load_masks
+from rsatalker_jax.head.teeth import FLAME_FACES, FLAME_VERTICES, add_teeth
 
 # How many of FLAME's `shapedirs` are shape, the rest being expression, by their total (FLAME 2017 to 2023).
 _FLAME_SHAPE_COUNT = {400: 300}
 _REQUIRED = ("v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights", "f")
 
 
-def load_head(path: str | os.PathLike) -> HeadModel:
+def load_head(
+    path: str | os.PathLike, *, teeth: bool = False, masks: str | os.PathLike | None = None
+) -> HeadModel:
   """Reads a head model.
 
   Args:
     path: a FLAME `.pkl` (read with an allow-list: nothing in it is executed), or an `.npz` with FLAME's keys. Beside
       FLAME's keys an `.npz` may have `n_shape` (how many of `shapedirs` are shape) and the demo head's `lip_vertices`,
       `face_region`, `region_names`, `identities`, `identity_names`, `expression_names`.
+    teeth: whether FLAME gets the teeth that GaussianAvatars and VHAP give it; see `add_teeth`.
+    masks: FLAME_masks.pkl, which gives FLAME its regions; see `region_mask`.
 
   Returns:
     The head, in float32.
 
   Raises:
-    InputError: the file is missing or unreadable, lacks a key, or an array has the wrong shape.
+    InputError: a file is missing or unreadable, lacks a key, or an array has the wrong shape; teeth or masks for
+      another mesh than FLAME's.
   """
   path = pathlib.Path(path)
   values = _read_pkl(path) if path.suffix == ".pkl" else _read_npz(path)
@@ -47,7 +54,7 @@ def load_head(path: str | os.PathLike) -> HeadModel:
   worst = np.abs(weights.sum(1) - 1).max()
   if worst > 1e-2:
     raise InputError(path, "weights", f"a row whose sum is off by {worst:.3g}", "rows that sum to 1")
-  return HeadModel(
+  head = HeadModel(
       v_template=jnp.asarray(v),
       shape_directions=jnp.asarray(blend[:, :, :num_shape]),
       expression_directions=jnp.asarray(blend[:, :, num_shape:]),
@@ -59,6 +66,16 @@ def load_head(path: str | os.PathLike) -> HeadModel:
       parents=_parents(path, values),
       **_demo_head_fields(path, values, num_vertices, faces.shape[0], num_shape, blend.shape[2] - num_shape),
   )
+  if (teeth or masks is not None) and (num_vertices, len(faces)) != (FLAME_VERTICES, FLAME_FACES):
+    expected = f"FLAME's {FLAME_VERTICES} and {FLAME_FACES}, for head.teeth and head.masks"
+    raise InputError(path, "v_template, f", f"{num_vertices} vertices and {len(faces)} faces", expected)
+  if masks is not None:
+    if head.region_names:
+      raise InputError(path, "face_region", "regions in the head's own file", "none beside head.masks")
+    regions = load_masks(masks, num_vertices).values()
+    region_masks = np.stack([faces_inside(faces, vertices) for vertices in regions])
+    head = head.replace(region_masks=jnp.asarray(region_masks), region_names=FLAME_REGIONS)
+  return add_teeth(head) if teeth else head
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -135,7 +152,7 @@ def _demo_head_fields(path, values, num_vertices, num_faces, num_shape, num_expr
     count = len(names.get("region_names", ()))
     if region.min() < 0 or region.max() >= count:
       raise InputError(path, "face_region", f"regions {region.min()} to {region.max()}", f"{count} region_names")
-    fields["face_region"] = jnp.asarray(region)
+    fields["region_masks"] = jnp.asarray(region == np.arange(count)[:, None])
     fields["region_names"] = names["region_names"]
   if "identities" in values:
     fields["identities"] = jnp.asarray(_checked(path, values, "identities", ("I", num_shape)))

@@ -27,6 +27,7 @@ from rsatalker_jax.data.captures import read_identity
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.head import HeadModel
+from rsatalker_jax.head.teeth import FLAME_FACES
 
 IDENTITY_FILE = "flame_param.npz"
 BINDING = "binding_0"
@@ -234,7 +235,8 @@ def load_bound_ply(path: str | os.PathLike, head: HeadModel, *, shape: Float[np.
   num_faces = head.faces.shape[0]
   if binding.min() < 0 or binding.max() >= num_faces:
     found = f"faces {binding.min()} to {binding.max()}"
-    raise InputError(path, BINDING, found, f"0 to {num_faces - 1}, which the head model has")
+    hint = "; load FLAME with its teeth" if num_faces == FLAME_FACES else ""
+    raise InputError(path, BINDING, found, f"0 to {num_faces - 1}, which the head model has{hint}")
   static_offset = None
   if shape is None:
     beside = path.with_name(IDENTITY_FILE)

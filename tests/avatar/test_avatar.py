@@ -37,7 +37,7 @@ def make_head(seed: int = 0) -> HeadModel:
       joint_regressor=jnp.array(regressor, jnp.float32),
       weights=jnp.array(weights, jnp.float32),
       faces=jnp.array(faces, jnp.int32),
-      face_region=jnp.array(region),
+      region_masks=jnp.array([region == 0, region == 1]),
       region_names=("skin", "scalp"),
   )
 
@@ -118,8 +118,8 @@ def test_degrees_of_harmonics_join_one_by_one(head):
 def test_region_density_steers_the_further_gaussians(head):
   faces = head.faces.shape[0]
   only_scalp = init_avatar(head, jnp.zeros(3), num_gaussians=faces + 100, region_density={"skin": 0.0})
-  np.testing.assert_array_equal(head.face_region[only_scalp.binding[faces:]], 1)
-  with pytest.raises(ValueError, match="'hair' is none of"):
+  assert np.asarray(head.region_masks)[1, only_scalp.binding[faces:]].all()
+  with pytest.raises(ValueError, match="region: found 'hair', expected one of skin, scalp"):
     init_avatar(head, jnp.zeros(3), num_gaussians=faces + 1, region_density={"hair": 2.0})
   with pytest.raises(ValueError, match="num_gaussians=3 must be at least"):
     init_avatar(head, jnp.zeros(3), num_gaussians=3)

@@ -42,10 +42,9 @@ def test_triangles_take_the_colour_they_lie_on_and_unseen_ones_that_of_their_reg
   assert 5 < seen.sum() < len(seen) - 5
   np.testing.assert_allclose(colors[seen, 0] * SIZE, x[seen], atol=0.51)  # A pixel's colour is that of its centre.
   np.testing.assert_allclose(colors[seen, 1] * SIZE, y[seen], atol=0.51)
-  region = np.asarray(head.face_region)
-  for name in (0, 1):
-    beside = colors[seen & (region == name)].mean(axis=0)
-    hidden = colors[~seen & (region == name)]
+  for region in np.asarray(head.region_masks):
+    beside = colors[seen & region].mean(axis=0)
+    hidden = colors[~seen & region]
     np.testing.assert_allclose(hidden, np.broadcast_to(beside, hidden.shape), atol=1e-5)
 
 

@@ -54,15 +54,6 @@ def expect(error, *parts):
 # --- Motion files.
 
 
-def test_motion_is_expression_jaw_head(tmp_path):
-  exp = np.random.default_rng(0).normal(size=(7, 50)).astype(np.float32)
-  head, jaw = np.full((7, 3), 0.1, np.float32), np.full((7, 3), 0.2, np.float32)
-  np.savez(tmp_path / "a.npz", exp=exp, pose=np.concatenate([head, jaw], 1))  # DualTalk: head first.
-  motion = dualtalk.read_motion(tmp_path / "a.npz")
-  assert motion.shape == (7, 56) and motion.dtype == np.float32
-  np.testing.assert_array_equal(motion, np.concatenate([exp, jaw, head], 1))
-
-
 def test_motions_are_those_of_the_items_and_need_no_voices(root):
   source = dualtalk.load_dualtalk(root, "train")
   items = list(source)
@@ -85,54 +76,6 @@ def test_motion_round_trip_has_all_keys_and_is_reproducible(tmp_path):
   assert shapes == dict(shape=(9, 100), tex=(9, 50), exp=(9, 50), pose=(9, 6), cam=(9, 3), light=(9, 9, 3))
   assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
   assert len(list(tmp_path.iterdir())) == 2
-
-
-def save(path, **arrays):
-  good = dict(exp=np.zeros((5, 50), np.float32), pose=np.zeros((5, 6), np.float32))
-  np.savez(path, **{key: array for key, array in (good | arrays).items() if array is not None})
-
-
-@pytest.mark.parametrize(
-    "arrays, parts",
-    [
-        (dict(exp=None), ["exp", "only the keys pose", "exp (T, 50)"]),
-        (dict(pose=None), ["pose", "only the keys exp", "pose (T, 6)"]),
-        (dict(exp=np.zeros((5, 100), np.float32)), ["exp", "(5, 100)", "(T, 50)"]),
-        (dict(pose=np.zeros((5, 3), np.float32)), ["pose", "(5, 3)", "(T, 6)"]),
-        (dict(pose=np.zeros((4, 6), np.float32)), ["pose", "4 frames", "5"]),
-        (dict(exp=np.zeros((0, 50), np.float32)), ["exp", "no frames"]),
-        (dict(exp=np.where(np.arange(5)[:, None] == 3, np.nan, np.zeros((5, 50)))), ["exp, frame 3", "finite"]),
-        (dict(pose=np.where(np.arange(5)[:, None] == 1, np.inf, np.zeros((5, 6)))), ["pose, frame 1", "finite"]),
-        (dict(exp=np.array([["x"] * 50] * 5)), ["exp", "(T, 50)"]),
-    ],
-)
-def test_bad_motion_arrays(tmp_path, arrays, parts):
-  save(tmp_path / "bad.npz", **arrays)
-  with pytest.raises(InputError) as error:
-    dualtalk.read_motion(tmp_path / "bad.npz")
-  expect(error, "bad.npz", *parts)
-
-
-def test_bad_motion_files(tmp_path):
-  with pytest.raises(InputError) as error:
-    dualtalk.read_motion(tmp_path / "none.npz")
-  expect(error, "none.npz", "no such file")
-
-  save(tmp_path / "cut.npz")
-  (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:300])
-  with pytest.raises(InputError) as error:
-    dualtalk.read_motion(tmp_path / "cut.npz")
-  expect(error, "cut.npz", "unreadable")
-
-  (tmp_path / "text.npz").write_text("not an npz")
-  with pytest.raises(InputError):
-    dualtalk.read_motion(tmp_path / "text.npz")
-
-  # An array of Python objects would run code on loading.
-  np.savez(tmp_path / "objects.npz", exp=np.array([{}], dtype=object), pose=np.zeros((1, 6)))
-  with pytest.raises(InputError) as error:
-    dualtalk.read_motion(tmp_path / "objects.npz")
-  expect(error, "objects.npz")
 
 
 # --- Conversations.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from hostile_pickle import Hostile
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import head_vertices, load_head
 
@@ -86,15 +87,6 @@ def test_python_2_names_and_strings(tmp_path):
   path.write_bytes(text)
   assert load_head(path).v_template.shape == (V, 3)
   assert b"copy_reg" in pickle.dumps(scipy.sparse.csc_matrix(np.eye(5, V)), protocol=0)  # Python 2's name, kept.
-
-
-class Hostile:
-
-  def __init__(self, command):
-    self.command = command
-
-  def __reduce__(self):
-    return os.system, (self.command,)
 
 
 def test_hostile_pickle_is_refused_and_nothing_runs(tmp_path):

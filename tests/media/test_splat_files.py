@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+import flame_mesh
 import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, init_avatar, render_frames
 from rsatalker_jax.errors import InputError
@@ -245,6 +246,35 @@ def test_foreign_bound_ply_is_ordered_by_faces(tmp_path, avatar, head, picture):
     splat_files.load_bound_ply(path, head)
   alone = splat_files.load_bound_ply(path, head, shape=np.zeros(2))
   assert alone.static_offset is None and not alone.shape.any()
+
+
+def test_avatar_of_gaussian_avatars_needs_flame_with_teeth(tmp_path):
+  """10144 faces and vertex offsets for 5143 vertices, as GaussianAvatars leaves a person."""
+  flame = flame_mesh.write_flame(tmp_path / "flame.npz")
+  bare, head = load_head(flame), load_head(flame, teeth=True)
+  count = head.faces.shape[0]
+  order = np.random.default_rng(5).permutation(count)
+  columns = {name: np.zeros(count) for name in field_names(0, "binding_0")} | dict(rot_0=np.ones(count), binding_0=order)
+  columns["opacity"] = order / count
+  path = tmp_path / "point_cloud.ply"
+  write_table(path, columns)
+  offset = np.random.default_rng(6).normal(size=(1, 5143, 3)).astype(np.float32) * 0.001
+  np.savez(tmp_path / "flame_param.npz", shape=np.zeros(300, np.float32), static_offset=offset)
+  with pytest.raises(InputError, match="found faces 0 to 10143, expected 0 to 9975, .*; load FLAME with its teeth"):
+    splat_files.load_bound_ply(path, bare)
+
+  avatar = splat_files.load_bound_ply(path, head)
+  np.testing.assert_array_equal(avatar.binding, np.arange(10144))
+  np.testing.assert_allclose(avatar.gaussians.opacity_logits, np.arange(count) / count, rtol=1e-6)
+  np.testing.assert_array_equal(avatar.static_offset, offset[0])
+  # At rest a Gaussian with mean 0 sits in the middle of its triangle, teeth like skin.
+  gaussians = splat_files.bake(avatar, head, motion_to_flame(np.zeros(56, np.float32)))
+  corners = (np.asarray(head.v_template) + offset[0])[np.asarray(head.faces)]
+  np.testing.assert_allclose(gaussians.means, corners.mean(axis=1), atol=1e-6)
+
+  splat_files.write_bound_ply(tmp_path / "again" / "bound.ply", avatar, head)
+  again = splat_files.load_bound_ply(tmp_path / "again" / "bound.ply", head)
+  jax.tree.map(np.testing.assert_array_equal, again, avatar)
 
 
 def _replaced(old: bytes, new: bytes):
