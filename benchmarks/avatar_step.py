@@ -28,7 +28,8 @@ from rsatalker_jax import command_line  # noqa: E402
 from rsatalker_jax.media.viewer import front_camera  # noqa: E402
 from rsatalker_jax.talker import make_talker  # noqa: E402
 from rsatalker_jax.training import loop, sharding  # noqa: E402
-from rsatalker_jax.training.stages import StageInputs, avatar_stage  # noqa: E402
+from rsatalker_jax.training.avatar_stage import avatar_stage  # noqa: E402
+from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
 from splat_kernels.api import default_implementation  # noqa: E402
 from splat_kernels.bench import time_in_turns  # noqa: E402
 
@@ -90,6 +91,7 @@ def main() -> None:
   args = parser.parse_args()
   config = get_config()
   config.data.embedded_root = ""
+  config.density.way, config.gaussians.capacity = "none", None
   config.gaussians.num_gaussians, config.avatar.batch = args.gaussians, args.batch
   command_line.use_devices(config.mesh)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -97,9 +99,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
     config.data.capture = folder
     write_capture(pathlib.Path(folder), front_camera(talker.head, args.size), args.batch)
-    stage = avatar_stage(StageInputs(config, talker, encode=None, mesh=mesh, say=lambda _: None))
-    fresh = stage.init(jax.random.key(0))  # Once, outside jit: the places of further Gaussians are drawn with numpy.
-    steps = Steps(dataclasses.replace(stage, init=lambda _: fresh), mesh)
+    steps = Steps(avatar_stage(StageInputs(config, talker, encode=None, mesh=mesh, say=lambda _: None)), mesh)
     before = os.getloadavg()[0]
     times = time_in_turns({0: steps.take}, args.runs)[0]
 

@@ -32,6 +32,10 @@ VARIANTS = {
     "no_lips": ("without the lips' term", {"motion.loss.lips": 0.0}),
     # Seeing no future, to answer while a conversation goes on (docs/streaming.md).
     "causal": ("RSATalker, causal", {"generator.causal": True, "speech.causal": True}),
+    # How Gaussians come to where they are needed (stage 2; benchmarks/avatar_quality.py). Several people's avatars are
+    # trained with "fixed".
+    "fixed": ("RSATalker, no density control", {"density.way": "none", "gaussians.capacity": None}),
+    "mcmc": ("RSATalker, MCMC", {"density.way": "mcmc"}),
 }
 
 

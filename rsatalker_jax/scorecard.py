@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 import splat_kernels
+from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.conversations import load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
@@ -18,7 +19,7 @@ from rsatalker_jax.files import whole_file
 from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, relation_probe, scoring, tables
 from rsatalker_jax.head import make_lip_opening, motion_to_flame
 from rsatalker_jax.media.video import to_uint8
-from rsatalker_jax.talker import render_sequence
+from rsatalker_jax.talker import Talker, render_sequence
 from rsatalker_jax.training import checkpoints, sharding
 from rsatalker_jax.training.run import TrainedRun, load_run
 
@@ -133,8 +134,10 @@ def _score_frame_rows(run: TrainedRun, clips: list[MotionClip], workdir: str):
   triplet, clip = _find_test_triplet(run, clips)
   items = triplet.capture_indices(capture)[: len(clip.motion_b)]
   frames = np.unique(np.linspace(0, len(items) - 1, run.config.evaluation.frames).round().astype(int))
-  film = _Film.read(capture, items[frames])
+  film = Film.read(capture, items[frames])
 
+  nets = run.config.evaluation.lpips_nets
+  score = lambda film, run, flame, offsets: film.score(run.talker, run.avatar, flame, offsets, nets)
   rows, rendered = {}, {}
   for title, stages in (("tracked motion", None), ("generated motion", None), (_BEFORE_JOINT, checkpoints.STAGES[:2])):
     if stages and "joint" not in run.stages:
@@ -144,13 +147,13 @@ def _score_frame_rows(run: TrainedRun, clips: list[MotionClip], workdir: str):
     if title != "tracked motion":
       flame = {name: np.asarray(x) for name, x in motion_to_flame(shown.generate(clip)[frames]).items()}
       flame["translation"] = film.flame["translation"]
-    rows[title], rendered[title] = film.score(shown, flame, shown.gaussian_offsets(clip.relation, frames))
+    rows[title], rendered[title] = score(film, shown, flame, shown.gaussian_offsets(clip.relation, frames))
 
   if (capture.root / "transforms_val.json").is_file():  # Cameras held out.
     others = load_capture(capture.root, "val", background=background)
     chosen = np.unique(np.linspace(0, len(others) - 1, run.config.evaluation.frames // 2).round().astype(int))
-    other_film = _Film.read(others, chosen)
-    rows["tracked motion, held-out camera"], _ = other_film.score(run, other_film.flame, None)
+    other_film = Film.read(others, chosen)
+    rows["tracked motion, held-out camera"], _ = score(other_film, run, other_film.flame, None)
 
   columns = np.linspace(0, len(frames) - 1, _SHEET_FRAMES).round().astype(int)
   error = np.minimum(4 * np.abs(rendered["tracked motion"] - film.images), 1)
@@ -164,15 +167,18 @@ def _measure_flicker(run: TrainedRun, clips: list[MotionClip]) -> dict[str, floa
   capture = load_capture(run.data_path("capture"), "test", background=tuple(run.config.render.background))
   triplet, clip = _find_test_triplet(run, clips)
   frames = np.arange(min(run.config.evaluation.frames, len(clip.motion_b)))
-  film = _Film.read(capture, triplet.capture_indices(capture)[frames])
-  _, rendered = film.score(run, film.flame, run.gaussian_offsets(clip.relation, frames))
+  film = Film.read(capture, triplet.capture_indices(capture)[frames])
+  offsets = run.gaussian_offsets(clip.relation, frames)
+  rendered = np.concatenate(
+      list(render_sequence(run.talker, sharding.make_mesh(), run.avatar, film.flame, film.camera, offsets))
+  )
   true, ours = np.diff(film.images, axis=0), np.diff(rendered, axis=0)
   mean = lambda x: float(np.mean(np.abs(x)))
   return {"film": mean(true), "avatar": mean(ours), "difference": mean(ours - true)}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Film:
+class Film:
   """Frames of a capture with their cameras and tracked parameters."""
 
   images: np.ndarray
@@ -180,19 +186,21 @@ class _Film:
   camera: splat_kernels.Camera
 
   @classmethod
-  def read(cls, capture: Capture, items: Sequence[int]) -> "_Film":
+  def read(cls, capture: Capture, items: Sequence[int]) -> "Film":
     shown = [capture[int(item)] for item in items]
     stack = lambda key: np.stack([item[key] for item in shown])
     flame = {name: np.stack([item["flame"][name] for item in shown]) for name in shown[0]["flame"]}
     camera = splat_kernels.Camera(stack("world_to_camera"), stack("intrinsics"), capture.width, capture.height)
     return cls(stack("image"), flame, camera)
 
-  def score(self, run: TrainedRun, flame: dict[str, np.ndarray], offsets) -> tuple[dict[str, float], np.ndarray]:
-    """Image metrics of the run's avatar in these poses against the film, and its frames."""
-    chunks = list(render_sequence(run.talker, sharding.make_mesh(), run.avatar, flame, self.camera, offsets))
+  def score(
+      self, talker: Talker, avatar: Avatar, flame: dict[str, np.ndarray], offsets, lpips_nets: Sequence[str]
+  ) -> tuple[dict[str, float], np.ndarray]:
+    """Image metrics of an avatar in these poses against the film, and its frames; `offsets` as in `render_sequence`."""
+    chunks = list(render_sequence(talker, sharding.make_mesh(), avatar, flame, self.camera, offsets))
     ends = np.cumsum([len(chunk) for chunk in chunks])
     pairs = zip(chunks, np.split(self.images, ends[:-1]))
-    return scoring.score_frames(pairs, run.config.evaluation.lpips_nets), np.concatenate(chunks)
+    return scoring.score_frames(pairs, lpips_nets), np.concatenate(chunks)
 
 
 def _find_test_triplet(run: TrainedRun, clips: list[MotionClip]) -> tuple[Triplet, MotionClip]:
