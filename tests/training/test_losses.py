@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.training import losses
 
 
@@ -74,3 +75,14 @@ def test_image_loss_of_equal_images_is_zero_and_of_a_shift_is_known():
   shifted = losses.image_loss(image + 0.1, image)
   np.testing.assert_allclose(shifted["l1"], 0.8 * 0.1, rtol=1e-4)
   assert 0 < shifted["dssim"] < 0.2
+
+
+def test_lpips_is_a_further_term_with_a_gradient():
+  r = np.random.default_rng(0)
+  a, b = (jnp.array(r.uniform(size=(1, 32, 32, 3)), jnp.float32) for _ in range(2))
+  terms = losses.image_loss(a, b, lpips_weight=0.5)
+  np.testing.assert_allclose(terms["lpips"], 0.5 * image_metrics.lpips(a, b)[0], rtol=1e-6)
+  assert {name: terms[name] for name in ("l1", "dssim")} == losses.image_loss(a, b)
+  # Towards the target LPIPS falls.
+  slope = jax.grad(lambda x: losses.image_loss(x, b, lpips_weight=0.5)["lpips"])(a)
+  assert float(jnp.sum(slope * (b - a))) < 0
