@@ -51,7 +51,9 @@ def joint_stage(inputs: StageInputs) -> Stage:
     others, batch = batch["others"], batch["filmed"]
     motion = {name: jnp.concatenate([batch[name], others[name]]) for name in others}
     predicted = generate(talker, params, motion, key)
-    terms = mesh_loss(predicted, motion["motion_b"])  # Eq. 9
+    count = len(batch["frame"])
+    # Over all conversations, the filmed ones as often as others: in every batch they would be learnt by heart.
+    terms = mesh_loss(predicted[count:], others["motion_b"])  # Eq. 9
     image_loss = functools.partial(
         losses.image_loss, dssim_weight=avatar_config.dssim_weight, lpips_weight=avatar_config.lpips_weight
     )
@@ -73,7 +75,6 @@ def joint_stage(inputs: StageInputs) -> Stage:
     def draw_frames_of(motion, gaussians, offsets):
       return draw(one_axis(jnp.take_along_axis(motion, batch["frame"][..., None], axis=1)), gaussians, offsets)
 
-    count = len(batch["frame"])
     outputs = [draw_frames_of(predicted[:count], *held)]
     image_terms = image_loss(outputs[0].image, image)
     if config.tracked_weight:
