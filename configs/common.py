@@ -168,17 +168,18 @@ def base_config() -> ConfigDict:
       steps=120,
       batch=2,  # Windows of filmed conversations …
       frames=2,  # … and how many frames of each are rendered.
-      motion_batch=8,  # Windows of all conversations, for L_mesh alone.
+      motion_batch=8,  # Windows of all conversations, for L_mesh; the first `batch` of them are drawn.
       window=100,
-      generator_learning_rate=1e-4,
+      generator_learning_rate=5e-5,
+      avatar_learning_rate=0.3,  # Share of stage 2's rates.
+      # Higher, the offsets learn the times of the training film's poses, which other conversations do not have.
+      offsets_learning_rate=1e-7,
+      image_weight=0.1,  # lambda_1 of Eq. 13
       # Generated motion never meets the video exactly (when a head turns or an eye blinks is partly chance), so its pixels
       # pull the Gaussians towards a blur, and the offsets towards the poses of the training film.
       avatar_share=0.0,  # Share of that pull that reaches Gaussians and offsets [1].
-      tracked_weight=1.0,  # Of L_image of the same frames with tracked motion, times image_weight [0].
-      drawn_weight=1.0,  # Of L_image of unfilmed conversations, generated against true motion, times image_weight [0].
-      avatar_learning_rate=0.1,  # Share of stage 2's rates.
-      offsets_learning_rate=1e-5,
-      image_weight=0.5,  # lambda_1 of Eq. 13
+      tracked_weight=0.5,  # Of L_image of the same frames with tracked motion [0].
+      drawn_weight=5.0,  # Of L_image of unfilmed conversations, generated against true motion [0].
       position_weight=0.01,  # lambda_2
       offset_weight=0.01,  # lambda_3
       offset_threshold=1.0,  # eps_offset of Eq. 12

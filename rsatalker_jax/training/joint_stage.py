@@ -76,19 +76,18 @@ def joint_stage(inputs: StageInputs) -> Stage:
       return draw(one_axis(jnp.take_along_axis(motion, batch["frame"][..., None], axis=1)), gaussians, offsets)
 
     outputs = [draw_frames_of(predicted[:count], *held)]
-    image_terms = image_loss(outputs[0].image, image)
+    terms |= {name: config.image_weight * value for name, value in image_loss(outputs[0].image, image).items()}
     if config.tracked_weight:
       outputs.append(draw_frames_of(batch["motion_b"], avatar.gaussians, offsets))
       for name, value in image_loss(outputs[1].image, image).items():
-        image_terms[f"tracked_{name}"] = config.tracked_weight * value
+        terms[f"tracked_{name}"] = config.tracked_weight * value
     if config.drawn_weight:
       # Conversations that nobody filmed: the avatar draws the truth. As many frames, of the first of the other windows.
       unfilmed = [predicted[count : 2 * count], motion["motion_b"][count : 2 * count]]
       still = jax.lax.stop_gradient((avatar.gaussians, offsets))
       outputs += [draw_frames_of(m, *still) for m in unfilmed]
       for name, value in image_loss(outputs[-2].image, jax.lax.stop_gradient(outputs[-1].image)).items():
-        image_terms[f"drawn_{name}"] = config.drawn_weight * value
-    terms |= {name: config.image_weight * value for name, value in image_terms.items()}
+        terms[f"drawn_{name}"] = config.drawn_weight * value
     terms |= gaussian_terms(params, outputs[0], avatar_config, config.position_weight)
     terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
     return sum(terms.values()), terms | buffer_terms(outputs)  # Eq. 13
