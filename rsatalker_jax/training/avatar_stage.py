@@ -1,7 +1,5 @@
 """Stage 2: the Gaussians learn a person's looks from a capture with tracked motion (Eq. 10, 11)."""
 
-import functools
-
 import grain
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ from rsatalker_jax.training.rendering import (
     buffer_terms,
     camera_of,
     capacity_of,
+    gaussian_rates,
     gaussian_terms,
     init_avatar_group,
     open_capture,
@@ -33,13 +32,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   capture = open_capture(inputs, "train")
   inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
 
-  rates = functools.partial(
-      optimizers.gaussian_schedule,
-      config.learning_rates,
-      config.steps,
-      scene_extent=config.scene_extent,
-      final_share=config.final_learning_rate,
-  )
+  rates = gaussian_rates(config, config.steps)
   control = make_density_control(
       inputs.config.density,
       capacity=capacity_of(inputs),

@@ -31,6 +31,7 @@ from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.rendering import (
     buffer_terms,
     camera_of,
+    gaussian_rates,
     init_avatar_group,
     to_float,
     to_frame_example,
@@ -88,13 +89,8 @@ def bank_stage(inputs: StageInputs) -> Stage:
     sheet = np.concatenate([to_float(batch["image"]), render_shown(params, buffers, batch)], axis=2)
     return {"truth_and_render": np.concatenate(list(sheet))}
 
-  rates = functools.partial(
-      optimizers.gaussian_schedule,
-      config.learning_rates,
-      max(1, round(config.steps * min(1, config.batch / count))),  # Each person's own steps.
-      scene_extent=config.scene_extent,
-      final_share=config.final_learning_rate,
-  )
+  # Each person's own steps.
+  rates = gaussian_rates(config, max(1, round(config.steps * min(1, config.batch / count))))
   transforms = optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
   return Stage(
       name="avatar",

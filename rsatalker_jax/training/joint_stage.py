@@ -20,6 +20,7 @@ from rsatalker_jax.training.motion_stage import generate, init_generator, motion
 from rsatalker_jax.training.rendering import (
     buffer_terms,
     camera_of,
+    gaussian_rates,
     gaussian_terms,
     init_avatar_group,
     let_through,
@@ -41,6 +42,8 @@ def joint_stage(inputs: StageInputs) -> Stage:
   generated against true motion, both drawn by the avatar, which tell the generator what its errors cost in pixels.
   """
   config, avatar_config, talker = inputs.config.joint, inputs.config.avatar, inputs.fitted_talker
+  if config.drawn_weight and config.motion_batch < config.batch:
+    raise InputError("config", "joint.motion_batch", config.motion_batch, f"at least joint.batch, {config.batch}: they are drawn")
   capture = open_capture(inputs, "train")
   windows = JointWindows.load(inputs, capture)
   inputs.say(f"joint: {windows.num_frames} frames of video in {len(windows.clips)} conversations")
@@ -65,7 +68,6 @@ def joint_stage(inputs: StageInputs) -> Stage:
     relation = jnp.repeat(batch["relation"], config.frames, axis=0)
     offsets = talker.gaussian_offsets(params, relation, one_axis(batch["time"]))  # Eq. 8
     avatar = talker.avatar(params, buffers)
-    # Generated motion never quite meets the film: of its pixels' pull on the Gaussians little is wanted.
     held = jax.tree.map(lambda x: let_through(x, config.avatar_share), (avatar.gaussians, offsets))
 
     def draw(motion, gaussians, offsets):
@@ -100,14 +102,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     offsets = talker.offset_net.init(offsets_key, query, jnp.zeros(()))
     return params | avatar_params | {"offsets": offsets}, buffers | avatar_buffers
 
-  rates = functools.partial(
-      optimizers.gaussian_schedule,
-      avatar_config.learning_rates,
-      config.steps,
-      scene_extent=avatar_config.scene_extent,
-      final_share=avatar_config.final_learning_rate,
-      scale=config.avatar_learning_rate,
-  )
+  rates = gaussian_rates(avatar_config, config.steps, config.avatar_learning_rate)
   network = functools.partial(optimizers.network_optimizer, steps=config.steps, warmup=config.steps // 10)
   return Stage(
       name="joint",

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
@@ -15,10 +16,22 @@ from rsatalker_jax.avatar import face_colors, init_avatar, paint, triangle_frame
 from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.head import head_vertices, motion_to_flame
 from rsatalker_jax.talker import Params, Talker, render_on_mesh
-from rsatalker_jax.training import losses
+from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 _AVATAR_GROUP = ("means", "quats", "log_scales", "opacity_logits", "sh")
+
+
+def gaussian_rates(config: ConfigDict, steps: int, scale: float = 1.0) -> Callable[[str], optax.Schedule]:
+  """Learning rates of the Gaussians by attribute, from the config's avatar section (`optimizers.gaussian_schedule`)."""
+  return functools.partial(
+      optimizers.gaussian_schedule,
+      config.learning_rates,
+      steps,
+      scene_extent=config.scene_extent,
+      final_share=config.final_learning_rate,
+      scale=scale,
+  )
 
 
 def with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **options: Any) -> dict[str, Callable]:
