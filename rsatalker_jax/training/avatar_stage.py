@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from rsatalker_jax.avatar import up_to_degree
+from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.density_control import make_density_control
 from rsatalker_jax.training.loop import Stage
@@ -69,9 +70,9 @@ def avatar_stage(inputs: StageInputs) -> Stage:
 
   def pictures(params, buffers):
     item = jax.tree.map(lambda x: x[None], to_frame_example(capture[len(capture) // 2]))
-    output = talker.render(talker.avatar(params, buffers), item["flame"], camera_of(item, capture))
-    truth = np.asarray(to_float(item["image"][0]))
-    return {"truth_and_render": np.concatenate([truth, np.asarray(output.image[0])], axis=1)}
+    avatar, camera = talker.avatar(params, buffers), camera_of(item, capture)
+    (image,) = next(render_sequence(talker, inputs.mesh, avatar, item["flame"], camera, chunk=1))
+    return {"truth_and_render": np.concatenate([np.asarray(to_float(item["image"][0])), image], axis=1)}
 
   examples = grain.MapDataset.source(capture).seed(inputs.config.seed).shuffle()
   examples = examples[jax.process_index() :: jax.process_count()].repeat()

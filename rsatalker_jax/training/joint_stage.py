@@ -64,32 +64,39 @@ def joint_stage(inputs: StageInputs) -> Stage:
     # The rendered frames (B, K), one after another along one axis.
     one_axis = lambda x: x.reshape(-1, *x.shape[2:])
     film = {name: one_axis(batch[name]) for name in ("image", "translation", "world_to_camera", "intrinsics")}
-    image, camera = to_float(film["image"]), camera_of(film, capture)
+    image = to_float(film["image"])
     relation = jnp.repeat(batch["relation"], config.frames, axis=0)
     offsets = talker.gaussian_offsets(params, relation, one_axis(batch["time"]))  # Eq. 8
     avatar = talker.avatar(params, buffers)
+    shown = lambda motion: one_axis(jnp.take_along_axis(motion, batch["frame"][..., None], axis=1))
+
+    def draw(motions, gaussians, offsets):
+      """Images of all of `motions`, each under the film's cameras, in one call."""
+      times = len(motions)
+      tile = lambda x: jnp.tile(x, (times,) + (1,) * (x.ndim - 1))
+      flame = motion_to_flame(jnp.concatenate([shown(motion) for motion in motions]))
+      flame["translation"] = tile(film["translation"])
+      views = camera_of({name: tile(film[name]) for name in ("world_to_camera", "intrinsics")}, capture)
+      output = render(avatar.replace(gaussians=gaussians), flame, views, tile(offsets), {})
+      return jnp.split(output.image, times), output
+
     held = jax.tree.map(lambda x: let_through(x, config.avatar_share), (avatar.gaussians, offsets))
-
-    def draw(motion, gaussians, offsets):
-      flame = motion_to_flame(motion) | {"translation": film["translation"]}
-      return render(avatar.replace(gaussians=gaussians), flame, camera, offsets, {})
-
-    def draw_frames_of(motion, gaussians, offsets):
-      return draw(one_axis(jnp.take_along_axis(motion, batch["frame"][..., None], axis=1)), gaussians, offsets)
-
-    outputs = [draw_frames_of(predicted[:count], *held)]
-    terms |= {name: config.image_weight * value for name, value in image_loss(outputs[0].image, image).items()}
+    # Of conversations that nobody filmed as many frames are drawn, of the first of the other windows.
+    unfilmed = slice(count, 2 * count)
+    generated = [predicted[:count]] + [predicted[unfilmed]] * bool(config.drawn_weight)
+    images, output = draw(generated, *held)
+    outputs = [output]
+    pairs = {"": (config.image_weight, images[0], image)}
     if config.tracked_weight:
-      outputs.append(draw_frames_of(batch["motion_b"], avatar.gaussians, offsets))
-      for name, value in image_loss(outputs[1].image, image).items():
-        terms[f"tracked_{name}"] = config.tracked_weight * value
+      (tracked,), output = draw([batch["motion_b"]], avatar.gaussians, offsets)
+      outputs.append(output)
+      pairs["tracked_"] = config.tracked_weight, tracked, image
     if config.drawn_weight:
-      # Conversations that nobody filmed: the avatar draws the truth. As many frames, of the first of the other windows.
-      unfilmed = [predicted[count : 2 * count], motion["motion_b"][count : 2 * count]]
-      still = jax.lax.stop_gradient((avatar.gaussians, offsets))
-      outputs += [draw_frames_of(m, *still) for m in unfilmed]
-      for name, value in image_loss(outputs[-2].image, jax.lax.stop_gradient(outputs[-1].image)).items():
-        terms[f"drawn_{name}"] = config.drawn_weight * value
+      (truth,), output = jax.lax.stop_gradient(draw([motion["motion_b"][unfilmed]], avatar.gaussians, offsets))
+      outputs.append(output)
+      pairs["drawn_"] = config.drawn_weight, images[1], truth
+    for prefix, (weight, rendered, target) in pairs.items():
+      terms |= {prefix + name: weight * value for name, value in image_loss(rendered, target).items()}
     terms |= gaussian_terms(params, outputs[0], avatar_config, config.position_weight)
     terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
     return sum(terms.values()), terms | buffer_terms(outputs)  # Eq. 13

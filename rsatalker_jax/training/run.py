@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+import tqdm
 from jaxtyping import Int
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from rsatalker_jax.avatar import Avatar, drop_free_slots
 from rsatalker_jax.data.capture_collection import name_people
@@ -49,7 +49,7 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
           config.speech, data_path(config.data, "features"), encode_missing=config.speech.encode_missing
       ),
       mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
-      say=tqdm.write if jax.process_index() == 0 else lambda _: None,  # Above the progress bar.
+      say=tqdm.tqdm.write if jax.process_index() == 0 else lambda _: None,  # Above the progress bar.
   )
   given = {}, {}
   if init_from is not None:
