@@ -33,8 +33,9 @@ compare: demo
 	    --workdir=$(RUN)/compare/$$variant/seed_$$seed || exit; done; done
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
 
+# The longest file first, so that no worker is left alone with it.
 test: $(VENV)/.installed
-	$(PY) -m pytest -q -n 2 --dist loadfile tests
+	$(PY) -m pytest -q -n 2 --dist loadfile tests/test_end_to_end.py tests
 
 test-aot: $(VENV)-aot/.installed
 	$(VENV)-aot/bin/python -m pytest -q tests_aot

@@ -45,10 +45,11 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       say=inputs.say,
   )
   timesteps = np.unique(capture.timesteps)
+  first_params, first_buffers = init_avatar_group(inputs, capture)
 
   def init(key):
     del key
-    params, buffers = init_avatar_group(inputs, capture)
+    params, buffers = dict(first_params), first_buffers
     if config.flame_learning_rates:
       flame = to_frame_example(capture[0])["flame"]
       params["flame"] = {name: jnp.zeros((len(timesteps), *flame[name].shape)) for name in config.flame_learning_rates}

@@ -91,11 +91,12 @@ def bank_stage(inputs: StageInputs) -> Stage:
 
   # Each person's own steps.
   rates = gaussian_rates(config, max(1, round(config.steps * min(1, config.batch / count))))
+  first = _init_bank(inputs, people)
   transforms = optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
   return Stage(
       name="avatar",
       steps=config.steps,
-      init=lambda key: _init_bank(inputs, people),
+      init=lambda key: first,
       batches=_batches(inputs, people),
       **with_renderer(loss, talker, inputs.mesh, avatar_per_frame=True),
       optimizer=optimizers.by_path({

@@ -101,10 +101,11 @@ def joint_stage(inputs: StageInputs) -> Stage:
     terms["offset"] = config.offset_weight * losses.offset_loss(offsets / sizes, config.offset_threshold)  # Eq. 12
     return sum(terms.values()), terms | buffer_terms(outputs)  # Eq. 13
 
+  avatar_params, avatar_buffers = init_avatar_group(inputs, capture)
+
   def init(key):
     generator_key, offsets_key = jax.random.split(key)
     params, buffers = init_generator(talker, windows.clips[0], generator_key)
-    avatar_params, avatar_buffers = init_avatar_group(inputs, capture)
     query = talker.generator.apply(params["generator"], jnp.zeros(2, jnp.int32), method="relation_query")
     offsets = talker.offset_net.init(offsets_key, query, jnp.zeros(()))
     return params | avatar_params | {"offsets": offsets}, buffers | avatar_buffers

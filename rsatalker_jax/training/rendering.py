@@ -63,16 +63,19 @@ def open_capture(inputs: StageInputs, split: str) -> Capture:
 
 
 def init_avatar_group(inputs: StageInputs, capture: Capture) -> tuple[Params, Params]:
+  """Group "avatar" of params and buffers of a person as training begins: the config's `gaussians`, in the film's colours.
+
+  Reads frames and draws places by numpy: to be called where a stage is made, not in its `init`, which is traced.
+  """
   options = dict(inputs.config.gaussians)
   options["region_density"] = dict(options["region_density"])
   color_frames = options.pop("color_frames")
   offset = capture.static_offset if np.any(capture.static_offset) else None
-  with jax.ensure_compile_time_eval():  # Where Gaussians go is drawn by numpy, also where a stage's init is traced.
-    avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
-    if color_frames:
-      chosen = np.unique(np.linspace(0, len(capture) - 1, color_frames).round().astype(int))
-      frames = (capture[int(i)] for i in chosen)
-      avatar = paint(avatar, face_colors(inputs.talker.head, avatar.shape, frames, offset))
+  avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
+  if color_frames:
+    chosen = np.unique(np.linspace(0, len(capture) - 1, color_frames).round().astype(int))
+    frames = (capture[int(i)] for i in chosen)
+    avatar = paint(avatar, face_colors(inputs.talker.head, avatar.shape, frames, offset))
   params = {name: getattr(avatar.gaussians, name) for name in _AVATAR_GROUP}
   buffers = {"binding": avatar.binding, "shape": avatar.shape}
   if offset is not None:
