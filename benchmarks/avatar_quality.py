@@ -59,7 +59,7 @@ def main() -> None:
       state = loop.run_stage(avatar_stage(inputs), mesh=mesh, workdir=workdir, seed=config.seed, watching=watching)
     seconds = time.perf_counter() - began
     trained = drop_free_slots(talker.avatar(*jax.device_get((state.params, state.buffers))))
-    row = [len(trained.binding), round(seconds)]
+    row = [str(len(trained.binding)), str(round(seconds))]
     for split, frames in (("test", 60), ("val", 30)):
       capture = load_capture(inputs.path("capture"), split, background=tuple(config.render.background))
       film = Film.read(capture, np.unique(np.linspace(0, len(capture) - 1, frames).round().astype(int)))
