@@ -69,7 +69,7 @@ def make_round(talker: Talker, avatar: Avatar, height: int, width: int, batch: i
   camera = make_camera(talker.head, height, width, batch)
   spread = batch % mesh.size == 0
   draw = render_on_mesh(talker, mesh) if spread else talker.render
-  render = jax.jit(lambda avatar, flame, camera: draw(avatar, flame, camera, None, {}))
+  render = jax.jit(lambda avatar, flame, camera: draw(avatar, flame, camera))
   place = (lambda x: sharding.put_batch(mesh, x)) if spread else jax.device_put
   starts = range(0, POSES - batch + 1, batch)
   flames = [place({name: x[start : start + batch] for name, x in poses.items()}) for start in starts]

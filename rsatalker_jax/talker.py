@@ -107,9 +107,11 @@ def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh, *, avatar_per_frame:
   frames = P(("data", "fsdp"))
   avatar = frames if avatar_per_frame else P()
   # No check of varying manual axes: a pallas_call inside does not support it.
-  return jax.shard_map(
+  spread = jax.shard_map(
       talker.render, mesh=mesh, in_specs=(avatar, frames, frames, frames, frames), out_specs=frames, check_vma=False
   )
+  # shard_map wants every argument that it has a spec for; callers need not give what `talker.render` has a default for.
+  return lambda avatar, flame, camera, offsets=None, probes={}: spread(avatar, flame, camera, offsets, probes)
 
 
 def render_sequence(
@@ -143,7 +145,7 @@ def render_sequence(
     numbers = np.minimum(np.arange(start, start + chunk), count - 1)
     views = dataclasses.replace(camera, world_to_camera=poses[0][numbers], intrinsics=poses[1][numbers])
     corrections = None if offsets is None else offsets(numbers)
-    arguments = avatar, {name: x[numbers] for name, x in flame.items()}, views, corrections, {}
+    arguments = avatar, {name: x[numbers] for name, x in flame.items()}, views, corrections
     output = render(*arguments)
     while int(output.overflow.max()):
       render = jax.jit(render_on_mesh(talker.with_room(int(output.intersections.max())), mesh))

@@ -20,7 +20,20 @@ from rsatalker_jax.avatar.gaussians import FREE, Gaussians
 
 
 @dataclasses.dataclass(frozen=True)
-class DensityConfig:
+class Interval:
+  """After how many steps density control acts: after every so many from `start` up to `stop`."""
+
+  start: int
+  stop: int
+  every: int
+
+  def acts_after(self, step: int) -> bool:
+    """Whether Gaussians come, move or go after so many steps."""
+    return self.start <= step <= self.stop and step % self.every == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityConfig(Interval):
   """When density control acts and on what. In brackets the values of 3DGS or GaussianAvatars.
 
   Attributes:
@@ -45,10 +58,6 @@ class DensityConfig:
   min_opacity: float = 0.005
   reset_every: int = 60_000
   reset_opacity: float = 0.01
-
-  def acts_after(self, step: int) -> bool:
-    """Whether Gaussians are cloned, split and pruned after so many steps."""
-    return self.start <= step <= self.stop and step % self.every == 0
 
   def resets_after(self, step: int) -> bool:
     """Whether opacities are reset after so many steps."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rsatalker_jax.avatar.binding import rotate_by_quaternion
-from rsatalker_jax.avatar.density import Change, find_faint
+from rsatalker_jax.avatar.density import Change, Interval, find_faint
 from rsatalker_jax.avatar.gaussians import FREE, Gaussians
 
 # As many copies of one Gaussian at most as the published code makes.
@@ -24,7 +24,7 @@ _BINOMIALS = np.array([[math.comb(m, k + 1) for k in range(MAX_COPIES)] for m in
 
 
 @dataclasses.dataclass(frozen=True)
-class McmcConfig:
+class McmcConfig(Interval):
   """When Gaussians move, and how much they look around. In brackets the paper's values.
 
   Attributes:
@@ -43,10 +43,6 @@ class McmcConfig:
   noise: float = 5e5
   opacity_weight: float = 0.01
   scale_weight: float = 0.01
-
-  def acts_after(self, step: int) -> bool:
-    """Whether Gaussians move after so many steps."""
-    return self.start <= step <= self.stop and step % self.every == 0
 
 
 def relocate(

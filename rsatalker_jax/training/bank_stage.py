@@ -71,7 +71,7 @@ def bank_stage(inputs: StageInputs) -> Stage:
     shown = select(bank_of(params, buffers), batch["identity"])
     if config.steps_per_sh_degree:
       shown = up_to_degree(shown, step // config.steps_per_sh_degree)
-    output = render(shown, batch["flame"], camera_of(batch, people), None, {})
+    output = render(shown, batch["flame"], camera_of(batch, people))
     truth = to_float(batch["image"])
     terms = losses.image_loss(output.image, truth, config.dssim_weight, config.lpips_weight)  # Eq. 10
     terms |= _gaussian_terms(shown.gaussians, output, batch["identity"], config)

@@ -77,7 +77,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       flame = motion_to_flame(jnp.concatenate([shown(motion) for motion in motions]))
       flame["translation"] = tile(film["translation"])
       views = camera_of({name: tile(film[name]) for name in ("world_to_camera", "intrinsics")}, capture)
-      output = render(avatar.replace(gaussians=gaussians), flame, views, tile(offsets), {})
+      output = render(avatar.replace(gaussians=gaussians), flame, views, tile(offsets))
       return jnp.split(output.image, times), output
 
     held = jax.tree.map(lambda x: let_through(x, config.avatar_share), (avatar.gaussians, offsets))
