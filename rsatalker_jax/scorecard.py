@@ -42,8 +42,9 @@ def score_run(workdir: str) -> str:
   clips = load_clips(source, run.encode)
   scorer = make_scorer(run, source, clips)
   motion_rows = _score_motion_rows(run, source, scorer, workdir)
-  image_rows, sheet = _score_frame_rows(run, clips, workdir)
-  flicker = _measure_flicker(run, clips)
+  filmed = _open_test_film(run, clips)
+  image_rows, sheet = _score_frame_rows(run, *filmed, workdir)
+  flicker = _measure_flicker(run, *filmed)
 
   markdown = (
       f"Run {workdir} ({run.stages}), {source.summary()}\n\n"
@@ -127,12 +128,15 @@ def _motion_report(rows: dict[str, list[dict[str, float]]]) -> str:
   return report
 
 
-def _score_frame_rows(run: TrainedRun, clips: list[MotionClip], workdir: str):
-  """Image metrics by row, and a sheet: truth, tracked, generated, error of tracked."""
-  background = tuple(run.config.render.background)
-  capture = load_capture(run.data_path("capture"), "test", background=background)
+def _open_test_film(run: TrainedRun, clips: list[MotionClip]) -> tuple[Capture, np.ndarray, MotionClip]:
+  """The test capture, its items that show the first of its conversations that was scored, frame by frame, and its clip."""
+  capture = load_capture(run.data_path("capture"), "test", background=tuple(run.config.render.background))
   triplet, clip = _find_test_triplet(run, clips)
-  items = triplet.capture_indices(capture)[: len(clip.motion_b)]
+  return capture, triplet.capture_indices(capture)[: len(clip.motion_b)], clip
+
+
+def _score_frame_rows(run: TrainedRun, capture: Capture, items: np.ndarray, clip: MotionClip, workdir: str):
+  """Image metrics by row, and a sheet: truth, tracked, generated, error of tracked."""
   frames = np.unique(np.linspace(0, len(items) - 1, run.config.evaluation.frames).round().astype(int))
   film = Film.read(capture, items[frames])
 
@@ -150,7 +154,7 @@ def _score_frame_rows(run: TrainedRun, clips: list[MotionClip], workdir: str):
     rows[title], rendered[title] = score(film, shown, flame, shown.gaussian_offsets(clip.relation, frames))
 
   if (capture.root / "transforms_val.json").is_file():  # Cameras held out.
-    others = load_capture(capture.root, "val", background=background)
+    others = load_capture(capture.root, "val", background=tuple(run.config.render.background))
     chosen = np.unique(np.linspace(0, len(others) - 1, run.config.evaluation.frames // 2).round().astype(int))
     other_film = Film.read(others, chosen)
     rows["tracked motion, held-out camera"], _ = score(other_film, run, other_film.flame, None)
@@ -161,13 +165,11 @@ def _score_frame_rows(run: TrainedRun, clips: list[MotionClip], workdir: str):
   return rows, np.concatenate([np.concatenate(list(x[columns]), axis=1) for x in shown], axis=0)
 
 
-def _measure_flicker(run: TrainedRun, clips: list[MotionClip]) -> dict[str, float]:
+def _measure_flicker(run: TrainedRun, capture: Capture, items: np.ndarray, clip: MotionClip) -> dict[str, float]:
   """Mean absolute difference of successive frames, of the film and of the avatar with tracked motion, and of the two
   differences: an avatar that flickers changes where the film does not."""
-  capture = load_capture(run.data_path("capture"), "test", background=tuple(run.config.render.background))
-  triplet, clip = _find_test_triplet(run, clips)
-  frames = np.arange(min(run.config.evaluation.frames, len(clip.motion_b)))
-  film = Film.read(capture, triplet.capture_indices(capture)[frames])
+  frames = np.arange(min(run.config.evaluation.frames, len(items)))
+  film = Film.read(capture, items[frames])
   offsets = run.gaussian_offsets(clip.relation, frames)
   rendered = np.concatenate(
       list(render_sequence(run.talker, sharding.make_mesh(), run.avatar, film.flame, film.camera, offsets))
