@@ -21,13 +21,14 @@ from ml_collections import ConfigDict
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import splat_kernels  # noqa: E402
 from configs.common import base_config  # noqa: E402
-from rsatalker_jax import command_line  # noqa: E402
+from rsatalker_jax.commands import command_line  # noqa: E402
 from rsatalker_jax.avatar import Avatar, init_avatar  # noqa: E402
 from rsatalker_jax.head import HeadModel, motion_to_flame  # noqa: E402
 from rsatalker_jax.media.viewer import front_camera  # noqa: E402
 from rsatalker_jax.talker import Talker, make_talker, render_on_mesh  # noqa: E402
-from rsatalker_jax.training import checkpoints, sharding  # noqa: E402
-from rsatalker_jax.training.run import load_run  # noqa: E402
+from rsatalker_jax import sharding
+from rsatalker_jax.runs import workdir as workdirs  # noqa: E402
+from rsatalker_jax.runs import load_run  # noqa: E402
 from rsatalker_jax.types import FPS, MOTION_GROUPS  # noqa: E402
 from splat_kernels.api import default_implementation  # noqa: E402
 from splat_kernels.bench import time_in_turns  # noqa: E402
@@ -96,7 +97,7 @@ def main() -> None:
   parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16], choices=range(1, POSES + 1), metavar="B")
   parser.add_argument("--gaussians", type=int, help="of the fresh avatar; one per face if not given")
   args = parser.parse_args()
-  config = ConfigDict(checkpoints.load_config(args.workdir)) if args.workdir else base_config()
+  config = ConfigDict(workdirs.load_config(args.workdir)) if args.workdir else base_config()
   command_line.use_devices(config.mesh)
   if args.workdir:
     run = load_run(args.workdir)

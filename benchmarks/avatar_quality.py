@@ -17,14 +17,15 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from configs.demo import get_config  # noqa: E402
-from rsatalker_jax import command_line  # noqa: E402
+from rsatalker_jax.commands import command_line  # noqa: E402
 from rsatalker_jax.avatar import drop_free_slots  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
 from rsatalker_jax.data.conversations import unpack_embedded  # noqa: E402
 from rsatalker_jax.evaluation.tables import markdown_table  # noqa: E402
-from rsatalker_jax.scorecard import Film  # noqa: E402
+from rsatalker_jax.commands.evaluate import Film  # noqa: E402
 from rsatalker_jax.talker import make_talker  # noqa: E402
-from rsatalker_jax.training import loop, sharding  # noqa: E402
+from rsatalker_jax import sharding
+from rsatalker_jax.training import loop  # noqa: E402
 from rsatalker_jax.training.avatar_stage import avatar_stage  # noqa: E402
 from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
 

@@ -24,10 +24,11 @@ from PIL import Image
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import splat_kernels  # noqa: E402
 from configs.demo import get_config  # noqa: E402
-from rsatalker_jax import command_line  # noqa: E402
+from rsatalker_jax.commands import command_line  # noqa: E402
 from rsatalker_jax.media.viewer import front_camera  # noqa: E402
 from rsatalker_jax.talker import make_talker  # noqa: E402
-from rsatalker_jax.training import loop, sharding  # noqa: E402
+from rsatalker_jax import sharding
+from rsatalker_jax.training import loop  # noqa: E402
 from rsatalker_jax.training.avatar_stage import avatar_stage  # noqa: E402
 from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
 from splat_kernels.api import default_implementation  # noqa: E402

@@ -24,13 +24,14 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from configs.rsatalker import get_config  # noqa: E402
-from rsatalker_jax import command_line  # noqa: E402
+from rsatalker_jax.commands import command_line  # noqa: E402
 from rsatalker_jax.data.audio import write_wav  # noqa: E402
 from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
 from rsatalker_jax.speech.logmel import to_frames  # noqa: E402
 from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalize_wav  # noqa: E402
 from rsatalker_jax.talker import make_talker  # noqa: E402
-from rsatalker_jax.training import loop, sharding  # noqa: E402
+from rsatalker_jax import sharding
+from rsatalker_jax.training import loop  # noqa: E402
 from rsatalker_jax.training.motion_stage import motion_stage  # noqa: E402
 from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
 from rsatalker_jax.types import SAMPLES_PER_FRAME  # noqa: E402

@@ -23,7 +23,7 @@ from rsatalker_jax.avatar import Gaussians, render_frames  # noqa: E402
 from rsatalker_jax.head import motion_to_flame  # noqa: E402
 from rsatalker_jax.media import splat_files  # noqa: E402
 from rsatalker_jax.media.viewer import front_camera  # noqa: E402
-from rsatalker_jax.training.run import load_run  # noqa: E402
+from rsatalker_jax.runs import load_run  # noqa: E402
 from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS  # noqa: E402
 
 WHITE = np.ones(3, np.float32)

@@ -29,7 +29,7 @@ from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, st
 from rsatalker_jax.social import parse_relation  # noqa: E402
 from rsatalker_jax.speech import LogMel, logmel_features  # noqa: E402
 from rsatalker_jax.talker import make_log_mel  # noqa: E402
-from rsatalker_jax.training.run import load_run  # noqa: E402
+from rsatalker_jax.runs import load_run  # noqa: E402
 from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLES_PER_FRAME  # noqa: E402
 from splat_kernels.bench import time_in_turns  # noqa: E402
 

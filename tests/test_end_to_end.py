@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import tiny_world
-from rsatalker_jax import avatar_export, conversation_video, scorecard
+from rsatalker_jax.commands import evaluate, export, generate, train
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import motion_to_flame
 from rsatalker_jax.media import splat_files
-from rsatalker_jax.training import checkpoints, run
+from rsatalker_jax.runs import load_run, workdir as workdirs
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def world(tmp_path_factory):
 def trained(world, tmp_path_factory):
   """The workdir of a finished run of all stages."""
   workdir = str(tmp_path_factory.mktemp("run"))
-  run.train(tiny_world.tiny_config(world), workdir)
+  train.train(tiny_world.tiny_config(world), workdir)
   return workdir
 
 
@@ -43,7 +43,7 @@ def generate_options(world, **changes):
 
 
 def test_every_stage_wrote_checkpoints_metrics_and_pictures(trained, tmp_path):
-  params, buffers, used = checkpoints.load_parameters(trained)
+  params, buffers, used = workdirs.load_parameters(trained)
   assert used == "motion:4 avatar:4 joint:3"
   assert set(params) == {"generator", "avatar", "offsets"} and set(buffers) == {"generator", "avatar"}
   for stage, terms in (
@@ -57,7 +57,7 @@ def test_every_stage_wrote_checkpoints_metrics_and_pictures(trained, tmp_path):
 
 
 def test_joint_stage_moves_every_group(trained):
-  motion, avatar, joint = (checkpoints.load_stage_state(trained, stage)["params"] for stage in checkpoints.STAGES)
+  motion, avatar, joint = (workdirs.load_stage_state(trained, stage)["params"] for stage in workdirs.STAGES)
   moved = lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max() > 0
   kernel = lambda params: params["generator"]["params"]["motion_decoder"]["motion"]["kernel"]
   assert moved(kernel(motion), kernel(joint))
@@ -66,13 +66,13 @@ def test_joint_stage_moves_every_group(trained):
 
 
 def test_second_run_does_nothing(trained, world, capsys):
-  run.train(tiny_world.tiny_config(world), trained)
+  train.train(tiny_world.tiny_config(world), trained)
   assert "motion: already at step 4 of 4" in capsys.readouterr().out
 
 
 def test_one_stage_from_another_run(trained, world, tmp_path):
-  run.train(tiny_world.tiny_config(world), str(tmp_path / "joint_only"), stage="joint", init_from=trained)
-  state = checkpoints.load_stage_state(str(tmp_path / "joint_only"), "joint")
+  train.train(tiny_world.tiny_config(world), str(tmp_path / "joint_only"), stage="joint", init_from=trained)
+  state = workdirs.load_stage_state(str(tmp_path / "joint_only"), "joint")
   assert int(state["step"]) == 3
 
 
@@ -80,10 +80,10 @@ def test_workdir_of_another_config_is_refused(trained, world):
   config = tiny_world.tiny_config(world)
   config.motion.learning_rate = 0.5
   with pytest.raises(InputError, match=r"config.json: motion.learning_rate: found 0.002, expected 0.5 \(this config\)"):
-    run.train(config, trained)
+    train.train(config, trained)
   config = tiny_world.tiny_config(world)
   config.logging.log_every = 1  # Watching a run differently does not change it.
-  run.train(config, trained)
+  train.train(config, trained)
 
 
 def test_scorecard(trained):
@@ -93,7 +93,7 @@ def test_scorecard(trained):
     config = json.loads(pathlib.Path(trained, "config.json").read_text())
     config["evaluation"]["title"] = "RSATalker, stage 1"
     (folder / "config.json").write_text(json.dumps(config))
-  markdown = scorecard.score_run(trained)
+  markdown = evaluate.score_run(trained)
   results = json.load(open(f"{trained}/evaluation/results.json"))
   rows = results["motion"]
   assert set(rows) == {"true motion", "RSATalker", "constant training mean", "RSATalker, stage 1"}
@@ -114,7 +114,7 @@ def test_scorecard(trained):
 
 def test_generated_video_has_both_faces_and_sound(trained, world, tmp_path):
   out, motion = tmp_path / "video.mp4", tmp_path / "b.npz"
-  conversation_video.generate_video(workdir=trained, out=str(out), save_motion=str(motion), **generate_options(world))
+  generate.generate_video(workdir=trained, out=str(out), save_motion=str(motion), **generate_options(world))
   with av.open(str(out)) as container:
     frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert container.streams.audio
@@ -136,23 +136,23 @@ def test_generated_video_has_both_faces_and_sound(trained, world, tmp_path):
 def test_mistakes_are_one_line_and_leave_no_video(trained, world, tmp_path, changes, message):
   options = dict(workdir=trained, out=str(tmp_path / "video.mp4"), **generate_options(world)) | changes
   with pytest.raises(InputError) as error:
-    conversation_video.generate_video(**options)
+    generate.generate_video(**options)
   assert message in str(error.value) and "\n" not in str(error.value)
   assert list(tmp_path.iterdir()) == []
 
 
 def test_exported_avatar_is_the_runs(trained, world, tmp_path):
   motion = str(world / "conversations" / "test" / "tiny-2_sub_video_0_speaker2.npz")
-  avatar_export.export_avatar(workdir=trained, out=str(tmp_path / "bound.ply"), format="bound")
-  loaded = run.load_run(trained)
+  export.export_avatar(workdir=trained, out=str(tmp_path / "bound.ply"), format="bound")
+  loaded = load_run(trained)
   avatar = splat_files.load_bound_ply(tmp_path / "bound.ply", loaded.talker.head)
   np.testing.assert_array_equal(avatar.gaussians.means, loaded.avatar.gaussians.means)
   np.testing.assert_array_equal(avatar.shape, loaded.avatar.shape)
 
-  export = lambda name, **options: avatar_export.export_avatar(workdir=trained, out=str(tmp_path / name), **options)
+  write = lambda name, **options: export.export_avatar(workdir=trained, out=str(tmp_path / name), **options)
   read = lambda name: splat_files.read_ply(tmp_path / name)[0].means
-  export("frame.ply", motion=motion, frame=7)
-  export("blood.ply", motion=motion, frame=7, relation="blood,unequal")
+  write("frame.ply", motion=motion, frame=7)
+  write("blood.ply", motion=motion, frame=7, relation="blood,unequal")
   offsets = loaded.gaussian_offsets(np.array([1, 0]), np.array([7]))(np.array([0]))[0]
   assert np.abs(offsets).max() > 0
   pose = motion_to_flame(tiny_world.make_motion(6)[7])
@@ -162,7 +162,7 @@ def test_exported_avatar_is_the_runs(trained, world, tmp_path):
   moved = read("blood.ply") - read("frame.ply")
   np.testing.assert_allclose(moved, np.asarray(offsets)[loaded.avatar.binding], atol=3e-8)
 
-  export("page.html", motion=motion, frame=7, frames=5, relation="blood,unequal")
+  write("page.html", motion=motion, frame=7, frames=5, relation="blood,unequal")
   header = json.loads((tmp_path / "page.html").read_text().split('type="application/json">')[1].split("</script>")[0])
   tables = {table["name"]: table for table in header["tables"]}
   assert tables["vertices"]["shape"] == [5, *loaded.talker.head.v_template.shape]
@@ -191,6 +191,6 @@ def test_exports_mistakes_are_one_line_and_leave_no_file(trained, world, tmp_pat
   options = dict(workdir=trained, out="head.ply", motion=motion) | changes
   options["out"] = str(tmp_path / options["out"])
   with pytest.raises(InputError) as error:
-    avatar_export.export_avatar(**options)
+    export.export_avatar(**options)
   assert message in str(error.value) and "\n" not in str(error.value)
   assert list(tmp_path.iterdir()) == []

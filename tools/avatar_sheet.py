@@ -21,8 +21,8 @@ from rsatalker_jax.head import motion_to_flame  # noqa: E402
 from rsatalker_jax.media.video import to_uint8  # noqa: E402
 from rsatalker_jax.media.viewer import front_camera  # noqa: E402
 from rsatalker_jax.talker import render_sequence  # noqa: E402
-from rsatalker_jax.training import sharding  # noqa: E402
-from rsatalker_jax.training.run import load_run  # noqa: E402
+from rsatalker_jax import sharding  # noqa: E402
+from rsatalker_jax.runs import load_run  # noqa: E402
 
 # Jaw and neck, axis-angle in radians.
 POSES = (

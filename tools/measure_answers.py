@@ -16,13 +16,13 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from rsatalker_jax import command_line  # noqa: E402
+from rsatalker_jax.commands import command_line  # noqa: E402
 from rsatalker_jax.data.conversations import load_conversations  # noqa: E402
 from rsatalker_jax.data.pipeline import MotionClip, load_clips  # noqa: E402
 from rsatalker_jax.evaluation import demo_world  # noqa: E402
 from rsatalker_jax.files import whole_file  # noqa: E402
 from rsatalker_jax.social.relation import RELATIONS, parse_relation  # noqa: E402
-from rsatalker_jax.training.run import TrainedRun, load_run  # noqa: E402
+from rsatalker_jax.runs import TrainedRun, load_run  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run on the embedded conversations.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Where to write the Markdown.")

@@ -21,12 +21,13 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 import splat_kernels
+from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars, up_to_degree
 from rsatalker_jax.data.capture_collection import CaptureCollection, load_captures
 from rsatalker_jax.data.conversations import data_paths
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import Params
-from rsatalker_jax.training import losses, optimizers, sharding
+from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.rendering import (
     buffer_terms,

@@ -21,7 +21,9 @@ import numpy as np
 import optax
 import tqdm
 
-from rsatalker_jax.training import checkpoints, sharding, writer as writer_lib
+from rsatalker_jax import sharding
+from rsatalker_jax.runs.workdir import STAGES
+from rsatalker_jax.training import checkpoints, writer as writer_lib
 from rsatalker_jax.training.checkpoints import TrainState
 
 Params = dict[str, Any]
@@ -247,7 +249,7 @@ def run_stage(
     NonFiniteLoss: names the step, the stage and the term.
     BufferOverflow: names the step, the stage and the count, where the stage has no `loss_with_room`.
   """
-  key = jax.random.fold_in(jax.random.key(seed), checkpoints.STAGES.index(stage.name))
+  key = jax.random.fold_in(jax.random.key(seed), STAGES.index(stage.name))
   init_key, step_key = jax.random.split(key)
   with jax.set_mesh(mesh):
     # --- State: from the newest checkpoint, or new.

@@ -12,7 +12,7 @@ from configs.demo import get_config
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming
 from rsatalker_jax.speech import LogMel, logmel_features
-from rsatalker_jax.training.run import TrainedRun
+from rsatalker_jax.runs import TrainedRun
 
 FRAMES = 810  # More than the 800 after which the encoding of time repeats itself.
 RELATION = np.array([1, 0], np.int32)

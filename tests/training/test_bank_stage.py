@@ -11,10 +11,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 import tiny_world
-from rsatalker_jax import avatar_export
+from rsatalker_jax.commands import export
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_encoder, make_talker
-from rsatalker_jax.training import bank_stage, checkpoints, loop, optimizers, run, sharding
+from rsatalker_jax import sharding
+from rsatalker_jax.commands import train
+from rsatalker_jax.runs import load_run, workdir as workdirs
+from rsatalker_jax.training import bank_stage, loop, optimizers
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 PEOPLE = ("capture", "other")
@@ -55,7 +58,7 @@ def together(root, tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp("run"))
   with pytest.MonkeyPatch.context() as monkeypatch:
     descend(monkeypatch, 2 * RATE)  # A loss over twice the frames has half the gradient for each.
-    run.train(make_config(root, PEOPLE, batch=4, fsdp=2), workdir, stage="avatar")
+    train.train(make_config(root, PEOPLE, batch=4, fsdp=2), workdir, stage="avatar")
   return workdir
 
 
@@ -66,7 +69,7 @@ def test_together_and_split_over_devices_gives_what_one_alone_gives(root, togeth
   inputs = make_inputs(make_config(root, PEOPLE[number : number + 1], batch=2))
   stage = dataclasses.replace(bank_stage.bank_stage(inputs), pictures=None)
   alone = loop.run_stage(stage, mesh=inputs.mesh, workdir=str(tmp_path), seed=inputs.config.seed, say=lambda _: None)
-  found, _, _ = checkpoints.load_parameters(together)
+  found, _, _ = workdirs.load_parameters(together)
   fresh, _ = jax.jit(stage.init)(jax.random.key(0))
   for name, x in alone.params["bank"].items():
     moved = np.abs(np.asarray(x[0] - fresh["bank"][name][0])).max()
@@ -105,20 +108,20 @@ def test_what_would_change_one_person_alone_is_refused(root):
 
 def test_joint_stage_is_for_one_person(root, tmp_path):
   with pytest.raises(InputError, match="data.captures: found 2 people, expected none for the joint stage"):
-    run.train(make_config(root, PEOPLE, batch=4), str(tmp_path), stage="joint")
+    train.train(make_config(root, PEOPLE, batch=4), str(tmp_path), stage="joint")
 
 
 def test_one_person_is_read_out_and_exported(root, together, tmp_path):
-  params, _, _ = checkpoints.load_parameters(together)
-  person = run.load_run(together, person="other")
+  params, _, _ = workdirs.load_parameters(together)
+  person = load_run(together, person="other")
   np.testing.assert_array_equal(person.avatar.shape, [2, -3])
   np.testing.assert_array_equal(person.avatar.gaussians.means, params["bank"]["means"][1])
   assert person.data_path("capture") == root / "other"
-  avatar_export.export_avatar(workdir=together, out=str(tmp_path / "other.ply"), format="bound", person="other")
+  export.export_avatar(workdir=together, out=str(tmp_path / "other.ply"), format="bound", person="other")
   assert (tmp_path / "other.ply").stat().st_size
   for name in (None, "nobody"):
     with pytest.raises(InputError, match=f"--person: found {name or 'none'}, expected one of capture, other"):
-      run.load_run(together, person=name)
+      load_run(together, person=name)
 
 
 def test_who_is_not_shown_rests():

@@ -11,7 +11,8 @@ import tiny_world
 from rsatalker_jax.avatar import FREE
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_talker
-from rsatalker_jax.training import loop, sharding
+from rsatalker_jax import sharding
+from rsatalker_jax.training import loop
 from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 

@@ -9,7 +9,8 @@ import numpy as np
 
 import tiny_world
 from rsatalker_jax.talker import make_encoder, make_talker, render_sequence
-from rsatalker_jax.training import loop, rendering, sharding
+from rsatalker_jax import sharding
+from rsatalker_jax.training import loop, rendering
 from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 

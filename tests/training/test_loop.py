@@ -10,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from rsatalker_jax.training import checkpoints, loop, sharding
+from rsatalker_jax import sharding
+from rsatalker_jax.runs import workdir as workdirs
+from rsatalker_jax.training import loop
 
 TRUE_WEIGHT = np.array([[1.0], [-2.0], [0.5]], np.float32)
 
@@ -76,7 +78,7 @@ def test_non_finite_term_is_named_with_its_step(tmp_path):
   with pytest.raises(loop.NonFiniteLoss, match="stage motion, step 33: not finite: decay=nan"):
     run(make_toy_stage(60, broken_at=33), tmp_path)
   # The broken state did not become a checkpoint.
-  assert int(checkpoints.load_stage_state(str(tmp_path), "motion")["step"]) == 20
+  assert int(workdirs.load_stage_state(str(tmp_path), "motion")["step"]) == 20
 
 
 def test_the_step_compiles_once(tmp_path):
@@ -155,7 +157,7 @@ def test_start_of_another_shape_is_refused():
 
 def test_loaded_parameters_are_the_trained_ones(tmp_path):
   state = run(make_toy_stage(25), tmp_path)
-  params, buffers, used = checkpoints.load_parameters(str(tmp_path))
+  params, buffers, used = workdirs.load_parameters(str(tmp_path))
   assert used == "motion:25"
   np.testing.assert_array_equal(params["generator"]["w"], state.params["generator"]["w"])
   np.testing.assert_array_equal(buffers["generator"]["scale"], 1)

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,17 +13,27 @@ from ml_collections import ConfigDict
 from rsatalker_jax.errors import InputError
 
 
-def run(main: Callable[[], Any]) -> None:
-  """Parses the flags and calls `main`. A user's mistake ends the program with one line on stderr and status 2."""
+def run(verb: str) -> None:
+  """Parses the flags of a verb (`verbs.VERBS`) and does it. A user's mistake ends the program with one line on stderr and
+  status 2."""
+  from rsatalker_jax.commands import verbs  # Which imports this module.
+
+  # Config files import each other from the folder that the program is run in.
+  sys.path.insert(0, os.getcwd())
+  command = verbs.VERBS[verb]
+  command.define()
 
   def checked(argv: Sequence[str]) -> None:
     if len(argv) > 1:  # Everything is a flag; a stray word is often `--flag value` with a typo in the flag.
       raise InputError("command line", "", " ".join(argv[1:]), "only flags, --name=value")
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # Checkpointing tells of its every thread otherwise.
-    main()
+    command.main()
 
   def parse(argv: list[str]) -> list[str]:
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+      print(f"{command.help}\n{flags.FLAGS.module_help(verbs.__name__)}")
+      sys.exit(0)
     try:
       return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as error:  # config_flags raises the latter two for unknown keys.

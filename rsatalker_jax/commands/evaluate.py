@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 import splat_kernels
+from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.conversations import load_conversations
@@ -20,8 +21,7 @@ from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, re
 from rsatalker_jax.head import make_lip_opening, motion_to_flame
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.talker import Talker, render_sequence
-from rsatalker_jax.training import checkpoints, sharding
-from rsatalker_jax.training.run import TrainedRun, load_run
+from rsatalker_jax.runs import STAGES, TrainedRun, load_run
 
 _SHEET_FRAMES = 6
 _TRUTH = "true motion"
@@ -143,7 +143,7 @@ def _score_frame_rows(run: TrainedRun, capture: Capture, items: np.ndarray, clip
   nets = run.config.evaluation.lpips_nets
   score = lambda film, run, flame, offsets: film.score(run.talker, run.avatar, flame, offsets, nets)
   rows, rendered = {}, {}
-  for title, stages in (("tracked motion", None), ("generated motion", None), (_BEFORE_JOINT, checkpoints.STAGES[:2])):
+  for title, stages in (("tracked motion", None), ("generated motion", None), (_BEFORE_JOINT, STAGES[:2])):
     if stages and "joint" not in run.stages:
       continue
     shown = load_run(workdir, stages) if stages else run

@@ -1,4 +1,4 @@
-"""A whole training run: data, model and stages of a config, one after another; and a finished run read back."""
+"""A finished run read back: what generating, exporting, streaming and scoring stand on. No training code is imported."""
 
 import dataclasses
 import functools
@@ -7,70 +7,19 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar, drop_free_slots
 from rsatalker_jax.data.capture_collection import name_people
-from rsatalker_jax.data.conversations import data_path, data_paths, unpack_embedded
+from rsatalker_jax.data.conversations import data_path, data_paths
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import DualTalkGenerator, MotionGenerator, MotionStream
+from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
-from rsatalker_jax.training import checkpoints, loop, sharding
-from rsatalker_jax.training.stage_inputs import StageInputs
-from rsatalker_jax.training.stages import make_stages
 from rsatalker_jax.types import Motion
-
-
-def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_from: str | None = None) -> None:
-  """Runs all stages, or one, from where the workdir is.
-
-  A stage starts from, in this order: its own newest checkpoint in `workdir`; the stages before it in `workdir`; the run
-  `init_from`; fresh parameters.
-
-  Args:
-    config: see configs/common.py.
-    workdir: where checkpoints and metrics go; made if absent.
-    stage: a name from `checkpoints.STAGES`; None runs all.
-    init_from: another run's workdir.
-
-  Raises:
-    InputError: if the data is not as expected or another config made `workdir`.
-    MissingFeatures: names the clip, if features are missing that `speech.encode_missing` does not let be computed.
-  """
-  checkpoints.check_workdir(workdir, config.to_dict())
-  unpack_embedded(config.data)
-  inputs = StageInputs(
-      config=config,
-      talker=make_talker(config),
-      encode=make_encoder(
-          config.speech, data_path(config.data, "features"), encode_missing=config.speech.encode_missing
-      ),
-      mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
-      say=tqdm.tqdm.write if jax.process_index() == 0 else lambda _: None,  # Above the progress bar.
-  )
-  given = {}, {}
-  if init_from is not None:
-    *given, used = checkpoints.load_parameters(init_from)
-    inputs.say(f"starting from {init_from} ({used})")
-  makers = make_stages(inputs)
-  if stage and stage not in makers:
-    found = f"{len(config.data.captures)} people"
-    raise InputError("config", "data.captures", found, f"none for the {stage} stage, which trains one person of `capture`")
-  for name in [stage] if stage else makers:
-    before = checkpoints.STAGES[: checkpoints.STAGES.index(name)]
-    *earlier, _ = checkpoints.load_parameters(workdir, before, required=False)
-    loop.run_stage(
-        makers[name](),
-        mesh=inputs.mesh,
-        workdir=workdir,
-        seed=config.seed,
-        start=tuple(first | second for first, second in zip(given, earlier)),
-        watching=loop.Watching(**config.logging),
-        say=inputs.say,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +90,7 @@ def _compiled_generator(generator: MotionGenerator | DualTalkGenerator):
 
 
 def load_run(
-    workdir: str, stages: Sequence[str] = checkpoints.STAGES, *, person: str | None = None
+    workdir: str, stages: Sequence[str] = workdirs.STAGES, *, person: str | None = None
 ) -> TrainedRun:
   """Loads what a workdir holds, by the config that made it.
 
@@ -153,8 +102,8 @@ def load_run(
   Raises:
     InputError: if there is no run, or a run without a checkpoint, or the person is not one of its bank.
   """
-  config = ConfigDict(checkpoints.load_config(workdir))
-  params, buffers, used = checkpoints.load_parameters(workdir, stages)
+  config = ConfigDict(workdirs.load_config(workdir))
+  params, buffers, used = workdirs.load_parameters(workdir, stages)
   if sharding.BANK in params or person is not None:
     config, params, buffers = _read_out(config, params, buffers, person)
   talker = make_talker(config)

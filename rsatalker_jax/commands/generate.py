@@ -9,6 +9,7 @@ import tqdm
 from jaxtyping import Int, UInt8
 
 import splat_kernels
+from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.data.dualtalk import read_conversation, write_motion
@@ -18,8 +19,7 @@ from rsatalker_jax.head import motion_to_flame
 from rsatalker_jax.media import conversation as conversation_frames, video
 from rsatalker_jax.social import format_relation
 from rsatalker_jax.talker import render_sequence
-from rsatalker_jax.training import sharding
-from rsatalker_jax.training.run import TrainedRun, load_run
+from rsatalker_jax.runs import TrainedRun, load_run
 from rsatalker_jax.types import FPS, SAMPLE_RATE, Motion
 
 

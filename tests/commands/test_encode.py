@@ -6,9 +6,9 @@ import pytest
 import soundfile
 
 import tiny_world
-from rsatalker_jax import talker, voice_features
+from rsatalker_jax import talker
+from rsatalker_jax.commands import encode, train
 from rsatalker_jax.errors import InputError, MissingFeatures
-from rsatalker_jax.training import run
 
 
 @pytest.fixture
@@ -19,22 +19,22 @@ def config(tmp_path):
 
 @pytest.fixture
 def stages(monkeypatch):
-  """Names of the stages that `run.train` makes ready and hands to the loop, which is not run here."""
+  """Names of the stages that `train.train` makes ready and hands to the loop, which is not run here."""
   names = []
-  monkeypatch.setattr(run.loop, "run_stage", lambda stage, **_: names.append(stage.name))
+  monkeypatch.setattr(train.loop, "run_stage", lambda stage, **_: names.append(stage.name))
   return names
 
 
-def encode(config):
+def encode_all(config):
   """The lines that the command says."""
   lines = []
-  voice_features.encode_voices(config, say=lines.append)
+  encode.encode_voices(config, say=lines.append)
   return "\n".join(lines)
 
 
 def test_every_voice_once_and_damage_repaired(config, tmp_path):
   cache = tmp_path / "data" / "features"
-  said = encode(config)
+  said = encode_all(config)
   # One conversation of 60 frames, two voices, in each of the three splits.
   for split in ("train", "val", "test"):
     assert f"{split}: 2 clips" in said
@@ -43,13 +43,13 @@ def test_every_voice_once_and_damage_repaired(config, tmp_path):
   assert len(files) == 6 and str(cache) in said
   content = [path.read_bytes() for path in files]
   files[0].write_bytes(content[0][:100])
-  said = encode(config)
+  said = encode_all(config)
   assert said.count("2 there already, 0 damaged") == 2 and "0 encoded, 1 there already, 1 damaged and rebuilt" in said
   assert [path.read_bytes() for path in sorted(cache.iterdir())] == content
 
 
 def test_processes_begin_with_their_shares_and_help_the_slower_ones(config, monkeypatch):
-  orders = [voice_features.visiting_order(range(20), process, 3) for process in range(3)]
+  orders = [encode.visiting_order(range(20), process, 3) for process in range(3)]
   assert sorted(orders[0][:7] + orders[1][:7] + orders[2][:6]) == list(range(20))
   assert all(sorted(order) == list(range(20)) for order in orders)
   common = set(orders[0][7:]) & set(orders[1][7:])  # Where two help a third, they do not meet at each voice.
@@ -57,7 +57,7 @@ def test_processes_begin_with_their_shares_and_help_the_slower_ones(config, monk
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   for process, counts in ((1, "2 encoded, 0 there"), (0, "0 encoded, 2 there")):
     monkeypatch.setattr(jax, "process_index", lambda: process)
-    assert encode(config).count(counts) == 3
+    assert encode_all(config).count(counts) == 3
 
 
 def test_what_is_wrong_is_named_and_the_rest_encoded(config, tmp_path):
@@ -70,38 +70,38 @@ def test_what_is_wrong_is_named_and_the_rest_encoded(config, tmp_path):
   config.data.default_relation = "unknown"
   lines = []
   with pytest.raises(InputError, match="found 2 clips that cannot be read, named above"):
-    voice_features.encode_voices(config, say=lines.append)
+    encode.encode_voices(config, say=lines.append)
   said = "\n".join(lines)
   assert "skipped tiny-1_sub_video_0: no tiny-1_sub_video_0_speaker2.wav" in said and "1 conversations without a label" in said
   assert said.count("  2 voices") == 2 and "  0 voices" in said
   assert said.count("not encoded: ") == 2 and "silence in both voices" in said
   config.data.conversations = str(tmp_path)
   with pytest.raises(InputError, match="found no split, expected a folder train, val, test or ood"):
-    encode(config)
+    encode_all(config)
 
 
 def test_training_reads_features_and_never_encodes(config, stages, tmp_path, monkeypatch):
   config.speech.encode_missing = False
   workdir = tmp_path / "run"
   with pytest.raises(MissingFeatures) as error:
-    run.train(config, str(workdir), stage="motion")
+    train.train(config, str(workdir), stage="motion")
   message = str(error.value)
   assert "\n" not in message and str(tmp_path / "data" / "features") in message
   assert "tiny-0_sub_video_0_speaker1" in message and "`python encode_speech.py`" in message
-  encode(config)
+  encode_all(config)
   monkeypatch.setattr("rsatalker_jax.speech.cache.encode_locally", lambda *_: pytest.fail("the encoder ran"))
-  run.train(config, str(workdir), stage="motion")
+  train.train(config, str(workdir), stage="motion")
   config.speech.encode_missing = True  # Allowed later, the run is the same.
-  run.train(config, str(workdir), stage="motion")
+  train.train(config, str(workdir), stage="motion")
   assert stages == ["motion", "motion"]
 
 
 def test_the_avatar_stage_needs_no_encoder(config, stages, tmp_path):
   config.speech.encoder, config.speech.checkpoint = "wav2vec2", str(tmp_path / "nowhere")
-  run.train(config, str(tmp_path / "run"), stage="avatar")
+  train.train(config, str(tmp_path / "run"), stage="avatar")
   assert stages == ["avatar"]
   with pytest.raises(InputError, match="nowhere: found no such folder"):
-    run.train(config, str(tmp_path / "run"), stage="motion")
+    train.train(config, str(tmp_path / "run"), stage="motion")
   with pytest.raises(InputError, match="speech.encoder: found 'mfcc', expected 'logmel' or 'wav2vec2'"):
     config.speech.encoder = "mfcc"
     talker.make_encoder(config.speech, None)
@@ -113,7 +113,7 @@ def test_clips_too_short_for_a_window_are_listed(config, stages, tmp_path, capsy
     tiny_world.write_voice(folder / f"short_sub_video_0_speaker{n}.wav", 30 + n, frames=15)
     tiny_world.write_npz(folder / f"short_sub_video_0_speaker{n}.npz", tiny_world.make_motion(30 + n, frames=15))
   config.data.default_relation = "unknown"
-  run.train(config, str(tmp_path / "run"))
+  train.train(config, str(tmp_path / "run"))
   said = capsys.readouterr().out
   for stage in ("motion", "joint"):
     assert f"{stage}: 2 of 4 clips are shorter than a window of 20 frames and not used" in said

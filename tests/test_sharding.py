@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.training import sharding
+from rsatalker_jax import sharding
 
 
 @pytest.mark.parametrize(

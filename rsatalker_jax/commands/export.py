@@ -10,7 +10,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import motion_to_flame
 from rsatalker_jax.media import splat_files, viewer
 from rsatalker_jax.social import format_relation, parse_relation
-from rsatalker_jax.training.run import load_run
+from rsatalker_jax.runs import load_run
 from rsatalker_jax.types import MOTION_DIM
 
 # Each format with the ending of its files' names; the first of an ending is what the name alone asks for.

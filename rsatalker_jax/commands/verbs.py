@@ -1,0 +1,216 @@
+"""The command line of every verb: its flags, and the one call that they become.
+
+A verb's `main` chooses JAX's devices before it imports what does the work, since that may start JAX's backends.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from absl import flags
+from ml_collections import config_flags
+
+from rsatalker_jax.commands import command_line
+
+FLAGS = flags.FLAGS
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+  """Attributes:
+    help: what it does, and how it is called.
+    define: defines its flags.
+    main: does it, once the flags are parsed.
+  """
+
+  help: str
+  define: Callable[[], None]
+  main: Callable[[], None]
+
+
+def _define_config(meaning: str) -> None:
+  config_flags.DEFINE_config_file("config", None, meaning, lock_config=True)
+
+
+# --- train
+
+
+def _define_train() -> None:
+  _define_config("What to train.")
+  flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
+  flags.DEFINE_enum("stage", None, ["motion", "avatar", "joint"], "One stage alone; all of them by default.")
+  flags.DEFINE_string("init_from", None, "A run whose parameters to start from.")
+  flags.mark_flags_as_required(["config", "workdir"])
+
+
+def _train() -> None:
+  config = command_line.read_config(FLAGS["config"])
+  command_line.use_devices(config.mesh)
+  from rsatalker_jax.commands import train
+
+  train.train(config, FLAGS.workdir, stage=FLAGS.stage, init_from=FLAGS.init_from)
+
+
+# --- evaluate
+
+
+def _define_evaluate() -> None:
+  _define_config("The config that trained the run.")
+  flags.DEFINE_string("workdir", None, "The run to score.")
+  flags.mark_flags_as_required(["config", "workdir"])
+
+
+def _evaluate() -> None:
+  config = command_line.read_config(FLAGS["config"])
+  command_line.use_devices(config.mesh)
+  from rsatalker_jax.commands import evaluate
+  from rsatalker_jax.runs import workdir
+
+  workdir.check_workdir(FLAGS.workdir, config.to_dict(), must_exist=True)
+  print(evaluate.score_run(FLAGS.workdir))
+
+
+# --- generate
+
+
+def _define_generate() -> None:
+  flags.DEFINE_string("workdir", None, "The trained run.")
+  flags.DEFINE_string("speech_a", None, "Partner's voice, wav.")
+  flags.DEFINE_string("motion_a", None, "Partner's motion, .npz, .pkl or folder: exp (T, 50), pose (T, 6).")
+  flags.DEFINE_string("speech_b", None, "Voice of the person to generate, wav.")
+  flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
+  flags.DEFINE_string("out", None, "The video, .mp4.")
+  flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz.")
+  flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32)
+  flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
+  flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
+  flags.mark_flags_as_required(["workdir", "speech_a", "motion_a", "speech_b", "relation", "out"])
+
+
+def _generate() -> None:
+  _use_devices_of(FLAGS.workdir)
+  from rsatalker_jax.commands import generate
+
+  generate.generate_video(
+      workdir=FLAGS.workdir,
+      person=FLAGS.person,
+      speech_a=FLAGS.speech_a,
+      motion_a=FLAGS.motion_a,
+      speech_b=FLAGS.speech_b,
+      relation=FLAGS.relation,
+      out=FLAGS.out,
+      save_motion=FLAGS.save_motion,
+      size=FLAGS.size,
+      seconds=FLAGS.seconds,
+  )
+
+
+# --- export
+
+
+def _define_export() -> None:
+  flags.DEFINE_string("workdir", None, "The trained run.")
+  flags.DEFINE_string("out", None, "The file, .ply, .spz or .html.")
+  flags.DEFINE_enum("format", None, ["ply", "bound", "spz", "html"], "By the name of --out if not given.")
+  flags.DEFINE_string("motion", None, "Pose, .npz, .pkl or folder: exp (T, 50), pose (T, 6); none: at rest.")
+  flags.DEFINE_integer(
+      "frame", 0, "Which frame of --motion, .html's first; with --relation also the time.", lower_bound=0
+  )
+  flags.DEFINE_integer("frames", None, "How many .html plays; at most 100 if not given.", lower_bound=1)
+  flags.DEFINE_string("relation", None, "With the joint stage's offset corrections for this relation.")
+  flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
+  flags.mark_flags_as_required(["workdir", "out"])
+
+
+def _export() -> None:
+  _use_devices_of(FLAGS.workdir)
+  from rsatalker_jax.commands import export
+
+  export.export_avatar(
+      workdir=FLAGS.workdir,
+      person=FLAGS.person,
+      out=FLAGS.out,
+      format=FLAGS.format,
+      motion=FLAGS.motion,
+      frame=FLAGS.frame,
+      frames=FLAGS.frames,
+      relation=FLAGS.relation,
+  )
+
+
+def _use_devices_of(workdir: str) -> None:
+  """The devices that the run's config asks for."""
+  from rsatalker_jax.runs import workdir as workdirs
+
+  command_line.use_devices(workdirs.load_config(workdir)["mesh"])
+
+
+# --- encode
+
+
+def _define_encode() -> None:
+  _define_config("The config of the runs that will read them.")
+  flags.mark_flags_as_required(["config"])
+
+
+def _encode() -> None:
+  config = command_line.read_config(FLAGS["config"])
+  command_line.use_devices(config.mesh)
+  from rsatalker_jax.commands import encode
+
+  encode.encode_voices(config)
+
+
+VERBS = {
+    "train": Verb(
+        """Trains RSATalker: motion, avatar, joint.
+
+    python train.py --config=configs/demo.py --workdir=runs/demo [--stage=motion|avatar|joint] [--init_from=RUN]
+
+The same command continues a run that was stopped. Any value of the config can be set: --config.motion.steps=100.""",
+        _define_train,
+        _train,
+    ),
+    "evaluate": Verb(
+        """Scores a trained run on unseen conversations and frames: tables on the screen, JSON, Markdown and a sheet of frames.
+
+    python eval.py --config=configs/demo.py --workdir=runs/demo
+
+Writes <workdir>/evaluation/results.json, results.md and frames.png. Motion stages that `make compare` has trained under
+<workdir>/compare stand in the same table.""",
+        _define_evaluate,
+        _evaluate,
+    ),
+    "generate": Verb(
+        """Generates the other person: two voices, one person's motion and their relation in, a video of both faces out.
+
+    python generate.py --workdir=runs/demo --speech_a=a.wav --motion_a=a.npz --speech_b=b.wav \\
+        --relation=non_blood,unequal --out=conversation.mp4
+
+A, on the left, moves as the file says; B, on the right, is generated. --save_motion also keeps B's motion as an npz in
+DualTalk's layout.""",
+        _define_generate,
+        _generate,
+    ),
+    "export": Verb(
+        """Exports a trained avatar for other programs.
+
+    python export_avatar.py --workdir=runs/demo --out=head.ply                    # 3D Gaussians at rest
+    python export_avatar.py --workdir=runs/demo --out=head.spz --motion=b.npz --frame=40
+    python export_avatar.py --workdir=runs/demo --out=person/bound.ply --format=bound   # as GaussianAvatars keeps it
+    python export_avatar.py --workdir=runs/demo --out=head.html --motion=b.npz --frames=100   # plays in a browser
+
+docs/exchange.md tells what each format holds and what it loses.""",
+        _define_export,
+        _export,
+    ),
+    "encode": Verb(
+        """Computes the speech features of a config's conversations, once; training, scoring and generating then read them.
+
+    python encode_speech.py --config=configs/demo.py
+
+Voices that are there already are checked and left alone, so the command can be stopped and run again at any time, and by
+several processes at once. Started by a cluster's launcher, each process takes its share of the voices.""",
+        _define_encode,
+        _encode,
+    ),
+}
