@@ -64,11 +64,9 @@ def base_config() -> ConfigDict:
       speech_kernel=3,
       motion_kernel=27,  # A second to each side …
       motion_stride=2,  # … every other frame of it.
-      relation_features=32,
       dropout=0.0,
       use_partner=True,
       use_own_speech=True,
-      use_relation=True,
       residual=True,
       query_time=False,
       social_norm=True,
@@ -76,7 +74,13 @@ def base_config() -> ConfigDict:
       dtype="float32",
   ))
 
-  config.offsets = ConfigDict(dict(hidden=64))
+  # The socially-aware module (Sec. 3.5).
+  config.social = ConfigDict(dict(
+      enabled=True,  # False is the paper's "w/o SAM": no relation is told, and no Gaussian is corrected.
+      relation_features=32,  # Length of one relation embedding; the query q has twice as many.
+      hidden=128,  # Of the motion socialnet.
+      offsets_hidden=64,  # Of the Gaussian offsetnet.
+  ))
 
   # Arguments of rsatalker_jax.avatar.init_avatar. In brackets the paper's or GaussianAvatars' value, where another
   # reaches more in minutes.

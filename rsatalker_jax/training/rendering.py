@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import splat_kernels
 from rsatalker_jax.avatar import face_colors, init_avatar, paint, triangle_frames
 from rsatalker_jax.data.captures import Capture, load_capture
-from rsatalker_jax.head import head_vertices, motion_to_flame
+from rsatalker_jax.head import head_vertices, pose_for
 from rsatalker_jax.talker import Params, Talker, render_on_mesh
 from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.stage_inputs import StageInputs
@@ -120,7 +120,7 @@ def gaussian_terms(
 
 def triangle_sizes(talker: Talker, capture: Capture) -> Float[Array, "F 1"]:
   """Sizes of the person's triangles at rest: the unit in which Eq. 12 measures offsets."""
-  rest = jax.tree.map(lambda x: x[0], motion_to_flame(jnp.zeros((1, 56))))
+  rest = jax.tree.map(lambda x: x[0], pose_for(jnp.zeros((1, 56))))
   vertices = head_vertices(talker.head, shape=jnp.asarray(capture.shape), **rest)
   _, sizes, _ = triangle_frames(vertices, talker.head.faces)
   return sizes[:, None]
