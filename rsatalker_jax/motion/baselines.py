@@ -1,17 +1,25 @@
 """What RSATalker is compared with, trained in the same loop on the same features.
 
 The other baselines of a table are switches of `MotionConfig`: speaker-only (FaceFormer's setting: `use_partner=False`),
-listener-only (L2L's: `use_own_speech=False`) and RSATalker without the social module (`use_relation=False`).
+listener-only (L2L's: `use_own_speech=False`).
 """
 
 import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion.generator import MotionConfig, MotionDecoder, MotionEncoder, MotionGenerator, SpeechAdapter
+from rsatalker_jax.motion.generator import (
+    Generator,
+    MotionConfig,
+    MotionDecoder,
+    MotionEncoder,
+    MotionGenerator,
+    SpeechAdapter,
+    normalization,
+)
 from rsatalker_jax.motion.layers import TransformerLayer, WindowAttention
 
 
@@ -28,7 +36,7 @@ class DualTalkGenerator(nn.Module):
   cross-attention on a residual path.
 
   Attributes:
-    config: as for `MotionGenerator`; of its switches, those of the partner, of time and of the relation mean nothing here.
+    config: as for `MotionGenerator`; of its switches, those of the partner, of time and of s mean nothing here.
   """
 
   config: MotionConfig
@@ -41,15 +49,15 @@ class DualTalkGenerator(nn.Module):
       speech_a: Float[Array, "*b T E"],
       motion_a: Float[Array, "*b T 56"],
       speech_b: Float[Array, "*b T E"],
-      relation: Int[Array, "*b 2"],
+      social: Float[Array, "*b D"],
       *,
       deterministic: bool = True,
   ) -> Float[Array, "*b T 56"]:
-    """Generates B's motion; arguments as `MotionGenerator`'s, `relation` is not looked at."""
-    del relation
+    """Generates B's motion; arguments as `MotionGenerator`'s, `social` is not looked at."""
+    del social
     c = self.config
     half = dataclasses.replace(c, features=c.features // 2, motion_kernel=1, social_norm=False)
-    mean, std = jnp.asarray(c.motion_mean), jnp.asarray(c.motion_std)
+    mean, std = normalization(self)
     adapter = SpeechAdapter(half, name="speech_adapter")
     speech = adapter(speech_a)
     motion = MotionEncoder(half, name="motion_encoder")((motion_a - mean) / std)
@@ -75,7 +83,7 @@ class DualTalkGenerator(nn.Module):
 _ARCHITECTURES = {"rsatalker": MotionGenerator, "dualtalk": DualTalkGenerator}
 
 
-def make_generator(config: MotionConfig) -> MotionGenerator | DualTalkGenerator:
+def make_generator(config: MotionConfig) -> Generator:
   """The generator that `config.architecture` names.
 
   Raises:

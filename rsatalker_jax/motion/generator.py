@@ -1,9 +1,9 @@
-"""The speaker-listener motion generator (Sec. 3.3): two voices, A's motion and their relation in, B's motion out.
+"""The speaker-listener motion generator (Sec. 3.3): two voices, A's motion and the social feature s in, B's motion out.
 
     a_A, a_B = speech encoder (frozen, outside) → SpeechAdapter
     m_A      = MotionEncoder(motion A)
     f_A      = CrossAttn(Q=a_A, K=V=m_A)                      Eq. 4
-    z        = CrossAttn(Q=s, K=V=Encoder([f_A; a_B]))        Eq. 5, s from the relation
+    z        = CrossAttn(Q=s, K=V=Encoder([f_A; a_B]))        Eq. 5, s of `social.SocialModule`
     motion B = MotionDecoder(z)
 
 Eq. 5 gives the queries no time axis: s is one vector. Here frame t asks with s too, but attention is biased by distance, so
@@ -11,14 +11,15 @@ each frame finds its own surroundings; and the residual path z = s + CrossAttn +
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, TransformerLayer, WindowAttention, frame_times
-from rsatalker_jax.social.networks import TIME_PERIOD, MotionSocialNet, RelationEmbedding, encode_time
-from rsatalker_jax.social.relation import UNKNOWN
+from rsatalker_jax.social.networks import TIME_PERIOD, encode_time
 from rsatalker_jax.types import MOTION_DIM
 
 
@@ -38,11 +39,9 @@ class MotionConfig:
     speech_kernel: frames of speech features that each of them sees at once; 1 for encoders that see enough themselves.
     motion_kernel: frames of A's motion that its encoder sees at once, `motion_stride` frames apart; 1 is frame by frame.
     motion_stride: see `motion_kernel`.
-    relation_features: length of one relation embedding; the query q has twice as many.
     dropout: on each residual branch, in training.
     use_partner: whether A's voice and motion are seen (ablation: speaker-only).
     use_own_speech: whether B's voice is heard (ablation: listener-only).
-    use_relation: whether the relation is seen (ablation: without the socially-aware module's knowledge).
     residual: whether encoder features also pass by the attention of Eq. 4 and 5; the paper's equations read without.
     query_time: whether the queries of Eq. 5 also hold a bounded periodic encoding of t.
     social_norm: whether s also sets scale and shift of the Transformer layers' norms, so that the relation can change how
@@ -50,7 +49,6 @@ class MotionConfig:
     causal: whether frame t of the output sees the inputs up to t alone, so that it can be made at once
       (`motion.streaming`): reach and kernels then lie in the past. Features must not look ahead either (`LogMel.causal`).
     dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
-    motion_mean, motion_std: 56 values each that normalise motion; part of the model, fixed before training.
   """
 
   architecture: str = "rsatalker"
@@ -65,27 +63,51 @@ class MotionConfig:
   speech_kernel: int = 9
   motion_kernel: int = 1
   motion_stride: int = 1
-  relation_features: int = 32
   dropout: float = 0.1
   use_partner: bool = True
   use_own_speech: bool = True
-  use_relation: bool = True
   residual: bool = True
   query_time: bool = False
   social_norm: bool = False
   causal: bool = False
   dtype: str = "float32"
-  motion_mean: tuple[float, ...] = (0.0,) * MOTION_DIM
-  motion_std: tuple[float, ...] = (1.0,) * MOTION_DIM
 
   def __post_init__(self):
-    # Configs come from files, as lists.
-    object.__setattr__(self, "motion_mean", tuple(float(x) for x in self.motion_mean))
-    object.__setattr__(self, "motion_std", tuple(float(x) for x in self.motion_std))
-    if len(self.motion_mean) != MOTION_DIM or len(self.motion_std) != MOTION_DIM:
-      raise ValueError(f"{len(self.motion_mean)=} and {len(self.motion_std)=} must be {MOTION_DIM}")
     if self.features % self.heads:
       raise ValueError(f"{self.features=} must be a multiple of {self.heads=}")
+
+
+class Generator(Protocol):
+  """What the talker, the stages and scoring want of a motion generator: a Linen module with these members.
+
+  Its variables are the collections "params", trained, and "statistics", mean and standard deviation of the training
+  motion (`normalization`). Statistics are the run's buffers: training and generating read the same arrays.
+
+  Attributes:
+    config: its sizes; `config.features` is the length of the social feature that it is given.
+  """
+
+  config: MotionConfig
+
+  def init(self, key: Any, *inputs: Any) -> Mapping[str, Any]: ...
+
+  def apply(
+      self,
+      variables: Mapping[str, Any],
+      speech_a: Float[Array, "*b T E"],
+      motion_a: Float[Array, "*b T 56"],
+      speech_b: Float[Array, "*b T E"],
+      social: Float[Array, "*b D"],
+      *,
+      deterministic: bool = True,
+      **options: Any,
+  ) -> Float[Array, "*b T 56"]: ...
+
+
+def normalization(module: nn.Module) -> tuple[Float[Array, "56"], Float[Array, "56"]]:
+  """Mean and standard deviation by which a generator's motion is normalised; `init` makes 0 and 1."""
+  read = lambda name, init: module.variable("statistics", name, init, MOTION_DIM).value
+  return read("motion_mean", jnp.zeros), read("motion_std", jnp.ones)
 
 
 class SpeechAdapter(nn.Module):
@@ -170,12 +192,12 @@ class MotionDecoder(nn.Module):
 
 
 class MotionGenerator(nn.Module):
-  """B's facial motion from both voices, A's motion and the relation.
+  """B's facial motion from both voices, A's motion and the social feature; a `Generator`.
 
   Works on clips of any length; a clip of minutes takes memory in proportion to its length.
 
   Attributes:
-    config: sizes, switches and the motion's statistics.
+    config: sizes and switches.
   """
 
   config: MotionConfig
@@ -186,8 +208,6 @@ class MotionGenerator(nn.Module):
     self.motion_encoder = MotionEncoder(c)
     self.partner_norm = nn.LayerNorm(dtype=c.dtype)
     self.partner_attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal)
-    self.relation_embedding = RelationEmbedding(c.relation_features)
-    self.motion_social_net = MotionSocialNet(c.features)
     self.social_fusion = SocialFusion(c)
     self.motion_decoder = MotionDecoder(c)
 
@@ -196,7 +216,7 @@ class MotionGenerator(nn.Module):
       speech_a: Float[Array, "*b T E"],
       motion_a: Float[Array, "*b T 56"],
       speech_b: Float[Array, "*b T E"],
-      relation: Int[Array, "*b 2"],
+      social: Float[Array, "*b D"],
       *,
       deterministic: bool = True,
   ) -> Float[Array, "*b T 56"]:
@@ -205,12 +225,12 @@ class MotionGenerator(nn.Module):
     Args:
       speech_a, speech_b: features of both voices at 25 fps (`speech.SpeechFeatures`).
       motion_a: A's motion.
-      relation: [blood, equal]; -1 for unknown.
+      social: the motion social feature s (`social.SocialModule`).
       deterministic: False draws dropout masks from the rng "dropout".
     """
     c = self.config
-    mean, std = jnp.asarray(c.motion_mean), jnp.asarray(c.motion_std)
-    social = self.motion_social_net(self.relation_query(relation)).astype(c.dtype)
+    mean, std = normalization(self)
+    social = social.astype(c.dtype)
     own_speech = self.speech_adapter(speech_b, person="b")
     if not c.use_own_speech:
       own_speech = jnp.zeros_like(own_speech)
@@ -224,9 +244,3 @@ class MotionGenerator(nn.Module):
       partner = jnp.zeros_like(own_speech)
     z = self.social_fusion(partner, own_speech, social, deterministic=deterministic)
     return mean + std * self.motion_decoder(z, social, deterministic=deterministic)
-
-  def relation_query(self, relation: Int[Array, "*b 2"]) -> Float[Array, "*b Q"]:
-    """The query q (Sec. 3.5), which the Gaussian offsetnet takes too: `apply(…, method="relation_query")`."""
-    if not self.config.use_relation:
-      relation = jnp.full_like(relation, UNKNOWN)
-    return self.relation_embedding(relation)

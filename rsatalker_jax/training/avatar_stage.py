@@ -9,7 +9,7 @@ import optax
 from rsatalker_jax.avatar import up_to_degree
 from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import losses, optimizers
-from rsatalker_jax.training.density_control import make_density_control
+from rsatalker_jax.training.density_control import make_density_control, probe_radii
 from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.rendering import (
     buffer_terms,
@@ -36,6 +36,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   rates = gaussian_rates(config, config.steps)
   control = make_density_control(
       inputs.config.density,
+      steps=config.steps,
       capacity=capacity_of(inputs),
       sizes=triangle_sizes(talker, capture)[:, 0],
       batch=config.batch,
@@ -67,7 +68,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
     terms = losses.image_loss(output.image, to_float(batch["image"]), config.dssim_weight, config.lpips_weight)  # Eq. 10
     terms |= gaussian_terms(params, output, config, config.position_weight)
     terms |= control.penalties(params, buffers)
-    return sum(terms.values()), terms | buffer_terms([output])
+    return sum(terms.values()) + probe_radii(params, output.radii), terms | buffer_terms([output])
 
   def pictures(params, buffers):
     item = jax.tree.map(lambda x: x[None], to_frame_example(capture[len(capture) // 2]))
@@ -94,6 +95,6 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       ),
       pictures=pictures,
       hooks=control.hooks,
-      probes={"probes": control.probes} if control.probes else {},
+      probes=control.probes,
       observe=control.observe,
   )

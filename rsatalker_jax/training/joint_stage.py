@@ -13,7 +13,7 @@ from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets import load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.head import pose_for
 from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.motion_stage import generate, init_generator, motion_batches
@@ -74,7 +74,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       """Images of all of `motions`, each under the film's cameras, in one call."""
       times = len(motions)
       tile = lambda x: jnp.tile(x, (times,) + (1,) * (x.ndim - 1))
-      flame = motion_to_flame(jnp.concatenate([shown(motion) for motion in motions]))
+      flame = pose_for(jnp.concatenate([shown(motion) for motion in motions]))
       flame["translation"] = tile(film["translation"])
       views = camera_of({name: tile(film[name]) for name in ("world_to_camera", "intrinsics")}, capture)
       output = render(avatar.replace(gaussians=gaussians), flame, views, tile(offsets))

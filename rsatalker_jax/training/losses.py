@@ -1,10 +1,8 @@
 """The losses of the paper, Eq. 9 to 13. Each returns named terms; the weighted sum is taken where stages are made."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from rsatalker_jax.evaluation import image_metrics
@@ -44,7 +42,7 @@ def motion_loss(
     predicted: Float[Array, "*b T 56"],
     target: Float[Array, "*b T 56"],
     weights: MotionLossWeights,
-    motion_std: Sequence[float] | None = None,
+    motion_std: Float[Array, "56"] | None = None,
 ) -> dict[str, Float[Array, ""]]:
   """Eq. 9: L_mesh between predicted and true motion, by group, each already weighted.
 
@@ -59,7 +57,7 @@ def motion_loss(
   for name, group in MOTION_GROUPS.items():
     weight = getattr(weights, name)
     if weights.relative:
-      weight = weight / float(np.mean(np.square(motion_std[group])))
+      weight = weight / jnp.mean(jnp.square(motion_std[group]))
     terms[name] = weight * jnp.mean((predicted[..., group] - target[..., group]) ** 2)
     terms[f"{name}_velocity"] = weight * weights.velocity * jnp.mean(velocity_error[..., group] ** 2)
   return terms

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import splat_kernels
 from rsatalker_jax.avatar import face_colors, init_avatar, paint, triangle_frames
 from rsatalker_jax.data.captures import Capture, load_capture
-from rsatalker_jax.head import head_vertices, motion_to_flame
+from rsatalker_jax.head import head_vertices, pose_for
 from rsatalker_jax.talker import Params, Talker, render_on_mesh
 from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.stage_inputs import StageInputs
@@ -29,8 +29,24 @@ def gaussian_rates(config: ConfigDict, steps: int, scale: float = 1.0) -> Callab
       config.learning_rates,
       steps,
       scene_extent=config.scene_extent,
-      final_share=config.final_learning_rate,
+      final_shares=config.final_learning_rates,
       scale=scale,
+  )
+
+
+def continued_gaussian_rates(
+    config: ConfigDict, steps: int, *, share: float, final_share: float, warmup: int
+) -> Callable[[str], optax.Schedule]:
+  """Learning rates of the Gaussians by attribute in a stage of so many steps after the avatar's.
+
+  Args:
+    config: the config's avatar section.
+    steps: of the stage.
+    share, final_share, warmup: see `optimizers.continued_schedule`.
+  """
+  rates = gaussian_rates(config, config.steps)
+  return lambda attribute: optimizers.continued_schedule(
+      rates(attribute), config.steps, steps, share=share, final_share=final_share, warmup=warmup
   )
 
 
@@ -120,7 +136,12 @@ def gaussian_terms(
 
 def triangle_sizes(talker: Talker, capture: Capture) -> Float[Array, "F 1"]:
   """Sizes of the person's triangles at rest: the unit in which Eq. 12 measures offsets."""
-  rest = jax.tree.map(lambda x: x[0], motion_to_flame(jnp.zeros((1, 56))))
+<<<<<<< HEAD
+  rest = jax.tree.map(lambda x: x[0], pose_for(jnp.zeros((1, 56))))
   vertices = head_vertices(talker.head, shape=jnp.asarray(capture.shape), **rest)
+=======
+  rest = jax.tree.map(lambda x: x[0], pose_for(jnp.zeros((1, 56))))
+  vertices = head_vertices(talker.head, shape=jnp.asarray(capture.shape), static_offset=capture.static_offset, **rest)
+>>>>>>> density
   _, sizes, _ = triangle_frames(vertices, talker.head.faces)
   return sizes[:, None]
