@@ -18,6 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+# Frames of the clip in an array that is padded behind them; None: all frames are the clip's.
+FrameCount = int | Int[Array, ""] | None
+
 _MASKED = -1e9
 
 
@@ -54,8 +57,8 @@ def frame_times(module: nn.Module, frames: int, *, period: int) -> Float[Array, 
   return times
 
 
-def clear_padding(x: Float[Array, "*b T D"], num_frames: int | Int[Array, ""] | None) -> Float[Array, "*b T D"]:
-  """x with zeros from frame `num_frames` on; None leaves it as it is."""
+def clear_padding(x: Float[Array, "*b T D"], num_frames: FrameCount) -> Float[Array, "*b T D"]:
+  """x with zeros behind the clip."""
   return x if num_frames is None else jnp.where(jnp.arange(x.shape[-2])[:, None] < num_frames, x, 0)
 
 
@@ -82,9 +85,8 @@ class WindowAttention(nn.Module):
       queries: Float[Array, "*b T D"],
       context: Float[Array, "*b T C"],
       *,
-      num_frames: int | Int[Array, ""] | None = None,
+      num_frames: FrameCount = None,
   ) -> Float[Array, "*b T D"]:
-    """Args: `num_frames` of the clip, where frames beyond are padding; None: all are its."""
     head_dim, reach = self.features // self.heads, self.reach
     frames = queries.shape[-2]
     block = min(reach, frames) if self.causal else reach
@@ -206,7 +208,7 @@ class TransformerLayer(nn.Module):
       x: Float[Array, "*b T D"],
       condition: Float[Array, "*b C"] | None = None,
       *,
-      num_frames: int | Int[Array, ""] | None = None,
+      num_frames: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T D"]:
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
@@ -236,12 +238,9 @@ class FrameConv(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: Float[Array, "*b T C"], *, source: str = "input", num_frames: int | Int[Array, ""] | None = None
+      self, x: Float[Array, "*b T C"], *, source: str = "input", num_frames: FrameCount = None
   ) -> Float[Array, "*b T D"]:
-    """Args:
-      source: tells the inputs apart, each with a history of its own, where one layer is applied to several.
-      num_frames: of the clip, where frames beyond are padding; None: all are its.
-    """
+    """Args: `source` tells the inputs apart, each with a history of its own, where one layer is applied to several."""
     half, frames = self.kernel // 2 * self.stride, x.shape[-2]
     if self.causal:
       padded = past_frames(self, source, x, 2 * half)
