@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, TransformerLayer, WindowAttention, frame_times
+from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, FrameCount, TransformerLayer, WindowAttention, frame_times
 from rsatalker_jax.social.networks import TIME_PERIOD, encode_time
 from rsatalker_jax.types import MOTION_DIM
 
@@ -99,6 +99,7 @@ class Generator(Protocol):
       speech_b: Float[Array, "*b T E"],
       social: Float[Array, "*b D"],
       *,
+      num_frames: FrameCount = None,
       deterministic: bool = True,
       **options: Any,
   ) -> Float[Array, "*b T 56"]: ...
@@ -116,13 +117,16 @@ class SpeechAdapter(nn.Module):
   config: MotionConfig
 
   @nn.compact
-  def __call__(self, speech: Float[Array, "*b T E"], *, person: str = "b") -> Float[Array, "*b T D"]:
+  def __call__(
+      self, speech: Float[Array, "*b T E"], *, person: str = "b", num_frames: FrameCount = None
+  ) -> Float[Array, "*b T D"]:
     c = self.config
     context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name="context")
-    x = nn.gelu(context(speech, source=person))
+    x = nn.gelu(context(speech, source=person, num_frames=num_frames))
     for i in range(1, c.speech_layers):
       context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name=f"context_{i}")
-      x += nn.gelu(context(nn.LayerNorm(dtype=c.dtype, name=f"context_norm_{i}")(x), source=person))
+      normed = nn.LayerNorm(dtype=c.dtype, name=f"context_norm_{i}")(x)
+      x += nn.gelu(context(normed, source=person, num_frames=num_frames))
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(x))
 
 
@@ -133,10 +137,15 @@ class MotionEncoder(nn.Module):
 
   @nn.compact
   def __call__(
-      self, motion: Float[Array, "*b T 56"], social: Float[Array, "*b D"] | None = None
+      self,
+      motion: Float[Array, "*b T 56"],
+      social: Float[Array, "*b D"] | None = None,
+      *,
+      num_frames: FrameCount = None,
   ) -> Float[Array, "*b T D"]:
     c = self.config
-    hidden = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, c.causal, name="context")(motion)
+    context = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, c.causal, name="context")
+    hidden = context(motion, num_frames=num_frames)
     if c.social_norm:
       hidden = AdaptiveNorm(c.dtype, name="context_norm")(hidden, social)
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(nn.gelu(hidden)))
@@ -154,6 +163,7 @@ class SocialFusion(nn.Module):
       speech: Float[Array, "*b T D"],
       social: Float[Array, "*b D"],
       *,
+      num_frames: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T D"]:
     c = self.config
@@ -161,7 +171,8 @@ class SocialFusion(nn.Module):
     for i in range(c.encoder_layers):
       sizes = c.features, c.heads, c.reach, c.mlp_ratio
       layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
-      encoded = layer(encoded, social if c.social_norm else None, deterministic=deterministic)
+      condition = social if c.social_norm else None
+      encoded = layer(encoded, condition, num_frames=num_frames, deterministic=deterministic)
     memory = nn.LayerNorm(dtype=c.dtype, name="memory_norm")(encoded)
 
     queries = jnp.broadcast_to(social[..., None, :], encoded.shape)
@@ -169,7 +180,8 @@ class SocialFusion(nn.Module):
       time = encode_time(frame_times(self, encoded.shape[-2], period=TIME_PERIOD))
       queries += nn.Dense(c.features, use_bias=False, dtype=c.dtype, name="time")(time)
     attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal, name="attention")
-    z = queries + attention(nn.LayerNorm(dtype=c.dtype, name="query_norm")(queries), memory)  # Eq. 5
+    normed = nn.LayerNorm(dtype=c.dtype, name="query_norm")(queries)
+    z = queries + attention(normed, memory, num_frames=num_frames)  # Eq. 5
     return z + encoded if c.residual else z
 
 
@@ -180,13 +192,18 @@ class MotionDecoder(nn.Module):
 
   @nn.compact
   def __call__(
-      self, z: Float[Array, "*b T D"], social: Float[Array, "*b D"] | None = None, *, deterministic: bool = True
+      self,
+      z: Float[Array, "*b T D"],
+      social: Float[Array, "*b D"] | None = None,
+      *,
+      num_frames: FrameCount = None,
+      deterministic: bool = True,
   ) -> Float[Array, "*b T 56"]:
     c = self.config
     for i in range(c.decoder_layers):
       sizes = c.features, c.heads, c.reach, c.mlp_ratio
       layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
-      z = layer(z, social if c.social_norm else None, deterministic=deterministic)
+      z = layer(z, social if c.social_norm else None, num_frames=num_frames, deterministic=deterministic)
     z = nn.LayerNorm(dtype=c.dtype, name="norm")(z)
     return nn.Dense(MOTION_DIM, kernel_init=nn.initializers.normal(0.01), name="motion")(z.astype(jnp.float32))
 
@@ -204,6 +221,7 @@ class MotionGenerator(nn.Module):
 
   def setup(self):
     c = self.config
+    self.motion_mean, self.motion_std = normalization(self)
     self.speech_adapter = SpeechAdapter(c)
     self.motion_encoder = MotionEncoder(c)
     self.partner_norm = nn.LayerNorm(dtype=c.dtype)
@@ -218,6 +236,7 @@ class MotionGenerator(nn.Module):
       speech_b: Float[Array, "*b T E"],
       social: Float[Array, "*b D"],
       *,
+      num_frames: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T 56"]:
     """Generates B's motion: expression coefficients, jaw and head rotation (axis-angle), 25 frames a second.
@@ -226,21 +245,21 @@ class MotionGenerator(nn.Module):
       speech_a, speech_b: features of both voices at 25 fps (`speech.SpeechFeatures`).
       motion_a: A's motion.
       social: the motion social feature s (`social.SocialModule`).
+      num_frames: how many frames are the clip's, where it is padded (`motion.clips`); those beyond mean nothing.
       deterministic: False draws dropout masks from the rng "dropout".
     """
-    c = self.config
-    mean, std = normalization(self)
+    c, mean, std = self.config, self.motion_mean, self.motion_std
     social = social.astype(c.dtype)
-    own_speech = self.speech_adapter(speech_b, person="b")
+    own_speech = self.speech_adapter(speech_b, person="b", num_frames=num_frames)
     if not c.use_own_speech:
       own_speech = jnp.zeros_like(own_speech)
     if c.use_partner:
-      partner_speech = self.speech_adapter(speech_a, person="a")
-      motion = self.motion_encoder((motion_a - mean) / std, social)
-      partner = self.partner_attention(self.partner_norm(partner_speech), motion)  # Eq. 4
+      partner_speech = self.speech_adapter(speech_a, person="a", num_frames=num_frames)
+      motion = self.motion_encoder((motion_a - mean) / std, social, num_frames=num_frames)
+      partner = self.partner_attention(self.partner_norm(partner_speech), motion, num_frames=num_frames)  # Eq. 4
       if c.residual:
         partner += partner_speech + motion
     else:
       partner = jnp.zeros_like(own_speech)
-    z = self.social_fusion(partner, own_speech, social, deterministic=deterministic)
-    return mean + std * self.motion_decoder(z, social, deterministic=deterministic)
+    z = self.social_fusion(partner, own_speech, social, num_frames=num_frames, deterministic=deterministic)
+    return mean + std * self.motion_decoder(z, social, num_frames=num_frames, deterministic=deterministic)
