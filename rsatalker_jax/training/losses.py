@@ -68,8 +68,8 @@ def motion_loss(
 
 def mesh_terms(
     weights: MotionLossWeights,
-    predicted: Mapping[str, Float[Array, "*b T ..."]],
-    target: Mapping[str, Float[Array, "*b T ..."]],
+    predicted: Mapping[str, Float[Array, "B T ..."]],
+    target: Mapping[str, Float[Array, "B T ..."]],
     statistics: Mapping[str, Float[Array, "..."]],
 ) -> dict[str, Float[Array, ""]]:
   """L_mesh (Eq. 9) with what the weights add to it.
