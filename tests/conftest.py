@@ -20,10 +20,10 @@ import sys  # noqa: E402
 _TESTS = pathlib.Path(__file__).parent
 sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
 
-# The shapes in the signatures of splat_kernels are checked in tests, and only there.
+# The shapes in signatures are checked in tests, and only there.
 import jaxtyping  # noqa: E402
 
-jaxtyping.install_import_hook("splat_kernels", "shape_checks.check")
+jaxtyping.install_import_hook(["rsatalker_jax", "splat_kernels"], "shape_checks.check")
 
 import collections  # noqa: E402
 
@@ -47,6 +47,14 @@ def _room_for_programs():
   maps = pathlib.Path("/proc/self/maps")
   if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
     jax.clear_caches()
+
+
+@pytest.fixture
+def unchecked_signatures():
+  """As in production: functions see wrong shapes themselves."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_terminal_summary(terminalreporter):
