@@ -44,7 +44,8 @@ def ssim(a: Images, b: Images) -> Scores:
   """Structural similarity with an 11x11 Gaussian window, mean over pixels and channels.
 
   Only pixels whose window lies inside the image count, as in scikit-image's `structural_similarity` with
-  `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`, which this equals.
+  `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`, which this equals. 3DGS and GaussianAvatars
+  take all pixels and pad with zeros, in their tables and in their loss.
 
   Raises:
     ValueError: the image is smaller than the window.

@@ -173,7 +173,6 @@ def test_unreadable_files(tmp_path):
     load_head(tmp_path / "list.pkl")
 
 
-@pytest.mark.skipif(not DEMO_HEAD.exists(), reason="no demo head")
 def test_demo_head():
   head = load_head(DEMO_HEAD)
   assert head.v_template.shape[0] >= 4500 and head.num_expression == 50
