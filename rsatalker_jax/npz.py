@@ -66,15 +66,7 @@ class Archive:
     if key not in self._members:
       raise InputError(self._path, key, f"no such key (there are {', '.join(sorted(self)) or 'none'})", self._expected)
     member = self._members[key]
-    if member.flag_bits & 0x1:
-      raise InputError(self._path, key, "an encrypted array", "one that is not")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-      found = f"an array in compression method {member.compress_type}"
-      raise InputError(self._path, key, found, "one stored or deflated, as numpy does it")
-    most = member.compress_size * (1 if member.compress_type == zipfile.ZIP_STORED else _MAX_DEFLATION)
-    if member.compress_size > self._size or member.file_size > most:
-      found = f"{member.file_size} bytes in {min(member.compress_size, self._size)}, by the archive's directory"
-      raise InputError(self._path, key, found, "sizes that a whole archive has")
+    check_member(self._path, key, member, self._size)
     with _one_line(self._path, key, self._expected), self._zip.open(member) as file:
       return _read_array(self._path, key, file, member.file_size)
 
@@ -135,6 +127,58 @@ def to_float32(file: object, key: str, array: np.ndarray, row: str = "") -> Floa
   return values
 
 
+def check_member(path: str | os.PathLike, key: str, member: zipfile.ZipInfo, archive_size: int) -> None:
+  """Whether a file in an archive can be what the directory says; nothing is read.
+
+  Args:
+    path, key: the archive and what the member is called in an error's line.
+    member: the directory's entry.
+    archive_size: in bytes.
+
+  Raises:
+    InputError: it is encrypted, in a compression that numpy does not use, or its sizes cannot be true.
+  """
+  if member.flag_bits & 0x1:
+    raise InputError(path, key, "an encrypted array", "one that is not")
+  if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    found = f"an array in compression method {member.compress_type}"
+    raise InputError(path, key, found, "one stored or deflated, as numpy does it")
+  most = member.compress_size * (1 if member.compress_type == zipfile.ZIP_STORED else _MAX_DEFLATION)
+  if member.compress_size > archive_size or member.file_size > most:
+    found = f"{member.file_size} bytes in {min(member.compress_size, archive_size)}, by the archive's directory"
+    raise InputError(path, key, found, "sizes that a whole archive has")
+
+
+def plain_dtype(name: str) -> np.dtype | None:
+  """The type of a name such as "<f4"; None for what is neither truth, number nor text."""
+  return np.dtype(name) if _TYPE.fullmatch(name) else None
+
+
+def array_size(dtype: np.dtype, shape: tuple[int, ...]) -> int:
+  """Bytes of an array.
+
+  Raises:
+    ValueError: more than 512 MB, or no shape that numpy has.
+  """
+  # An axis of length 0 makes any other fit.
+  if len(shape) > _MAX_DIMENSIONS or min(shape, default=0) < 0 or math.prod(max(n, 1) for n in shape) * dtype.itemsize > MAX_BYTES:
+    raise ValueError(f"{dtype} of shape {shape}, beyond {_MAX_DIMENSIONS} dimensions or {MAX_BYTES >> 20} MB")
+  return math.prod(shape) * dtype.itemsize
+
+
+def array_from_bytes(data: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+  """An array over bytes (uint8), as many as `array_size` says.
+
+  Raises:
+    ValueError: truth that is neither 0 nor 1, or characters that do not exist: numpy believes them and Python does not.
+  """
+  if dtype.kind == "b" and (data > 1).any():
+    raise ValueError(f"a truth of {data.max()}")
+  if dtype.kind == "U" and (data.view(dtype.byteorder + "u4") > sys.maxunicode).any():
+    raise ValueError("characters that do not exist")
+  return data.view(dtype).reshape(shape, order=order)
+
+
 @contextlib.contextmanager
 def _one_line(path: object, key: str, expected: str) -> Iterator[None]:
   """Makes an InputError of whatever a damaged archive raises."""
@@ -162,12 +206,12 @@ def _read_array(path: object, key: str, file: BinaryIO, size: int) -> np.ndarray
   header = file.read(length)
   dtype, fortran_order, shape = _parse_header(path, key, header.decode("latin1"))
   room = size - 8 - width - length
-  needed = math.prod(shape) * dtype.itemsize
+  try:
+    needed = array_size(dtype, shape)
+  except ValueError as error:
+    raise InputError(path, key, error, "an array within bounds") from None
   if needed != room:
     raise InputError(path, key, f"{max(room, 0)} bytes of numbers", f"{needed}: {dtype} of shape {shape}")
-  # An axis of length 0 makes any other fit.
-  if math.prod(max(n, 1) for n in shape) * dtype.itemsize > MAX_BYTES:
-    raise InputError(path, key, f"{dtype} of shape {shape}", f"an array of {MAX_BYTES >> 20} MB at most")
   data = np.empty(needed, np.uint8)
   position = 0
   while position < needed:
@@ -177,11 +221,7 @@ def _read_array(path: object, key: str, file: BinaryIO, size: int) -> np.ndarray
     data[position : position + len(chunk)] = np.frombuffer(chunk, np.uint8)
     position += len(chunk)
   file.read(1)  # An empty array's checksum is compared, too.
-  if dtype.kind == "b" and (data > 1).any():
-    raise InputError(path, key, f"unreadable: a truth of {data.max()}", "0 or 1")
-  if dtype.kind == "U" and (data.view(dtype.byteorder + "u4") > sys.maxunicode).any():
-    raise InputError(path, key, "unreadable: characters that do not exist", "text")
-  return data.view(dtype).reshape(shape, order="F" if fortran_order else "C")
+  return array_from_bytes(data, dtype, shape, "F" if fortran_order else "C")
 
 
 def _parse_header(path: object, key: str, header: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
@@ -198,11 +238,12 @@ def _parse_header(path: object, key: str, header: str) -> tuple[np.dtype, bool, 
   if len(found) != 3 or text[position:].strip() != "}":
     expected = f"numpy's description of an array of {_PLAIN}"
     raise InputError(path, key, f"unreadable: the header {text[:100]!r}", expected)
-  if not _TYPE.fullmatch(found["descr"]):
+  dtype = plain_dtype(found["descr"])
+  if dtype is None:
     raise InputError(path, key, f"unreadable: an array of type {found['descr'][:20]!r}", _PLAIN)
   lengths = [length.strip().removesuffix("L") for length in found["shape"].split(",")]  # Python 2 wrote 5L.
   if lengths[-1] == "":
     lengths.pop()
-  if len(lengths) > _MAX_DIMENSIONS or not all(length.isdecimal() and len(length) < 20 for length in lengths):
-    raise InputError(path, key, f"unreadable: the shape ({found['shape'][:100]})", f"up to {_MAX_DIMENSIONS} whole numbers")
-  return np.dtype(found["descr"]), found["fortran_order"] == "True", tuple(map(int, lengths))
+  if not all(length.isdecimal() and len(length) < 20 for length in lengths):
+    raise InputError(path, key, f"unreadable: the shape ({found['shape'][:100]})", "whole numbers")
+  return dtype, found["fortran_order"] == "True", tuple(map(int, lengths))

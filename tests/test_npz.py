@@ -86,14 +86,15 @@ def test_headers_of_other_writers(tmp_path, text, version):
         (header("'<U0'"), "type '<U0'"),
         (header() + bytes(4 * 3000 - 1), "11999 bytes of numbers, expected 12000: float32 of shape (60, 50)"),
         (header() + bytes(4 * 3000 + 1), "12001 bytes of numbers"),
-        (header(shape="(10000000000, 50)"), "0 bytes of numbers"),
-        (header(shape="(4294967296, 4294967296)"), "0 bytes of numbers"),  # 0 modulo 2^64.
-        (header(shape="(0, 9223372036854775807)"), "at most"),
+        (header(shape="(1000000, 50)"), "0 bytes of numbers"),
+        (header(shape="(10000000000, 50)"), "beyond 32 dimensions or 512 MB"),
+        (header(shape="(4294967296, 4294967296)"), "512 MB"),  # 0 modulo 2^64.
+        (header(shape="(0, 9223372036854775807)"), "512 MB"),
         (header(shape="(-1, 50)"), "the header"),
         (header(shape="(60, 50 , }"), "the header"),
         (header(shape="(1, 1L1)"), "the shape"),
         (header(shape="(, )"), "the shape"),
-        (header(shape=f"({'1, ' * 33})"), "the shape"),
+        (header(shape=f"({'1, ' * 33})"), "beyond 32 dimensions"),
         (header(text="{'descr': '<f4', 'fortran_order': 0, 'shape': (1,)}"), "the header"),
         (header(text="{'descr': '<f4', 'shape': (1,)}"), "the header"),
         (header(text="{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,)}"), "the header"),
@@ -116,7 +117,7 @@ def test_headers_that_lie(tmp_path, content, message):
 
 def test_nothing_is_allocated_for_a_header_or_a_directory_that_lies(tmp_path):
   """Archives of a few kB that promise gigabytes, each with the header and the directory in agreement."""
-  rows = 1 << 24  # Of 200 bytes.
+  rows = 1 << 21  # Of 200 bytes.
   lying = archive(tmp_path / "lying.npz", header(shape=f"({rows}, 50)"), zipfile.ZIP_DEFLATED)
   data = bytearray(lying.read_bytes())
   place = data.rindex(b"PK\1\2")
@@ -143,7 +144,7 @@ def test_arrays_above_the_limit_are_refused_before_they_are_unpacked(tmp_path, m
   monkeypatch.setattr(npz, "MAX_BYTES", 200_000)
   assert read(tmp_path / "a.npz").shape == (1000, 50)
   monkeypatch.setattr(npz, "MAX_BYTES", 199_999)
-  assert "at most" in refusal(read, tmp_path / "a.npz")
+  assert "beyond 32 dimensions or 0 MB" in refusal(read, tmp_path / "a.npz")
   assert read(tmp_path / "a.npz", "y").shape == (3,)  # What nobody asks for is not looked at.
 
 
