@@ -37,6 +37,7 @@ _ALLOWED = frozenset({
     "_codecs.encode",
     "copyreg._reconstructor",
     "builtins.object",
+    "builtins.bytes",
     "builtins.dict",
     "builtins.set",
     "collections.OrderedDict",
@@ -96,6 +97,8 @@ class _RecordUnpickler(pickle._Unpickler):
     """What a call becomes."""
     if name == "builtins.set":  # chumpy's arrays have some; a list spares the hashing of what may be nested without end.
       return arguments[0] if arguments else []
+    if name == "builtins.bytes" and not arguments:  # No bytes, in protocols 0 to 2.
+      return b""
     if name == "collections.OrderedDict":
       pairs = arguments[0] if arguments else []
       self._copied += len(pairs)
