@@ -44,7 +44,7 @@ def _define_train() -> None:
 
 def _train() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import train
 
   train.train(config, FLAGS.workdir, stage=FLAGS.stage, init_from=FLAGS.init_from)
@@ -61,7 +61,7 @@ def _define_evaluate() -> None:
 
 def _evaluate() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import evaluate
   from rsatalker_jax.runs import workdir
 
@@ -154,7 +154,7 @@ def _define_encode() -> None:
 
 def _encode() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import encode
 
   encode.encode_voices(config)
