@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
     InputError: if the data is not as expected or another config made `workdir`.
     MissingFeatures: names the clip, if features are missing that `speech.encode_missing` does not let be computed.
   """
-  workdirs.check_workdir(workdir, config.to_dict())
+  workdirs.check_workdir(workdir, config)
   unpack_embedded(config.data)
   inputs = StageInputs(
       config=config,
@@ -72,7 +72,9 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
         workdir=workdir,
         seed=config.seed,
         start=tuple(first | second for first, second in zip(given, earlier)),
+        origin=init_from or workdir,
         watching=loop.Watching(**config.logging),
+        before_checkpoint=functools.partial(workdirs.record_config, workdir, config),
         say=inputs.say,
     )
 

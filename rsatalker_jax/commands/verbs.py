@@ -9,7 +9,7 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
-from rsatalker_jax.commands import command_line
+from rsatalker_jax.commands import command_line, config_values
 
 FLAGS = flags.FLAGS
 
@@ -65,7 +65,7 @@ def _evaluate() -> None:
   from rsatalker_jax.commands import evaluate
   from rsatalker_jax.runs import workdir
 
-  workdir.check_workdir(FLAGS.workdir, config.to_dict(), must_exist=True)
+  workdir.check_workdir(FLAGS.workdir, config, must_exist=True)
   print(evaluate.score_run(FLAGS.workdir))
 
 
@@ -141,7 +141,9 @@ def _use_devices_of(workdir: str) -> None:
   """The devices that the run's config asks for."""
   from rsatalker_jax.runs import workdir as workdirs
 
-  command_line.use_devices(workdirs.load_config(workdir)["mesh"])
+  config = workdirs.load_config(workdir)
+  config_values.check_values(config, f"{workdir}/config.json")
+  command_line.use_devices(config["mesh"])
 
 
 # --- encode
