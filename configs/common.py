@@ -1,7 +1,12 @@
 """Sections that every config shares, each value with its meaning. The numbers are the demo's; configs override them."""
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
+
+# Regions of the demo head, and of FLAME if its masks are given.
+_REGIONS = ("skin", "lips", "mouth_interior", "teeth", "tongue", "eye_left", "eye_right", "lashes", "scalp", "neck")
+_REGIONS += ("face", "boundary", "right_eyeball", "left_eyeball", "right_ear", "left_ear", "forehead", "eye_region", "nose")
+_REGIONS += ("right_eye_region", "left_eye_region")
 
 
 def base_config() -> ConfigDict:
@@ -88,15 +93,18 @@ def base_config() -> ConfigDict:
       sh_degree=0,  # [3; 0 is advised for one camera]
       init_scale=0.6,  # [1] in units of the triangle
       init_opacity=0.5,  # [0.1]
-      num_gaussians=None,  # One per face.
-      capacity=20_000,  # Room for those that density control adds; None: none.
-      region_density=ConfigDict(),
+      num_gaussians=placeholder(int),  # None: one per face.
+      capacity=FieldReference(20_000, field_type=int),  # Room for those that density control adds; None: none.
+      # Factors on a region's share of the Gaussians beyond one per face; 1: as much as its area says.
+      region_density=ConfigDict(dict.fromkeys(_REGIONS, 1.0)),
       color_frames=12,  # Frames that the first colours are read from [0: mid-grey].
   ))
 
   # implementation: None picks. max_intersections: Gaussian-tile pairs a frame that there is
   # room for at first, None guesses; training and rendering make more room when a frame needs it.
-  config.render = ConfigDict(dict(implementation=None, tile_size=16, max_intersections=None, background=(1.0, 1.0, 1.0)))
+  config.render = ConfigDict(dict(
+      implementation=placeholder(str), tile_size=16, max_intersections=placeholder(int), background=(1.0, 1.0, 1.0)
+  ))
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
   config.motion = ConfigDict(dict(
@@ -129,9 +137,9 @@ def base_config() -> ConfigDict:
       )),
       sh_rest_share=0.05,  # Rate of the degrees above 0, as a share of theirs [1/20].
       steps_per_sh_degree=0,  # Degrees join one by one; 0: all at once [1k].
-      # Corrections of the tracked parameters of each timestep, trained with the Gaussians, by name of the parameter; empty
-      # for none [expression=1e-3, rotation, neck, jaw, eyes=1e-5, translation=1e-6].
-      flame_learning_rates=ConfigDict(),
+      # Corrections of the tracked parameters of each timestep, trained with the Gaussians, by name of the parameter; 0: none
+      # [expression=1e-3, rotation, neck, jaw, eyes=1e-5, translation=1e-6].
+      flame_learning_rates=ConfigDict(dict(expression=0.0, rotation=0.0, neck=0.0, jaw=0.0, eyes=0.0, translation=0.0)),
       # Shares of themselves to which the rates decay [positions to 0.01, the others stay: 1].
       final_learning_rates=ConfigDict(dict(means=0.1, quats=0.1, log_scales=0.1, opacity_logits=0.1, sh=0.1)),
       dssim_weight=0.2,  # lambda of Eq. 10 [0.2]

@@ -1,5 +1,6 @@
 """What generate.py does: from the files of one conversation to a video with sound of both faces."""
 
+import math
 import pathlib
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from jaxtyping import Int, UInt8
 import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.commands.outputs import check_output
 from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.data.dualtalk import read_conversation, write_motion
 from rsatalker_jax.data.pipeline import load_clips
@@ -56,8 +58,12 @@ def generate_video(
   for name, path, suffix in (("--out", out, ".mp4"), ("--save_motion", save_motion, ".npz")):
     if path is not None and pathlib.Path(path).suffix != suffix:
       raise InputError(name, "", path, f"a name that ends in {suffix}")
+    if path is not None:
+      check_output(name, path, {"--speech_a": speech_a, "--motion_a": motion_a, "--speech_b": speech_b})
   if size % 2:
     raise InputError("--size", "", size, "an even number")
+  if seconds is not None and not 0 < seconds < math.inf:
+    raise InputError("--seconds", "", seconds, "a number of seconds")
   conversation, notes = read_conversation(speech_a, motion_a, speech_b, relation)
   for note in notes:
     print(note)

@@ -8,6 +8,8 @@ The three stages of the paper (Sec. 3.6), each as data for the loop: what it rea
              (Eq. 13)                                                          (as far as joint.avatar_share lets them)
 """
 
+import functools
+
 import jax
 import tqdm
 from ml_collections import ConfigDict
@@ -50,7 +52,7 @@ def train(
     InputError: if a value or the data of any requested stage is not as expected, or another config made `workdir`.
     MissingFeatures: names the clip, if features are missing that `speech.encode_missing` does not let be computed.
   """
-  workdirs.check_workdir(workdir, config.to_dict())
+  workdirs.check_workdir(workdir, config)
   unpack_embedded(config.data)
   inputs = StageInputs(
       config=config,
@@ -66,7 +68,7 @@ def train(
     _refuse_unfinished(config, workdir, names[0])
   stages = [make_stage(inputs, name) for name in names]
   for made in stages:
-    loop.check_start(made, _start_of(made.name, workdir, init_from)[0])
+    loop.check_start(made, _start_of(made.name, workdir, init_from)[0], init_from or workdir)
   for made in stages:
     start, sources = _start_of(made.name, workdir, init_from)
     inputs.say(f"{made.name}: starts from {_describe(made, sources)}")
@@ -76,7 +78,9 @@ def train(
         workdir=workdir,
         seed=config.seed,
         start=start,
+        origin=init_from or workdir,
         watching=loop.Watching(**config.logging),
+        before_checkpoint=functools.partial(workdirs.record_config, workdir, config),
         say=inputs.say,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
-from rsatalker_jax.commands import command_line
+from rsatalker_jax.commands import command_line, config_values
 
 FLAGS = flags.FLAGS
 
@@ -45,7 +45,7 @@ def _define_train() -> None:
 
 def _train() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import train
 
   train.train(config, FLAGS.workdir, stage=FLAGS.stage, init_from=FLAGS.init_from, allow_unfinished=FLAGS.allow_unfinished)
@@ -62,11 +62,11 @@ def _define_evaluate() -> None:
 
 def _evaluate() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import evaluate
   from rsatalker_jax.runs import workdir
 
-  workdir.check_workdir(FLAGS.workdir, config.to_dict(), must_exist=True)
+  workdir.check_workdir(FLAGS.workdir, config, must_exist=True)
   print(evaluate.score_run(FLAGS.workdir))
 
 
@@ -144,7 +144,9 @@ def _use_devices_of(workdir: str) -> None:
   """The devices that the run's config asks for."""
   from rsatalker_jax.runs import workdir as workdirs
 
-  command_line.use_devices(workdirs.load_config(workdir)["mesh"])
+  config = workdirs.load_config(workdir)
+  config_values.check_values(config, f"{workdir}/config.json")
+  command_line.use_devices(config["mesh"])
 
 
 # --- encode
@@ -157,7 +159,7 @@ def _define_encode() -> None:
 
 def _encode() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import encode
 
   encode.encode_voices(config)

@@ -236,7 +236,7 @@ class People:
   @classmethod
   def _make(cls, inputs, films, groups, captures, numbers, init) -> "People":
     timesteps, (params, buffers) = None, init
-    rates = inputs.config.avatar.flame_learning_rates
+    rates = [name for name, rate in inputs.config.avatar.flame_learning_rates.items() if rate]
     if groups[0] == "avatar" and rates:
       # What stage 2 has learnt about its film's parameters goes on to be used, and is not trained further.
       timesteps = np.unique(captures[0].timesteps)
