@@ -31,7 +31,7 @@ def test_relative_loss_of_the_mean_is_one():
   target *= np.repeat([0.3, 0.02, 0.1], [50, 3, 3]).astype(np.float32)
   std = target.std(axis=(0, 1))
   mean = np.broadcast_to(target.mean(axis=(0, 1)), target.shape)
-  terms = losses.motion_loss(mean, target, losses.MotionLossWeights(relative=True, velocity=0.0), tuple(std))
+  terms = losses.motion_loss(mean, target, losses.MotionLossWeights(relative=True, velocity=0.0), std)
   np.testing.assert_allclose([terms["expression"], terms["jaw"], terms["pose"]], 1, rtol=1e-4)
 
 
