@@ -211,7 +211,7 @@ def test_frames_that_ffmpeg_would_make_up_are_refused(tmp_path):
       except InputError:
         refused += 1
   # The format has no checksums: what decodes to something is taken.
-  assert refused > 3 * wrong
+  assert refused > wrong
 
 
 def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
