@@ -24,7 +24,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Float
 
-from rsatalker_jax.data.images import IMAGE_SUFFIXES, check_size, mask_from_pixels, read_image, read_mask, read_size
+from rsatalker_jax.data.images import IMAGE_SUFFIXES, check_size, mask_from_pixels, read_header, read_image, read_mask
 from rsatalker_jax.data.video_frames import VIDEO_SUFFIXES, read_video_frame
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import read_whole
@@ -197,6 +197,7 @@ class _Frame:
     self.camera_index = self._whole_number("camera_index")
     self.image_path = self._path("file_path", file.parent, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
     self.flame_path = self._path("flame_param_path", file.parent, (".npz",))
+    self._masks: pathlib.Path | None = None  # A folder of masks, none of which is the image's.
     self.mask_path = self._find_mask(file.parent)
     self._video_frame = self._read_video_frame()
     self.size = self._read_size()
@@ -252,11 +253,14 @@ class _Frame:
         for suffix in (*suffixes, guess.suffix):
           if os.path.isfile(f"{stem}{suffix}"):
             return pathlib.Path(f"{stem}{suffix}")
-    for masks in folders:
-      if os.path.isdir(masks):
-        found = f"no such key, and no mask of {self._entry['file_path']} in {masks}"
-        raise InputError(self.place, "fg_mask_path", found, "a mask of the image's name there, a path, or no such folder")
+    self._masks = next(filter(os.path.isdir, folders), None)
+    if self._masks is not None and (_is_video(self.image_path) or not read_header(self.image_path)[1]):
+      self._refuse_lost_mask()
     return None
+
+  def _refuse_lost_mask(self) -> None:
+    found = f"no such key, and no mask of {self.image_path.name} in {self._masks}"
+    raise InputError(self.place, "fg_mask_path", found, "a mask of the image's name there, a path, or no such folder")
 
   def _read_video_frame(self) -> int | None:
     """Which frame of its videos shows the moment; None where the entry names images."""
@@ -266,7 +270,7 @@ class _Frame:
 
   def _read_size(self) -> tuple[int, int]:
     if self._get("w") is None and self._get("h") is None and not _is_video(self.image_path):
-      return read_size(self.image_path)
+      return read_header(self.image_path)[0]
     return self._whole_number("w", 1), self._whole_number("h", 1)
 
   def _read_background(self) -> np.ndarray | None:
@@ -360,6 +364,8 @@ class _Frame:
       image, alpha = read_image(self.image_path, self.size, self.place)
     if self.mask_path is None:
       mask = np.ones(image.shape[:2], np.float32) if alpha is None else alpha
+      if self._masks is not None and mask.min() == 1:  # Alpha that hides nothing is no mask.
+        self._refuse_lost_mask()
     elif _is_video(self.mask_path):
       mask = mask_from_pixels(self.mask_path, *self._decode(self.mask_path, channels=1))
     else:

@@ -23,14 +23,14 @@ MAX_PIXELS = 1 << 26  # Of an image or a frame of a film: 8192 x 8192.
 _EXPECTED = "a whole image file (PNG, JPEG, WebP, BMP or TIFF)"
 
 
-def read_size(path: pathlib.Path) -> tuple[int, int]:
-  """Width and height, from the header alone.
+def read_header(path: pathlib.Path) -> tuple[tuple[int, int], bool]:
+  """Width and height, and whether there is alpha; no pixel is decoded.
 
   Raises:
     InputError: see `read_image`.
   """
   with _open(path) as picture:
-    return picture.size
+    return picture.size, picture.has_transparency_data
 
 
 def read_image(

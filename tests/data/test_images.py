@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rsatalker_jax.data import images
-from rsatalker_jax.data.images import read_image, read_mask, read_size
+from rsatalker_jax.data.images import read_header, read_image, read_mask
 from rsatalker_jax.errors import InputError
 
 H, W = 12, 20
@@ -91,7 +91,7 @@ def test_values_of_every_kind_of_image(tmp_path, name):
   write(tmp_path)
   (path,) = tmp_path.iterdir()
   found, found_alpha = read_image(path, (W, H))
-  assert found.dtype == np.float32 and found.shape == (H, W, 3) and read_size(path) == (W, H)
+  assert found.dtype == np.float32 and found.shape == (H, W, 3) and read_header(path) == ((W, H), alpha is not None)
   expected = colors if np.ndim(colors) == 3 else np.repeat(colors[..., None], 3, axis=-1)
   np.testing.assert_allclose(found, expected, atol=tolerance / 255 + 1e-6)
   if alpha is None:
@@ -200,7 +200,7 @@ def test_no_size_is_decoded_beyond_the_limit(tmp_path, monkeypatch):
   read_image(path)
   monkeypatch.setattr(images, "MAX_PIXELS", W * H - 1)
   monkeypatch.setattr(images, "_decode", lambda picture: pytest.fail("decoded"))
-  for read in (read_image, read_mask, read_size):
+  for read in (read_image, read_mask, read_header):
     with pytest.raises(InputError, match="found 20x12 pixels, expected up to 239"):
       read(path)
   with pytest.raises(InputError, match="found 20x12 pixels, expected up to 239"):

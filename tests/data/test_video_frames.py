@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import fractions
+import io
 import pathlib
 
 import av
@@ -142,6 +143,13 @@ def cut_at(content, place):
   return content[:place]
 
 
+def cut_between(content, place):
+  """Behind the frame that reaches there."""
+  with av.open(io.BytesIO(content)) as container:
+    ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+  return content[: min(end for end in ends if end > place)]
+
+
 def leave_empty(content, place):
   """As a download or a copy that was not finished does."""
   return content[:place] + bytes(900) + content[place + 900 :]
@@ -150,8 +158,10 @@ def leave_empty(content, place):
 DAMAGES = {
     # An index in front is whole, and names frames that are not there.
     "cut off": ("a.mp4", dict(options={"g": "8", "bf": "3"}, container={"movflags": "faststart"}), cut_at),
+    "cut off, other codec": ("a.mp4", dict(codec="mpeg4", options={"bf": "2"}, container={"movflags": "faststart"}), cut_at),
     # FFmpeg goes on behind what it cannot read, with fewer frames.
     "cut off, elements": ("a.mkv", dict(options={"g": "8", "bf": "3"}), cut_at),
+    "cut off between elements": ("a.mkv", dict(options={"g": "8", "bf": "3"}), cut_between),
     "empty, elements": ("a.mkv", dict(options={"g": "8", "bf": "3"}), leave_empty),
     "empty": ("a.mp4", dict(options={"g": "8", "bf": "3"}), leave_empty),
 }
@@ -172,7 +182,7 @@ def test_a_damaged_film_never_shows_another_picture(tmp_path, name):
         shown[-1] += 1
       except InputError as error:
         assert str(error).startswith(f"{path}: frame {index}: found ")
-  assert max(shown) < FRAMES and np.mean(shown) > 12
+  assert max(shown) < FRAMES and np.mean(shown) > 8
 
 
 def test_a_film_that_was_sent_as_it_was_made(tmp_path):
@@ -200,7 +210,7 @@ def test_decoding_starts_at_the_key_frame_before(tmp_path, monkeypatch):
 
 
 def test_frames_that_ffmpeg_would_make_up_are_refused(tmp_path):
-  path = write_video(tmp_path / "a.mp4", options={"g": "8", "bf": "3"})
+  path = write_video(tmp_path / "a.mp4", options={"g": "8", "bf": "3", "coder": "vlc"})
   whole, expected = path.read_bytes(), decode_all(path)
   refused, wrong = 0, 0
   for place in (np.linspace(0.3, 0.8, 11) * len(whole)).astype(int):
@@ -211,7 +221,7 @@ def test_frames_that_ffmpeg_would_make_up_are_refused(tmp_path):
       except InputError:
         refused += 1
   # The format has no checksums: what decodes to something is taken.
-  assert refused > wrong
+  assert refused > 10 * wrong
 
 
 def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
