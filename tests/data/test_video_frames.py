@@ -209,19 +209,19 @@ def test_decoding_starts_at_the_key_frame_before(tmp_path, monkeypatch):
     starts.clear()
 
 
-def test_frames_that_ffmpeg_would_make_up_are_refused(tmp_path):
-  path = write_video(tmp_path / "a.mp4", options={"g": "8", "bf": "3", "coder": "vlc"})
+def test_what_ffmpeg_would_paint_over_is_refused(tmp_path):
+  path = write_video(tmp_path / "a.mov", codec="mjpeg", pixels="yuvj420p")
   whole, expected = path.read_bytes(), decode_all(path)
   refused, wrong = 0, 0
   for place in (np.linspace(0.3, 0.8, 11) * len(whole)).astype(int):
-    path.write_bytes(whole[:place] + bytes(range(1, 201)) + whole[place + 200 :])
+    path.write_bytes(whole[:place] + b"\xff" * 200 + whole[place + 200 :])
     for index in range(FRAMES):
       try:
         wrong += np.any(read_video_frame(path, index) != expected[index])
       except InputError:
         refused += 1
-  # The format has no checksums: what decodes to something is taken.
-  assert refused > 10 * wrong
+  # There are no checksums: what can be decoded to something is taken.
+  assert refused >= 10 * wrong and refused > 8
 
 
 def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
