@@ -50,7 +50,7 @@ def read_image(
       JPEG that leaves something to decode cannot be told: the format has no checksums.
   """
   with _open(path, size, source) as picture:
-    colors, alpha = _decode(picture)
+    colors, alpha = _decode(path, picture)
   return (colors if colors.ndim == 3 else np.repeat(colors[..., None], 3, axis=-1)), alpha
 
 
@@ -61,7 +61,7 @@ def read_mask(path: pathlib.Path, size: tuple[int, int] | None = None, source: s
     InputError: see `read_image` and `mask_from_pixels`.
   """
   with _open(path, size, source) as picture:
-    return mask_from_pixels(path, *_decode(picture))
+    return mask_from_pixels(path, *_decode(path, picture))
 
 
 def mask_from_pixels(
@@ -101,8 +101,6 @@ def _open(path: pathlib.Path, size: tuple[int, int] | None = None, source: str =
       # MPO: a telephone's JPEG with previews behind it.
       if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         raise InputError(path, "", f"{picture.n_frames} pictures", "one")
-      if (turn := picture.getexif().get(Base.Orientation, 1)) != 1:
-        raise InputError(path, "Orientation", turn, "1, upright pixels")
       yield picture
   except InputError:
     raise
@@ -112,8 +110,11 @@ def _open(path: pathlib.Path, size: tuple[int, int] | None = None, source: str =
     raise InputError(path, "", str(error) or type(error).__name__, _EXPECTED) from None
 
 
-def _decode(picture: Image.Image) -> tuple[Float[np.ndarray, "H W *c"], Float[np.ndarray, "H W"] | None]:
+def _decode(path: pathlib.Path, picture: Image.Image) -> tuple[Float[np.ndarray, "H W *c"], Float[np.ndarray, "H W"] | None]:
   """Grey (H, W) or RGB (H, W, 3), and alpha."""
+  picture.load()
+  if (turn := picture.getexif().get(Base.Orientation, 1)) != 1:  # Of a TIFF, Pillow has turned the pixels.
+    raise InputError(path, "Orientation", turn, "1, upright pixels")
   transparent = picture.info.get("transparency")
   if picture.mode.startswith("I;16"):
     grey = np.asarray(picture)

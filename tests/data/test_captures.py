@@ -253,7 +253,10 @@ def as_jpeg(root, entry):
 
 
 def farther(root, entry):
-  """`images` stands earlier in the path, too."""
+  """`images` stands earlier in the path, too, and what lies there is another mask."""
+  decoy = root.parents[1] / "my_fg_masks/capture" / entry["file_path"]
+  decoy.parent.mkdir(parents=True, exist_ok=True)
+  Image.new("L", (W, H)).save(decoy)
   del entry["fg_mask_path"]
   entry["file_path"] = f"../../my_images/capture/{entry['file_path']}"
 

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from rsatalker_jax.data import images
 from rsatalker_jax.data.images import read_header, read_image, read_mask
@@ -47,6 +47,12 @@ def palette(colors, transparency=None):
   return picture
 
 
+def turned(orientation):
+  exif = Image.Exif()
+  exif[0x112] = orientation
+  return exif
+
+
 HALF = (RAMP > 0.5).astype(np.float32)
 CMYK = np.dstack([COLORS, ALPHA])
 # What is written, and the colours (or grey) and alpha that it stands for, each with its tolerance in 1/255.
@@ -81,6 +87,8 @@ IMAGES = {
     "BMP": (lambda p: save(p / "a.bmp", COLORS), COLORS / 255, None, 0),
     "TIFF": (lambda p: save(p / "a.tif", DEEP), DEEP / 65535, None, 0),
     "TIFF, white is zero": (lambda p: save(p / "a.tif", DEEP, tiffinfo={262: 0}), 1 - DEEP / 65535, None, 0),
+    # Written on its side: row 0 is the right edge.
+    "TIFF, turned": (lambda p: save(p / "a.tif", np.rot90(COLORS), exif=turned(6)), COLORS / 255, None, 0),
     "wrong name": (lambda p: save(p / "a.png", COLORS, format="BMP"), COLORS / 255, None, 0),
 }
 
@@ -146,12 +154,6 @@ def bomb(path):
   path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b""))
 
 
-def turned(path):
-  exif = Image.Exif()
-  exif[0x112] = 6
-  save(path, GREY, exif=exif)
-
-
 def flip_bit(path):
   content = bytearray(save(path, COLORS).read_bytes())
   content[len(content) // 2] ^= 4
@@ -175,7 +177,8 @@ MISTAKES = {
     "a bit": (flip_bit, "found broken data stream"),
     "bomb": (bomb, "found .*200000x200000|found .*40000000000 pixels"),
     "other size": (lambda p: save(p, COLORS[:, 1:]), "found 19x12 pixels, expected 20x12"),
-    "turned": (turned, "Orientation: found 6, expected 1, upright pixels"),
+    "turned PNG": (lambda p: save(p, GREY, exif=turned(3)), "Orientation: found 3, expected 1, upright pixels"),
+    "turned JPEG": (lambda p: save(p, GREY, format="JPEG", exif=turned(3)), "Orientation: found 3"),
     "animated": (lambda p: save(p, GREY, save_all=True, append_images=[Image.fromarray(255 - GREY)]), "found 2 pictures, expected one"),
     "floats": (lambda p: save(p, RAMP, format="TIFF"), "found numbers of 32 bits"),
     "32 bits": (lambda p: save(p, DEEP.astype(np.int32), format="TIFF"), "found numbers of 32 bits"),
@@ -199,7 +202,7 @@ def test_no_size_is_decoded_beyond_the_limit(tmp_path, monkeypatch):
   monkeypatch.setattr(images, "MAX_PIXELS", W * H)
   read_image(path)
   monkeypatch.setattr(images, "MAX_PIXELS", W * H - 1)
-  monkeypatch.setattr(images, "_decode", lambda picture: pytest.fail("decoded"))
+  monkeypatch.setattr(images, "_decode", lambda path, picture: pytest.fail("decoded"))
   for read in (read_image, read_mask, read_header):
     with pytest.raises(InputError, match="found 20x12 pixels, expected up to 239"):
       read(path)
@@ -207,6 +210,13 @@ def test_no_size_is_decoded_beyond_the_limit(tmp_path, monkeypatch):
     read_image(path, (W, H))
   with pytest.raises(InputError, match="found 20x12 pixels, expected 21x12"):
     read_image(path, (W + 1, H))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_a_header_is_read_without_pixels(tmp_path, monkeypatch, form):
+  path = save(tmp_path / "a", GREY, format=form)
+  monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+  assert read_header(path) == ((W, H), False)
 
 
 def test_postscript_starts_no_program(tmp_path, monkeypatch):

@@ -224,6 +224,16 @@ def test_what_ffmpeg_would_paint_over_is_refused(tmp_path):
   assert refused >= 10 * wrong and refused > 8
 
 
+def test_no_frame_is_decoded_beyond_the_limit(tmp_path, monkeypatch):
+  path = write_video(tmp_path / "a.mp4")
+  monkeypatch.setitem(video_frames._DECODER_OPTIONS, "max_pixels", str(64 * 48))
+  read_video_frame(path, 1)
+  monkeypatch.setattr(video_frames, "_DECODERS", video_frames._DecoderPool(max_idle=2))
+  monkeypatch.setitem(video_frames._DECODER_OPTIONS, "max_pixels", str(WIDTH * HEIGHT // 2))
+  with pytest.raises(InputError, match="a.mp4: frame 1: found"):
+    read_video_frame(path, 1)
+
+
 def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
   path = write_video(tmp_path / "a.mkv", frames=[np.full((HEIGHT, WIDTH), 50, np.uint8)] * 3)
   read_video_frame(path, 0)
