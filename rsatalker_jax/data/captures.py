@@ -407,7 +407,7 @@ def _read_transforms(file: pathlib.Path) -> list[_Frame]:
 def _read_row(path: pathlib.Path, file: Archive, key: str, size: int | None) -> Float[np.ndarray, "*n"]:
   """A (size,) vector stored as (size,) or (1, size)."""
   value = file[key]
-  if value.size == 0 or value.size != (size or value.size) or value.size != value.shape[-1]:
+  if value.size == 0 or value.size != (size or value.size) or value.shape[-1:] != (value.size,):
     expected = f"(1, {size})" if size else "one row of numbers"
     raise InputError(path, key, f"{value.dtype} of shape {value.shape}", expected)
   return to_float32(path, key, value).reshape(-1)

@@ -474,7 +474,10 @@ MISTAKES = {
     "missing mask": (lambda root, _: (root / "fg_masks/00001_03.png").unlink(), r"frames\[1\]: fg_mask_path: found fg_masks"),
     "missing parameters": (lambda root, _: (root / "flame_param/00001.npz").unlink(), r"frames\[1\]: flame_param_path"),
     "no time": (change_frame(timestep_index="gone"), r"frames\[1\]: timestep_index: found no such key, expected a number"),
-    "UTF-16": (rewrite('{"frames": []}'.encode("utf-16")), "transforms_train.json: found text in UTF-16, expected .* in UTF-8"),
+    "UTF-16": (
+        rewrite('{"frames": []}'.encode("utf-16")),
+        "transforms_train.json: found text in UTF-16, expected .* in UTF-8",
+    ),
     "other letters": (rewrite(b'{"frames": "\xe4"}'), "transforms_train.json: found damaged JSON"),
     "nested": (rewrite(b"[" * 100_000), "transforms_train.json: found damaged JSON"),
     "no frame": (rewrite(b'{"frames": [3]}'), r"frames\[0\]: found int, expected an object"),
@@ -488,8 +491,14 @@ MISTAKES = {
     "width alone": (change_frame(h="gone"), r"frames\[1\]: h: found no such key"),
     "half a timestep": (change_frame(timestep_index=1.5), r"frames\[1\]: timestep_index: found 1.5, expected a whole number"),
     "clock": (change_frame(timestep_index=1.7e12), r"frames\[1\]: timestep_index: found 1700000000000.0, expected a whole"),
-    "31 bits": (change_frame(timestep_index=2**31), r"frames\[1\]: timestep_index: found 2147483648, expected a whole number from"),
-    "serial number": (change_frame(camera_index=4012345678), r"frames\[1\]: camera_index: found 4012345678, expected a whole number"),
+    "31 bits": (
+        change_frame(timestep_index=2**31),
+        r"frames\[1\]: timestep_index: found 2147483648, expected a whole number from",
+    ),
+    "serial number": (
+        change_frame(camera_index=4012345678),
+        r"frames\[1\]: camera_index: found 4012345678, expected a whole number",
+    ),
     "text as number": (change_frame(timestep_index="1"), r"frames\[1\]: timestep_index: found '1', expected a finite number"),
     "truth": (change_frame(camera_index=True), r"frames\[1\]: camera_index: found True, expected a finite number"),
     "infinity": (change_frame(cx=math.inf), r"frames\[1\]: cx: found inf, expected a finite number"),
@@ -506,21 +515,39 @@ MISTAKES = {
     "upright angle": (change_frame(camera_angle_y=0), r"frames\[1\]: camera_angle_y: found 0, expected 0 to pi"),
     "distortion": (change_frame(k1=-0.28), r"frames\[1\]: k1: found -0.28, expected 0: images without distortion"),
     "tangential": (change_frame(p2=0.01), r"frames\[1\]: p2: found 0.01, expected 0"),
-    "list of distortion": (change_frame(distortion_params=[0, 0.1]), r"frames\[1\]: distortion_params: found \[0, 0.1\], expected zeros"),
-    "fisheye": (change_frame(camera_model="OPENCV_FISHEYE"), r"frames\[1\]: camera_model: found 'OPENCV_FISHEYE', expected a pinhole"),
+    "list of distortion": (
+        change_frame(distortion_params=[0, 0.1]),
+        r"frames\[1\]: distortion_params: found \[0, 0.1\], expected zeros",
+    ),
+    "fisheye": (
+        change_frame(camera_model="OPENCV_FISHEYE"),
+        r"frames\[1\]: camera_model: found 'OPENCV_FISHEYE', expected a pinhole",
+    ),
     "panorama": (change_frame(camera_model="EQUIRECTANGULAR"), r"frames\[1\]: camera_model: found 'EQUIRECTANGULAR'"),
     "fisheye of instant-ngp": (change_frame(is_fisheye=True), r"frames\[1\]: is_fisheye: found True, expected false"),
-    "matrix of text": (change_frame(transform_matrix=[["1"] * 4] * 4), r"transform_matrix: found no numbers, or not finite ones"),
+    "matrix of text": (
+        change_frame(transform_matrix=[["1"] * 4] * 4),
+        r"transform_matrix: found no numbers, or not finite ones",
+    ),
     "matrix beyond floats": (change_frame(transform_matrix=[[10**400] * 4] * 4), r"transform_matrix: found no numbers"),
     "matrix far away": (
         change_frame(transform_matrix=[[1, 0, 0, 1e39], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
         r"transform_matrix: found no numbers, or not finite ones",
     ),
-    "NaN in the matrix": (change_frame(transform_matrix=[[math.nan] * 4] * 4), r"transform_matrix: found no numbers, or not finite"),
+    "NaN in the matrix": (
+        change_frame(transform_matrix=[[math.nan] * 4] * 4),
+        r"transform_matrix: found no numbers, or not finite",
+    ),
     "rows of matrix": (change_frame(transform_matrix=[[1], [1, 2]]), r"transform_matrix: found shape \(0,\), expected 4 x 4"),
-    "3 x 4": (change_frame(transform_matrix=np.eye(4)[:3].tolist()), r"transform_matrix: found shape \(3, 4\), expected 4 x 4"),
+    "3 x 4": (
+        change_frame(transform_matrix=np.eye(4)[:3].tolist()),
+        r"transform_matrix: found shape \(3, 4\), expected 4 x 4",
+    ),
     "scaled camera": (change_frame(transform_matrix=np.diag([2, 2, 2, 1]).tolist()), "transform_matrix: found determinant 8"),
-    "mirrored camera": (change_frame(transform_matrix=np.diag([-1, 1, 1, 1]).tolist()), "transform_matrix: found determinant -1"),
+    "mirrored camera": (
+        change_frame(transform_matrix=np.diag([-1, 1, 1, 1]).tolist()),
+        "transform_matrix: found determinant -1",
+    ),
     "black and white background": (
         lambda root, content: write_transforms(root, content | {"background": [True, True, True]}),
         r"background: found \[True, True, True\], expected three numbers",
@@ -529,8 +556,18 @@ MISTAKES = {
         lambda root, _: Image.fromarray(frame_image(1)).save(root / "fg_masks/00001_03.png"),
         "fg_masks/00001_03.png: found colours, expected a grey mask",
     ),
-    "beyond float32": (lambda root, _: write_flame_param(root, 1, expr=np.full((1, 9), 1e300)), "expr: found 1e.300, expected finite"),
-    "text in parameters": (lambda root, _: write_flame_param(root, 1, expr=np.array([["1"] * 9])), "expr: found <U1 of shape"),
+    "beyond float32": (
+        lambda root, _: write_flame_param(root, 1, expr=np.full((1, 9), 1e300)),
+        "expr: found 1e.300, expected finite",
+    ),
+    "a single number": (
+        lambda root, _: write_flame_param(root, 0, expr=np.float64(3)),
+        r"expr: found float64 of shape \(\), expected one",
+    ),
+    "text in parameters": (
+        lambda root, _: write_flame_param(root, 1, expr=np.array([["1"] * 9])),
+        "expr: found <U1 of shape",
+    ),
     "offset of two columns": (
         lambda root, _: np.savez(root / "canonical_flame_param.npz", shape=np.ones(5), static_offset=np.ones((1, 7, 2))),
         r"static_offset: found shape \(1, 7, 2\), expected \(1, V, 3\)",
@@ -578,7 +615,10 @@ MISTAKES = {
         lambda root, _: write_flame_param(root, 1, eyes_pose=np.zeros((1, 3))),
         r"00001.npz: eyes_pose: found float64 of shape \(1, 3\), expected \(1, 6\)",
     ),
-    "NaN": (lambda root, _: write_flame_param(root, 1, expr=np.full((1, 9), np.nan)), "expr: found nan, expected finite numbers"),
+    "NaN": (
+        lambda root, _: write_flame_param(root, 1, expr=np.full((1, 9), np.nan)),
+        "expr: found nan, expected finite numbers",
+    ),
     "another width": (lambda root, _: write_flame_param(root, 1, expr=np.ones((1, 10))), r"expr: .* expected \(1, 9\)"),
     "beyond the head": (
         lambda root, _: write_flame_param(root, 1, expr=np.eye(9)[8:]),

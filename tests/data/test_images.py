@@ -168,7 +168,10 @@ def long_text(path):
 
 MISTAKES = {
     "missing": (lambda p: None, "found No such file or directory, expected a whole image file"),
-    "text": (lambda p: p.write_text("no image"), r"found another format, expected a whole image file \(PNG, JPEG, WebP, BMP or TIFF\)"),
+    "text": (
+        lambda p: p.write_text("no image"),
+        r"found another format, expected a whole image file \(PNG, JPEG, WebP, BMP or TIFF\)",
+    ),
     "empty": (lambda p: p.write_bytes(b""), "found another format"),
     "pipe": (os.mkfifo, "found a pipe or a device"),
     "GIF": (lambda p: save(p, GREY, format="GIF"), "found another format"),
@@ -179,7 +182,10 @@ MISTAKES = {
     "other size": (lambda p: save(p, COLORS[:, 1:]), "found 19x12 pixels, expected 20x12"),
     "turned PNG": (lambda p: save(p, GREY, exif=turned(3)), "Orientation: found 3, expected 1, upright pixels"),
     "turned JPEG": (lambda p: save(p, GREY, format="JPEG", exif=turned(3)), "Orientation: found 3"),
-    "animated": (lambda p: save(p, GREY, save_all=True, append_images=[Image.fromarray(255 - GREY)]), "found 2 pictures, expected one"),
+    "animated": (
+        lambda p: save(p, GREY, save_all=True, append_images=[Image.fromarray(255 - GREY)]),
+        "found 2 pictures, expected one",
+    ),
     "floats": (lambda p: save(p, RAMP, format="TIFF"), "found numbers of 32 bits"),
     "32 bits": (lambda p: save(p, DEEP.astype(np.int32), format="TIFF"), "found numbers of 32 bits"),
     "text that unpacks": (long_text, "found .*, expected a whole image file"),

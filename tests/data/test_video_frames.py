@@ -278,12 +278,21 @@ def repeat_time(number, packet):
 
 
 MISTAKES = {
-    "beyond the end": ("a.mp4", {}, lambda path: None, 40, "a.mp4: frame 40: found 40 frames, expected a frame that the video"),
+    "beyond the end": (
+        "a.mp4", {}, lambda path: None, 40,
+        "a.mp4: frame 40: found 40 frames, expected a frame that the video",
+    ),
     "cut off": ("a.mp4", {}, cut, 3, "a.mp4: frame 3: found .*, expected a whole video file"),
-    "cut off in the middle": ("a.mkv", dict(options={"g": "5"}), cut, 39, "a.mkv: frame 39: found .* frames and damage behind them"),
+    "cut off in the middle": (
+        "a.mkv", dict(options={"g": "5"}), cut, 39,
+        "a.mkv: frame 39: found .* frames and damage behind them",
+    ),
     "no video": ("a.mp4", {}, lambda path: path.write_bytes(b"text"), 0, "a.mp4: frame 0: found .* expected a whole video"),
     "sound alone": ("a.mp4", None, lambda path: None, 0, "a.mp4: found no video stream"),
-    "mirrored": ("a.mp4", {}, mirror, 0, "a.mp4: display matrix: found a mirrored or scaled picture, expected upright frames"),
+    "mirrored": (
+        "a.mp4", {}, mirror, 0,
+        "a.mp4: display matrix: found a mirrored or scaled picture, expected upright frames",
+    ),
     "no key frames": ("a.mp4", {}, lose_headers, 2, "a.mp4: found frames that no key frame precedes"),
     "late key frame": (
         "a.mkv",
