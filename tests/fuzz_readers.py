@@ -107,7 +107,7 @@ def _read_conversation_motion(path):
 def _write_wavs(folder):
   voice = 0.3 * np.sin(np.arange(4800) / 10)
   soundfile.write(folder / "float.wav", voice, 16000, subtype="FLOAT")
-  soundfile.write(folder / "stereo.wav", np.stack([voice, voice / 2], 1), 44100, subtype="PCM_16")
+  soundfile.write(folder / "stereo.wav", np.stack([voice, voice / 2], 1), 22050, subtype="PCM_16")
   soundfile.write(folder / "long.wav", voice, 8000, subtype="PCM_24", format="RF64")
 
 
