@@ -351,7 +351,7 @@ def test_what_does_not_fit_is_refused(tmp_path, avatar, head, baked):
   for key, value, message in (
       ("shape", np.ones(3), "shape: found 3 coefficients, expected 2"),
       ("static_offset", np.zeros((1, 9, 3)), "static_offset: found 9 vertices"),
-      ("static_offset", good["static_offset"] * np.nan, "static_offset: found NaN"),
+      ("static_offset", good["static_offset"] * np.nan, "static_offset: found nan"),
       ("dynamic_offset", good["dynamic_offset"] + 1, "dynamic_offset: found offsets that change"),
       ("dynamic_offset", np.array(["a"]), "dynamic_offset: found <U1"),
       ("shape", np.float32(0), "shape: found a single number"),
