@@ -415,6 +415,8 @@ def _read_row(path: pathlib.Path, file: Archive, key: str, size: int | None) -> 
 
 def _read_flame_param(path: pathlib.Path, num_expression: int | None = None) -> dict[str, np.ndarray]:
   with open_npz(path, "an .npz of head parameters") as file:
+    if "dynamic_offset" in file and np.any(to_float32(path, "dynamic_offset", file["dynamic_offset"])):
+      raise InputError(path, "dynamic_offset", "offsets that change from frame to frame", "zeros")
     return {name: _read_row(path, file, key, size or num_expression) for name, key, size in _FLAME_KEYS}
 
 

@@ -69,6 +69,7 @@ def write_flame_param(root, t, **changes):
       "eyes_pose": np.arange(6.0)[None],
       "expr": np.where(np.arange(9) < 8, 0.5, 0)[None],
       "shape": np.arange(5.0),
+      "dynamic_offset": np.zeros((1, 7, 3)),
   } | changes
   np.savez(root / f"flame_param/{t:05d}.npz", **{key: value for key, value in values.items() if value is not None})
 
@@ -559,6 +560,10 @@ MISTAKES = {
     "beyond float32": (
         lambda root, _: write_flame_param(root, 1, expr=np.full((1, 9), 1e300)),
         "expr: found 1e.300, expected finite",
+    ),
+    "offsets of every frame": (
+        lambda root, _: write_flame_param(root, 1, dynamic_offset=np.full((1, 7, 3), 1e-3)),
+        "00001.npz: dynamic_offset: found offsets that change from frame to frame, expected zeros",
     ),
     "a single number": (
         lambda root, _: write_flame_param(root, 0, expr=np.float64(3)),
