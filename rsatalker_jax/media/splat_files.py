@@ -261,8 +261,6 @@ def load_bound_ply(path: str | os.PathLike, head: HeadModel, *, shape: Float[np.
 
 def _read_identity(path: pathlib.Path, num_vertices: int) -> tuple[np.ndarray, np.ndarray | None]:
   with npz.open_npz(path, "an .npz of head parameters") as file:
-    if "shape" in file and not file["shape"].ndim:
-      raise InputError(path, "shape", "a single number", "a list of coefficients")
     if "dynamic_offset" in file and np.any(npz.to_float32(path, "dynamic_offset", file["dynamic_offset"])):
       raise InputError(path, "dynamic_offset", "offsets that change from frame to frame", "zeros")
   shape, static_offset = read_identity(path, num_vertices)

@@ -354,7 +354,7 @@ def test_what_does_not_fit_is_refused(tmp_path, avatar, head, baked):
       ("static_offset", good["static_offset"] * np.nan, "static_offset: found nan"),
       ("dynamic_offset", good["dynamic_offset"] + 1, "dynamic_offset: found offsets that change"),
       ("dynamic_offset", np.array(["a"]), "dynamic_offset: found <U1"),
-      ("shape", np.float32(0), "shape: found a single number"),
+      ("shape", np.float32(0), r"shape: found float32 of shape \(\)"),
   ):
     np.savez(tmp_path / "flame_param.npz", **good | {key: value})
     with pytest.raises(InputError, match=message):
