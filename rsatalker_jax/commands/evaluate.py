@@ -11,7 +11,7 @@ from PIL import Image
 import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
-from rsatalker_jax.data.captures import Capture, load_capture
+from rsatalker_jax.data.captures import Capture, has_frames, load_capture
 from rsatalker_jax.data.conversations import load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
@@ -157,7 +157,7 @@ def _score_frame_rows(run: TrainedRun, filmed: FilmedConversation, workdir: str)
       flame = jax.device_get(pose_for(shown.generate(clip)[frames], film.flame, alignment))
     rows[title], rendered[title] = score(film, shown, flame, shown.gaussian_offsets(clip.relation, frames))
 
-  if (capture.root / "transforms_val.json").is_file():  # Cameras held out.
+  if has_frames(capture.root, "val"):  # Cameras held out.
     others = load_capture(capture.root, "val", background=tuple(run.config.render.background))
     chosen = np.unique(np.linspace(0, len(others) - 1, run.config.evaluation.frames // 2).round().astype(int))
     other_film = Film.read(others, chosen)

@@ -75,7 +75,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
   try:
     return safetensors.numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError) as error:
+  except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
     raise InputError(path, "", str(error), "a safetensors file") from error
 
 

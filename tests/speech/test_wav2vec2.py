@@ -47,6 +47,15 @@ def test_stored_reference_is_what_pytorch_computes(folders, family):
     )
 
 
+def test_padding_of_group_norms_family_is_pytorchs(folders):
+  """Its extractor asks for no attention mask: voices are normalised without their padding, which then is seen."""
+  pytest.importorskip("torch", reason="PyTorch is not installed")
+  expected = checkpoints.torch_hidden_states(folders["base"], PADDED_WAV, SAMPLES, masked=False)
+  module, params = load_wav2vec2(folders["base"])
+  features = module.apply(params, wav2vec2.normalize_wav(PADDED_WAV, SAMPLES), method="extract")
+  np.testing.assert_allclose(module.apply(params, features, method="contextualize"), expected, atol=1e-4)
+
+
 def test_padding_is_kept_out(folders):
   """With `num_samples`, what lies behind the voice does not matter; with layer norm, nor does that there is something."""
   module, params = load_wav2vec2(folders["large"])
