@@ -121,7 +121,7 @@ def _decode(path: pathlib.Path, picture: Image.Image) -> tuple[Float[np.ndarray,
     alpha = None if transparent is None else (grey != transparent).astype(np.float32)
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
       if picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,)) != (16,):
-        raise ValueError(f"{picture.tag_v2[TiffImagePlugin.BITSPERSAMPLE]} bits")
+        raise ValueError(f"{picture.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]} bits in 16")
       if picture.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
         grey = 65535 - grey  # White is zero, which Pillow heeds for 8 bits alone.
     return grey.astype(np.float32) / 65535, alpha

@@ -166,7 +166,22 @@ def long_text(path):
   write_png(path, GREY, 8, 0, extra)
 
 
+def twelve_bits(path):
+  content = save(path, DEEP, format="TIFF").read_bytes()
+  bits = struct.pack("<HHIH", 258, 3, 1, 16)
+  assert content.count(bits) == 1
+  path.write_bytes(content.replace(bits, struct.pack("<HHIH", 258, 3, 1, 12)))
+
+
+def deep_transparency(path):
+  data = struct.pack(">HHH", 300, 300, 300)
+  extra = struct.pack(">I", 6) + b"tRNS" + data + struct.pack(">I", zlib.crc32(b"tRNS" + data))
+  write_png(path, np.dstack([DEEP] * 3), 16, 2, extra)
+
+
 MISTAKES = {
+    "12 bits": (twelve_bits, "found 12 bits in 16"),
+    "transparent colour of 16 bits": (deep_transparency, "found the transparent colour .300, 300, 300., of 16 bits"),
     "missing": (lambda p: None, "found No such file or directory, expected a whole image file"),
     "text": (
         lambda p: p.write_text("no image"),
