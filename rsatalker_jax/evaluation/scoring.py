@@ -37,7 +37,7 @@ class MotionScorer:
 
   Attributes:
     clips: with ground truth.
-    clusters: k-means centres of their true motion, for SID.
+    clusters: k-means centres of their true motion, for SID (`motion_metrics` tells which SID is which).
     probe: names the relation from both people's motion; None leaves that out.
     lips: opening of the lips from motion, with `speaking` (a mask per clip); None leaves both out.
     closures: the bilabials of each clip, where they are known.
@@ -68,7 +68,8 @@ class MotionScorer:
     scores = motion_metrics.mean_metrics([
         motion_metrics.evaluate_motion(motion, clip.motion_b, clip.motion_a)
         | motion_metrics.motion_diversity(motion, self.clusters)
-        for motion, clip in zip(motions, self.clips, strict=True)
+        | motion_metrics.clip_diversity(motion, clip.motion_b, own_clusters)
+        for motion, clip, own_clusters in zip(motions, self.clips, self._clip_clusters, strict=True)
     ])
     if self.lips is not None:
       openings = [self.lips(motion) for motion in motions]
@@ -76,6 +77,10 @@ class MotionScorer:
     if self.probe is not None:
       scores |= relation_probe.score_relation(self.probe, self.clips, motions)
     return scores
+
+  @functools.cached_property
+  def _clip_clusters(self) -> list[dict[str, Float[np.ndarray, "K D"]]]:
+    return [motion_metrics.fit_clip_clusters(clip.motion_b) for clip in self.clips]
 
   @functools.cached_property
   def _true_openings(self) -> list[Float[np.ndarray, "T"]]:
@@ -108,6 +113,11 @@ def diversity_table(rows: Rows) -> str:
   return _seeds_table(_group_columns("sid", "rpcc"), rows)
 
 
+def clip_diversity_table(rows: Rows) -> str:
+  """SID with k-means fitted to each clip, in both orders."""
+  return _seeds_table(_group_columns("sid_per_clip", "sid_per_clip_swapped"), rows)
+
+
 def lip_table(rows: Rows) -> str:
   """Lips of the person generated; bilabials only where their times are known."""
   columns = {
@@ -136,7 +146,7 @@ def relation_table(rows: Rows) -> str:
 def _group_columns(*metrics: str) -> dict[str, str]:
   """Columns of metrics that are taken per group: {"fd/jaw": "FD JAW ×10³"}."""
   group_names = {"expression": "EXP", "jaw": "JAW", "pose": "POSE"}
-  titles = {"sid": "SID", "rpcc": "rPCC"}
+  titles = {"rpcc": "rPCC", "sid_per_clip": "SID per clip", "sid_per_clip_swapped": "swapped SID per clip"}
   columns = {}
   for metric in metrics:
     for group in MOTION_GROUPS:
