@@ -12,24 +12,28 @@ FROZEN = "frozen"
 def by_path(transforms: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
   """Applies to each array the transform whose label is the longest prefix of its path; arrays without one stay frozen.
 
+  Args:
+    transforms: by label; "generator|social" is one transform for both, whose gradients are clipped together.
+
   Raises:
     ValueError: (at init) if a label meets no array: a misspelt name would silently train nothing.
   """
-  labels = sorted(transforms, key=len, reverse=True)
+  prefixes = {prefix: label for label in transforms for prefix in label.split("|")}
+  longest_first = sorted(prefixes, key=len, reverse=True)
 
   def label_tree(params: Any):
     used = set()
 
     def label_of(path, _):
       text = "/".join(str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path)
-      for label in labels:
-        if text == label or text.startswith(label + "/"):
-          used.add(label)
-          return label
+      for prefix in longest_first:
+        if text == prefix or text.startswith(prefix + "/"):
+          used.add(prefix)
+          return prefixes[prefix]
       return FROZEN
 
     tree = jax.tree_util.tree_map_with_path(label_of, params)
-    if unused := set(labels) - used:
+    if unused := set(prefixes) - used:
       raise ValueError(f"no parameters under {sorted(unused)}; there are {sorted(params)}")
     return tree
 

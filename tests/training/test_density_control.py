@@ -17,12 +17,8 @@ from configs.rsatalker import get_config as rsatalker_config
 from rsatalker_jax.avatar import FREE
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_talker
-<<<<<<< HEAD
 from rsatalker_jax import sharding
-from rsatalker_jax.training import loop
-=======
-from rsatalker_jax.training import checkpoints, loop, optimizers, rendering, sharding
->>>>>>> density
+from rsatalker_jax.training import checkpoints, loop, optimizers, rendering
 from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.density_control import check_interval, make_density_control
 from rsatalker_jax.training.stage_inputs import StageInputs
