@@ -94,6 +94,12 @@ def score_frames(pairs: Iterable[tuple[Images, Images]], lpips_nets: Sequence[st
   return {name: float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in chunks[0]}
 
 
+def score_images(rendered: Images, truth: Images, lpips_nets: Sequence[str] = ("alex",), *, chunk: int = 16) -> dict[str, float]:
+  """`score_frames` of any number of frames, `chunk` at a time."""
+  starts = range(0, len(truth), chunk)
+  return score_frames(((rendered[i : i + chunk], truth[i : i + chunk]) for i in starts), lpips_nets)
+
+
 @functools.cache
 def _compiled_image_metrics(lpips_nets: tuple[str, ...]):
   """All image metrics at once; kept, so that scoring again compiles nothing."""
@@ -181,3 +187,9 @@ def image_table(rows: Mapping[str, Mapping[str, float]]) -> str:
   names = [name for name in _IMAGE_TITLES if all(name in scores for scores in rows.values())]
   values = {row: [scores[name] for name in names] for row, scores in rows.items()}
   return tables.markdown_table([_IMAGE_TITLES[name] for name in names], values)
+
+
+def film_table(films: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+  """PSNR of each film, a column for each row of its scores."""
+  titles = list(next(iter(films.values())))
+  return tables.markdown_table(titles, {film: [rows[title]["psnr"] for title in titles] for film, rows in films.items()})
