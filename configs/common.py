@@ -1,7 +1,12 @@
 """Sections that every config shares, each value with its meaning. The numbers are the demo's; configs override them."""
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
+
+# Regions of the demo head, and of FLAME if its masks are given.
+_REGIONS = ("skin", "lips", "mouth_interior", "teeth", "tongue", "eye_left", "eye_right", "lashes", "scalp", "neck")
+_REGIONS += ("face", "boundary", "right_eyeball", "left_eyeball", "right_ear", "left_ear", "forehead", "eye_region", "nose")
+_REGIONS += ("right_eye_region", "left_eye_region")
 
 
 def base_config() -> ConfigDict:
@@ -88,15 +93,18 @@ def base_config() -> ConfigDict:
       sh_degree=0,  # [3; 0 is advised for one camera]
       init_scale=0.6,  # [1] in units of the triangle
       init_opacity=0.5,  # [0.1]
-      num_gaussians=None,  # One per face.
-      capacity=20_000,  # Room for those that density control adds; None: none.
-      region_density=ConfigDict(),
+      num_gaussians=placeholder(int),  # None: one per face.
+      capacity=FieldReference(20_000, field_type=int),  # Room for those that density control adds; None: none.
+      # Factors on a region's share of the Gaussians beyond one per face; 1: as much as its area says.
+      region_density=ConfigDict(dict.fromkeys(_REGIONS, 1.0)),
       color_frames=12,  # Frames that the first colours are read from [0: mid-grey].
   ))
 
   # implementation: None picks. max_intersections: Gaussian-tile pairs a frame that there is
   # room for at first, None guesses; training and rendering make more room when a frame needs it.
-  config.render = ConfigDict(dict(implementation=None, tile_size=16, max_intersections=None, background=(1.0, 1.0, 1.0)))
+  config.render = ConfigDict(dict(
+      implementation=placeholder(str), tile_size=16, max_intersections=placeholder(int), background=(1.0, 1.0, 1.0)
+  ))
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
   config.motion = ConfigDict(dict(
@@ -107,7 +115,9 @@ def base_config() -> ConfigDict:
       warmup=100,
       weight_decay=0.01,
       gradient_clip=1.0,
-      orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.
+      orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty, in stage 3 too.
+      # Whether relations are told and the social module is trained in this stage already [False: it enters with stage 3].
+      social_module=True,
       loss=ConfigDict(dict(
           expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=12.0, plain_norm=False
       )),
@@ -127,9 +137,9 @@ def base_config() -> ConfigDict:
       )),
       sh_rest_share=0.05,  # Rate of the degrees above 0, as a share of theirs [1/20].
       steps_per_sh_degree=0,  # Degrees join one by one; 0: all at once [1k].
-      # Corrections of the tracked parameters of each timestep, trained with the Gaussians, by name of the parameter; empty
-      # for none [expression=1e-3, rotation, neck, jaw, eyes=1e-5, translation=1e-6].
-      flame_learning_rates=ConfigDict(),
+      # Corrections of the tracked parameters of each timestep, trained with the Gaussians, by name of the parameter; 0: none
+      # [expression=1e-3, rotation, neck, jaw, eyes=1e-5, translation=1e-6].
+      flame_learning_rates=ConfigDict(dict(expression=0.0, rotation=0.0, neck=0.0, jaw=0.0, eyes=0.0, translation=0.0)),
       # Shares of themselves to which the rates decay [positions to 0.01, the others stay: 1].
       final_learning_rates=ConfigDict(dict(means=0.1, quats=0.1, log_scales=0.1, opacity_logits=0.1, sh=0.1)),
       dssim_weight=0.2,  # lambda of Eq. 10 [0.2]
@@ -176,10 +186,14 @@ def base_config() -> ConfigDict:
       steps=120,
       batch=2,  # Windows of filmed conversations …
       frames=2,  # … and how many frames of each are rendered.
-      motion_batch=8,  # Windows of all conversations, for L_mesh; the first `batch` of them are drawn.
+      # Windows of all conversations, for L_mesh; the first `batch` of them are drawn. 0: L_mesh of the filmed windows [0].
+      motion_batch=8,
       window=100,
       generator_learning_rate=5e-5,
-      avatar_learning_rate=0.3,  # Share of stage 2's rates.
+      # Of the rates with which stage 2 ended, and to which share of that they decay; steps over which they rise first.
+      avatar_learning_rate=3.0,  # [1]
+      final_avatar_learning_rate=0.1,
+      avatar_warmup=0,
       # Higher, the offsets learn the times of the training film's poses, which other conversations do not have.
       offsets_learning_rate=1e-7,
       image_weight=0.1,  # lambda_1 of Eq. 13
@@ -194,7 +208,7 @@ def base_config() -> ConfigDict:
   ))
 
   # --- How the run is watched and scored; changes nothing that is computed in training.
-  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250))
+  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250, evaluate_every=500))
   config.evaluation = ConfigDict(dict(
       frames=60,  # Test frames that are rendered.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.

@@ -36,7 +36,7 @@ Runs = Mapping[pathlib.Path, TrainedRun]  # By the capture of whose avatar it ha
 Rows = dict[str, dict[str, float]]
 
 
-def score_run(workdir: str, split: str = "test", *, config: Mapping | None = None) -> str:
+def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = None) -> str:
   """Scores a run, writes results.json, results.md and, where frames were scored, frames.png, and returns the Markdown.
 
   They are written to <workdir>/evaluation for the split test, to <workdir>/evaluation/<split> for others.
@@ -55,7 +55,7 @@ def score_run(workdir: str, split: str = "test", *, config: Mapping | None = Non
   runs = _load_runs(workdir)
   run = next(iter(runs.values()))
   if config is not None:
-    run = dataclasses.replace(run, config=ConfigDict(run.config.to_dict() | {"evaluation": config["evaluation"]}))
+    run = dataclasses.replace(run, config=ConfigDict(run.config.to_dict() | {"evaluation": config.evaluation.to_dict()}))
   results, sections, missing, clips = {"run": workdir, "stages": run.stages, "split": split}, [], [], None
 
   if "generator" in run.params:

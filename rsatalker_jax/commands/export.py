@@ -5,6 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
+from rsatalker_jax.commands.outputs import check_output
 from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
@@ -47,6 +48,7 @@ def export_avatar(
     InputError: for every mistake in the inputs, before anything is written.
   """
   format = _checked_format(out, format)
+  check_output("--out", out, {"--motion": motion})
   if format == "bound" and (motion is not None or relation is not None):
     raise InputError("--format", "", "bound with --motion or --relation", "neither: it holds no pose, but every one")
   if frame and motion is None and relation is None:

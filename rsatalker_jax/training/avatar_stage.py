@@ -46,14 +46,15 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       say=inputs.say,
   )
   timesteps = np.unique(capture.timesteps)
+  flame_rates = {name: rate for name, rate in config.flame_learning_rates.items() if rate}
   first_params, first_buffers = init_avatar_group(inputs, capture)
 
   def init(key):
     del key
     params, buffers = dict(first_params), first_buffers
-    if config.flame_learning_rates:
+    if flame_rates:
       flame = to_frame_example(capture[0])["flame"]
-      params["flame"] = {name: jnp.zeros((len(timesteps), *flame[name].shape)) for name in config.flame_learning_rates}
+      params["flame"] = {name: jnp.zeros((len(timesteps), *flame[name].shape)) for name in flame_rates}
     return params, buffers | control.buffers
 
   def loss(render, params, buffers, batch, key, step):
@@ -91,7 +92,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       optimizer=control.on_optimizer(
           optimizers.by_path(
               optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
-              | {f"flame/{name}": optax.adam(rate) for name, rate in config.flame_learning_rates.items()}
+              | {f"flame/{name}": optax.adam(rate) for name, rate in flame_rates.items()}
           )
       ),
       pictures=pictures,

@@ -54,8 +54,7 @@ def bank_stage(inputs: StageInputs) -> Stage:
   config, talker = inputs.config.avatar, inputs.talker
   if inputs.config.density.way != "none":
     raise InputError("config", "density.way", repr(inputs.config.density.way), "'none' for several people")
-  if config.flame_learning_rates:
-    found = sorted(config.flame_learning_rates)
+  if found := sorted(name for name, rate in config.flame_learning_rates.items() if rate):
     raise InputError("config", "avatar.flame_learning_rates", found, "none for several people")
   people = load_captures(
       data_paths(inputs.config.data, "captures"),

@@ -22,6 +22,7 @@ import optax
 import tqdm
 
 from rsatalker_jax import sharding
+from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs.workdir import STAGES
 from rsatalker_jax.training import checkpoints, writer as writer_lib
 from rsatalker_jax.training.checkpoints import TrainState
@@ -123,7 +124,11 @@ class BufferOverflow(RuntimeError):
 
 
 def init_state(
-    stage: Stage, mesh: jax.sharding.Mesh, key: jax.Array, start: tuple[Params, Params] = ({}, {})
+    stage: Stage,
+    mesh: jax.sharding.Mesh,
+    key: jax.Array,
+    start: tuple[Params, Params] = ({}, {}),
+    origin: str = "start",
 ) -> tuple[TrainState, Any]:
   """The state at step 0: fresh parameters, overwritten by those that earlier stages or runs have trained.
 
@@ -132,12 +137,13 @@ def init_state(
     mesh: where the state will live.
     key: for the fresh parameters.
     start: params and buffers by group; a group that is present replaces the fresh one whole.
+    origin: the run that `start` is from, for errors.
 
   Returns:
     The state, sharded, and its abstract form with shardings (what a checkpoint is restored into).
 
   Raises:
-    ValueError: if a group in `start` differs from the fresh one in structure, shape or dtype.
+    InputError: a group in `start` differs from the fresh one in structure, shape or dtype: names the first difference.
   """
 
   def make(key, start):
@@ -148,9 +154,7 @@ def init_state(
     params, buffers = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), (params, buffers))
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, buffers=buffers, opt_state=stage.optimizer.init(params))
 
-  fresh = jax.eval_shape(stage.init, key)
-  for given, wanted in zip(start, fresh):
-    _check_groups(stage.name, given, wanted)
+  check_start(stage, start, origin)
   abstract = jax.eval_shape(make, key, start)
   shardings = sharding.state_shardings(mesh, abstract)
   state = jax.jit(make, out_shardings=shardings)(key, start)
@@ -158,7 +162,13 @@ def init_state(
   return state, abstract
 
 
-def _check_groups(stage_name: str, given: Params, wanted: Params) -> None:
+def check_start(stage: Stage, start: tuple[Params, Params], origin: str) -> None:
+  """Raises: InputError: a group in `start`, which comes from the run `origin`, is not as this stage's are."""
+  for given, wanted in zip(start, jax.eval_shape(stage.init, jax.random.key(0))):
+    _check_groups(origin, given, wanted)
+
+
+def _check_groups(origin: str, given: Params, wanted: Params) -> None:
   describe = lambda tree: {
       jax.tree_util.keystr(path): (tuple(x.shape), str(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
@@ -166,10 +176,8 @@ def _check_groups(stage_name: str, given: Params, wanted: Params) -> None:
     found, expected = describe(given[group]), describe(wanted[group])
     for path in sorted(found.keys() | expected.keys()):
       if found.get(path) != expected.get(path):
-        raise ValueError(
-            f"stage {stage_name}: earlier parameters {group}{path}: found {found.get(path, 'nothing')}, "
-            f"expected {expected.get(path, 'nothing')}"
-        )
+        wanted_here = f"{expected.get(path, 'nothing')}: another model has been trained there"
+        raise InputError(origin, f"{group}{path}", found.get(path, "nothing"), wanted_here)
 
 
 def make_train_step(stage: Stage, key: jax.Array):
@@ -262,12 +270,19 @@ def run_stage(
     workdir: str,
     seed: int,
     start: tuple[Params, Params] = ({}, {}),
+    origin: str = "start",
     watching: Watching = Watching(),
+    before_checkpoint: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = print,
 ) -> TrainState:
   """Trains a stage to its last step, from its newest checkpoint if there is one, else from `start`.
 
+  Args:
+    start, origin: see `init_state`.
+    before_checkpoint: called each time before a checkpoint is written.
+
   Raises:
+    InputError: see `init_state` and `checkpoints`.
     NonFiniteLoss: names the step, the stage and the term.
     BufferOverflow: names the step, the stage and the count, where the buffer cannot grow.
   """
@@ -275,12 +290,10 @@ def run_stage(
   init_key, step_key = jax.random.split(key)
   with jax.set_mesh(mesh):
     # --- State: from the newest checkpoint, or new.
-    state, abstract = init_state(stage, mesh, init_key, start)
+    state, abstract = init_state(stage, mesh, init_key, start, origin)
     batches = iter(stage.batches)
     checkpointer = checkpoints.make_checkpointer(workdir, stage.name, watching.checkpoint_every)
-    if checkpointer.latest is not None:
-      restored = checkpointer.load_checkpointables(checkpointer.latest.step, {"state": abstract, "data": batches})
-      state = restored["state"]
+    state = checkpointer.restore(abstract, batches, say) or state
     first = int(state.step)
     if first >= stage.steps:
       say(f"{stage.name}: already at step {first} of {stage.steps}")
@@ -334,10 +347,13 @@ def run_stage(
         if checkpoint:
           if stepper.counted:
             _mean_terms(stage, stepper.counted)  # A broken state must not become a checkpoint.
-          checkpointer.save_checkpointables_async(done, {"state": state, "data": batches}, force=last)
-        if stopping and done < stage.steps:
-          say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
-          sys.exit(128 + stopping)
+          before_checkpoint()
+          checkpointer.save(state, batches, done, force=last)
+        if stopping:
+          break
+    if stop.requested:  # Also in the last step, or while its checkpoint was written: no other stage begins.
+      say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
+      sys.exit(128 + stop.requested)
     if best := writer_lib.find_best(f"{workdir}/{stage.name}", "val/score"):
       say(f"{stage.name}: best val/score {best[1]:.4g} at step {best[0]} of {stage.steps}")
     return state

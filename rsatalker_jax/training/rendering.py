@@ -76,7 +76,8 @@ def init_avatar_group(inputs: StageInputs, capture: Capture) -> tuple[Params, Pa
   Reads frames and draws places by numpy: to be called where a stage is made, not in its `init`, which is traced.
   """
   options = dict(inputs.config.gaussians)
-  options["region_density"] = dict(options["region_density"])
+  # Only regions that are steered: a head need not have the others.
+  options["region_density"] = {name: factor for name, factor in options["region_density"].items() if factor != 1}
   color_frames = options.pop("color_frames")
   offset = capture.static_offset if np.any(capture.static_offset) else None
   avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)

@@ -104,7 +104,7 @@ def test_free_slots_are_never_drawn(head):
   assert len(without.binding) == head.faces.shape[0]
   np.testing.assert_array_equal(with_slots.radii[:, -7:], 0)
   np.testing.assert_array_equal(with_slots.image, render(without, head, rest(2), None, None).image)
-  with pytest.raises(ValueError, match="capacity=3 must be at least"):
+  with pytest.raises(ValueError, match="gaussians.capacity: found 3, expected None or at least"):
     init_avatar(head, jnp.zeros(3), capacity=3)
 
 
@@ -121,7 +121,7 @@ def test_region_density_steers_the_further_gaussians(head):
   assert np.asarray(head.region_masks)[1, only_scalp.binding[faces:]].all()
   with pytest.raises(ValueError, match="region: found 'hair', expected one of skin, scalp"):
     init_avatar(head, jnp.zeros(3), num_gaussians=faces + 1, region_density={"hair": 2.0})
-  with pytest.raises(ValueError, match="num_gaussians=3 must be at least"):
+  with pytest.raises(ValueError, match="gaussians.num_gaussians: found 3, expected at least"):
     init_avatar(head, jnp.zeros(3), num_gaussians=3)
 
 
