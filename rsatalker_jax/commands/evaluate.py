@@ -42,13 +42,13 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
   They are written to <workdir>/evaluation for the split test, to <workdir>/evaluation/<split> for others.
 
   Args:
-    workdir: the run. What it has is scored: motion with a generator, frames with an avatar, the first sort of frames alone
-      (tracked motion, of its capture) without a generator.
+    workdir: the run. What it has is scored: motion, if it has a generator; frames, if it has an avatar: of the films of the
+      conversations, or without a generator those of its capture, in their tracked poses alone.
     split: of the conversations and their films: val, test or ood.
     config: the whole config, if it was given. It must be the one that made the run; its section `evaluation` is then used.
 
   Raises:
-    InputError: another config, no such split, or nothing of the run can be scored.
+    InputError: another config, a run with a generator and no conversations in the split, or nothing that can be scored.
   """
   if config is not None:
     workdirs.check_workdir(workdir, config, must_exist=True)
@@ -397,7 +397,7 @@ def _measure_flicker(footage: Sequence[Footage]) -> dict[str, float]:
   for part in footage:
     times, cameras = (np.diff(x[part.items]) for x in (part.capture.timesteps, part.capture.camera_indices))
     follows = (times == 1) & (cameras == 0)
-    follows[np.cumsum(part.lengths[:-1]) - 1] = False  # Another film.
+    follows[np.cumsum(part.lengths)[:-1] - 1] = False  # Another film.
     if not follows.any():
       continue
     film = Film.read(part.capture, part.items)
