@@ -45,17 +45,16 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
     workdir: the run. What it has is scored: motion, if it has a generator; frames, if it has an avatar: of the films of the
       conversations, or without a generator those of its capture, in their tracked poses alone.
     split: of the conversations and their films: val, test or ood.
-    config: the whole config, if it was given. It must be the one that made the run; its section `evaluation` is then used.
+    config: the whole config, if it was given. It must be the one that made the run; what may differ and matters here, its
+      sections `data` and `evaluation`, is then taken from it.
 
   Raises:
     InputError: another config, a run with a generator and no conversations in the split, or nothing that can be scored.
   """
   if config is not None:
     workdirs.check_workdir(workdir, config, must_exist=True)
-  runs = _load_runs(workdir)
+  runs = _load_runs(workdir, config)
   run = next(iter(runs.values()))
-  if config is not None:
-    run = dataclasses.replace(run, config=ConfigDict(run.config.to_dict() | {"evaluation": config.evaluation.to_dict()}))
   results, sections, missing, clips = {"run": workdir, "stages": run.stages, "split": split}, [], [], None
 
   if "generator" in run.params:
@@ -67,7 +66,8 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
   else:
     missing.append("motion is not scored: the run has no motion stage")
 
-  frames, reason = _score_frames(runs, split, clips, run.config.evaluation, workdir)
+  earlier = _load_runs(workdir, config, STAGES[:2]) if "joint:" in run.stages else {}
+  frames, reason = _score_frames(runs, earlier, split, clips)
   if frames is not None:
     results |= {"frames": frames.rows, "films": frames.by_film, "flicker": frames.flicker}
     sections.append(_frame_report(frames, filmed=clips is not None))
@@ -88,16 +88,22 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
   return markdown
 
 
-def _load_runs(workdir: str, stages: Sequence[str] = STAGES) -> Runs:
-  """The run, by its capture; once for each of its people where it has a bank of them."""
+def _load_runs(workdir: str, config: ConfigDict | None, stages: Sequence[str] = STAGES) -> Runs:
+  """The run, by its capture; once for each of its people where it has a bank of them. `config` as in `score_run`."""
   params, *_ = load_parameters(workdir, stages)
-  if sharding.BANK not in params:
-    run = load_run(workdir, stages)
-    return {run.data_path("capture").resolve(): run}
-  folders = data_paths(ConfigDict(load_config(workdir)).data, "captures")
-  return {
-      folder.resolve(): load_run(workdir, stages, person=name) for folder, name in zip(folders, name_people(folders))
-  }
+  people = [None]
+  if sharding.BANK in params:
+    people = name_people(data_paths(ConfigDict(load_config(workdir)).data, "captures"))
+  runs = {}
+  for number, person in enumerate(people):
+    run = load_run(workdir, stages, person=person)
+    if config is not None:
+      sections = {name: config[name].to_dict() for name in ("data", "evaluation")}
+      run = dataclasses.replace(run, config=ConfigDict(run.config.to_dict() | sections))
+      if person is not None:
+        run.config.data.capture = config.data.captures[number]
+    runs[run.data_path("capture").resolve()] = run
+  return runs
 
 
 # --- Motion
@@ -307,13 +313,17 @@ def _spread(length: int, count: int) -> np.ndarray:
 
 
 def _score_frames(
-    runs: Runs, split: str, clips: list[MotionClip] | None, config: ConfigDict, workdir: str
+    runs: Runs, earlier: Runs, split: str, clips: list[MotionClip] | None
 ) -> tuple[FrameScores | None, str]:
-  """Scores `config.frames` frames, as many of each film, at least one; or why there are none.
+  """Scores `evaluation.frames` frames, as many of each film, at least one; or why there are none.
 
-  Without clips (the run has no generator) the films are the split of the captures.
+  Args:
+    earlier: the runs before their joint stage, if they have one.
+    clips: without them (the run has no generator) the films are the split of the captures.
   """
-  if "avatar" not in next(iter(runs.values())).params:
+  run = next(iter(runs.values()))
+  config = run.config.evaluation
+  if "avatar" not in run.params:
     return None, "the run has no avatar stage"
   if clips is None:
     found = {folder: run for folder, run in runs.items() if (folder / f"transforms_{split}.json").is_file()}
@@ -334,7 +344,6 @@ def _score_frames(
     still = [Footage.choose(of(films), films, lambda length: _spread(length, count)) for films in people]
     moving = [Footage.choose(of(films), films, lambda length: np.arange(min(count, length))) for films in people]
 
-  earlier = _load_runs(workdir, STAGES[:2]) if "joint:" in still[0].run.stages else {}
   by_film, counts, sheet = {}, {}, None
   for footage in still:
     rows, drawn = _score_footage(footage, earlier.get(footage.capture.root.resolve()), config.lpips_nets)

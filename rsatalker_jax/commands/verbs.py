@@ -55,7 +55,7 @@ def _train() -> None:
 
 
 def _define_evaluate() -> None:
-  _define_config("The config that trained the run, if it is to be compared with the workdir's; its section evaluation is used.")
+  _define_config("The config that trained the run, if it is to be compared with the workdir's; its data and evaluation are used.")
   flags.DEFINE_string("workdir", None, "The run to score.")
   flags.DEFINE_enum("split", "test", ["val", "test", "ood"], "Which conversations, and films of them, to score it on.")
   flags.mark_flags_as_required(["workdir"])
@@ -182,7 +182,7 @@ The same command continues a run that was stopped. Any value of the config can b
 What the run has is scored: motion after the motion stage, frames after the avatar stage. Writes results.json, results.md and
 frames.png to <workdir>/evaluation (test) or <workdir>/evaluation/<split>. Motion stages that `make compare` has trained
 under <workdir>/compare stand in the same table. The config is the workdir's; one that is given must be the same, but for
-its section evaluation, which is used.""",
+what its sections data and evaluation say, which is used.""",
         _define_evaluate,
         _evaluate,
     ),

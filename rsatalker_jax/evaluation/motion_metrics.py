@@ -24,7 +24,7 @@ import numpy as np
 import scipy.cluster.vq
 from jaxtyping import Float
 
-from rsatalker_jax.types import MOTION_GROUPS, Motion
+from rsatalker_jax.types import MOTION_GROUPS, Motion, Motions
 
 TABLE_SCALES = {
     "fd": {"expression": 1.0, "jaw": 1e3, "pose": 1e2},
@@ -107,7 +107,7 @@ def frechet_distance(
   return float(max(distance, 0.0))  # Rounding can leave -1e-18 for equal clips.
 
 
-def fit_motion_clusters(motions: Sequence[Motion], *, seed: int = 0, steps: int = 10) -> dict[str, Float[np.ndarray, "K D"]]:
+def fit_motion_clusters(motions: Motions, *, seed: int = 0, steps: int = 10) -> dict[str, Float[np.ndarray, "K D"]]:
   """k-means centres of motion for SID: 40 of expression, 10 of jaw and pose, or as many as there are different frames."""
   frames = np.concatenate(motions).astype(np.float64)
   centres = {}

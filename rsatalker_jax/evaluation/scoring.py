@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.evaluation import image_metrics, lip_metrics, motion_metrics, relation_probe, tables
-from rsatalker_jax.types import MOTION_GROUPS, Motion
+from rsatalker_jax.types import MOTION_GROUPS, Motion, Motions
 
 Images = Float[np.ndarray, "T H W 3"]
 Rows = Mapping[str, Sequence[Mapping[str, float]]]  # Scores by name, a list with one for each seed.
@@ -64,7 +64,7 @@ class MotionScorer:
     """The same of the true motion itself: what a perfect generator would score."""
     return self._score_motions([clip.motion_b for clip in self.clips])
 
-  def _score_motions(self, motions: Sequence[Motion]) -> dict[str, float]:
+  def _score_motions(self, motions: Motions) -> dict[str, float]:
     scores = motion_metrics.mean_metrics([
         motion_metrics.evaluate_motion(motion, clip.motion_b, clip.motion_a)
         | motion_metrics.motion_diversity(motion, self.clusters)

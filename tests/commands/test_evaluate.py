@@ -175,6 +175,10 @@ def test_a_config_that_is_given_is_compared_and_says_how_to_score(part_of, world
   config.evaluation.title = "of the flags"
   evaluate.score_run(workdir, config=config)
   assert "of the flags" in read_results(workdir)[0]["motion"]
+  config.data.conversations = "elsewhere"  # Where data lies may differ; it is then looked for there.
+  with pytest.raises(InputError, match="elsewhere/test: found no such folder"):
+    evaluate.score_run(workdir, config=config)
+  config.data.conversations = tiny_world.tiny_config(world).data.conversations
   # A run that is compared with under the same title does not take its place.
   part_of("motion", title="of the flags", folder=pathlib.Path(workdir, "compare", "again", "seed_0"))
   evaluate.score_run(workdir, config=config)
@@ -182,15 +186,24 @@ def test_a_config_that_is_given_is_compared_and_says_how_to_score(part_of, world
   assert rows["of the flags, this run"] == rows["of the flags"]
 
 
-def test_a_bank_is_scored_person_by_person(monkeypatch):
+def test_a_bank_is_scored_person_by_person(monkeypatch, world):
+  """Each by an avatar of their own, also where a config says that the captures were moved."""
+  config = tiny_world.tiny_config(world)
+  config.data.captures = ["moved/ann", "moved/bob"]
+  recorded = config.to_dict() | {"data": config.data.to_dict() | {"captures": ["some/ann", "some/bob"]}}
+
+  def load_one(workdir, stages, person):
+    own = recorded["data"] | {"capture": f"some/{person}"}
+    return evaluate.TrainedRun(evaluate.ConfigDict(recorded | {"data": own}), None, {}, {}, person)
+
   monkeypatch.setattr(evaluate, "load_parameters", lambda *_: ({"bank": {}}, {}, ""))
-  monkeypatch.setattr(evaluate, "load_config", lambda _: {"data": {"captures": ["some/ann", "some/bob"], "embedded_root": ""}})
-  monkeypatch.setattr(evaluate, "load_run", lambda workdir, stages, person: (workdir, stages, person))
-  runs = evaluate._load_runs("w", ("motion", "avatar"))
-  assert {path.name: run for path, run in runs.items()} == {
-      name: ("w", ("motion", "avatar"), name) for name in ("ann", "bob")
-  }
-  assert all(path.is_absolute() for path in runs)
+  monkeypatch.setattr(evaluate, "load_config", lambda _: recorded)
+  monkeypatch.setattr(evaluate, "load_run", load_one)
+  for given, folder in ((None, "some"), (config, "moved")):
+    runs = evaluate._load_runs("w", given)
+    assert {path: run.stages for path, run in runs.items()} == {
+        pathlib.Path(folder, name).resolve(): name for name in ("ann", "bob")
+    }
 
 
 def test_means_weigh_films_by_their_frames():
