@@ -52,9 +52,9 @@ def speaking_frames(wav: Float[np.ndarray, "S"], num_frames: int) -> Bool[np.nda
 
 
 def score_lips(
-    generated: Sequence[Float[np.ndarray, "T"]],
-    true: Sequence[Float[np.ndarray, "T"]],
-    speaking: Sequence[Bool[np.ndarray, "T"]],
+    generated: Sequence[Float[np.ndarray, "_"]],
+    true: Sequence[Float[np.ndarray, "_"]],
+    speaking: Sequence[Bool[np.ndarray, "_"]],
     closures: Sequence[Sequence[Closure]] | None = None,
 ) -> dict[str, float]:
   """Compares openings, a curve per clip.

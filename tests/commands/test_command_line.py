@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
         (["train.py", "--config=configs/demo.py", "--workdir=w", "--config.motion.step=1"], "Did you mean"),
         (["train.py", "--config=configs/demo.py", "--workdir=w", "motion"], "found motion, expected only flags"),
         (["eval.py", "--config=configs/demo.py", "--workdir=w"], "w/config.json: found no such file"),
+        (["eval.py", "--workdir=w", "--split=train"], "--split=train: value should be one of <val|test|ood>"),
         (["generate.py", "--workdir=w", "--speech_a=a", "--motion_a=b", "--speech_b=c", "--relation=d", "--out=e"],
          "w/config.json: found no such file"),
         (["export_avatar.py", "--workdir=w", "--out=e.obj"], "w/config.json: found no such file"),
