@@ -1,7 +1,7 @@
 """Head models with FLAME's parameters."""
 
 from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, motion_to_flame, rotation_matrix
-from rsatalker_jax.head.lips import find_lips, make_lip_opening
+from rsatalker_jax.head.lips import LipOpening, find_lips, make_lip_opening
 from rsatalker_jax.head.loading import load_head
 from rsatalker_jax.head.regions import face_mask, full_head_mask, region_labels, region_mask
 from rsatalker_jax.head.teeth import add_teeth
@@ -9,6 +9,7 @@ from rsatalker_jax.head.teeth import add_teeth
 __all__ = [
     "JOINT_NAMES",
     "HeadModel",
+    "LipOpening",
     "add_teeth",
     "face_mask",
     "find_lips",

@@ -22,7 +22,7 @@ from rsatalker_jax.files import whole_file
 STAGES = ("motion", "avatar", "joint")
 
 # Sections and keys of the config that say how a run is watched or where it runs, not what it computes.
-_WATCHING = ("logging", "evaluation", "workdir", "speech.encode_missing")
+_WATCHING = ("logging", "evaluation", "workdir", "speech.encode_missing", "data.reader_threads")
 
 
 def load_stage_state(workdir: str, stage: str) -> dict[str, Any] | None:

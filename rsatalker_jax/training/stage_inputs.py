@@ -5,6 +5,7 @@ import functools
 import pathlib
 from collections.abc import Callable
 
+import grain
 import jax
 import numpy as np
 from jaxtyping import Array, Float
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from rsatalker_jax.data.conversations import data_path, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import make_lip_opening
+from rsatalker_jax.head import LipOpening, make_lip_opening
 from rsatalker_jax.talker import SpeechEncoder, Talker
 from rsatalker_jax.training import losses
 
@@ -25,7 +26,7 @@ class StageInputs:
   Attributes:
     config: the whole config.
     talker: the modules.
-    encode: the speech encoder.
+    encode: gives the features of a voice, in memory or on disk (`SpeechFeatures`, or its `open`).
     mesh: the device mesh.
     say: prints a line about the data.
   """
@@ -60,7 +61,8 @@ class StageInputs:
     motion_std = self.fitted_talker.generator.config.motion_std
     opening = make_lip_opening(self.talker.head) if weights.lips and not weights.plain_norm else None
     if opening is not None:
-      every = jax.jit(opening)(np.concatenate([clip.motion_b for clip in self.training_clips]))
+      measure = LipOpening(opening)
+      every = np.concatenate([measure(clip.motion_b) for clip in self.training_clips])
       opening_std = max(float(np.std(every)), 1e-4)  # 0.1 mm: lips that never move would be divided by nothing.
 
     def mesh_loss(predicted, target):
@@ -71,6 +73,10 @@ class StageInputs:
       return terms
 
     return mesh_loss
+
+  def read_options(self, prefetch: int) -> grain.ReadOptions:
+    """How batches are read: by the config's threads, so many examples ahead."""
+    return grain.ReadOptions(num_threads=self.config.data.reader_threads, prefetch_buffer_size=prefetch)
 
   def local_batch(self, batch: int) -> int:
     """This process's share of a global batch."""
