@@ -105,14 +105,18 @@ def test_one_process_draws_what_it_always_drew():
   assert marks([last]).tolist() == [4003, 4115, 4151, 4158, 3031, 19]
 
 
-def test_batches_do_not_depend_on_reader_threads():
-  make = lambda threads: take(
-      motion_windows(
-          make_clips(), window=30, batch_size=6, seed=3,
-          read_options=grain.ReadOptions(num_threads=threads, prefetch_buffer_size=7),
-      ), 7,
-  )
-  jax.tree.map(np.testing.assert_array_equal, make(1), make(5))
+def test_batches_do_not_depend_on_reader_threads(monkeypatch):
+  threads, to_iter_dataset = [], grain.MapDataset.to_iter_dataset
+
+  def spy(dataset, options):
+    threads.append(options.num_threads)
+    return to_iter_dataset(dataset, options)
+
+  monkeypatch.setattr(grain.MapDataset, "to_iter_dataset", spy)
+  options = lambda count: grain.ReadOptions(num_threads=count, prefetch_buffer_size=7)
+  make = lambda count: motion_windows(make_clips(), window=30, batch_size=6, seed=3, read_options=options(count))
+  jax.tree.map(np.testing.assert_array_equal, take(make(1), 7), take(make(5), 7))
+  assert threads == [1, 5]
 
 
 def test_features_on_disk_give_the_same_batches_to_the_bit(tmp_path):
