@@ -361,4 +361,7 @@ def test_open_leaves_on_disk_what_a_call_reads(tmp_path):
   assert isinstance(logmel_features(LogMel()).open(WAV, 31), np.ndarray)  # No cache: in memory.
   (path,) = voices(tmp_path)
   path.write_bytes(flip(path.read_bytes(), path.stat().st_size // 2))
+  frugal = logmel_features(LogMel(), cache_dir=tmp_path, encode_missing=False).open(WAV, 31)  # Not read yet.
+  with pytest.raises(InputError, match="its checksum is another"):
+    frugal[:5]
   np.testing.assert_array_equal(features.open(WAV, 31), stored)  # Rebuilt: it may encode.
