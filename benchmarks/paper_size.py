@@ -30,7 +30,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from configs.rsatalker import get_config  # noqa: E402
 from rsatalker_jax import sharding  # noqa: E402
 from rsatalker_jax.commands import command_line  # noqa: E402
-from rsatalker_jax.commands.train import make_stages  # noqa: E402
+from rsatalker_jax.commands.train import make_stage  # noqa: E402
 from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
 from rsatalker_jax.data.pipeline import motion_statistics  # noqa: E402
 from rsatalker_jax.speech.cache import cached  # noqa: E402
@@ -198,13 +198,13 @@ def name_encoder(parts: Parts, root: pathlib.Path) -> None:
 def build_stage(parts: Parts, inputs: StageInputs, name: str, step: bool) -> tuple[str, ...]:
   """Makes a stage, its first batch and its compiled step; a row about the step's memory."""
   with parts(f"{name}: stage made"):
-    stage = make_stages(inputs)[name]()
+    stage = make_stage(inputs, name)
   with parts(f"{name}: first batch"):
-    batch = sharding.put_batch(inputs.mesh, next(iter(stage.batches)))
+    batch = sharding.put_batch(stage.mesh, next(iter(stage.batches)))
   key = jax.random.key(0)
-  with jax.set_mesh(inputs.mesh):
+  with jax.set_mesh(stage.mesh):
     with parts(f"{name}: state"):
-      state, abstract = loop.init_state(stage, inputs.mesh, key)
+      state, abstract = loop.init_state(stage, stage.mesh, key)
     with parts(f"{name}: step compiled"):
       compiled = loop.compile_step(stage, key, jax.tree.map(lambda x: x.sharding, abstract)).lower(state, batch, 0).compile()
     if step:

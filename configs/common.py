@@ -1,7 +1,12 @@
 """Sections that every config shares, each value with its meaning. The numbers are the demo's; configs override them."""
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
+
+# Regions of the demo head, and of FLAME if its masks are given.
+_REGIONS = ("skin", "lips", "mouth_interior", "teeth", "tongue", "eye_left", "eye_right", "lashes", "scalp", "neck")
+_REGIONS += ("face", "boundary", "right_eyeball", "left_eyeball", "right_ear", "left_ear", "forehead", "eye_region", "nose")
+_REGIONS += ("right_eye_region", "left_eye_region")
 
 
 def base_config() -> ConfigDict:
@@ -65,11 +70,9 @@ def base_config() -> ConfigDict:
       speech_kernel=3,
       motion_kernel=27,  # A second to each side …
       motion_stride=2,  # … every other frame of it.
-      relation_features=32,
       dropout=0.0,
       use_partner=True,
       use_own_speech=True,
-      use_relation=True,
       residual=True,
       query_time=False,
       social_norm=True,
@@ -77,7 +80,13 @@ def base_config() -> ConfigDict:
       dtype="float32",
   ))
 
-  config.offsets = ConfigDict(dict(hidden=64))
+  # The socially-aware module (Sec. 3.5).
+  config.social = ConfigDict(dict(
+      enabled=True,  # False is the paper's "w/o SAM": no relation is told, and no Gaussian is corrected.
+      relation_features=32,  # Length of one relation embedding; the query q has twice as many.
+      hidden=128,  # Of the motion socialnet.
+      offsets_hidden=64,  # Of the Gaussian offsetnet.
+  ))
 
   # Arguments of rsatalker_jax.avatar.init_avatar. In brackets the paper's or GaussianAvatars' value, where another
   # reaches more in minutes.
@@ -85,15 +94,18 @@ def base_config() -> ConfigDict:
       sh_degree=0,  # [3; 0 is advised for one camera]
       init_scale=0.6,  # [1] in units of the triangle
       init_opacity=0.5,  # [0.1]
-      num_gaussians=None,  # One per face.
-      capacity=20_000,  # Room for those that density control adds; None: none.
-      region_density=ConfigDict(),
+      num_gaussians=placeholder(int),  # None: one per face.
+      capacity=FieldReference(20_000, field_type=int),  # Room for those that density control adds; None: none.
+      # Factors on a region's share of the Gaussians beyond one per face; 1: as much as its area says.
+      region_density=ConfigDict(dict.fromkeys(_REGIONS, 1.0)),
       color_frames=12,  # Frames that the first colours are read from [0: mid-grey].
   ))
 
   # implementation: None picks. max_intersections: Gaussian-tile pairs a frame that there is
   # room for at first, None guesses; training and rendering make more room when a frame needs it.
-  config.render = ConfigDict(dict(implementation=None, tile_size=16, max_intersections=None, background=(1.0, 1.0, 1.0)))
+  config.render = ConfigDict(dict(
+      implementation=placeholder(str), tile_size=16, max_intersections=placeholder(int), background=(1.0, 1.0, 1.0)
+  ))
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
   config.motion = ConfigDict(dict(
@@ -104,7 +116,9 @@ def base_config() -> ConfigDict:
       warmup=100,
       weight_decay=0.01,
       gradient_clip=1.0,
-      orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.
+      orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty, in stage 3 too.
+      # Whether relations are told and the social module is trained in this stage already [False: it enters with stage 3].
+      social_module=True,
       loss=ConfigDict(dict(
           expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=12.0, plain_norm=False
       )),
@@ -113,7 +127,7 @@ def base_config() -> ConfigDict:
   # --- Stage 2, avatar (Eq. 10-12). In brackets GaussianAvatars' values, made for 600,000 steps.
   config.avatar = ConfigDict(dict(
       steps=600,  # [600k]
-      batch=2,
+      batch=2,  # [1]
       scene_extent=1.0,  # Explicit: the extent of one camera is 0 and would stop the positions.
       learning_rates=ConfigDict(dict(
           means=2e-2,  # [5e-3 -> 5e-5 times the extent]
@@ -124,10 +138,11 @@ def base_config() -> ConfigDict:
       )),
       sh_rest_share=0.05,  # Rate of the degrees above 0, as a share of theirs [1/20].
       steps_per_sh_degree=0,  # Degrees join one by one; 0: all at once [1k].
-      # Corrections of the tracked parameters of each timestep, trained with the Gaussians, by name of the parameter; empty
-      # for none [expression=1e-3, rotation, neck, jaw, eyes=1e-5, translation=1e-6].
-      flame_learning_rates=ConfigDict(),
-      final_learning_rate=0.1,  # All rates decay to this share of themselves [positions alone, to 0.01].
+      # Corrections of the tracked parameters of each timestep, trained with the Gaussians, by name of the parameter; 0: none
+      # [expression=1e-3, rotation, neck, jaw, eyes=1e-5, translation=1e-6].
+      flame_learning_rates=ConfigDict(dict(expression=0.0, rotation=0.0, neck=0.0, jaw=0.0, eyes=0.0, translation=0.0)),
+      # Shares of themselves to which the rates decay [positions to 0.01, the others stay: 1].
+      final_learning_rates=ConfigDict(dict(means=0.1, quats=0.1, log_scales=0.1, opacity_logits=0.1, sh=0.1)),
       dssim_weight=0.2,  # lambda of Eq. 10 [0.2]
       lpips_weight=0.0,  # [0]; not in the paper
       position_weight=0.01,  # lambda_2 of Eq. 13 [0.01]
@@ -136,25 +151,28 @@ def base_config() -> ConfigDict:
       scale_threshold=0.6,  # [0.6]
   ))
 
-  # Density control in stage 2: none, adaptive (fields of avatar.density.DensityConfig, which has the published values) or
-  # mcmc (of avatar.mcmc.McmcConfig).
+  # Density control in stage 2: none, adaptive (fields of avatar.density.DensityConfig) or mcmc (of avatar.mcmc.McmcConfig).
+  # It acts every so many steps, later than `start` and before `stop`, which must leave `every` steps before the stage ends.
+  # In brackets GaussianAvatars' values, and those of the paper of MCMC.
   config.density = ConfigDict(dict(
       way="adaptive",
       adaptive=ConfigDict(dict(
-          start=50,  # [10k]
-          stop=300,  # [600k]
+          start=0,  # [10k]
+          stop=350,  # [600k, which is their last step]
           every=50,  # [2k]
-          gradient_threshold=4e-4,  # [2e-4; 4e-4 for absolute gradients]
-          absolute=True,  # [False]
+          gradient_threshold=4e-4,  # [2e-4; AbsGS 4e-4 for absolute gradients]
+          absolute=True,  # [False; AbsGS True]
           dense_size=0.002,  # [0.01 of the scene's extent]
           split_shrink=1.6,  # [1.6]
           min_opacity=0.005,  # [0.005]
-          reset_every=0,  # [60k]
+          max_size=0.0,  # [0.1 of the scene's extent, from the first reset on]
+          max_radius=0.0,  # [20, from the first reset on; without effect, as their maxima are emptied before they are read]
+          reset_every=0,  # [60k; on white also at `start`]
           reset_opacity=0.01,  # [0.01]
       )),
       mcmc=ConfigDict(dict(
-          start=50,  # [500]
-          stop=500,  # [25k]
+          start=0,  # [500]
+          stop=550,  # [25k]
           every=50,  # [100]
           growth=1.05,  # [1.05]
           min_opacity=0.005,  # [0.005]
@@ -169,10 +187,14 @@ def base_config() -> ConfigDict:
       steps=120,
       batch=2,  # Windows of filmed conversations …
       frames=2,  # … and how many frames of each are rendered.
-      motion_batch=8,  # Windows of all conversations, for L_mesh; the first `batch` of them are drawn.
+      # Windows of all conversations, for L_mesh; the first `batch` of them are drawn. 0: L_mesh of the filmed windows [0].
+      motion_batch=8,
       window=100,
       generator_learning_rate=5e-5,
-      avatar_learning_rate=0.3,  # Share of stage 2's rates.
+      # Of the rates with which stage 2 ended, and to which share of that they decay; steps over which they rise first.
+      avatar_learning_rate=3.0,  # [1]
+      final_avatar_learning_rate=0.1,
+      avatar_warmup=0,
       # Higher, the offsets learn the times of the training film's poses, which other conversations do not have.
       offsets_learning_rate=1e-7,
       image_weight=0.1,  # lambda_1 of Eq. 13
@@ -187,7 +209,7 @@ def base_config() -> ConfigDict:
   ))
 
   # --- How the run is watched and scored; changes nothing that is computed in training.
-  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250))
+  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250, evaluate_every=500))
   config.evaluation = ConfigDict(dict(
       frames=60,  # Test frames that are rendered.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.

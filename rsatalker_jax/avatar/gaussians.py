@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rsatalker_jax.avatar.binding import triangle_frames
+from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, head_vertices, region_mask
 
 # The binding of a free slot.
@@ -77,16 +78,17 @@ def init_avatar(
     seed: of the places on the triangles.
 
   Raises:
-    ValueError: fewer Gaussians than faces, a capacity below that, an unknown region, or a shape beyond the head's basis.
+    InputError: fewer Gaussians than faces, a capacity below that, or an unknown region.
+    ValueError: a shape beyond the head's basis.
   """
   if np.any(np.asarray(shape)[head.num_shape :]):
     raise ValueError(f"{len(shape)} shape coefficients, but the head model has {head.num_shape}")
   num_faces = head.faces.shape[0]
   count = num_faces if num_gaussians is None else num_gaussians
   if count < num_faces:
-    raise ValueError(f"{num_gaussians=} must be at least the number of faces, {num_faces}")
+    raise InputError("config", "gaussians.num_gaussians", count, f"at least {num_faces}, the number of faces")
   if capacity is not None and capacity < count:
-    raise ValueError(f"{capacity=} must be at least the number of Gaussians, {count}")
+    raise InputError("config", "gaussians.capacity", capacity, f"None or at least {count}, the number of Gaussians")
 
   binding = np.arange(num_faces)
   means = np.zeros((count, 3), np.float32)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
-from rsatalker_jax.commands import command_line
+from rsatalker_jax.commands import command_line, config_values
 
 FLAGS = flags.FLAGS
 
@@ -39,15 +39,16 @@ def _define_train() -> None:
   flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
   flags.DEFINE_enum("stage", None, ["motion", "avatar", "joint"], "One stage alone; all of them by default.")
   flags.DEFINE_string("init_from", None, "A run whose parameters to start from.")
+  flags.DEFINE_bool("allow_unfinished", False, "Start a stage from an earlier one that has not reached its last step.")
   flags.mark_flags_as_required(["config", "workdir"])
 
 
 def _train() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import train
 
-  train.train(config, FLAGS.workdir, stage=FLAGS.stage, init_from=FLAGS.init_from)
+  train.train(config, FLAGS.workdir, stage=FLAGS.stage, init_from=FLAGS.init_from, allow_unfinished=FLAGS.allow_unfinished)
 
 
 # --- evaluate
@@ -61,11 +62,11 @@ def _define_evaluate() -> None:
 
 def _evaluate() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import evaluate
   from rsatalker_jax.runs import workdir
 
-  workdir.check_workdir(FLAGS.workdir, config.to_dict(), must_exist=True)
+  workdir.check_workdir(FLAGS.workdir, config, must_exist=True)
   print(evaluate.score_run(FLAGS.workdir))
 
 
@@ -83,6 +84,7 @@ def _define_generate() -> None:
   flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32)
   flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
   flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
+  flags.DEFINE_integer("camera", None, "Of the capture, by its index; the one that the face looks at if not given.")
   flags.mark_flags_as_required(["workdir", "speech_a", "motion_a", "speech_b", "relation", "out"])
 
 
@@ -101,6 +103,7 @@ def _generate() -> None:
       save_motion=FLAGS.save_motion,
       size=FLAGS.size,
       seconds=FLAGS.seconds,
+      camera=FLAGS.camera,
   )
 
 
@@ -141,7 +144,9 @@ def _use_devices_of(workdir: str) -> None:
   """The devices that the run's config asks for."""
   from rsatalker_jax.runs import workdir as workdirs
 
-  command_line.use_devices(workdirs.load_config(workdir)["mesh"])
+  config = workdirs.load_config(workdir)
+  config_values.check_values(config, f"{workdir}/config.json")
+  command_line.use_devices(config["mesh"])
 
 
 # --- encode
@@ -154,7 +159,7 @@ def _define_encode() -> None:
 
 def _encode() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh)
+  command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import encode
 
   encode.encode_voices(config)

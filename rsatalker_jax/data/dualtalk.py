@@ -124,8 +124,7 @@ class DualTalkSource(collections.abc.Sequence):
     wav_a, notes_a = read_wav(clip.files["wav_a"], allow_silent=True)
     wav_b, notes_b = read_wav(clip.files["wav_b"], allow_silent=True)
     self.notes += [note for note in notes_a + notes_b if note not in self.notes]
-    if max(np.abs(wav_a).max(), np.abs(wav_b).max()) < SILENCE_PEAK:
-      raise InputError(clip.files["wav_a"], "peak", "silence in both voices", "at least one person who speaks")
+    _check_somebody_speaks(clip.files["wav_a"], wav_a, wav_b)
     return Conversation(
         name=clip.name,
         speech_a=_fit(wav_a, clip.frames * SAMPLES_PER_FRAME),
@@ -239,21 +238,23 @@ def read_conversation(
     motion_a: str | os.PathLike,
     speech_b: str | os.PathLike,
     relation: str,
-    *,
-    allow_silent: bool = False,
 ) -> tuple[Conversation, list[str]]:
   """Reads the inputs of one generation, single files anywhere: two voices, A's motion and the relation.
+
+  One of the two may be silent: who only listens.
 
   Returns:
     The conversation, its arrays cut to the length that all three cover and `motion_b` None, and the notes of what
     was changed on the way.
 
   Raises:
-    InputError: anything wrong with a file, an unknown relation, or lengths that differ by more than 12 frames.
+    InputError: anything wrong with a file, two silent voices, an unknown relation, or lengths that differ by more than 12
+      frames.
   """
   label = parse_relation(relation, source="--relation")
-  wav_a, notes_a = read_wav(speech_a, allow_silent=allow_silent)
-  wav_b, notes_b = read_wav(speech_b, allow_silent=allow_silent)
+  wav_a, notes_a = read_wav(speech_a, allow_silent=True)
+  wav_b, notes_b = read_wav(speech_b, allow_silent=True)
+  _check_somebody_speaks(speech_a, wav_a, wav_b)
   motion = read_motion(motion_a)
   frames = _common_frames([pathlib.Path(speech_a), pathlib.Path(speech_b)], [pathlib.Path(motion_a)])
   notes = notes_a + notes_b
@@ -268,6 +269,11 @@ def read_conversation(
       relation=label,
   )
   return conversation, notes
+
+
+def _check_somebody_speaks(path: str | os.PathLike, wav_a: np.ndarray, wav_b: np.ndarray) -> None:
+  if max(np.abs(wav_a).max(), np.abs(wav_b).max()) < SILENCE_PEAK:
+    raise InputError(path, "peak", "silence in both voices", "at least one person who speaks")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,347 @@
+"""What each value of a config may be. Every command looks before it does anything, so that a wrong one is one line."""
+
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from rsatalker_jax.errors import InputError
+
+_MOST = 2**31 - 1  # Steps and seeds are counted in 32 bits.
+
+
+class Rule(NamedTuple):
+  """Attributes:
+    accepts: whether a value may be.
+    expected: what a value should be, for the line of the error.
+  """
+
+  accepts: Callable[[Any], bool]
+  expected: str
+
+
+def _whole(low: int, high: int = _MOST) -> Rule:
+  expected = f"a whole number of {low} to {high}" if high < _MOST else f"a whole number of at least {low}"
+  return Rule(lambda x: _is_whole(x) and low <= x <= high, expected)
+
+
+def _odd() -> Rule:
+  return Rule(lambda x: _is_whole(x) and 1 <= x <= _MOST and x % 2 == 1, "an odd number of at least 1")
+
+
+def _one_of(*values: int | str) -> Rule:
+  # 1 == 1.0 == True: the type counts, too.
+  return Rule(lambda x: any(type(x) is type(value) and x == value for value in values), " | ".join(map(repr, values)))
+
+
+def _number(low: float = 0.0, high: float = math.inf, *, above: bool = False, below: bool = False) -> Rule:
+  """A finite number from `low` to `high`; with `above` and `below` without those themselves."""
+  fits = lambda x: (low < x if above else low <= x) and (x < high if below else x <= high)
+  expected = f"a number {'above' if above else 'of at least'} {low:g}"
+  if high < math.inf:
+    expected = f"{expected} and {'below' if below else 'at most'} {high:g}"
+  return Rule(lambda x: _is_number(x) and fits(x), expected)
+
+
+def _or_none(rule: Rule) -> Rule:
+  return Rule(lambda x: x is None or rule.accepts(x), f"None or {rule.expected}")
+
+
+def _is_whole(x: Any) -> bool:
+  return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+
+
+def _is_number(x: Any) -> bool:
+  return isinstance(x, numbers.Real) and not isinstance(x, bool) and -math.inf < x < math.inf
+
+
+def _is_path(x: Any) -> bool:
+  return isinstance(x, str) and x.strip() != "" and "\0" not in x
+
+
+def _is_relation(x: Any) -> bool:
+  from rsatalker_jax.social.relation import parse_relation
+
+  try:
+    parse_relation(x)
+  except (InputError, AttributeError):  # No text has no `split`.
+    return False
+  return True
+
+
+def _several(x: Any, accepts: Callable[[Any], bool], *, different: bool = True) -> bool:
+  """Whether x is a tuple, or a list as in config.json, whose members all are accepted and differ."""
+  return isinstance(x, (tuple, list)) and all(map(accepts, x)) and not (different and len(set(x)) < len(x))
+
+
+_FLAG = Rule(lambda x: isinstance(x, bool), "True or False")
+_PATH = Rule(_is_path, "a path")
+_ANY_TEXT = Rule(lambda x: isinstance(x, str) and "\0" not in x, "a text")
+_TITLE = Rule(lambda x: _is_path(x) and not set(x) & set("|\n\r"), "one line of text, without |, which divides a table")
+_COUNT, _COUNT_OR_0 = _whole(1), _whole(0)
+_WEIGHT, _RATE = _number(), _number()
+_SHARE = _number(0, 1)
+
+_DENSITY_TIMES = {"start": _COUNT_OR_0, "stop": _COUNT_OR_0, "every": _COUNT}
+_GAUSSIANS = ("means", "quats", "log_scales", "opacity_logits", "sh")
+# FLAME's regions and the demo head's.
+_REGIONS = (
+    "face neck scalp boundary right_eyeball left_eyeball right_ear left_ear forehead eye_region nose lips right_eye_region "
+    "left_eye_region skin mouth_interior teeth tongue eye_left eye_right lashes"
+).split()
+
+# A rule for each key of configs/common.py; a section is a table of its own.
+RULES: dict[str, Any] = {
+    "seed": _COUNT_OR_0,
+    "mesh": {
+        "data": Rule(lambda x: _is_whole(x) and (x == -1 or 1 <= x <= _MOST), "-1 or a whole number of at least 1"),
+        "fsdp": _COUNT,
+        "cpu_devices": _whole(0, 1024),
+    },
+    "data": {
+        "embedded_root": _ANY_TEXT,
+        "performances": _whole(1, 8),
+        "conversations": _PATH,
+        "relations": _PATH,
+        "default_relation": _or_none(Rule(_is_relation, "a relation as relations.csv has it, or unknown")),
+        "capture": _PATH,
+        "captures": Rule(lambda x: _several(x, _is_path), "a tuple of different paths"),
+        "triplets": _PATH,
+        "features": _PATH,
+    },
+    "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH)},
+    "speech": {
+        "encoder": _one_of("logmel", "wav2vec2"),
+        "num_mels": _whole(1, 256),
+        "hop": Rule(
+            lambda x: _is_whole(x) and 1 <= x <= 320 and 320 % x == 0,
+            "a divisor of 320, the samples between features: with another they would drift from the frames",
+        ),
+        "context": _whole(1, 64),
+        "causal": _FLAG,
+        "checkpoint": _ANY_TEXT,
+        "resample_first": _FLAG,
+        "encode_missing": _FLAG,
+    },
+    "generator": {
+        "architecture": _one_of("rsatalker", "dualtalk"),
+        "features": _COUNT,
+        "heads": _COUNT,
+        "reach": _COUNT,
+        "encoder_layers": _COUNT_OR_0,
+        "decoder_layers": _COUNT_OR_0,
+        "mlp_ratio": _COUNT,
+        "speech_hidden": _COUNT,
+        "speech_layers": _COUNT,
+        "speech_kernel": _odd(),
+        "motion_kernel": _odd(),
+        "motion_stride": _COUNT,
+        "dropout": _number(0, 1, below=True),
+        "use_partner": _FLAG,
+        "use_own_speech": _FLAG,
+        "residual": _FLAG,
+        "query_time": _FLAG,
+        "social_norm": _FLAG,
+        "causal": _FLAG,
+        "dtype": _one_of("float32", "bfloat16"),
+    },
+    "social": {
+        "enabled": _FLAG,
+        "relation_features": Rule(
+            lambda x: _is_whole(x) and 2 <= x <= _MOST, "at least 2: the two vectors of a relation are orthogonal"
+        ),
+        "hidden": _COUNT,
+        "offsets_hidden": _COUNT,
+    },
+    "gaussians": {
+        "sh_degree": _whole(0, 3),
+        "init_scale": _number(above=True),
+        "init_opacity": _number(0, 1, above=True, below=True),
+        "num_gaussians": _or_none(_COUNT),
+        "capacity": _or_none(_COUNT),
+        "region_density": dict.fromkeys(_REGIONS, _WEIGHT),
+        "color_frames": _COUNT_OR_0,
+    },
+    "render": {
+        "implementation": _or_none(_one_of("reference", "xla", "pallas_gpu", "pallas_gpu_mosaic", "pallas_tpu")),
+        "tile_size": _one_of(4, 8, 16, 32),
+        "max_intersections": _or_none(_COUNT),
+        "background": Rule(
+            lambda x: _several(x, _SHARE.accepts, different=False) and len(x) == 3,
+            "three numbers in [0, 1]: red, green, blue",
+        ),
+    },
+    "motion": {
+        "steps": _COUNT,
+        "batch": _COUNT,
+        "window": _whole(2),
+        "learning_rate": _number(above=True),
+        "warmup": _COUNT_OR_0,
+        "weight_decay": _WEIGHT,
+        "gradient_clip": _number(above=True),
+        "orthogonality": _WEIGHT,
+        "social_module": _FLAG,
+        "loss": {
+            "expression": _WEIGHT,
+            "jaw": _WEIGHT,
+            "pose": _WEIGHT,
+            "velocity": _WEIGHT,
+            "relative": _FLAG,
+            "lips": _WEIGHT,
+            "closure": _WEIGHT,
+            "plain_norm": _FLAG,
+        },
+    },
+    "avatar": {
+        "steps": _COUNT,
+        "batch": _COUNT,
+        "scene_extent": _number(above=True),
+        "learning_rates": dict.fromkeys(_GAUSSIANS, _RATE),
+        "sh_rest_share": _WEIGHT,
+        "steps_per_sh_degree": _COUNT_OR_0,
+        "flame_learning_rates": dict.fromkeys(("expression", "rotation", "neck", "jaw", "eyes", "translation"), _RATE),
+        "final_learning_rates": dict.fromkeys(_GAUSSIANS, _number(0, 1, above=True)),
+        "dssim_weight": _SHARE,
+        "lpips_weight": _WEIGHT,
+        "position_weight": _WEIGHT,
+        "position_threshold": _WEIGHT,
+        "scale_weight": _WEIGHT,
+        "scale_threshold": _WEIGHT,
+    },
+    "density": {
+        "way": _one_of("none", "adaptive", "mcmc"),
+        "adaptive": _DENSITY_TIMES | {
+            "gradient_threshold": _WEIGHT,
+            "absolute": _FLAG,
+            "dense_size": _number(above=True),
+            "split_shrink": _number(above=True),
+            "min_opacity": _number(0, 1, below=True),
+            "max_size": _WEIGHT,
+            "max_radius": _WEIGHT,
+            "reset_every": _COUNT_OR_0,
+            "reset_opacity": _number(0, 1, above=True, below=True),
+        },
+        "mcmc": _DENSITY_TIMES | {
+            "growth": _number(1),
+            "min_opacity": _number(0, 1, below=True),
+            "noise": _WEIGHT,
+            "opacity_weight": _WEIGHT,
+            "scale_weight": _WEIGHT,
+        },
+    },
+    "joint": {
+        "steps": _COUNT,
+        "batch": _COUNT,
+        "frames": _COUNT,
+        "motion_batch": _COUNT_OR_0,
+        "window": _whole(2),
+        "generator_learning_rate": _RATE,
+        "avatar_learning_rate": _RATE,
+        "final_avatar_learning_rate": _number(0, 1, above=True),
+        "avatar_warmup": _COUNT_OR_0,
+        "offsets_learning_rate": _RATE,
+        "image_weight": _WEIGHT,
+        "avatar_share": _SHARE,
+        "tracked_weight": _WEIGHT,
+        "drawn_weight": _WEIGHT,
+        "position_weight": _WEIGHT,
+        "offset_weight": _WEIGHT,
+        "offset_threshold": _WEIGHT,
+    },
+    "logging": dict.fromkeys(("log_every", "pictures_every", "checkpoint_every"), _COUNT) | {"evaluate_every": _COUNT_OR_0},
+    "evaluation": {
+        "frames": _whole(2),
+        "lpips_nets": Rule(lambda x: _several(x, _one_of("alex", "vgg").accepts), "a tuple of 'alex' and 'vgg'"),
+        "title": _TITLE,
+        "compare": _PATH,
+    },
+}
+# Sections that one may give a part of: the other members are as if the section were not there.
+_PARTIAL = ("gaussians.region_density", "avatar.flame_learning_rates")
+
+
+def check_values(config: ConfigDict | Mapping[str, Any], source: object = "config") -> None:
+  """Looks whether a run can have the values of a config.
+
+  Args:
+    config: the whole config.
+    source: what the error names: "config", or the file that it was read from.
+
+  Raises:
+    InputError: names the first key whose value no run can have, that is missing or that does not exist.
+  """
+  values = config.to_dict() if isinstance(config, ConfigDict) else config
+  if not isinstance(values, Mapping):
+    raise InputError(source, "", type(config).__name__, "a ConfigDict, as configs/common.py makes it")
+  _check_section(values, RULES, source, "")
+  _check_together(values, source)
+
+
+def _check_section(values: Mapping[str, Any], rules: Mapping[str, Any], source: object, prefix: str) -> None:
+  for key in values:
+    if key not in rules:
+      raise InputError(source, f"{prefix}{key}", repr(values[key]), f"no such key; there are {', '.join(rules)}")
+  for key, rule in rules.items():
+    name = f"{prefix}{key}"
+    if key not in values:
+      if prefix.removesuffix(".") in _PARTIAL:
+        continue
+      raise InputError(source, name, "nothing", "a section" if isinstance(rule, dict) else rule.expected)
+    if isinstance(rule, dict):
+      if not isinstance(values[key], Mapping):
+        raise InputError(source, name, repr(values[key]), f"a section with {', '.join(rule)}")
+      _check_section(values[key], rule, source, f"{name}.")
+    elif not rule.accepts(values[key]):
+      raise InputError(source, name, repr(values[key]), rule.expected)
+
+
+def _check_together(values: Mapping[str, Any], source: object) -> None:
+  """Values that depend on each other."""
+  generator, gaussians, joint = values["generator"], values["gaussians"], values["joint"]
+  # DualTalk's attention has half the width, and each direction of its LSTM a quarter.
+  pairs = math.lcm(2 * generator["heads"], 4) if generator["architecture"] == "dualtalk" else generator["heads"]
+  num_gaussians = gaussians["num_gaussians"] or 0
+  wrong: Sequence[tuple[bool, str, Any, str]] = (
+      (
+          generator["features"] % pairs != 0,
+          "generator.heads",
+          f"{generator['heads']} with generator.features={generator['features']}",
+          f"a number of heads that divides the features (here: features that are a multiple of {pairs})",
+      ),
+      (
+          generator["causal"] and generator["architecture"] != "rsatalker",
+          "generator.causal",
+          f"True with {generator['architecture']!r}",
+          "False: it looks ahead by design",
+      ),
+      (
+          not (generator["use_partner"] or generator["use_own_speech"]),
+          "generator.use_own_speech",
+          "False, with generator.use_partner=False",
+          "one of the two: nothing would be heard or seen",
+      ),
+      (
+          values["speech"]["encoder"] == "wav2vec2" and not values["speech"]["checkpoint"].strip(),
+          "speech.checkpoint",
+          "nothing",
+          "a folder or an id on the Hugging Face hub, for speech.encoder='wav2vec2'",
+      ),
+      (
+          0 < (gaussians["capacity"] or 0) < num_gaussians,
+          "gaussians.capacity",
+          gaussians["capacity"],
+          f"None or at least gaussians.num_gaussians, {num_gaussians}",
+      ),
+      (joint["frames"] > joint["window"], "joint.frames", joint["frames"], f"at most joint.window, {joint['window']}"),
+      (
+          joint["drawn_weight"] > 0 and joint["motion_batch"] < joint["batch"],
+          "joint.motion_batch",
+          joint["motion_batch"],
+          f"at least joint.batch, {joint['batch']}: they are drawn",
+      ),
+  )
+  for is_wrong, key, found, expected in wrong:
+    if is_wrong:
+      raise InputError(source, key, found, expected)
