@@ -23,7 +23,7 @@ import splat_kernels  # noqa: E402
 from configs.common import base_config  # noqa: E402
 from rsatalker_jax.commands import command_line  # noqa: E402
 from rsatalker_jax.avatar import Avatar, init_avatar  # noqa: E402
-from rsatalker_jax.head import HeadModel, motion_to_flame  # noqa: E402
+from rsatalker_jax.head import HeadModel, pose_for  # noqa: E402
 from rsatalker_jax.media.viewer import front_camera  # noqa: E402
 from rsatalker_jax.talker import Talker, make_talker, render_on_mesh  # noqa: E402
 from rsatalker_jax import sharding
@@ -46,7 +46,7 @@ def make_poses() -> dict[str, np.ndarray]:
     count = part.stop - part.start
     motion[:, part] = largest * np.sin(2 * np.pi * ((least_hz + np.arange(count) / 25) * time + np.arange(count) / 7))
   motion[:, MOTION_GROUPS["jaw"]] = np.abs(motion[:, MOTION_GROUPS["jaw"]]) * [1, 0, 0]
-  return jax.tree.map(np.asarray, motion_to_flame(motion))
+  return jax.tree.map(np.asarray, pose_for(motion))
 
 
 def make_camera(head: HeadModel, height: int, width: int, batch: int) -> splat_kernels.Camera:

@@ -20,7 +20,7 @@ from scipy.special import expit
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import splat_kernels  # noqa: E402
 from rsatalker_jax.avatar import Gaussians, render_frames  # noqa: E402
-from rsatalker_jax.head import motion_to_flame  # noqa: E402
+from rsatalker_jax.head import pose_for  # noqa: E402
 from rsatalker_jax.media import splat_files  # noqa: E402
 from rsatalker_jax.media.viewer import front_camera  # noqa: E402
 from rsatalker_jax.runs import load_run  # noqa: E402
@@ -48,7 +48,7 @@ def main() -> None:
   motion = np.zeros(MOTION_DIM, np.float32)
   motion[MOTION_GROUPS["jaw"]] = 0.25, 0, 0
   motion[MOTION_GROUPS["pose"]] = 0, 0.3, 0
-  flame = jax.tree.map(np.asarray, motion_to_flame(motion))
+  flame = jax.tree.map(np.asarray, pose_for(motion))
   camera = front_camera(head, args.size)
   # Room for every Gaussian in 32 tiles on the average.
   options = dict(background=WHITE, config=splat_kernels.Config(max_intersections=32 * len(avatar.binding)))

@@ -69,11 +69,9 @@ def base_config() -> ConfigDict:
       speech_kernel=3,
       motion_kernel=27,  # A second to each side …
       motion_stride=2,  # … every other frame of it.
-      relation_features=32,
       dropout=0.0,
       use_partner=True,
       use_own_speech=True,
-      use_relation=True,
       residual=True,
       query_time=False,
       social_norm=True,
@@ -81,7 +79,13 @@ def base_config() -> ConfigDict:
       dtype="float32",
   ))
 
-  config.offsets = ConfigDict(dict(hidden=64))
+  # The socially-aware module (Sec. 3.5).
+  config.social = ConfigDict(dict(
+      enabled=True,  # False is the paper's "w/o SAM": no relation is told, and no Gaussian is corrected.
+      relation_features=32,  # Length of one relation embedding; the query q has twice as many.
+      hidden=128,  # Of the motion socialnet.
+      offsets_hidden=64,  # Of the Gaussian offsetnet.
+  ))
 
   # Arguments of rsatalker_jax.avatar.init_avatar. In brackets the paper's or GaussianAvatars' value, where another
   # reaches more in minutes.
@@ -120,7 +124,7 @@ def base_config() -> ConfigDict:
   # --- Stage 2, avatar (Eq. 10-12). In brackets GaussianAvatars' values, made for 600,000 steps.
   config.avatar = ConfigDict(dict(
       steps=600,  # [600k]
-      batch=2,
+      batch=2,  # [1]
       scene_extent=1.0,  # Explicit: the extent of one camera is 0 and would stop the positions.
       learning_rates=ConfigDict(dict(
           means=2e-2,  # [5e-3 -> 5e-5 times the extent]
@@ -134,7 +138,8 @@ def base_config() -> ConfigDict:
       # Corrections of the tracked parameters of each timestep, trained with the Gaussians, by name of the parameter; 0: none
       # [expression=1e-3, rotation, neck, jaw, eyes=1e-5, translation=1e-6].
       flame_learning_rates=ConfigDict(dict(expression=0.0, rotation=0.0, neck=0.0, jaw=0.0, eyes=0.0, translation=0.0)),
-      final_learning_rate=0.1,  # All rates decay to this share of themselves [positions alone, to 0.01].
+      # Shares of themselves to which the rates decay [positions to 0.01, the others stay: 1].
+      final_learning_rates=ConfigDict(dict(means=0.1, quats=0.1, log_scales=0.1, opacity_logits=0.1, sh=0.1)),
       dssim_weight=0.2,  # lambda of Eq. 10 [0.2]
       lpips_weight=0.0,  # [0]; not in the paper
       position_weight=0.01,  # lambda_2 of Eq. 13 [0.01]
@@ -143,25 +148,28 @@ def base_config() -> ConfigDict:
       scale_threshold=0.6,  # [0.6]
   ))
 
-  # Density control in stage 2: none, adaptive (fields of avatar.density.DensityConfig, which has the published values) or
-  # mcmc (of avatar.mcmc.McmcConfig).
+  # Density control in stage 2: none, adaptive (fields of avatar.density.DensityConfig) or mcmc (of avatar.mcmc.McmcConfig).
+  # It acts every so many steps, later than `start` and before `stop`, which must leave `every` steps before the stage ends.
+  # In brackets GaussianAvatars' values, and those of the paper of MCMC.
   config.density = ConfigDict(dict(
       way="adaptive",
       adaptive=ConfigDict(dict(
-          start=50,  # [10k]
-          stop=300,  # [600k]
+          start=0,  # [10k]
+          stop=350,  # [600k, which is their last step]
           every=50,  # [2k]
-          gradient_threshold=4e-4,  # [2e-4; 4e-4 for absolute gradients]
-          absolute=True,  # [False]
+          gradient_threshold=4e-4,  # [2e-4; AbsGS 4e-4 for absolute gradients]
+          absolute=True,  # [False; AbsGS True]
           dense_size=0.002,  # [0.01 of the scene's extent]
           split_shrink=1.6,  # [1.6]
           min_opacity=0.005,  # [0.005]
-          reset_every=0,  # [60k]
+          max_size=0.0,  # [0.1 of the scene's extent, from the first reset on]
+          max_radius=0.0,  # [20, from the first reset on; without effect, as their maxima are emptied before they are read]
+          reset_every=0,  # [60k; on white also at `start`]
           reset_opacity=0.01,  # [0.01]
       )),
       mcmc=ConfigDict(dict(
-          start=50,  # [500]
-          stop=500,  # [25k]
+          start=0,  # [500]
+          stop=550,  # [25k]
           every=50,  # [100]
           growth=1.05,  # [1.05]
           min_opacity=0.005,  # [0.005]

@@ -46,21 +46,26 @@ def get_config(variant: str = ""):
       dtype="bfloat16",
   ))
   config.motion.update(dict(steps=100_000, batch=32, window=200, learning_rate=1e-4, warmup=1000))
-  # GaussianAvatars' rates and steps.
-  config.avatar.update(dict(steps=600_000, final_learning_rate=0.01))
+  # GaussianAvatars' rates and steps; in brackets what theirs has otherwise.
+  config.avatar.update(dict(steps=600_000, batch=2))  # [A frame a step.]
+  config.avatar.final_learning_rates.update(dict(means=0.01, quats=1.0, log_scales=1.0, opacity_logits=1.0, sh=1.0))
   config.avatar.learning_rates.update(dict(means=5e-3, quats=1e-3, log_scales=1.7e-2, opacity_logits=5e-2, sh=2.5e-3))
   config.avatar.steps_per_sh_degree = 1000
   config.avatar.flame_learning_rates.update(dict(expression=1e-3, rotation=1e-5, neck=1e-5, jaw=1e-5, eyes=1e-5, translation=1e-6))
   config.gaussians.update(dict(sh_degree=3, init_scale=1.0, init_opacity=0.1, capacity=150_000))
   config.density.adaptive.update(dict(
       start=10_000,
-      stop=600_000,
+      stop=598_000,  # [600_000, which is the last step: theirs acts once more, after 598_000.]
       every=2_000,
       gradient_threshold=2e-4,
       absolute=False,
-      dense_size=0.01,
-      reset_every=60_000,
+      dense_size=0.01,  # [Times the scene's extent, here 1 m.]
+      max_size=0.1,  # [The same.]
+      max_radius=0.0,  # [20, which has no effect there.]
+      reset_every=60_000,  # [Also after 10_000, as on every white background.]
   ))
+  # The paper's intervals for 30_000 steps [500, 25_000, 100], times twenty.
+  config.density.mcmc.update(dict(start=10_000, stop=500_000, every=2_000))
   config.joint.update(dict(steps=20_000, window=200, motion_batch=32))
   config.logging.update(dict(log_every=100, pictures_every=5000, checkpoint_every=2000))
   config.evaluation.lpips_nets = ("alex", "vgg")

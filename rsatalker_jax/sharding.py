@@ -8,6 +8,9 @@ A bank of identities (the group "bank") is split over "fsdp" by people: each dev
 optimizer state, and gives the frames of a batch the people that they show.
 """
 
+import math
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
@@ -37,6 +40,30 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     raise InputError("config", "mesh", f"data={data} x fsdp={fsdp}", f"a product of {devices}, the number of devices")
   # Auto axes: Linen's Embed raises a ShardingTypeError under Explicit ones.
   return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def fit_mesh(mesh: Mesh, key: str, batches: Sequence[int]) -> Mesh:
+  """The mesh, or the part of it that batches of these sizes fill: small batches leave devices out.
+
+  Args:
+    mesh: of `make_mesh`.
+    key: of the batch in the config, for the message.
+    batches: examples in each of a stage's batches, over all devices.
+
+  Raises:
+    InputError: a batch that `mesh.fsdp` does not divide, or of which, with several processes, some device gets none.
+  """
+  data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
+  common = math.gcd(*batches)
+  if common % mesh.size == 0:
+    return mesh
+  found = " and ".join(map(str, batches))
+  if jax.process_count() > 1:
+    raise InputError("config", key, found, f"a multiple of {mesh.size}, the number of devices of all processes")
+  if common % fsdp:
+    raise InputError("config", key, found, f"a multiple of {fsdp}, as mesh.fsdp")
+  part = mesh.devices[: math.gcd(common // fsdp, data)]
+  return Mesh(part, mesh.axis_names, axis_types=mesh.axis_types)
 
 
 def parameter_spec(shape: tuple[int, ...], fsdp: int) -> P:

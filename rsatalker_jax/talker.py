@@ -2,8 +2,8 @@
 
 Trained arrays and buffers are passed in, never held here:
 
-    params  = {"generator": …, "offsets": …, "avatar": Gaussians}
-    buffers = {"generator": {motion_mean (56,), motion_std (56,)}, "avatar": {binding (N,), shape (S,), static_offset?}}
+    params  = {"social": …, "generator": …, "offsets": …, "avatar": Gaussians}
+    buffers = {"generator": {motion_mean (56,), motion_std (56,), lip_std?}, "avatar": {binding (N,), shape (S,), static_offset?}}
 """
 
 import dataclasses
@@ -23,8 +23,9 @@ import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, render_frames
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
-from rsatalker_jax.motion import DualTalkGenerator, MotionConfig, MotionGenerator, make_generator
-from rsatalker_jax.social import GaussianOffsetNet
+from rsatalker_jax.motion import Generator, MotionConfig, make_generator
+from rsatalker_jax.social import GaussianOffsetNet, SocialModule
+from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, wav2vec2_features
 
 Params = dict[str, Any]
@@ -38,35 +39,60 @@ class Talker:
 
   Attributes:
     head: the head model.
-    generator: speaker-listener motion generator, or a baseline; its config holds the motion's statistics.
+    social: relation embeddings and motion socialnet.
+    generator: speaker-listener motion generator, or a baseline.
     offset_net: Gaussian offsetnet (Eq. 8).
+    knows_relation: False is the paper's "w/o SAM": every relation is unknown to it, and there are no offsets.
     raster: constants of the rasterizer.
     implementation: of the rasterizer; None picks.
     background: colour behind the head.
   """
 
   head: HeadModel
-  generator: MotionGenerator | DualTalkGenerator
+  social: SocialModule
+  generator: Generator
   offset_net: GaussianOffsetNet
+  knows_relation: bool
   raster: splat_kernels.Config
   implementation: str | None
   background: tuple[float, float, float]
-
-  def with_statistics(self, motion_mean: Float[np.ndarray, "56"], motion_std: Float[np.ndarray, "56"]) -> "Talker":
-    """The same modules, for motion with these statistics (those of the training conversations)."""
-    config = dataclasses.replace(self.generator.config, motion_mean=motion_mean, motion_std=motion_std)
-    return dataclasses.replace(self, generator=make_generator(config))
 
   def with_room(self, needed: int) -> "Talker":
     """The same modules, with a rasterizer that has room for `needed` Gaussian-tile pairs a frame."""
     raster = dataclasses.replace(self.raster, max_intersections=splat_kernels.round_capacity(needed))
     return dataclasses.replace(self, raster=raster)
 
+  def social_feature(self, params: Params, relation: Int[Array, "*b 2"]) -> Float[Array, "*b D"]:
+    """The motion social feature s of a relation."""
+    if not self.knows_relation:
+      relation = jnp.full_like(relation, UNKNOWN)
+    return self.social.apply(params["social"], relation)
+
+  def generate(
+      self, params: Params, buffers: Params, inputs: Mapping[str, Array], *, dropout: jax.Array | None = None
+  ) -> Float[Array, "*b T 56"]:
+    """B's motion (Eq. 4, 5).
+
+    Args:
+      params, buffers: of a run.
+      inputs: speech_a, motion_a, speech_b, relation, as `MotionClip` has them.
+      dropout: key of the dropout masks, in training.
+    """
+    return self.generator.apply(
+        {**params["generator"], "statistics": buffers["generator"]},
+        inputs["speech_a"],
+        inputs["motion_a"],
+        inputs["speech_b"],
+        self.social_feature(params, inputs["relation"]),
+        deterministic=dropout is None,
+        rngs={} if dropout is None else {"dropout": dropout},
+    )
+
   def gaussian_offsets(
       self, params: Params, relation: Int[Array, "*b 2"], t: Float[Array, "*b"]
   ) -> Float[Array, "*b F 3"]:
     """Offset corrections c = GON(q, t) in metres (Eq. 8), t in frames since the conversation began."""
-    query = self.generator.apply(params["generator"], relation, method="relation_query")
+    query = self.social.apply(params["social"], relation, method="query")
     return self.offset_net.apply(params["offsets"], query, t)
 
   def avatar(self, params: Params, buffers: Params) -> Avatar:
@@ -158,8 +184,10 @@ def make_talker(config: ConfigDict) -> Talker:
   head = load_head(**config.head)
   return Talker(
       head=head,
+      social=SocialModule(config.generator.features, config.social.relation_features, config.social.hidden),
       generator=make_generator(MotionConfig(**config.generator)),
-      offset_net=GaussianOffsetNet(num_anchors=head.faces.shape[0], hidden=config.offsets.hidden),
+      offset_net=GaussianOffsetNet(num_anchors=head.faces.shape[0], hidden=config.social.offsets_hidden),
+      knows_relation=config.social.enabled,
       raster=splat_kernels.Config(
           tile_size=config.render.tile_size,
           max_intersections=config.render.max_intersections,

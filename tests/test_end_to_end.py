@@ -11,7 +11,7 @@ import pytest
 import tiny_world
 from rsatalker_jax.commands import evaluate, export, generate, train
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.head import pose_for
 from rsatalker_jax.media import splat_files
 from rsatalker_jax.runs import load_run, workdir as workdirs
 
@@ -155,7 +155,7 @@ def test_exported_avatar_is_the_runs(trained, world, tmp_path):
   write("blood.ply", motion=motion, frame=7, relation="blood,unequal")
   offsets = loaded.gaussian_offsets(np.array([1, 0]), np.array([7]))(np.array([0]))[0]
   assert np.abs(offsets).max() > 0
-  pose = motion_to_flame(tiny_world.make_motion(6)[7])
+  pose = pose_for(tiny_world.make_motion(6)[7])
   baked = splat_files.bake(loaded.avatar, loaded.talker.head, pose)
   np.testing.assert_array_equal(read("frame.ply"), baked.means)
   # World space moves by the correction of each Gaussian's face (Eq. 7); float32 of 0.1 m.

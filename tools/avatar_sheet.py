@@ -17,7 +17,7 @@ from PIL import Image
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
 from rsatalker_jax.files import whole_file  # noqa: E402
-from rsatalker_jax.head import motion_to_flame  # noqa: E402
+from rsatalker_jax.head import pose_for  # noqa: E402
 from rsatalker_jax.media.video import to_uint8  # noqa: E402
 from rsatalker_jax.media.viewer import front_camera  # noqa: E402
 from rsatalker_jax.talker import render_sequence  # noqa: E402
@@ -47,7 +47,7 @@ def main() -> None:
   run = load_run(args.workdir)
   motion = np.zeros((len(POSES), 56), np.float32)
   motion[:, 50:53], motion[:, 53:] = np.split(np.array(POSES, np.float32).reshape(-1, 6), 2, axis=1)
-  flame = jax.tree.map(np.asarray, motion_to_flame(motion))
+  flame = jax.tree.map(np.asarray, pose_for(motion))
   camera = front_camera(run.talker.head, args.size)
   frames = np.concatenate(list(render_sequence(run.talker, sharding.make_mesh(), run.avatar, flame, camera)))
   rows = frames.reshape(-1, COLUMNS, *frames.shape[1:])

@@ -55,6 +55,11 @@ def stack_avatars(avatars: Sequence[Avatar]) -> Avatar:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *avatars)
 
 
+def join_bank(avatar: Avatar, bank: Avatar) -> Avatar:
+  """The bank with one more person in front. Errors as of `stack_avatars`."""
+  return stack_avatars([avatar, *(jax.tree.map(lambda x: x[i], bank) for i in range(num_people(bank)))])
+
+
 def num_people(bank: Avatar) -> int:
   """P, the number of people in a bank."""
   return bank.binding.shape[0]

@@ -2,12 +2,13 @@
 
 Sources: Kerbl et al. 2023 (3DGS), Sec. 5.2, for what is cloned, split and pruned; Qian et al. 2024 (GaussianAvatars),
 Sec. 3.3: copies inherit the triangle, and no triangle loses its last Gaussian; Ye et al. 2024 (AbsGS) for absolute
-gradients. Gaussians are in the frames of their triangles, lengths in units of the triangle's size.
+gradients. Where it differs from their code: docs/avatar.md. Gaussians are in the frames of their triangles, lengths in units of the triangle's size.
 
 Arrays have room for `capacity` Gaussians. Those bound to `FREE` are free slots; growing fills the first of them.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import flax.struct
@@ -18,10 +19,13 @@ from jaxtyping import Array, Bool, Float, Int
 from rsatalker_jax.avatar.binding import rotate_by_quaternion
 from rsatalker_jax.avatar.gaussians import FREE, Gaussians
 
+# Names of a Gaussian's trained arrays.
+ATTRIBUTES = tuple(field.name for field in dataclasses.fields(Gaussians))
+
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """After how many steps density control acts: after every so many from `start` up to `stop`."""
+  """After how many steps density control acts: after every so many, later than `start` and before `stop` (3DGS's rule)."""
 
   start: int
   stop: int
@@ -29,39 +33,45 @@ class Interval:
 
   def acts_after(self, step: int) -> bool:
     """Whether Gaussians come, move or go after so many steps."""
-    return self.start <= step <= self.stop and step % self.every == 0
+    return self.start < step < self.stop and step % self.every == 0
 
 
 @dataclasses.dataclass(frozen=True)
 class DensityConfig(Interval):
-  """When density control acts and on what. In brackets the values of 3DGS or GaussianAvatars.
+  """When density control acts and on what. The values, with the published ones beside them, are the config's.
 
   Attributes:
-    start, stop, every: it acts every so many steps from `start` up to `stop` [10k, 600k, 2k].
+    start, stop, every: it acts every so many steps, later than `start` and before `stop`.
     gradient_threshold: mean length of the gradient of a Gaussian's place on screen, in normalised device coordinates,
-      above which it is cloned or split [2e-4; AbsGS 4e-4 for absolute gradients].
-    absolute: absolute gradients, which do not cancel within a Gaussian [False; AbsGS True].
-    dense_size: metres; what is larger than this is split, what is smaller is cloned [0.01 of the scene's extent].
-    split_shrink: by what the halves of a split are smaller [1.6].
-    min_opacity: what is less opaque is pruned [0.005].
-    reset_every: steps between resets of opacity; 0 for none [60k].
-    reset_opacity: what a reset leaves at most [0.01].
+      over the frames in which it is visible; above this it is cloned or split.
+    absolute: absolute gradients, which do not cancel within a Gaussian.
+    dense_size: metres; what is larger than this is split, what is smaller is cloned.
+    split_shrink: by what the halves of a split are smaller.
+    min_opacity: what is less opaque is pruned.
+    max_size: metres; what is larger is pruned, once opacities have been reset; 0 for no limit.
+    max_radius: pixels; what has been larger than this on screen since density control acted last is pruned, once
+      opacities have been reset; 0 for no limit.
+    reset_every: steps between resets of opacity; 0 for none.
+    reset_opacity: what a reset leaves at most.
   """
 
-  start: int = 10_000
-  stop: int = 600_000
-  every: int = 2_000
-  gradient_threshold: float = 2e-4
-  absolute: bool = False
-  dense_size: float = 0.01
-  split_shrink: float = 1.6
-  min_opacity: float = 0.005
-  reset_every: int = 60_000
-  reset_opacity: float = 0.01
+  gradient_threshold: float
+  absolute: bool
+  dense_size: float
+  split_shrink: float
+  min_opacity: float
+  max_size: float
+  max_radius: float
+  reset_every: int
+  reset_opacity: float
 
   def resets_after(self, step: int) -> bool:
     """Whether opacities are reset after so many steps."""
     return bool(self.reset_every) and step < self.stop and step % self.reset_every == 0
+
+  def prunes_large_after(self, step: int) -> bool:
+    """Whether size counts after so many steps: what hides behind opaque Gaussians grows large before the first reset."""
+    return step > self.reset_every
 
 
 @flax.struct.dataclass
@@ -71,26 +81,41 @@ class ScreenStatistics:
   Attributes:
     gradient: sum over frames of the length of the loss's gradient by its place on screen, per frame and in normalised
       device coordinates.
-    seen: number of frames in which there was one.
+    seen: number of frames in which it was visible, be it behind others.
+    radius: largest on screen, pixels.
   """
 
   gradient: Float[Array, "N"]
   seen: Float[Array, "N"]
+  radius: Float[Array, "N"]
 
 
 def no_statistics(capacity: int) -> ScreenStatistics:
   """Nothing seen yet."""
-  return ScreenStatistics(jnp.zeros(capacity), jnp.zeros(capacity))
+  return ScreenStatistics(jnp.zeros(capacity), jnp.zeros(capacity), jnp.zeros(capacity))
 
 
-def add_gradients(
-    statistics: ScreenStatistics, gradients: Float[Array, "B N 2"], width: int, height: int
+def add_frames(
+    statistics: ScreenStatistics,
+    gradients: Float[Array, "B N 2"],
+    radii: Float[Array, "B N"],
+    width: int,
+    height: int,
 ) -> ScreenStatistics:
-  """Adds a step's gradients by the places on screen, in pixels, of a loss that is a mean over its B frames."""
+  """Adds a step's frames.
+
+  Args:
+    statistics: of the steps before.
+    gradients: by the places on screen, in pixels, of a loss that is a mean over the B frames.
+    radii: on screen, pixels; 0 where a Gaussian is not visible.
+    width, height: of the frames, pixels.
+  """
   # Normalised device coordinates span 2 over the image; each frame's own loss is B times its share of the mean.
   lengths = len(gradients) * jnp.linalg.norm(gradients * jnp.array([width / 2, height / 2]), axis=-1)
   return ScreenStatistics(
-      gradient=statistics.gradient + jnp.sum(lengths, axis=0), seen=statistics.seen + jnp.sum(lengths > 0, axis=0)
+      gradient=statistics.gradient + jnp.sum(lengths, axis=0),
+      seen=statistics.seen + jnp.sum(radii > 0, axis=0),
+      radius=jnp.maximum(statistics.radius, jnp.max(radii, axis=0)),
   )
 
 
@@ -116,9 +141,10 @@ def densify_and_prune(
     statistics: ScreenStatistics,
     sizes: Float[Array, "F"],
     key: jax.Array,
+    prune_large: bool | Bool[Array, ""],
     config: DensityConfig,
 ) -> Change:
-  """Prunes what is nearly transparent; clones small and splits large Gaussians that the loss still pulls on.
+  """Prunes what is nearly transparent or too large; clones small and splits large Gaussians that the loss pulls on.
 
   If there are fewer free slots than Gaussians that want one, those with the largest gradients get them.
 
@@ -127,10 +153,18 @@ def densify_and_prune(
     statistics: since density control acted last.
     sizes: of the triangles at rest, metres.
     key: places the halves of splits.
+    prune_large: whether size counts (`DensityConfig.prunes_large_after`).
     config: see there.
   """
   count = binding.shape[0]
-  pruned = find_faint(gaussians, binding, len(sizes), config.min_opacity)
+  largest = sizes[binding] * jnp.exp(jnp.max(gaussians.log_scales, axis=-1))
+  large = jnp.zeros(count, bool)
+  if config.max_size:
+    large |= largest > config.max_size
+  if config.max_radius:
+    large |= statistics.radius > config.max_radius
+  opacity = jax.nn.sigmoid(gaussians.opacity_logits)
+  pruned = spare_last((opacity < config.min_opacity) | (prune_large & large), opacity, binding, len(sizes))
   binding = jnp.where(pruned, FREE, binding)
 
   # Parents, those with the largest gradients first, and a free slot for each as long as there are any.
@@ -140,7 +174,6 @@ def densify_and_prune(
   slots = jnp.argsort(binding != FREE)  # Stable: free slots in order, then the others.
   granted = jnp.arange(count) < jnp.minimum(jnp.sum(wanted), jnp.sum(binding == FREE))
 
-  largest = sizes[binding] * jnp.exp(jnp.max(gaussians.log_scales, axis=-1))
   splits = (largest > config.dense_size)[parents]
   family = jax.tree.map(lambda x: x[parents], gaussians)
   halves = [_sample_half(family, half_key, config.split_shrink) for half_key in jax.random.split(key)]
@@ -173,17 +206,17 @@ def _sample_half(parents: Gaussians, key: jax.Array, shrink: float) -> Gaussians
   )
 
 
-def find_faint(
-    gaussians: Gaussians, binding: Int[Array, "N"], num_faces: int, min_opacity: float
+def spare_last(
+    unwanted: Bool[Array, "N"], opacity: Float[Array, "N"], binding: Int[Array, "N"], num_faces: int
 ) -> Bool[Array, "N"]:
-  """Gaussians below `min_opacity` whose triangle has another that stays: of the last ones the most opaque stays."""
+  """Live Gaussians that are unwanted and may go: of a triangle that has no other, the most opaque stays."""
   live = binding != FREE
-  opacity = jnp.where(live, jax.nn.sigmoid(gaussians.opacity_logits), -1.0)
+  rank = jnp.where(live, opacity + 2.0 * ~unwanted, -1.0)  # What is wanted ranks above what is not.
   at = jnp.where(live, binding, num_faces)  # Free slots: a segment of their own.
-  best = jax.ops.segment_max(opacity, at, num_faces + 1)
+  best = jax.ops.segment_max(rank, at, num_faces + 1)
   index = jnp.arange(len(binding))
-  first = jax.ops.segment_min(jnp.where(opacity == best[at], index, len(binding)), at, num_faces + 1)
-  return live & (opacity < min_opacity) & (index != first[at])
+  first = jax.ops.segment_min(jnp.where(rank == best[at], index, len(binding)), at, num_faces + 1)
+  return live & unwanted & (index != first[at])
 
 
 def reset_opacities(gaussians: Gaussians, most: float) -> Gaussians:
@@ -191,12 +224,13 @@ def reset_opacities(gaussians: Gaussians, most: float) -> Gaussians:
   return gaussians.replace(opacity_logits=jnp.minimum(gaussians.opacity_logits, jax.scipy.special.logit(most)))
 
 
-def forget_moments(opt_state: Any, fresh: Bool[Array, "N"]) -> Any:
-  """An optimizer state over Gaussians (first axis N) with zero moments where `fresh`."""
+def forget_moments(opt_state: Any, fresh: Bool[Array, "N"], attributes: Iterable[str] = ATTRIBUTES) -> Any:
+  """An optimizer state with zero moments where `fresh`, of these attributes of Gaussians; everything else as it was."""
 
-  def forget(x):
-    if x.ndim == 0 or x.shape[0] != len(fresh):
+  def forget(path, x):
+    # Moments have the paths of their parameters; other arrays may happen to be as long as the Gaussians.
+    if getattr(path[-1], "key", None) not in attributes:
       return x
     return jnp.where(fresh.reshape((-1,) + (1,) * (x.ndim - 1)), jnp.zeros((), x.dtype), x)
 
-  return jax.tree.map(forget, opt_state)
+  return jax.tree_util.tree_map_with_path(forget, opt_state)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rsatalker_jax.avatar.binding import rotate_by_quaternion
-from rsatalker_jax.avatar.density import Change, Interval, find_faint
+from rsatalker_jax.avatar.density import Change, Interval, spare_last
 from rsatalker_jax.avatar.gaussians import FREE, Gaussians
 
 # As many copies of one Gaussian at most as the published code makes.
@@ -25,24 +25,21 @@ _BINOMIALS = np.array([[math.comb(m, k + 1) for k in range(MAX_COPIES)] for m in
 
 @dataclasses.dataclass(frozen=True)
 class McmcConfig(Interval):
-  """When Gaussians move, and how much they look around. In brackets the paper's values.
+  """When Gaussians move, and how much they look around. The values, with the published ones beside them, are the config's.
 
   Attributes:
-    start, stop, every: they move every so many steps from `start` up to `stop` [500, 25k, 100].
-    growth: by which factor their number grows each time, up to the capacity [1.05].
-    min_opacity: what is less opaque moves [0.005].
-    noise: of positions, times their learning rate and the Gaussian's covariance [5e5, in units of the scene].
-    opacity_weight, scale_weight: of the penalties on mean opacity and mean scale [0.01, 0.01].
+    start, stop, every: they move every so many steps, later than `start` and before `stop`.
+    growth: by which factor their number grows each time, up to the capacity.
+    min_opacity: what is less opaque moves.
+    noise: of positions, times their learning rate and the Gaussian's covariance.
+    opacity_weight, scale_weight: of the penalties on mean opacity and mean scale.
   """
 
-  start: int = 500
-  stop: int = 25_000
-  every: int = 100
-  growth: float = 1.05
-  min_opacity: float = 0.005
-  noise: float = 5e5
-  opacity_weight: float = 0.01
-  scale_weight: float = 0.01
+  growth: float
+  min_opacity: float
+  noise: float
+  opacity_weight: float
+  scale_weight: float
 
 
 def relocate(
@@ -64,14 +61,14 @@ def relocate(
   """
   count = len(binding)
   live = binding != FREE
-  faint = find_faint(gaussians, binding, num_faces, config.min_opacity)
+  opacity = jax.nn.sigmoid(gaussians.opacity_logits)
+  faint = spare_last(opacity < config.min_opacity, opacity, binding, num_faces)
+  chance = jnp.where(live & ~faint, opacity, 0.0)
   # Rounded up, or a few Gaussians would never grow.
   most_born = jnp.ceil((config.growth - 1) * jnp.sum(live)).astype(jnp.int32)
   born = ~live & (jnp.cumsum(~live) <= most_born)
-  filled = faint | born
-
-  chance = jnp.where(live & ~faint, jax.nn.sigmoid(gaussians.opacity_logits), 0.0)
-  source = jax.random.categorical(key, jnp.log(chance), shape=(count,))
+  filled = (faint | born) & jnp.any(chance > 0)
+  source = draw_indices(key, chance, count)
   copies = 1 + jax.ops.segment_sum(filled.astype(jnp.int32), source, count)
   shared = _share(gaussians, copies)
   drawn = copies > 1
@@ -80,8 +77,21 @@ def relocate(
       lambda one, old: choose(filled, one[source], choose(drawn, one, old)), shared, gaussians
   )
   binding = jnp.where(filled, binding[source], binding)
-  counts = {"moved": jnp.sum(faint), "born": jnp.sum(born), "live": jnp.sum(binding != FREE)}
+  counts = {"moved": jnp.sum(filled & live), "born": jnp.sum(filled & born), "live": jnp.sum(binding != FREE)}
   return Change(gaussians, binding, filled | drawn, counts)
+
+
+def draw_indices(key: jax.Array, weights: Float[Array, "N"], count: int) -> Int[Array, "count"]:
+  """Indices drawn in proportion to `weights`, which are not negative, by the inverse of their cumulative distribution.
+
+  Memory is linear in N. What has weight 0 is never drawn; if everything has, the indices mean nothing.
+  """
+  # Whole numbers that add up to about 2^31: cumulative sums in float32 are uneven by more than a Gaussian's weight from
+  # 100,000 Gaussians on, and parallel ones need not even rise.
+  total = jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny)
+  cumulative = jnp.cumsum(jnp.round(weights / total * 2.0**31).astype(jnp.uint32))
+  drawn = jax.random.randint(key, (count,), 0, cumulative[-1], jnp.uint32)
+  return jnp.minimum(jnp.searchsorted(cumulative, drawn, side="right"), len(weights) - 1)
 
 
 def _share(gaussians: Gaussians, copies: Int[Array, "N"]) -> Gaussians:

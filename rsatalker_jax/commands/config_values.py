@@ -138,20 +138,23 @@ RULES: dict[str, Any] = {
         "speech_kernel": _odd(),
         "motion_kernel": _odd(),
         "motion_stride": _COUNT,
-        "relation_features": Rule(
-            lambda x: _is_whole(x) and 2 <= x <= _MOST, "at least 2: the two vectors of a relation are orthogonal"
-        ),
         "dropout": _number(0, 1, below=True),
         "use_partner": _FLAG,
         "use_own_speech": _FLAG,
-        "use_relation": _FLAG,
         "residual": _FLAG,
         "query_time": _FLAG,
         "social_norm": _FLAG,
         "causal": _FLAG,
         "dtype": _one_of("float32", "bfloat16"),
     },
-    "offsets": {"hidden": _COUNT},
+    "social": {
+        "enabled": _FLAG,
+        "relation_features": Rule(
+            lambda x: _is_whole(x) and 2 <= x <= _MOST, "at least 2: the two vectors of a relation are orthogonal"
+        ),
+        "hidden": _COUNT,
+        "offsets_hidden": _COUNT,
+    },
     "gaussians": {
         "sh_degree": _whole(0, 3),
         "init_scale": _number(above=True),
@@ -198,7 +201,7 @@ RULES: dict[str, Any] = {
         "sh_rest_share": _WEIGHT,
         "steps_per_sh_degree": _COUNT_OR_0,
         "flame_learning_rates": dict.fromkeys(("expression", "rotation", "neck", "jaw", "eyes", "translation"), _RATE),
-        "final_learning_rate": _number(0, 1, above=True),
+        "final_learning_rates": dict.fromkeys(_GAUSSIANS, _number(0, 1, above=True)),
         "dssim_weight": _SHARE,
         "lpips_weight": _WEIGHT,
         "position_weight": _WEIGHT,
@@ -214,6 +217,8 @@ RULES: dict[str, Any] = {
             "dense_size": _number(above=True),
             "split_shrink": _number(above=True),
             "min_opacity": _number(0, 1, below=True),
+            "max_size": _WEIGHT,
+            "max_radius": _WEIGHT,
             "reset_every": _COUNT_OR_0,
             "reset_opacity": _number(0, 1, above=True, below=True),
         },

@@ -18,7 +18,7 @@ from rsatalker_jax.data.triplets import Triplet, load_triplets
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, relation_probe, scoring, tables
-from rsatalker_jax.head import make_lip_opening, motion_to_flame
+from rsatalker_jax.head import make_lip_opening, pose_for
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.talker import Talker, render_sequence
 from rsatalker_jax.runs import STAGES, TrainedRun, load_run
@@ -149,7 +149,7 @@ def _score_frame_rows(run: TrainedRun, capture: Capture, items: np.ndarray, clip
     shown = load_run(workdir, stages) if stages else run
     flame = film.flame
     if title != "tracked motion":
-      flame = {name: np.asarray(x) for name, x in motion_to_flame(shown.generate(clip)[frames]).items()}
+      flame = {name: np.asarray(x) for name, x in pose_for(shown.generate(clip)[frames]).items()}
       flame["translation"] = film.flame["translation"]
     rows[title], rendered[title] = score(film, shown, flame, shown.gaussian_offsets(clip.relation, frames))
 

@@ -8,7 +8,7 @@ import numpy as np
 from rsatalker_jax.commands.outputs import check_output
 from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.head import pose_for
 from rsatalker_jax.media import splat_files, viewer
 from rsatalker_jax.social import format_relation, parse_relation
 from rsatalker_jax.runs import load_run
@@ -75,10 +75,10 @@ def export_avatar(
     numbers = np.arange(len(motions))
     offsets = run.gaussian_offsets(label, frame + numbers)(numbers)
   if format == "html":
-    flame = motion_to_flame(motions)
+    flame = pose_for(motions)
     viewer.write_player(out, run.avatar, run.talker.head, flame, offsets, background=run.talker.background)
   else:
-    flame = motion_to_flame(motions[0])
+    flame = pose_for(motions[0])
     moment = splat_files.bake(run.avatar, run.talker.head, flame, None if offsets is None else offsets[0])
     gaussians = jax.device_get(moment)
     if format == "spz":

@@ -17,7 +17,7 @@ from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.data.dualtalk import read_conversation, write_motion
 from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.head import pose_for
 from rsatalker_jax.media import conversation as conversation_frames, video
 from rsatalker_jax.social import format_relation
 from rsatalker_jax.talker import render_sequence
@@ -121,7 +121,7 @@ def _faces(
     relation: Int[np.ndarray, "2"] | None = None,
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
   """Frames of one face; with a relation, with its offset corrections."""
-  flame = jax.device_get(motion_to_flame(motion))
+  flame = jax.device_get(pose_for(motion))
   flame["translation"] = flame["translation"] + translation
   offsets = None if relation is None else run.gaussian_offsets(relation, np.arange(len(motion)))
   for chunk in render_sequence(run.talker, sharding.make_mesh(), avatar, flame, camera, offsets):

@@ -18,6 +18,7 @@ import os
 import pathlib
 import threading
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -82,11 +83,6 @@ class Capture:
     image, mask = frame.read_image()
     if self._background is not None:
       image = composite(image, mask, self._background, frame.background)
-    if (flame := self._flames.get(frame.flame_path)) is None:
-      flame = self._flames[frame.flame_path] = _read_flame_param(frame.flame_path, self.num_expression)
-    if self._max_expression is not None and np.any(beyond := flame["expression"][self._max_expression :]):
-      found = f"{np.count_nonzero(beyond)} values that are not 0 behind the first {self._max_expression}"
-      raise InputError(frame.flame_path, "expr", found, f"{self._max_expression} values, as the head model has")
     return {
         "image": image,
         "mask": mask,
@@ -94,8 +90,21 @@ class Capture:
         "intrinsics": frame.intrinsics,
         "timestep": np.int32(frame.timestep),
         "camera_index": np.int32(frame.camera_index),
-        "flame": dict(flame),
+        "flame": self._flame(frame),
     }
+
+  def read_flame(self, items: Sequence[int]) -> dict[str, np.ndarray]:
+    """The head parameters of some items, without their images: `flame` of `self[i]` with the items in front."""
+    flames = [self._flame(self._frames[int(i)]) for i in items]
+    return {name: np.stack([flame[name] for flame in flames]) for name in flames[0]}
+
+  def _flame(self, frame: "_Frame") -> dict[str, np.ndarray]:
+    if (flame := self._flames.get(frame.flame_path)) is None:
+      flame = self._flames[frame.flame_path] = _read_flame_param(frame.flame_path, self.num_expression)
+    if self._max_expression is not None and np.any(beyond := flame["expression"][self._max_expression :]):
+      found = f"{np.count_nonzero(beyond)} values that are not 0 behind the first {self._max_expression}"
+      raise InputError(frame.flame_path, "expr", found, f"{self._max_expression} values, as the head model has")
+    return dict(flame)
 
   def index(self, camera_index: int, timestep: int) -> int:
     """The item that shows a moment from a camera; KeyError where there is none."""

@@ -7,8 +7,8 @@ and what else there is (tex, cam, light, detail), which is not read. The coeffic
 files hold them, at 25 fps: an .npz of these arrays, as DualTalk's are; a .pkl, a dict of them; or a folder as EMOCA's
 --save_codes leaves it, with <frame>_<face>/{shape,exp,pose}.npy for every frame.
 
-FLAME gets the head's rotation as its neck, as DualTalk does it (`head.motion_to_flame`), and zeros for the expressions
-beyond 50. A head's vertices: `head_vertices(head, shape=track.identity, **motion_to_flame(track.motion[t]))`.
+FLAME gets the head's rotation as its neck, as DualTalk does it (`head.pose_for`), and zeros for the expressions
+beyond 50. A head's vertices: `head_vertices(head, shape=track.identity, **pose_for(track.motion[t]))`.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _FRAME_FOLDER = re.compile(r"(?P<frame>\d+)_(?P<face>\d+)")
 @dataclasses.dataclass(frozen=True)
 class Track:
   """Attributes:
-    motion: [expression, jaw, head], for `head.motion_to_flame`.
+    motion: [expression, jaw, head], for `head.pose_for`.
     shape: identity of every frame; trackers that look at frames one by one find it a little different in each.
   """
 

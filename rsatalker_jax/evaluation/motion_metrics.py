@@ -34,15 +34,25 @@ def evaluate_motion(pred: Motion, target: Motion, partner: Motion) -> dict[str, 
   Returns:
     "fd/expression", "p_fd/jaw", "mse/pose", "rpcc/pose" …: raw values.
   """
-  if not pred.shape == target.shape == partner.shape:
-    raise ValueError(f"{pred.shape=}, {target.shape=} and {partner.shape=} must be equal")
-  metrics = {}
+  if partner.shape != pred.shape:
+    raise ValueError(f"{pred.shape=} and {partner.shape=} must be equal")
+  metrics = evaluate_distances(pred, target)
   for group, dims in MOTION_GROUPS.items():
     p, t, a = (np.asarray(x, np.float64)[:, dims] for x in (pred, target, partner))
-    metrics[f"fd/{group}"] = clip_frechet_distance(p, t)
     metrics[f"p_fd/{group}"] = clip_frechet_distance(np.concatenate([a, p], 1), np.concatenate([a, t], 1))
-    metrics[f"mse/{group}"] = float(np.mean((p - t) ** 2))
     metrics[f"rpcc/{group}"] = abs(correlation(t, a) - correlation(p, a))
+  return metrics
+
+
+def evaluate_distances(pred: Motion, target: Motion) -> dict[str, float]:
+  """Those of `evaluate_motion` that need no partner: "fd/expression" …, "mse/expression" …."""
+  if pred.shape != target.shape:
+    raise ValueError(f"{pred.shape=} and {target.shape=} must be equal")
+  metrics = {}
+  for group, dims in MOTION_GROUPS.items():
+    p, t = (np.asarray(x, np.float64)[:, dims] for x in (pred, target))
+    metrics[f"fd/{group}"] = clip_frechet_distance(p, t)
+    metrics[f"mse/{group}"] = float(np.mean((p - t) ** 2))
   return metrics
 
 

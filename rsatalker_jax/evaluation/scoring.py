@@ -84,12 +84,18 @@ class MotionScorer:
 
 def score_frames(pairs: Iterable[tuple[Images, Images]], lpips_nets: Sequence[str] = ("alex",)) -> dict[str, float]:
   """Mean over frames of every image metric, from chunks of (rendered, true) frames; LPIPS by these networks."""
+  score = _compiled_image_metrics(tuple(lpips_nets))
+  chunks = [jax.device_get(score(rendered, truth)) for rendered, truth in pairs]
+  return {name: float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in chunks[0]}
+
+
+@functools.cache
+def _compiled_image_metrics(lpips_nets: tuple[str, ...]):
+  """All image metrics at once; kept, so that scoring again compiles nothing."""
   metrics = _IMAGE_METRICS | {
       f"lpips_{net}": functools.partial(image_metrics.lpips, net=net) for net in lpips_nets
   }
-  score = jax.jit(lambda a, b: {name: metric(a, b) for name, metric in metrics.items()})
-  chunks = [jax.device_get(score(rendered, truth)) for rendered, truth in pairs]
-  return {name: float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in metrics}
+  return jax.jit(lambda a, b: {name: metric(a, b) for name, metric in metrics.items()})
 
 
 def motion_table(rows: Rows) -> str:

@@ -1,22 +1,26 @@
 """Head models with FLAME's parameters."""
 
-from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, motion_to_flame, rotation_matrix
+from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, rotation_matrix
 from rsatalker_jax.head.lips import find_lips, make_lip_opening
 from rsatalker_jax.head.loading import load_head
+from rsatalker_jax.head.pose import FlamePose, find_alignment, motion_of, pose_for
 from rsatalker_jax.head.regions import face_mask, full_head_mask, region_labels, region_mask
 from rsatalker_jax.head.teeth import add_teeth
 
 __all__ = [
     "JOINT_NAMES",
+    "FlamePose",
     "HeadModel",
     "add_teeth",
     "face_mask",
+    "find_alignment",
     "find_lips",
     "full_head_mask",
     "head_vertices",
     "load_head",
     "make_lip_opening",
-    "motion_to_flame",
+    "motion_of",
+    "pose_for",
     "region_labels",
     "region_mask",
     "rotation_matrix",

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rsatalker_jax.types import MOTION_GROUPS
-
 # The order of FLAME's kinematic tree.
 JOINT_NAMES = ("global", "neck", "jaw", "eye_left", "eye_right")
 NUM_JOINTS = len(JOINT_NAMES)
@@ -131,19 +129,3 @@ def head_vertices(
   a = jnp.einsum("vj,jkl->vkl", model.weights, jnp.stack(linear))
   b = model.weights @ jnp.stack(offset)
   return jnp.einsum("vkl,vl->vk", a, vertices) + b + translation
-
-
-def motion_to_flame(motion: Float[Array, "*b 56"]) -> dict[str, Float[Array, "*b _"]]:
-  """A motion vector as arguments of `head_vertices`: its pose turns the neck, everything it lacks is zero.
-
-  Eye joints stay at rest: gaze, where a motion has it, lies in its expression coefficients.
-  """
-  zeros = jnp.zeros_like(motion[..., :3])
-  return {
-      "expression": motion[..., MOTION_GROUPS["expression"]],
-      "rotation": zeros,
-      "neck": motion[..., MOTION_GROUPS["pose"]],
-      "jaw": motion[..., MOTION_GROUPS["jaw"]],
-      "eyes": jnp.concatenate([zeros, zeros], axis=-1),
-      "translation": zeros,
-  }

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rsatalker_jax.head.flame import JOINT_NAMES, NUM_JOINTS, HeadModel, head_vertices, motion_to_flame
+from rsatalker_jax.head.flame import JOINT_NAMES, NUM_JOINTS, HeadModel, head_vertices
+from rsatalker_jax.head.pose import pose_for
 from rsatalker_jax.types import MOTION_GROUPS
 
 # How `find_lips` looks for lips where the file does not name them.
@@ -66,7 +67,7 @@ def make_lip_opening(head: HeadModel) -> Callable[[Float[Array, "*b 56"]], Float
 
   def opening(motion: Float[Array, "56"]) -> Float[Array, ""]:
     straight = motion.at[MOTION_GROUPS["pose"]].set(0.0)
-    vertices = head_vertices(small, shape=jnp.zeros(0), **motion_to_flame(straight))
+    vertices = head_vertices(small, shape=jnp.zeros(0), **pose_for(straight))
     return vertices[0, 1] - vertices[1, 1]
 
   return jnp.vectorize(opening, signature="(d)->()")

@@ -1,18 +1,26 @@
 """What RSATalker is compared with, trained in the same loop on the same features.
 
 The other baselines of a table are switches of `MotionConfig`: speaker-only (FaceFormer's setting: `use_partner=False`),
-listener-only (L2L's: `use_own_speech=False`) and RSATalker without the social module (`use_relation=False`).
+listener-only (L2L's: `use_own_speech=False`).
 """
 
 import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion.generator import MotionConfig, MotionDecoder, MotionEncoder, MotionGenerator, SpeechAdapter
-from rsatalker_jax.motion.layers import TransformerLayer, WindowAttention
+from rsatalker_jax.motion.generator import (
+    Generator,
+    MotionConfig,
+    MotionDecoder,
+    MotionEncoder,
+    MotionGenerator,
+    SpeechAdapter,
+    normalization,
+)
+from rsatalker_jax.motion.layers import FrameCount, TransformerLayer, WindowAttention
 
 
 class DualTalkGenerator(nn.Module):
@@ -28,7 +36,7 @@ class DualTalkGenerator(nn.Module):
   cross-attention on a residual path.
 
   Attributes:
-    config: as for `MotionGenerator`; of its switches, those of the partner, of time and of the relation mean nothing here.
+    config: as for `MotionGenerator`; of its switches, those of the partner, of time and of s mean nothing here.
   """
 
   config: MotionConfig
@@ -41,41 +49,44 @@ class DualTalkGenerator(nn.Module):
       speech_a: Float[Array, "*b T E"],
       motion_a: Float[Array, "*b T 56"],
       speech_b: Float[Array, "*b T E"],
-      relation: Int[Array, "*b 2"],
+      social: Float[Array, "*b D"],
       *,
+      num_frames: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T 56"]:
-    """Generates B's motion; arguments as `MotionGenerator`'s, `relation` is not looked at."""
-    del relation
+    """Generates B's motion; arguments as `MotionGenerator`'s, `social` is not looked at."""
+    del social
     c = self.config
     half = dataclasses.replace(c, features=c.features // 2, motion_kernel=1, social_norm=False)
-    mean, std = jnp.asarray(c.motion_mean), jnp.asarray(c.motion_std)
+    mean, std = normalization(self)
     adapter = SpeechAdapter(half, name="speech_adapter")
-    speech = adapter(speech_a)
-    motion = MotionEncoder(half, name="motion_encoder")((motion_a - mean) / std)
+    speech = adapter(speech_a, num_frames=num_frames)
+    motion = MotionEncoder(half, name="motion_encoder")((motion_a - mean) / std, num_frames=num_frames)
     attention = WindowAttention(half.features, c.heads, c.reach, c.dtype, name="partner_attention")
-    partner = nn.LayerNorm(dtype=c.dtype, name="partner_norm")(speech + motion + attention(speech, motion))
+    attended = attention(speech, motion, num_frames=num_frames)
+    partner = nn.LayerNorm(dtype=c.dtype, name="partner_norm")(speech + motion + attended)
+    lengths = None if num_frames is None else jnp.broadcast_to(num_frames, partner.shape[:-2])
     for i in range(self.LSTM_LAYERS):
       # Unrolled by ten, a step takes a third of the time on a CPU.
       cell = lambda: nn.RNN(nn.OptimizedLSTMCell(half.features // 2, dtype=c.dtype), unroll=10)
       directions = cell(), cell()
-      partner = nn.Bidirectional(*directions, name=f"lstm_{i}")(partner)
+      partner = nn.Bidirectional(*directions, name=f"lstm_{i}")(partner, seq_lengths=lengths)
 
-    memory = jnp.concatenate([partner, adapter(speech_b)], axis=-1)
+    memory = jnp.concatenate([partner, adapter(speech_b, num_frames=num_frames)], axis=-1)
     for i in range(c.encoder_layers):
       layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"encoder_{i}")
-      memory = layer(memory, deterministic=deterministic)
+      memory = layer(memory, num_frames=num_frames, deterministic=deterministic)
     cross = WindowAttention(c.features, c.heads, c.reach, c.dtype, name="decoder_attention")
-    z = memory + cross(nn.LayerNorm(dtype=c.dtype, name="query_norm")(memory), memory)
+    z = memory + cross(nn.LayerNorm(dtype=c.dtype, name="query_norm")(memory), memory, num_frames=num_frames)
     return mean + std * MotionDecoder(dataclasses.replace(c, social_norm=False), name="motion_decoder")(
-        z, deterministic=deterministic
+        z, num_frames=num_frames, deterministic=deterministic
     )
 
 
 _ARCHITECTURES = {"rsatalker": MotionGenerator, "dualtalk": DualTalkGenerator}
 
 
-def make_generator(config: MotionConfig) -> MotionGenerator | DualTalkGenerator:
+def make_generator(config: MotionConfig) -> Generator:
   """The generator that `config.architecture` names.
 
   Raises:

@@ -1,9 +1,9 @@
-"""The speaker-listener motion generator (Sec. 3.3): two voices, A's motion and their relation in, B's motion out.
+"""The speaker-listener motion generator (Sec. 3.3): two voices, A's motion and the social feature s in, B's motion out.
 
     a_A, a_B = speech encoder (frozen, outside) → SpeechAdapter
     m_A      = MotionEncoder(motion A)
     f_A      = CrossAttn(Q=a_A, K=V=m_A)                      Eq. 4
-    z        = CrossAttn(Q=s, K=V=Encoder([f_A; a_B]))        Eq. 5, s from the relation
+    z        = CrossAttn(Q=s, K=V=Encoder([f_A; a_B]))        Eq. 5, s of `social.SocialModule`
     motion B = MotionDecoder(z)
 
 Eq. 5 gives the queries no time axis: s is one vector. Here frame t asks with s too, but attention is biased by distance, so
@@ -11,14 +11,15 @@ each frame finds its own surroundings; and the residual path z = s + CrossAttn +
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, TransformerLayer, WindowAttention, frame_times
-from rsatalker_jax.social.networks import TIME_PERIOD, MotionSocialNet, RelationEmbedding, encode_time
-from rsatalker_jax.social.relation import UNKNOWN
+from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, FrameCount, TransformerLayer, WindowAttention, frame_times
+from rsatalker_jax.social.networks import TIME_PERIOD, encode_time
 from rsatalker_jax.types import MOTION_DIM
 
 
@@ -38,11 +39,9 @@ class MotionConfig:
     speech_kernel: frames of speech features that each of them sees at once; 1 for encoders that see enough themselves.
     motion_kernel: frames of A's motion that its encoder sees at once, `motion_stride` frames apart; 1 is frame by frame.
     motion_stride: see `motion_kernel`.
-    relation_features: length of one relation embedding; the query q has twice as many.
     dropout: on each residual branch, in training.
     use_partner: whether A's voice and motion are seen (ablation: speaker-only).
     use_own_speech: whether B's voice is heard (ablation: listener-only).
-    use_relation: whether the relation is seen (ablation: without the socially-aware module's knowledge).
     residual: whether encoder features also pass by the attention of Eq. 4 and 5; the paper's equations read without.
     query_time: whether the queries of Eq. 5 also hold a bounded periodic encoding of t.
     social_norm: whether s also sets scale and shift of the Transformer layers' norms, so that the relation can change how
@@ -50,7 +49,6 @@ class MotionConfig:
     causal: whether frame t of the output sees the inputs up to t alone, so that it can be made at once
       (`motion.streaming`): reach and kernels then lie in the past. Features must not look ahead either (`LogMel.causal`).
     dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
-    motion_mean, motion_std: 56 values each that normalise motion; part of the model, fixed before training.
   """
 
   architecture: str = "rsatalker"
@@ -65,27 +63,52 @@ class MotionConfig:
   speech_kernel: int = 9
   motion_kernel: int = 1
   motion_stride: int = 1
-  relation_features: int = 32
   dropout: float = 0.1
   use_partner: bool = True
   use_own_speech: bool = True
-  use_relation: bool = True
   residual: bool = True
   query_time: bool = False
   social_norm: bool = False
   causal: bool = False
   dtype: str = "float32"
-  motion_mean: tuple[float, ...] = (0.0,) * MOTION_DIM
-  motion_std: tuple[float, ...] = (1.0,) * MOTION_DIM
 
   def __post_init__(self):
-    # Configs come from files, as lists.
-    object.__setattr__(self, "motion_mean", tuple(float(x) for x in self.motion_mean))
-    object.__setattr__(self, "motion_std", tuple(float(x) for x in self.motion_std))
-    if len(self.motion_mean) != MOTION_DIM or len(self.motion_std) != MOTION_DIM:
-      raise ValueError(f"{len(self.motion_mean)=} and {len(self.motion_std)=} must be {MOTION_DIM}")
     if self.features % self.heads:
       raise ValueError(f"{self.features=} must be a multiple of {self.heads=}")
+
+
+class Generator(Protocol):
+  """What the talker, the stages and scoring want of a motion generator: a Linen module with these members.
+
+  Its variables are the collections "params", trained, and "statistics", mean and standard deviation of the training
+  motion (`normalization`). Statistics are the run's buffers: training and generating read the same arrays.
+
+  Attributes:
+    config: its sizes; `config.features` is the length of the social feature that it is given.
+  """
+
+  config: MotionConfig
+
+  def init(self, key: Any, *inputs: Any) -> Mapping[str, Any]: ...
+
+  def apply(
+      self,
+      variables: Mapping[str, Any],
+      speech_a: Float[Array, "*b T E"],
+      motion_a: Float[Array, "*b T 56"],
+      speech_b: Float[Array, "*b T E"],
+      social: Float[Array, "*b D"],
+      *,
+      num_frames: FrameCount = None,
+      deterministic: bool = True,
+      **options: Any,
+  ) -> Float[Array, "*b T 56"]: ...
+
+
+def normalization(module: nn.Module) -> tuple[Float[Array, "56"], Float[Array, "56"]]:
+  """Mean and standard deviation by which a generator's motion is normalised; `init` makes 0 and 1."""
+  read = lambda name, init: module.variable("statistics", name, init, MOTION_DIM).value
+  return read("motion_mean", jnp.zeros), read("motion_std", jnp.ones)
 
 
 class SpeechAdapter(nn.Module):
@@ -94,13 +117,16 @@ class SpeechAdapter(nn.Module):
   config: MotionConfig
 
   @nn.compact
-  def __call__(self, speech: Float[Array, "*b T E"], *, person: str = "b") -> Float[Array, "*b T D"]:
+  def __call__(
+      self, speech: Float[Array, "*b T E"], *, person: str = "b", num_frames: FrameCount = None
+  ) -> Float[Array, "*b T D"]:
     c = self.config
     context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name="context")
-    x = nn.gelu(context(speech, source=person))
+    x = nn.gelu(context(speech, source=person, num_frames=num_frames))
     for i in range(1, c.speech_layers):
       context = FrameConv(c.speech_hidden, c.speech_kernel, c.dtype, causal=c.causal, name=f"context_{i}")
-      x += nn.gelu(context(nn.LayerNorm(dtype=c.dtype, name=f"context_norm_{i}")(x), source=person))
+      normed = nn.LayerNorm(dtype=c.dtype, name=f"context_norm_{i}")(x)
+      x += nn.gelu(context(normed, source=person, num_frames=num_frames))
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(x))
 
 
@@ -111,10 +137,15 @@ class MotionEncoder(nn.Module):
 
   @nn.compact
   def __call__(
-      self, motion: Float[Array, "*b T 56"], social: Float[Array, "*b D"] | None = None
+      self,
+      motion: Float[Array, "*b T 56"],
+      social: Float[Array, "*b D"] | None = None,
+      *,
+      num_frames: FrameCount = None,
   ) -> Float[Array, "*b T D"]:
     c = self.config
-    hidden = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, c.causal, name="context")(motion)
+    context = FrameConv(c.features, c.motion_kernel, c.dtype, c.motion_stride, c.causal, name="context")
+    hidden = context(motion, num_frames=num_frames)
     if c.social_norm:
       hidden = AdaptiveNorm(c.dtype, name="context_norm")(hidden, social)
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(nn.gelu(hidden)))
@@ -132,6 +163,7 @@ class SocialFusion(nn.Module):
       speech: Float[Array, "*b T D"],
       social: Float[Array, "*b D"],
       *,
+      num_frames: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T D"]:
     c = self.config
@@ -139,7 +171,8 @@ class SocialFusion(nn.Module):
     for i in range(c.encoder_layers):
       sizes = c.features, c.heads, c.reach, c.mlp_ratio
       layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
-      encoded = layer(encoded, social if c.social_norm else None, deterministic=deterministic)
+      condition = social if c.social_norm else None
+      encoded = layer(encoded, condition, num_frames=num_frames, deterministic=deterministic)
     memory = nn.LayerNorm(dtype=c.dtype, name="memory_norm")(encoded)
 
     queries = jnp.broadcast_to(social[..., None, :], encoded.shape)
@@ -147,7 +180,8 @@ class SocialFusion(nn.Module):
       time = encode_time(frame_times(self, encoded.shape[-2], period=TIME_PERIOD))
       queries += nn.Dense(c.features, use_bias=False, dtype=c.dtype, name="time")(time)
     attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal, name="attention")
-    z = queries + attention(nn.LayerNorm(dtype=c.dtype, name="query_norm")(queries), memory)  # Eq. 5
+    normed = nn.LayerNorm(dtype=c.dtype, name="query_norm")(queries)
+    z = queries + attention(normed, memory, num_frames=num_frames)  # Eq. 5
     return z + encoded if c.residual else z
 
 
@@ -158,36 +192,40 @@ class MotionDecoder(nn.Module):
 
   @nn.compact
   def __call__(
-      self, z: Float[Array, "*b T D"], social: Float[Array, "*b D"] | None = None, *, deterministic: bool = True
+      self,
+      z: Float[Array, "*b T D"],
+      social: Float[Array, "*b D"] | None = None,
+      *,
+      num_frames: FrameCount = None,
+      deterministic: bool = True,
   ) -> Float[Array, "*b T 56"]:
     c = self.config
     for i in range(c.decoder_layers):
       sizes = c.features, c.heads, c.reach, c.mlp_ratio
       layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
-      z = layer(z, social if c.social_norm else None, deterministic=deterministic)
+      z = layer(z, social if c.social_norm else None, num_frames=num_frames, deterministic=deterministic)
     z = nn.LayerNorm(dtype=c.dtype, name="norm")(z)
     return nn.Dense(MOTION_DIM, kernel_init=nn.initializers.normal(0.01), name="motion")(z.astype(jnp.float32))
 
 
 class MotionGenerator(nn.Module):
-  """B's facial motion from both voices, A's motion and the relation.
+  """B's facial motion from both voices, A's motion and the social feature; a `Generator`.
 
   Works on clips of any length; a clip of minutes takes memory in proportion to its length.
 
   Attributes:
-    config: sizes, switches and the motion's statistics.
+    config: sizes and switches.
   """
 
   config: MotionConfig
 
   def setup(self):
     c = self.config
+    self.motion_mean, self.motion_std = normalization(self)
     self.speech_adapter = SpeechAdapter(c)
     self.motion_encoder = MotionEncoder(c)
     self.partner_norm = nn.LayerNorm(dtype=c.dtype)
     self.partner_attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal)
-    self.relation_embedding = RelationEmbedding(c.relation_features)
-    self.motion_social_net = MotionSocialNet(c.features)
     self.social_fusion = SocialFusion(c)
     self.motion_decoder = MotionDecoder(c)
 
@@ -196,8 +234,9 @@ class MotionGenerator(nn.Module):
       speech_a: Float[Array, "*b T E"],
       motion_a: Float[Array, "*b T 56"],
       speech_b: Float[Array, "*b T E"],
-      relation: Int[Array, "*b 2"],
+      social: Float[Array, "*b D"],
       *,
+      num_frames: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T 56"]:
     """Generates B's motion: expression coefficients, jaw and head rotation (axis-angle), 25 frames a second.
@@ -205,28 +244,22 @@ class MotionGenerator(nn.Module):
     Args:
       speech_a, speech_b: features of both voices at 25 fps (`speech.SpeechFeatures`).
       motion_a: A's motion.
-      relation: [blood, equal]; -1 for unknown.
+      social: the motion social feature s (`social.SocialModule`).
+      num_frames: how many frames are the clip's, where it is padded (`motion.clips`); those beyond mean nothing.
       deterministic: False draws dropout masks from the rng "dropout".
     """
-    c = self.config
-    mean, std = jnp.asarray(c.motion_mean), jnp.asarray(c.motion_std)
-    social = self.motion_social_net(self.relation_query(relation)).astype(c.dtype)
-    own_speech = self.speech_adapter(speech_b, person="b")
+    c, mean, std = self.config, self.motion_mean, self.motion_std
+    social = social.astype(c.dtype)
+    own_speech = self.speech_adapter(speech_b, person="b", num_frames=num_frames)
     if not c.use_own_speech:
       own_speech = jnp.zeros_like(own_speech)
     if c.use_partner:
-      partner_speech = self.speech_adapter(speech_a, person="a")
-      motion = self.motion_encoder((motion_a - mean) / std, social)
-      partner = self.partner_attention(self.partner_norm(partner_speech), motion)  # Eq. 4
+      partner_speech = self.speech_adapter(speech_a, person="a", num_frames=num_frames)
+      motion = self.motion_encoder((motion_a - mean) / std, social, num_frames=num_frames)
+      partner = self.partner_attention(self.partner_norm(partner_speech), motion, num_frames=num_frames)  # Eq. 4
       if c.residual:
         partner += partner_speech + motion
     else:
       partner = jnp.zeros_like(own_speech)
-    z = self.social_fusion(partner, own_speech, social, deterministic=deterministic)
-    return mean + std * self.motion_decoder(z, social, deterministic=deterministic)
-
-  def relation_query(self, relation: Int[Array, "*b 2"]) -> Float[Array, "*b Q"]:
-    """The query q (Sec. 3.5), which the Gaussian offsetnet takes too: `apply(…, method="relation_query")`."""
-    if not self.config.use_relation:
-      relation = jnp.full_like(relation, UNKNOWN)
-    return self.relation_embedding(relation)
+    z = self.social_fusion(partner, own_speech, social, num_frames=num_frames, deterministic=deterministic)
+    return mean + std * self.motion_decoder(z, social, num_frames=num_frames, deterministic=deterministic)

@@ -6,6 +6,10 @@ as distances (a learned bias per head and distance), and no distance is larger t
 With `causal` a layer sees the past alone. Such a layer can be given a conversation in pieces: applied with the
 collection "history" mutable, it takes from there what it still needs of the frames before and leaves there what the next
 piece will need, always as much. `motion.streaming` does so.
+
+A clip may be padded at its end, so that clips of many lengths share a program (`motion.clips`): layers that are told its
+`num_frames` give those frames what they give the clip alone, whatever finite numbers the padding holds. The frames beyond
+mean nothing.
 """
 
 import flax.linen as nn
@@ -13,6 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+# Frames of the clip in an array that is padded behind them; None: all frames are the clip's.
+FrameCount = int | Int[Array, ""] | None
 
 _MASKED = -1e9
 
@@ -50,6 +57,11 @@ def frame_times(module: nn.Module, frames: int, *, period: int) -> Float[Array, 
   return times
 
 
+def clear_padding(x: Float[Array, "*b T D"], num_frames: FrameCount) -> Float[Array, "*b T D"]:
+  """x with zeros behind the clip."""
+  return x if num_frames is None else jnp.where(jnp.arange(x.shape[-2])[:, None] < num_frames, x, 0)
+
+
 class WindowAttention(nn.Module):
   """Multi-head attention in which frame t of the queries sees frames t - reach … t + reach of the context.
 
@@ -68,7 +80,13 @@ class WindowAttention(nn.Module):
   causal: bool = False
 
   @nn.compact
-  def __call__(self, queries: Float[Array, "*b T D"], context: Float[Array, "*b T C"]) -> Float[Array, "*b T D"]:
+  def __call__(
+      self,
+      queries: Float[Array, "*b T D"],
+      context: Float[Array, "*b T C"],
+      *,
+      num_frames: FrameCount = None,
+  ) -> Float[Array, "*b T D"]:
     head_dim, reach = self.features // self.heads, self.reach
     frames = queries.shape[-2]
     block = min(reach, frames) if self.causal else reach
@@ -98,7 +116,7 @@ class WindowAttention(nn.Module):
     distance = np.arange(key.shape[-3])[None] - reach - np.arange(block)[:, None]  # Key frame minus query frame.
     logits = logits.astype(jnp.float32) + bias[:, np.clip(distance, -reach, ahead) + reach]
     key_frame = np.arange(blocks)[:, None] * block + np.arange(key.shape[-3])[None] - reach
-    inside = (key_frame >= -self._frames_before(frames)) & (key_frame < frames)
+    inside = (key_frame >= -self._frames_before(frames)) & (key_frame < (frames if num_frames is None else num_frames))
     visible = ((distance >= -reach) & (distance <= ahead))[None] & inside[:, None]  # (blocks, queries, keys of a block)
     weights = nn.softmax(jnp.where(visible[:, None], logits, _MASKED)).astype(self.dtype)
 
@@ -190,12 +208,13 @@ class TransformerLayer(nn.Module):
       x: Float[Array, "*b T D"],
       condition: Float[Array, "*b C"] | None = None,
       *,
+      num_frames: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T D"]:
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
     normed = AdaptiveNorm(self.dtype, name="attention_norm")(x, condition)
     attention = WindowAttention(self.features, self.heads, self.reach, self.dtype, self.causal, name="attention")
-    x += drop(attention(normed, normed))
+    x += drop(attention(normed, normed, num_frames=num_frames))
     normed = AdaptiveNorm(self.dtype, name="mlp_norm")(x, condition)
     x += drop(FeedForward(self.features, self.mlp_ratio * self.features, self.dtype, name="mlp")(normed))
     return x
@@ -218,13 +237,15 @@ class FrameConv(nn.Module):
   causal: bool = False
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*b T C"], *, source: str = "input") -> Float[Array, "*b T D"]:
+  def __call__(
+      self, x: Float[Array, "*b T C"], *, source: str = "input", num_frames: FrameCount = None
+  ) -> Float[Array, "*b T D"]:
     """Args: `source` tells the inputs apart, each with a history of its own, where one layer is applied to several."""
     half, frames = self.kernel // 2 * self.stride, x.shape[-2]
     if self.causal:
       padded = past_frames(self, source, x, 2 * half)
     else:
-      padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(half, half), (0, 0)])
+      padded = jnp.pad(clear_padding(x, num_frames), [(0, 0)] * (x.ndim - 2) + [(half, half), (0, 0)])
     starts = range(0, 2 * half + 1, self.stride)
     neighbourhood = jnp.concatenate([padded[..., i : i + frames, :] for i in starts], axis=-1)
     return nn.Dense(self.features, dtype=self.dtype, name="taps")(neighbourhood)

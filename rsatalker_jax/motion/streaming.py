@@ -25,12 +25,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion.generator import MotionGenerator
 from rsatalker_jax.speech.logmel import LogMel, to_frames
-from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.types import MOTION_DIM, SAMPLES_PER_FRAME, Motion
 
 Params = dict[str, Any]
@@ -38,12 +37,12 @@ Params = dict[str, Any]
 State = dict[str, Any]
 
 
-def init_state(generator: MotionGenerator, params: Params, *, encoder: LogMel | None = None) -> State:
+def init_state(generator: MotionGenerator, variables: Params, *, encoder: LogMel | None = None) -> State:
   """The state before a conversation's first frame.
 
   Args:
     generator: causal.
-    params: its variables, {"params": …}.
+    variables: its collections "params" and "statistics".
     encoder: causal, if `step` is to take samples; None if it is to take features.
 
   Raises:
@@ -51,38 +50,38 @@ def init_state(generator: MotionGenerator, params: Params, *, encoder: LogMel | 
   """
   if not (isinstance(generator, MotionGenerator) and generator.config.causal):
     raise InputError("generator", "causal", "a generator that looks ahead", "one trained with generator.causal=True")
-  width = speech_width(generator, params)
+  width = speech_width(generator, variables)
   if encoder is not None and not encoder.causal:
     raise InputError("speech encoder", "causal", "one that looks ahead", "one with speech.causal=True")
   if encoder is not None and encoder.features != width:
     raise InputError("speech encoder", "features", encoder.features, f"{width}, as the generator was trained with")
   frame = lambda features: jax.ShapeDtypeStruct((1, features), jnp.float32)
   apply = functools.partial(generator.apply, mutable=["history"])
-  relation = jax.ShapeDtypeStruct((2,), jnp.int32)
-  _, kept = jax.eval_shape(apply, params, frame(width), frame(MOTION_DIM), frame(width), relation)
+  social = jax.ShapeDtypeStruct((generator.config.features,), jnp.float32)
+  _, kept = jax.eval_shape(apply, variables, frame(width), frame(MOTION_DIM), frame(width), social)
   history = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept["history"])
   return {"history": history, "voices": jnp.zeros((2, encoder.overhang if encoder else 0))}
 
 
 def step(
     generator: MotionGenerator,
-    params: Params,
+    variables: Params,
     state: State,
     speech_a: Float[Array, "T D"] | Float[Array, "S"],
     motion_a: Float[Array, "T 56"],
     speech_b: Float[Array, "T D"] | Float[Array, "S"],
-    relation: Int[Array, "2"],
+    social: Float[Array, "D"],
     *,
     encoder: LogMel | None = None,
 ) -> tuple[State, Float[Array, "T 56"]]:
   """The next frames of B's motion.
 
   Args:
-    generator, params: see `init_state`.
+    generator, variables: see `init_state`.
     state: of `init_state` or of the step before.
     speech_a, speech_b: the next piece of both voices: S = 640 T samples with an encoder, features at 25 fps without.
     motion_a: the next T frames of A's motion.
-    relation: [blood, equal]; -1 for unknown.
+    social: the motion social feature s (`social.SocialModule`).
     encoder: see `init_state`.
 
   Returns:
@@ -94,8 +93,8 @@ def step(
     encode = lambda wav, past: to_frames(encoder.apply({}, wav, past), motion_a.shape[0])
     speech_a, speech_b = jax.vmap(encode)(wavs, voices)
     voices = jnp.concatenate([voices, wavs], axis=1)[:, wavs.shape[1] :]
-  variables = {**params, "history": state["history"]}
-  motion_b, kept = generator.apply(variables, speech_a, motion_a, speech_b, relation, mutable=["history"])
+  variables = {**variables, "history": state["history"]}
+  motion_b, kept = generator.apply(variables, speech_a, motion_a, speech_b, social, mutable=["history"])
   return {"history": kept["history"], "voices": voices}, motion_b
 
 
@@ -125,8 +124,8 @@ class MotionStream:
   def __init__(
       self,
       generator: MotionGenerator,
-      params: Params,
-      relation: Int[np.ndarray, "2"],
+      variables: Params,
+      social: Float[np.ndarray, "D"],
       *,
       encoder: LogMel | None = None,
       lengths: Sequence[int] = (1, 5, 25),
@@ -134,24 +133,22 @@ class MotionStream:
     """Compiles what `push` will need, so that no frame has to wait for it.
 
     Args:
-      generator, params, encoder: see `init_state`.
-      relation: [blood, equal]; -1 for unknown.
+      generator, variables, encoder: see `init_state`.
+      social: see `step`.
       lengths: numbers of frames that are computed together; pieces of other lengths are made of these. 1 is among them.
 
     Raises:
-      InputError: see `init_state`; or no such relation, or lengths below 1.
+      InputError: see `init_state`; or lengths below 1.
     """
     if min(lengths, default=1) < 1:
       raise InputError("stream", "lengths", list(lengths), "numbers of frames, at least 1")
-    if np.shape(relation) != (2,) or not np.isin(relation, (UNKNOWN, 0, 1)).all():
-      raise InputError("stream", "relation", np.array(relation), f"[blood, equal], each 0, 1 or {UNKNOWN} for unknown")
     self._lengths = sorted({1, *lengths}, reverse=True)
     self._encoder = encoder
-    self._params = jax.device_put(params)
-    self._relation = jnp.asarray(relation, jnp.int32)
+    self._variables = jax.device_put(variables)
+    self._social = jnp.asarray(social, jnp.float32)
     self._step = _compiled_step(generator, encoder)
-    self.state = init_state(generator, params, encoder=encoder)
-    self._width = speech_width(generator, params)
+    self.state = init_state(generator, variables, encoder=encoder)
+    self._width = speech_width(generator, variables)
     for frames in self._lengths:
       speech = np.zeros(frames * SAMPLES_PER_FRAME if encoder else (frames, self._width), np.float32)
       self._advance(speech, np.zeros((frames, MOTION_DIM), np.float32), speech)
@@ -217,5 +214,5 @@ class MotionStream:
     return np.concatenate(made)
 
   def _advance(self, speech_a: np.ndarray, motion_a: np.ndarray, speech_b: np.ndarray) -> np.ndarray:
-    self.state, motion_b = self._step(self._params, self.state, speech_a, motion_a, speech_b, self._relation)
+    self.state, motion_b = self._step(self._variables, self.state, speech_a, motion_a, speech_b, self._social)
     return np.asarray(motion_b)

@@ -4,6 +4,7 @@ from rsatalker_jax.social.networks import (
     GaussianOffsetNet,
     MotionSocialNet,
     RelationEmbedding,
+    SocialModule,
     orthogonality_penalty,
 )
 from rsatalker_jax.social.relation import RELATIONS, format_relation, parse_relation
@@ -13,6 +14,7 @@ __all__ = [
     "GaussianOffsetNet",
     "MotionSocialNet",
     "RelationEmbedding",
+    "SocialModule",
     "format_relation",
     "orthogonality_penalty",
     "parse_relation",

@@ -68,6 +68,31 @@ class MotionSocialNet(nn.Module):
     return nn.Dense(self.features, name="out")(nn.gelu(nn.Dense(self.hidden, name="hidden")(query)))
 
 
+class SocialModule(nn.Module):
+  """What the generator and the offsetnet are told of a relation: `apply(params, relation)` is the motion social feature s
+  (Eq. 5), `apply(params, relation, method="query")` the query q of Eq. 8.
+
+  Attributes:
+    features: length of s, the generator's width.
+    relation_features: length E of one embedding; q has 2E entries.
+    hidden: width of the motion socialnet's middle layer.
+  """
+
+  features: int
+  relation_features: int = 32
+  hidden: int = 128
+
+  def setup(self):
+    self.relation_embedding = RelationEmbedding(self.relation_features)
+    self.motion_social_net = MotionSocialNet(self.features, self.hidden)
+
+  def __call__(self, relation: Int[Array, "*b 2"]) -> Float[Array, "*b D"]:
+    return self.motion_social_net(self.query(relation))
+
+  def query(self, relation: Int[Array, "*b 2"]) -> Float[Array, "*b Q"]:
+    return self.relation_embedding(relation)
+
+
 class GaussianOffsetNet(nn.Module):
   """Two-layer MLP c = GON(q, t) from the query and the time to one offset per anchor (Eq. 8).
 

@@ -9,7 +9,7 @@ import optax
 from rsatalker_jax.avatar import up_to_degree
 from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import losses, optimizers
-from rsatalker_jax.training.density_control import make_density_control
+from rsatalker_jax.training.density_control import make_density_control, probe_radii
 from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.rendering import (
     buffer_terms,
@@ -18,7 +18,6 @@ from rsatalker_jax.training.rendering import (
     gaussian_rates,
     gaussian_terms,
     init_avatar_group,
-    open_capture,
     to_float,
     to_frame_example,
     triangle_sizes,
@@ -30,12 +29,14 @@ from rsatalker_jax.training.stage_inputs import StageInputs
 def avatar_stage(inputs: StageInputs) -> Stage:
   """Trains the Gaussians on a capture with tracked motion (Eq. 10, 11)."""
   config, talker = inputs.config.avatar, inputs.talker
-  capture = open_capture(inputs, "train")
+  capture = inputs.open_capture(inputs.path("capture"), "train")
+  mesh = inputs.mesh_for("avatar.batch", config.batch)
   inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
 
   rates = gaussian_rates(config, config.steps)
   control = make_density_control(
       inputs.config.density,
+      steps=config.steps,
       capacity=capacity_of(inputs),
       sizes=triangle_sizes(talker, capture)[:, 0],
       batch=config.batch,
@@ -66,27 +67,28 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       flame[name] += corrections[batch["row"]]
     output = render(avatar, flame, camera_of(batch, capture), None, params.get("probes", {}))
     terms = losses.image_loss(output.image, to_float(batch["image"]), config.dssim_weight, config.lpips_weight)  # Eq. 10
-    terms |= gaussian_terms(params, output, config, config.position_weight)
+    terms |= gaussian_terms(avatar.gaussians, output, config, config.position_weight)
     terms |= control.penalties(params, buffers)
-    return sum(terms.values()), terms | buffer_terms([output])
+    return sum(terms.values()) + probe_radii(params, output.radii), terms | buffer_terms([output])
 
   def pictures(params, buffers):
     item = jax.tree.map(lambda x: x[None], to_frame_example(capture[len(capture) // 2]))
     avatar, camera = talker.avatar(params, buffers), camera_of(item, capture)
-    (image,) = next(render_sequence(talker, inputs.mesh, avatar, item["flame"], camera, chunk=1))
+    (image,) = next(render_sequence(talker, mesh, avatar, item["flame"], camera, chunk=1))
     return {"truth_and_render": np.concatenate([np.asarray(to_float(item["image"][0])), image], axis=1)}
 
   examples = grain.MapDataset.source(capture).seed(inputs.config.seed).shuffle()
   examples = examples[jax.process_index() :: jax.process_count()].repeat()
   row = lambda item: {"row": np.int32(np.searchsorted(timesteps, item["timestep"]))}
   examples = examples.map(lambda item: to_frame_example(item) | row(item))
-  batches = examples.batch(inputs.local_batch(config.batch), drop_remainder=True)
+  batches = examples.batch(config.batch // jax.process_count(), drop_remainder=True)
   return Stage(
       name="avatar",
+      mesh=mesh,
       steps=config.steps,
       init=init,
       batches=batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)),
-      **with_renderer(loss, talker, inputs.mesh),
+      **with_renderer(loss, talker, mesh),
       optimizer=control.on_optimizer(
           optimizers.by_path(
               optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
@@ -95,6 +97,6 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       ),
       pictures=pictures,
       hooks=control.hooks,
-      probes={"probes": control.probes} if control.probes else {},
+      probes=control.probes,
       observe=control.observe,
   )

@@ -10,19 +10,19 @@ parameters are taken as tracked.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars, up_to_degree
+from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.capture_collection import CaptureCollection, load_captures
 from rsatalker_jax.data.conversations import data_paths
 from rsatalker_jax.errors import InputError
@@ -33,6 +33,7 @@ from rsatalker_jax.training.rendering import (
     buffer_terms,
     camera_of,
     gaussian_rates,
+    gaussian_terms,
     init_avatar_group,
     to_float,
     to_frame_example,
@@ -63,7 +64,8 @@ def bank_stage(inputs: StageInputs) -> Stage:
       num_expression=talker.head.num_expression,
   )
   count = len(people.names)
-  sharding.bank_spec((count,), inputs.mesh.shape["fsdp"])  # Complains before anything is computed.
+  mesh = inputs.mesh_for("avatar.batch", config.batch)
+  sharding.bank_spec((count,), mesh.shape["fsdp"])  # Complains before anything is computed.
   inputs.say(f"avatar: {len(people)} training frames of {people.width}x{people.height}, {count} people")
 
   def loss(render, params, buffers, batch, key, step):
@@ -74,7 +76,7 @@ def bank_stage(inputs: StageInputs) -> Stage:
     output = render(shown, batch["flame"], camera_of(batch, people))
     truth = to_float(batch["image"])
     terms = losses.image_loss(output.image, truth, config.dssim_weight, config.lpips_weight)  # Eq. 10
-    terms |= _gaussian_terms(shown.gaussians, output, batch["identity"], config)
+    terms |= gaussian_terms(shown.gaussians, output, config, config.position_weight, batch["identity"])
     return sum(terms.values()), terms | buffer_terms([output])
 
   @jax.jit
@@ -91,14 +93,15 @@ def bank_stage(inputs: StageInputs) -> Stage:
 
   # Each person's own steps.
   rates = gaussian_rates(config, max(1, round(config.steps * min(1, config.batch / count))))
-  first = _init_bank(inputs, people)
+  first = init_bank(inputs, people.captures)
   transforms = optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
   return Stage(
       name="avatar",
+      mesh=mesh,
       steps=config.steps,
       init=lambda key: first,
       batches=_batches(inputs, people),
-      **with_renderer(loss, talker, inputs.mesh, avatar_per_frame=True),
+      **with_renderer(loss, talker, mesh, avatar_per_frame=True),
       optimizer=optimizers.by_path({
           label.replace("avatar/", "bank/"): per_person(transform) for label, transform in transforms.items()
       }),
@@ -128,9 +131,9 @@ def per_person(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
   return optax.GradientTransformation(jax.vmap(optimizer.init), update)
 
 
-def _init_bank(inputs: StageInputs, people: CaptureCollection) -> tuple[Params, Params]:
+def init_bank(inputs: StageInputs, captures: Sequence[Capture]) -> tuple[Params, Params]:
   bank = stack_avatars([
-      inputs.talker.avatar(*init_avatar_group(inputs, capture)) for capture in people.captures
+      inputs.talker.avatar(*init_avatar_group(inputs, capture)) for capture in captures
   ])
   values = {field.name: getattr(bank, field.name) for field in dataclasses.fields(bank)}
   gaussians = values.pop("gaussians")
@@ -147,25 +150,9 @@ def _batches(inputs: StageInputs, people: CaptureCollection) -> grain.IterDatase
     dataset = grain.MapDataset.source(frames).seed(inputs.config.seed).shuffle()
     in_turn.append(dataset[jax.process_index() :: jax.process_count()].repeat())
   dataset = grain.MapDataset.mix(in_turn).map(lambda frame: _to_example(people[frame]))
-  batches = dataset.batch(inputs.local_batch(inputs.config.avatar.batch), drop_remainder=True)
+  batches = dataset.batch(inputs.config.avatar.batch // jax.process_count(), drop_remainder=True)
   return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
 
 
 def _to_example(item: Mapping) -> dict:
   return to_frame_example(item) | {"identity": item["identity"]}
-
-
-def _gaussian_terms(
-    gaussians: Gaussians, output: splat_kernels.RenderOutput, identity: Int[Array, "B"], config: ConfigDict
-) -> dict[str, Float[Array, ""]]:
-  """Eq. 11 and the scales' regulariser: for each person over the Gaussians that any of their frames shows.
-
-  Args:
-    gaussians: of each frame's person (B, N, ...).
-  """
-  same_person = (identity[:, None] == identity).astype(jnp.float32)
-  visible = (same_person @ (output.radii > 0).astype(jnp.float32) > 0).astype(jnp.float32)
-  mean = lambda loss, values, threshold: jnp.mean(jax.vmap(lambda x, w: loss(x, w, threshold))(values, visible))
-  position = mean(losses.position_loss, gaussians.means, config.position_threshold)
-  scale = mean(losses.scale_loss, gaussians.log_scales, config.scale_threshold)
-  return {"position": config.position_weight * position, "scale": config.scale_weight * scale}

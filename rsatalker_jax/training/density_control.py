@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from rsatalker_jax.avatar import FREE, Gaussians, density, mcmc
@@ -24,7 +24,7 @@ class DensityControl:
 
   Attributes:
     buffers: group "density" of the stage's buffers at step 0.
-    probes: by name, arguments of the renderer whose gradients are observed; see `loop.Stage`.
+    probes: groups of `loop.Stage.probes`. "probes": by name, arguments of the renderer; "radii": of `probe_radii`.
     observe: see `loop.Stage`.
     penalties: (params, buffers) -> further terms of the loss.
     on_optimizer: the optimizer -> the optimizer to use.
@@ -32,16 +32,55 @@ class DensityControl:
   """
 
   buffers: Params = dataclasses.field(default_factory=dict)
-  probes: dict[str, Array] = dataclasses.field(default_factory=dict)
+  probes: Params = dataclasses.field(default_factory=dict)
   observe: Callable[[Params, Params], Params] | None = None
   penalties: Callable[[Params, Params], dict[str, Array]] = lambda params, buffers: {}
   on_optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda optimizer: optimizer
   hooks: tuple[Hook, ...] = ()
 
 
+def probe_radii(params: Params, radii: Int[Array, "B N"]) -> Float[Array, ""]:
+  """A zero for the loss, whose gradient by the probe "radii" is the radii: so `observe` learns who was visible."""
+  return jnp.sum(params["radii"] * radii) if "radii" in params else jnp.zeros(())
+
+
+def check_interval(config: ConfigDict, steps: int) -> None:
+  """Refuses density control in the last steps of a stage, which would leave what it did to the Gaussians untrained.
+
+  Args:
+    config: the config's section `density`.
+    steps: of the stage.
+
+  Raises:
+    InputError: `stop` leaves fewer than `every` steps before the end, `every` is no number of steps, or the interval
+      from `start` to `stop` holds no step at which it acts.
+  """
+  if config.way == "none":
+    return
+  key, interval = f"density.{config.way}", _read_config(config)
+  if interval.every < 1:
+    raise InputError("config", f"{key}.every", interval.every, "at least 1 step")
+  if interval.stop > steps - interval.every:
+    expected = f"at most {steps - interval.every}: {key}.every={interval.every} steps before the stage's {steps}"
+    raise InputError("config", f"{key}.stop", interval.stop, expected)
+  first = max(interval.start // interval.every + 1, 1) * interval.every
+  if not interval.acts_after(first):
+    expected = f"above {first}, the first step that is later than {key}.start={interval.start} and a multiple of "
+    raise InputError("config", f"{key}.stop", interval.stop, f"{expected}{key}.every={interval.every}")
+
+
+def _read_config(config: ConfigDict) -> density.DensityConfig | mcmc.McmcConfig:
+  if config.way == "adaptive":
+    return density.DensityConfig(**config.adaptive)
+  if config.way == "mcmc":
+    return mcmc.McmcConfig(**config.mcmc)
+  raise InputError("config", "density.way", repr(config.way), "'none', 'adaptive' or 'mcmc'")
+
+
 def make_density_control(
     config: ConfigDict,
     *,
+    steps: int,
     capacity: int,
     sizes: Float[Array, "F"],
     batch: int,
@@ -54,6 +93,7 @@ def make_density_control(
 
   Args:
     config: see configs/common.py.
+    steps: of the stage.
     capacity: length of the Gaussians' arrays.
     sizes: of the head's triangles at rest, metres.
     batch: frames in a step, over all devices.
@@ -63,30 +103,31 @@ def make_density_control(
     say: prints a line about what was done.
 
   Raises:
-    InputError: the way has no such name.
+    InputError: the way has no such name, or see `check_interval`.
   """
+  check_interval(config, steps)
   key = jax.random.key(seed)
   if config.way == "none":
     return DensityControl()
   if config.way == "adaptive":
-    return _adaptive(density.DensityConfig(**config.adaptive), capacity, sizes, batch, image_size, key, say)
-  if config.way == "mcmc":
-    return _mcmc(mcmc.McmcConfig(**config.mcmc), len(sizes), mean_rate, key, say)
-  raise InputError("config", "density.way", repr(config.way), "'none', 'adaptive' or 'mcmc'")
+    return _adaptive(_read_config(config), capacity, sizes, batch, image_size, key, say)
+  return _mcmc(_read_config(config), len(sizes), mean_rate, key, say)
 
 
 def _adaptive(config, capacity, sizes, batch, image_size, key, say) -> DensityControl:
   probe = "means2d_abs_offset" if config.absolute else "means2d_offset"
 
   def observe(buffers, gradients):
-    statistics = density.add_gradients(buffers["density"]["statistics"], gradients["probes"][probe], *image_size)
+    statistics = density.add_frames(
+        buffers["density"]["statistics"], gradients["probes"][probe], gradients["radii"], *image_size
+    )
     return buffers | {"density": {"statistics": statistics}}
 
   @jax.jit
-  def act(state, key):
+  def act(state, key, prune_large):
     statistics = state.buffers["density"]["statistics"]
     gaussians, binding = Gaussians(**state.params["avatar"]), state.buffers["avatar"]["binding"]
-    change = density.densify_and_prune(gaussians, binding, statistics, sizes, key, config)
+    change = density.densify_and_prune(gaussians, binding, statistics, sizes, key, prune_large, config)
     state, counts = _apply(state, change)
     empty = {"density": {"statistics": density.no_statistics(capacity)}}
     return state.replace(buffers=state.buffers | empty), counts
@@ -94,16 +135,20 @@ def _adaptive(config, capacity, sizes, batch, image_size, key, say) -> DensityCo
   @jax.jit
   def reset(state):
     gaussians = density.reset_opacities(Gaussians(**state.params["avatar"]), config.reset_opacity)
-    # Their momentum would lift opacities again at once.
-    everywhere = jnp.ones(capacity, bool)
-    return _apply(state, density.Change(gaussians, state.buffers["avatar"]["binding"], everywhere, {}))[0]
+    avatar = state.params["avatar"] | {"opacity_logits": gaussians.opacity_logits}
+    # Their momentum would lift opacities again at once; what nobody has moved keeps its own.
+    opt_state = density.forget_moments(state.opt_state, jnp.ones(capacity, bool), ["opacity_logits"])
+    return state.replace(params=state.params | {"avatar": avatar}, opt_state=opt_state)
 
   return DensityControl(
       buffers={"density": {"statistics": density.no_statistics(capacity)}},
-      probes={probe: jnp.zeros((batch, capacity, 2))},
+      probes={"probes": {probe: jnp.zeros((batch, capacity, 2))}, "radii": jnp.zeros((batch, capacity))},
       observe=observe,
       hooks=(
-          Hook(config.acts_after, lambda state, step: _act_and_say(act, state, step, key, say)),
+          Hook(
+              config.acts_after,
+              lambda state, step: _act_and_say(act, state, step, key, say, config.prunes_large_after(step)),
+          ),
           Hook(config.resets_after, lambda state, step: reset(state)),
       ),
   )
@@ -145,8 +190,8 @@ def _mcmc(config, num_faces, mean_rate, key, say) -> DensityControl:
   )
 
 
-def _act_and_say(act, state: TrainState, step: int, key: jax.Array, say: Callable[[str], None]) -> TrainState:
-  state, counts = act(state, jax.random.fold_in(key, step))
+def _act_and_say(act, state: TrainState, step: int, key: jax.Array, say: Callable[[str], None], *options) -> TrainState:
+  state, counts = act(state, jax.random.fold_in(key, step), *options)
   counts = {name: int(count) for name, count in counts.items()}
   live = counts.pop("live")
   say(f"avatar: step {step}: {live} Gaussians; " + ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -46,6 +46,22 @@ class Hook:
 
 
 @dataclasses.dataclass(frozen=True)
+class Room:
+  """A buffer of fixed size in a stage's loss. A step that overflows it does not count: it is taken again with a larger one.
+
+  Attributes:
+    unit: what it holds, for messages.
+    lost, needed: names of the terms that count what did not fit, 0 if all did, and what a step needs at most.
+    grow: needed -> the same loss with room for that many; None: an overflow stops the run.
+  """
+
+  unit: str
+  lost: str
+  needed: str
+  grow: Callable[[int], Loss] | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
   """One stage of training, as data.
 
@@ -54,12 +70,13 @@ class Stage:
     steps: optimizer steps in all.
     init: key -> (params, buffers) that this stage needs, freshly initialised; must be traceable.
     batches: dataset of batches (dict of numpy arrays whose first axis is this process's share of the batch).
-    loss: see `Loss`. Terms are logged; each must be finite. A term named "overflow" counts what did not fit into a
-      buffer of fixed size; anything but 0 means that the step was computed without it and must not count.
+    loss: see `Loss`. Terms are logged; each must be finite.
     optimizer: over all of `params`; groups that the stage does not train get `optax.set_to_zero`.
     pictures: (params, buffers) -> named images (H, W, 3) in [0, 1] for TensorBoard; None for none.
-    loss_with_room: needed -> the same loss with a buffer for that many; then the loss has a term "intersections", what
-      a frame needs at most, besides "overflow". None: an overflow stops the run.
+    room: the loss's buffer of fixed size, if it has one.
+    evaluate: (params, buffers) -> scores of held-out data by name; "score", less is better, names the best step. None:
+      nothing is held out.
+    mesh: the devices that its batches are split over; None: those of the run.
     hooks: what happens between steps, outside jit.
     probes: by group, arrays of zeros that the loss finds among its params but that are not trained; `observe` gets their
       gradients (of screen positions, for density control).
@@ -73,7 +90,9 @@ class Stage:
   loss: Loss
   optimizer: optax.GradientTransformation
   pictures: Callable[[Params, Params], Mapping[str, np.ndarray]] | None = None
-  loss_with_room: Callable[[int], Loss] | None = None
+  room: Room | None = None
+  evaluate: Callable[[Params, Params], Mapping[str, float]] | None = None
+  mesh: jax.sharding.Mesh | None = None
   hooks: tuple[Hook, ...] = ()
   probes: Params = dataclasses.field(default_factory=dict)
   observe: Callable[[Params, Params], Params] | None = None
@@ -87,11 +106,13 @@ class Watching:
     log_every: steps between lines of metrics (means over the interval).
     pictures_every: steps between images.
     checkpoint_every: steps between checkpoints; the last step is always saved.
+    evaluate_every: steps between scores of held-out data; the last step is always scored. 0 for never.
   """
 
   log_every: int = 20
   pictures_every: int = 500
   checkpoint_every: int = 200
+  evaluate_every: int = 0
 
 
 class NonFiniteLoss(RuntimeError):
@@ -175,8 +196,8 @@ def make_train_step(stage: Stage, key: jax.Array):
     terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
     buffers = stage.observe(state.buffers, probe_grads) if stage.observe else state.buffers
     following = TrainState(step=state.step + 1, params=params, buffers=buffers, opt_state=opt_state)
-    if stage.loss_with_room is not None:
-      counts = (terms["overflow"] == 0) & (state.step == number)
+    if stage.room is not None and stage.room.grow is not None:
+      counts = (terms[stage.room.lost] == 0) & (state.step == number)
       following = jax.tree.map(lambda new, old: jnp.where(counts, new, old), following, state)
     return following, terms
 
@@ -200,7 +221,7 @@ class _Stepper:
     self.counted: list[tuple[int, dict[str, jax.Array]]] = []
     self._stage, self._key, self._shardings, self._say = stage, key, shardings, say
     self._in_flight: list[tuple[int, Any, dict[str, jax.Array]]] = []
-    self._room = 0
+    self._size = 0  # Of the buffer, once it has grown.
     self._compile()
 
   def _compile(self) -> None:
@@ -216,11 +237,12 @@ class _Stepper:
     """Waits until at most `in_flight` steps may still turn out not to count; returns the state after all of them."""
     while len(self._in_flight) > in_flight:
       step, _, terms = self._in_flight[0]
-      if self._stage.loss_with_room is None or int(terms["overflow"]) == 0:
+      room = self._stage.room
+      if room is None or room.grow is None or int(terms[room.lost]) == 0:
         self.counted.append((step + 1, terms))
         del self._in_flight[0]
         continue
-      self._grow(step, int(terms["overflow"]), int(terms["intersections"]))
+      self._grow(step, int(terms[room.lost]), int(terms[room.needed]))
       again, self._in_flight = self._in_flight, []
       for step, batch, _ in again:
         state, terms = self._step(state, batch, step)
@@ -228,12 +250,12 @@ class _Stepper:
     return state
 
   def _grow(self, step: int, lost: int, needed: int) -> None:
-    name = self._stage.name
-    if needed <= self._room:
-      raise BufferOverflow(f"stage {name}, step {step + 1}: {lost} Gaussian-tile pairs lost in room for {self._room}")
-    self._room = needed
-    self._say(f"{name}: step {step + 1} needs {needed} Gaussian-tile pairs a frame, {lost} did not fit: makes room")
-    self._stage = dataclasses.replace(self._stage, loss=self._stage.loss_with_room(needed))
+    name, room = self._stage.name, self._stage.room
+    if needed <= self._size:
+      raise BufferOverflow(f"stage {name}, step {step + 1}: {lost} {room.unit} lost in room for {self._size}")
+    self._size = needed
+    self._say(f"{name}: step {step + 1} needs {needed} {room.unit} a frame, {lost} did not fit: makes room")
+    self._stage = dataclasses.replace(self._stage, loss=room.grow(needed))
     self._compile()
 
 
@@ -258,7 +280,7 @@ def run_stage(
   Raises:
     InputError: see `init_state` and `checkpoints`.
     NonFiniteLoss: names the step, the stage and the term.
-    BufferOverflow: names the step, the stage and the count, where the stage has no `loss_with_room`.
+    BufferOverflow: names the step, the stage and the count, where the buffer cannot grow.
   """
   key = jax.random.fold_in(jax.random.key(seed), STAGES.index(stage.name))
   init_key, step_key = jax.random.split(key)
@@ -292,18 +314,27 @@ def run_stage(
 
         last = done == stage.steps or stopping
         log, checkpoint = (done % every == 0 or last for every in (watching.log_every, watching.checkpoint_every))
+        every = watching.evaluate_every
+        score = bool(stage.evaluate and every) and (done % every == 0 or done == stage.steps)
         show = stage.pictures and (done % watching.pictures_every == 0 or last)
         due = [hook for hook in stage.hooks if hook.due(done)]
-        if due or log or checkpoint or show:
+        if due or log or checkpoint or show or score:
           state = stepper.settle(state)
         for hook in due:
           state = jax.device_put(hook.call(state, done), state_shardings)
+        values = {}
         if log:
-          means = _mean_terms(stage.name, stepper.counted)
-          means["steps_per_second"] = len(stepper.counted) / (time.perf_counter() - since)
-          metrics.scalars(done, means)
-          bar.set_postfix({k: f"{v:.4g}" for k, v in means.items() if k != "steps_per_second"})
+          means = _mean_terms(stage, stepper.counted)
+          bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()})
+          values |= means | {"steps_per_second": len(stepper.counted) / (time.perf_counter() - since)}
           stepper.counted, since = [], time.perf_counter()
+        if score:
+          scores = {f"val/{name}": float(value) for name, value in stage.evaluate(state.params, state.buffers).items()}
+          say(f"{stage.name}: step {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+          values |= scores
+          since = time.perf_counter()
+        if values:
+          metrics.scalars(done, values)
         if show:
           for name, picture in stage.pictures(state.params, state.buffers).items():
             metrics.image(done, name, picture)
@@ -311,7 +342,7 @@ def run_stage(
         # Before the next batch is drawn, so that the iterator's state and the step agree.
         if checkpoint:
           if stepper.counted:
-            _mean_terms(stage.name, stepper.counted)  # A broken state must not become a checkpoint.
+            _mean_terms(stage, stepper.counted)  # A broken state must not become a checkpoint.
           before_checkpoint()
           checkpointer.save(state, batches, done, force=last)
         if stopping:
@@ -319,10 +350,12 @@ def run_stage(
     if stop.requested:  # Also in the last step, or while its checkpoint was written: no other stage begins.
       say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
       sys.exit(128 + stop.requested)
+    if best := writer_lib.find_best(f"{workdir}/{stage.name}", "val/score"):
+      say(f"{stage.name}: best val/score {best[1]:.4g} at step {best[0]} of {stage.steps}")
     return state
 
 
-def _mean_terms(stage_name: str, pending: Iterable[tuple[int, dict[str, jax.Array]]]) -> dict[str, float]:
+def _mean_terms(stage: Stage, pending: Iterable[tuple[int, dict[str, jax.Array]]]) -> dict[str, float]:
   """Means over steps; raises at the first step with a term that is not finite, or with something lost."""
   fetched = [(step, jax.device_get(terms)) for step, terms in pending]
   for step, terms in fetched:
@@ -331,11 +364,9 @@ def _mean_terms(stage_name: str, pending: Iterable[tuple[int, dict[str, jax.Arra
       # The sum is broken whenever a term is: name the terms first.
       cause = [name for name in broken if name not in ("loss", "gradient_norm")] or broken
       values = ", ".join(f"{name}={float(terms[name])}" for name in cause)
-      raise NonFiniteLoss(f"stage {stage_name}, step {step}: not finite: {values}")
-    if lost := int(terms.get("overflow", 0)):
-      raise BufferOverflow(
-          f"stage {stage_name}, step {step}: {lost} Gaussian-tile pairs did not fit, and the stage cannot make room"
-      )
+      raise NonFiniteLoss(f"stage {stage.name}, step {step}: not finite: {values}")
+    if stage.room is not None and (lost := int(terms[stage.room.lost])):
+      raise BufferOverflow(f"stage {stage.name}, step {step}: {lost} {stage.room.unit} did not fit, and the stage cannot make room")
   return {name: float(np.mean([terms[name] for _, terms in fetched])) for name in fetched[0][1]}
 
 

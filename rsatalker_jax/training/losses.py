@@ -1,10 +1,11 @@
 """The losses of the paper, Eq. 9 to 13. Each returns named terms; the weighted sum is taken where stages are made."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from rsatalker_jax.evaluation import image_metrics
@@ -44,7 +45,7 @@ def motion_loss(
     predicted: Float[Array, "*b T 56"],
     target: Float[Array, "*b T 56"],
     weights: MotionLossWeights,
-    motion_std: Sequence[float] | None = None,
+    motion_std: Float[Array, "56"] | None = None,
 ) -> dict[str, Float[Array, ""]]:
   """Eq. 9: L_mesh between predicted and true motion, by group, each already weighted.
 
@@ -59,9 +60,97 @@ def motion_loss(
   for name, group in MOTION_GROUPS.items():
     weight = getattr(weights, name)
     if weights.relative:
-      weight = weight / float(np.mean(np.square(motion_std[group])))
+      weight = weight / jnp.mean(jnp.square(motion_std[group]))
     terms[name] = weight * jnp.mean((predicted[..., group] - target[..., group]) ** 2)
     terms[f"{name}_velocity"] = weight * weights.velocity * jnp.mean(velocity_error[..., group] ** 2)
+  return terms
+
+
+def mesh_terms(
+    weights: MotionLossWeights,
+    predicted: Mapping[str, Float[Array, "*b T ..."]],
+    target: Mapping[str, Float[Array, "*b T ..."]],
+    statistics: Mapping[str, Float[Array, "..."]],
+) -> dict[str, Float[Array, ""]]:
+  """L_mesh (Eq. 9) with what the weights add to it.
+
+  Args:
+    predicted, target: "motion" (T, 56), and "lips", their opening in metres, where the head has a mouth.
+    statistics: of the training motion: "motion_std", and "lip_std" where there are lips.
+  """
+  terms = motion_loss(predicted["motion"], target["motion"], weights, statistics["motion_std"])
+  if "lips" in predicted and weights.lips and not weights.plain_norm:
+    lips = lip_loss(predicted["lips"], target["lips"], weights.closure, statistics["lip_std"])
+    terms["lips"] = weights.lips * lips
+  return terms
+
+
+@dataclasses.dataclass(frozen=True)
+class JointWeights:
+  """Weights of Eq. 13 and of what is added to it.
+
+  Attributes:
+    motion: of L_mesh (Eq. 9).
+    image, position, offset: lambda_1, lambda_2, lambda_3.
+    position_threshold, offset_threshold: epsilon of Eq. 11 and 12.
+    dssim: lambda of Eq. 10; `lpips` adds LPIPS to it (`image_loss`).
+    tracked: of L_image of the same frames drawn with tracked motion.
+    drawn: of L_image of unfilmed conversations, drawn with generated against true motion.
+    scale, scale_threshold: GaussianAvatars' regulariser of scales.
+    orthogonality: of the relation embeddings.
+  """
+
+  motion: MotionLossWeights
+  image: float
+  position: float
+  offset: float
+  position_threshold: float
+  offset_threshold: float
+  dssim: float
+  lpips: float = 0.0
+  tracked: float = 0.0
+  drawn: float = 0.0
+  scale: float = 0.0
+  scale_threshold: float = 0.6
+  orthogonality: float = 0.0
+
+
+def joint_terms(
+    weights: JointWeights,
+    batch: Mapping[str, Any],
+    predicted: Mapping[str, Float[Array, "B T ..."]],
+    rendered: Mapping[str, Array],
+) -> dict[str, Float[Array, ""]]:
+  """Eq. 13: L_mesh + lambda_1 L_image + lambda_2 L_pos + lambda_3 L_offset, by terms, each already weighted; behind them
+  four additions that the paper does not have, each absent where its weight is 0.
+
+  Args:
+    weights: see there.
+    batch: "target" and "statistics" of L_mesh (`mesh_terms`), "image" (K, H, W, 3), the film's frames.
+    predicted: "motion" (and "lips") for "target".
+    rendered: "generated" (K, H, W, 3), the film's frames drawn with generated motion; "means" (P, N, 3), "log_scales"
+      (P, N, 3) and "visible" (P, N) of the Gaussians of P people; "offsets" (K, F, 3) in units of their triangles, absent
+      without them. For the additions: "tracked" (K, H, W, 3); "drawn" and "drawn_truth" (J, H, W, 3); "orthogonality", the
+      embeddings' penalty.
+  """
+  terms = mesh_terms(weights.motion, predicted, batch["target"], batch["statistics"])  # Eq. 9
+  per_person = lambda loss, values, threshold: jnp.mean(
+      jax.vmap(lambda x, visible: loss(x, visible, threshold))(values, rendered["visible"])
+  )
+  images = {"": (weights.image, rendered["generated"], batch["image"])}  # Eq. 10
+  if weights.tracked:
+    images["tracked_"] = weights.tracked, rendered["tracked"], batch["image"]
+  if weights.drawn:
+    images["drawn_"] = weights.drawn, rendered["drawn"], rendered["drawn_truth"]
+  for prefix, (weight, image, truth) in images.items():
+    terms |= {prefix + name: weight * x for name, x in image_loss(image, truth, weights.dssim, weights.lpips).items()}
+  terms["position"] = weights.position * per_person(position_loss, rendered["means"], weights.position_threshold)  # Eq. 11
+  if "offsets" in rendered:
+    terms["offset"] = weights.offset * offset_loss(rendered["offsets"], weights.offset_threshold)  # Eq. 12
+  if weights.scale:
+    terms["scale"] = weights.scale * per_person(scale_loss, rendered["log_scales"], weights.scale_threshold)
+  if weights.orthogonality:
+    terms["orthogonality"] = weights.orthogonality * rendered["orthogonality"]
   return terms
 
 

@@ -1,6 +1,6 @@
 """Stage 1: the generator learns motion from conversations (Eq. 9)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import grain
 import jax
@@ -8,40 +8,61 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rsatalker_jax.data.pipeline import MotionClip, motion_windows
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation.validation import motion_validation
 from rsatalker_jax.social import orthogonality_penalty
+from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.talker import Params, Talker
-from rsatalker_jax.training import optimizers
+from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 
 def motion_stage(inputs: StageInputs) -> Stage:
-  """Trains the generator on conversations (Eq. 9)."""
-  config, talker, mesh_loss = inputs.config.motion, inputs.fitted_talker, inputs.mesh_loss
+  """Trains the generator on conversations (Eq. 9), and with it the embeddings and the motion socialnet, unless the social
+  module enters with stage 3, as in the paper (`motion.social_module`)."""
+  config, talker = inputs.config.motion, inputs.talker
+  mesh = inputs.mesh_for("motion.batch", config.batch)
+  weights = losses.MotionLossWeights(**config.loss)
 
   def loss(params, buffers, batch, key, step):
-    del buffers, step
-    terms = mesh_loss(generate(talker, params, batch, key), batch["motion_b"])  # Eq. 9
-    tables = params["generator"]["params"].get("relation_embedding", {})  # A baseline may have none.
-    terms["orthogonality"] = config.orthogonality * orthogonality_penalty(tables)
+    del step
+    if not config.social_module:
+      batch = batch | {"relation": jnp.full_like(batch["relation"], UNKNOWN)}
+    predicted = talker.generate(params, buffers, batch, dropout=key)
+    compared = (motion_and_lips(inputs, motion) for motion in (predicted, batch["motion_b"]))
+    terms = losses.mesh_terms(weights, *compared, buffers["generator"])  # Eq. 9
+    terms["orthogonality"] = config.orthogonality * orthogonality_of(params)
     return sum(terms.values()), terms
 
+  network = optimizers.network_optimizer(
+      config.learning_rate,
+      config.steps,
+      warmup=config.warmup,
+      weight_decay=config.weight_decay,
+      gradient_clip=config.gradient_clip,
+  )
+  trained = ("generator", "social") if config.social_module else ("generator",)
   return Stage(
       name="motion",
       steps=config.steps,
-      init=lambda key: init_generator(talker, inputs.training_clips[0], key),
+      mesh=mesh,
+      init=lambda key: init_motion_groups(inputs, inputs.training_clips[0], key),
       batches=motion_batches(inputs, "motion", config.batch, config.window),
       loss=loss,
-      optimizer=optimizers.by_path({
-          "generator": optimizers.network_optimizer(
-              config.learning_rate,
-              config.steps,
-              warmup=config.warmup,
-              weight_decay=config.weight_decay,
-              gradient_clip=config.gradient_clip,
-          )
-      }),
+      optimizer=optimizers.by_path({"|".join(trained): network}),
+      evaluate=make_motion_evaluation(inputs, told=config.social_module),
   )
+
+
+def motion_and_lips(inputs: StageInputs, motion: Float[Array, "B T 56"]) -> dict[str, Float[Array, "B T ..."]]:
+  """What `losses.mesh_terms` compares of a motion."""
+  opening = inputs.lip_opening
+  return {"motion": motion} if opening is None else {"motion": motion, "lips": opening(motion)}
+
+
+def orthogonality_of(params: Params) -> Float[Array, ""]:
+  return orthogonality_penalty(params["social"]["params"]["relation_embedding"])
 
 
 def motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> grain.IterDataset:
@@ -52,31 +73,59 @@ def motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> 
     inputs.say(f"{stage}: {len(short)} of {len(clips)} clips are shorter than a window of {window} frames and not used")
   for clip in short:
     inputs.say(f"  skipped {clip.name}: {len(clip.motion_b)} frames")
+  if len(short) == len(clips):
+    longest = max(len(clip.motion_b) for clip in clips)
+    raise InputError("config", f"{stage}.window", window, f"at most {longest}, the frames of the longest training clip")
   return motion_windows(
       clips,
       window=window,
-      batch_size=inputs.local_batch(batch),
+      batch_size=batch // jax.process_count(),
       seed=inputs.config.seed,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
   )
 
 
-def generate(talker: Talker, params: Params, batch: Mapping[str, Array], key: jax.Array) -> Float[Array, "B T 56"]:
-  return talker.generator.apply(
-      params["generator"],
-      batch["speech_a"],
-      batch["motion_a"],
-      batch["speech_b"],
-      batch["relation"],
-      deterministic=False,
-      rngs={"dropout": key},
-  )
+def init_motion_groups(inputs: StageInputs, clip: MotionClip, key: jax.Array) -> tuple[Params, Params]:
+  """Groups "generator" and "social" of params, fresh, and the statistics of the training motion as buffers."""
+  talker = inputs.talker
+  social = talker.social.init(key, clip.relation)
+  feature = talker.social.apply(social, clip.relation)
+  generator = talker.generator.init(key, clip.speech_a[:2], clip.motion_a[:2], clip.speech_b[:2], feature)
+  return {"generator": {"params": generator["params"]}, "social": social}, {"generator": inputs.statistics}
 
 
-def init_generator(talker: Talker, clip: MotionClip, key: jax.Array) -> tuple[Params, Params]:
-  example = (clip.speech_a[:2], clip.motion_a[:2], clip.speech_b[:2], clip.relation)
-  config = talker.generator.config
-  # The statistics are part of the model: they go with the parameters into every checkpoint.
-  statistics = {"motion_mean": jnp.asarray(config.motion_mean), "motion_std": jnp.asarray(config.motion_std)}
-  return {"generator": talker.generator.init(key, *example)}, {"generator": statistics}
+def make_motion_evaluation(
+    inputs: StageInputs, told: bool = True
+) -> Callable[[Params, Params], Mapping[str, float]] | None:
+  """Scores of the motion of the split val; None where there is no such split.
+
+  Args:
+    told: whether the generator is told the relations.
+  """
+  clips = inputs.validation_clips
+  if not clips:
+    inputs.say("no conversations of the split val: nothing is held out while training")
+    return None
+  generate = make_generate(inputs.talker)
+
+  def evaluate(params, buffers):
+    def motion_of(clip):
+      relation = clip.relation if told else jnp.full(2, UNKNOWN)
+      return generate(params, buffers, clip, relation)
+
+    return motion_validation(motion_of, clips)
+
+  return evaluate
+
+
+def make_generate(talker: Talker):
+  """(params, buffers, clip, relation) -> B's motion, compiled for each length of clips."""
+  generate = jax.jit(talker.generate)
+  names = "speech_a", "motion_a", "speech_b"
+
+  def one(params, buffers, clip, relation):
+    inputs = {name: getattr(clip, name) for name in names} | {"relation": relation}
+    return generate(params, buffers, inputs)
+
+  return one

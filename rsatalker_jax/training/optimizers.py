@@ -12,24 +12,28 @@ FROZEN = "frozen"
 def by_path(transforms: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
   """Applies to each array the transform whose label is the longest prefix of its path; arrays without one stay frozen.
 
+  Args:
+    transforms: by label; "generator|social" is one transform for both, whose gradients are clipped together.
+
   Raises:
     ValueError: (at init) if a label meets no array: a misspelt name would silently train nothing.
   """
-  labels = sorted(transforms, key=len, reverse=True)
+  prefixes = {prefix: label for label in transforms for prefix in label.split("|")}
+  longest_first = sorted(prefixes, key=len, reverse=True)
 
   def label_tree(params: Any):
     used = set()
 
     def label_of(path, _):
       text = "/".join(str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path)
-      for label in labels:
-        if text == label or text.startswith(label + "/"):
-          used.add(label)
-          return label
+      for prefix in longest_first:
+        if text == prefix or text.startswith(prefix + "/"):
+          used.add(prefix)
+          return prefixes[prefix]
       return FROZEN
 
     tree = jax.tree_util.tree_map_with_path(label_of, params)
-    if unused := set(labels) - used:
+    if unused := set(prefixes) - used:
       raise ValueError(f"no parameters under {sorted(unused)}; there are {sorted(params)}")
     return tree
 
@@ -41,11 +45,14 @@ def network_optimizer(
 ) -> optax.GradientTransformation:
   """AdamW with clipped gradients; the rate rises over `warmup` steps and falls along a cosine to zero."""
   schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps // 2), steps)
-  # Biases, norms and embeddings are not decayed.
-  matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
   return optax.chain(
-      optax.clip_by_global_norm(gradient_clip), optax.adamw(schedule, weight_decay=weight_decay, mask=matrices)
+      optax.clip_by_global_norm(gradient_clip), optax.adamw(schedule, weight_decay=weight_decay, mask=is_decayed)
   )
+
+
+def is_decayed(params: Any) -> Any:
+  """Of which arrays the weights decay: kernels alone, not biases, norms, embeddings or biases by distance."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) == "kernel", params)
 
 
 def gaussian_schedule(
@@ -54,21 +61,39 @@ def gaussian_schedule(
     attribute: str,
     *,
     scene_extent: float,
-    final_share: float,
+    final_shares: Mapping[str, float],
     scale: float = 1.0,
 ) -> optax.Schedule:
   """Learning rate of one attribute of the Gaussians by step.
 
   Args:
     learning_rates: by attribute; "means" is multiplied by `scene_extent`.
-    steps: over which the rate decays exponentially to `final_share` of itself.
+    steps: over which the rate decays exponentially to a share of itself.
     attribute: whose.
     scene_extent: in units of a triangle's size.
-    final_share: see `steps`; 1 keeps the rate.
+    final_shares: those shares, by attribute; 1 keeps the rate.
     scale: of all rates.
   """
   rate = scale * learning_rates[attribute] * (scene_extent if attribute == "means" else 1)
-  return optax.exponential_decay(rate, steps, final_share)
+  return optax.exponential_decay(rate, steps, final_shares[attribute])
+
+
+def continued_schedule(
+    schedule: optax.Schedule, ended: int, steps: int, *, share: float, final_share: float, warmup: int
+) -> optax.Schedule:
+  """Learning rate in a stage that goes on with Gaussians that another stage has trained, with new moments.
+
+  Args:
+    schedule: the rate in that stage (`gaussian_schedule`).
+    ended: steps of that stage.
+    steps: of this stage.
+    share: of the rate with which that stage ended, from where this one goes on; 1 for the same.
+    final_share: of that, to which the rate decays exponentially in this stage; 1 keeps it.
+    warmup: steps over which the rate rises from zero first: the first steps of an Adam whose moments are new are as long
+      as the rate whatever the gradient (eps is 1e-15), those of one that has seen noise a fifth of that.
+  """
+  peak = share * float(schedule(ended))
+  return optax.warmup_exponential_decay_schedule(0.0, peak, warmup, steps - warmup, final_share)
 
 
 def gaussian_optimizer(

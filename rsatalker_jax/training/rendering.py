@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 import splat_kernels
-from rsatalker_jax.avatar import face_colors, init_avatar, paint, triangle_frames
-from rsatalker_jax.data.captures import Capture, load_capture
-from rsatalker_jax.head import head_vertices, motion_to_flame
+from rsatalker_jax.avatar import Gaussians, face_colors, init_avatar, paint, triangle_frames
+from rsatalker_jax.data.captures import Capture
+from rsatalker_jax.head import head_vertices, pose_for
 from rsatalker_jax.talker import Params, Talker, render_on_mesh
 from rsatalker_jax.training import losses, optimizers
+from rsatalker_jax.training.loop import Room
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 _AVATAR_GROUP = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -29,15 +30,32 @@ def gaussian_rates(config: ConfigDict, steps: int, scale: float = 1.0) -> Callab
       config.learning_rates,
       steps,
       scene_extent=config.scene_extent,
-      final_share=config.final_learning_rate,
+      final_shares=config.final_learning_rates,
       scale=scale,
   )
 
 
+def continued_gaussian_rates(
+    config: ConfigDict, steps: int, *, share: float, final_share: float, warmup: int
+) -> Callable[[str], optax.Schedule]:
+  """Learning rates of the Gaussians by attribute in a stage of so many steps after the avatar's.
+
+  Args:
+    config: the config's avatar section.
+    steps: of the stage.
+    share, final_share, warmup: see `optimizers.continued_schedule`.
+  """
+  rates = gaussian_rates(config, config.steps)
+  return lambda attribute: optimizers.continued_schedule(
+      rates(attribute), config.steps, steps, share=share, final_share=final_share, warmup=warmup
+  )
+
+
 def with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **options: Any) -> dict[str, Callable]:
-  """The fields `loss` and `loss_with_room` of a stage whose loss takes a renderer (`render_on_mesh`) first."""
+  """The fields `loss` and `room` of a stage whose loss takes a renderer (`render_on_mesh`) first."""
   bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh, **options))
-  return {"loss": bind(talker), "loss_with_room": lambda needed: bind(talker.with_room(needed))}
+  room = Room("Gaussian-tile pairs", "overflow", "intersections", lambda needed: bind(talker.with_room(needed)))
+  return {"loss": bind(talker), "room": room}
 
 
 def buffer_terms(outputs: Sequence[splat_kernels.RenderOutput]) -> dict[str, Array]:
@@ -50,16 +68,6 @@ def buffer_terms(outputs: Sequence[splat_kernels.RenderOutput]) -> dict[str, Arr
 def let_through(x: Array, share: float) -> Array:
   """x, whose gradient is multiplied by `share`."""
   return share * x + (1 - share) * jax.lax.stop_gradient(x)
-
-
-def open_capture(inputs: StageInputs, split: str) -> Capture:
-  return load_capture(
-      inputs.path("capture"),
-      split,
-      background=tuple(inputs.config.render.background),
-      num_vertices=inputs.talker.head.v_template.shape[0],
-      num_expression=inputs.talker.head.num_expression,
-  )
 
 
 def init_avatar_group(inputs: StageInputs, capture: Capture) -> tuple[Params, Params]:
@@ -109,19 +117,42 @@ def camera_of(batch: Mapping[str, Array], capture: Capture) -> splat_kernels.Cam
 
 
 def gaussian_terms(
-    params: Params, output: splat_kernels.RenderOutput, config: ConfigDict, position_weight: float
-) -> dict[str, Array]:
-  visible = jnp.any(output.radii > 0, axis=0).astype(jnp.float32)
-  gaussians = params["avatar"]
-  return {
-      "position": position_weight * losses.position_loss(gaussians["means"], visible, config.position_threshold),  # Eq. 11
-      "scale": config.scale_weight * losses.scale_loss(gaussians["log_scales"], visible, config.scale_threshold),
-  }
+    gaussians: Gaussians,
+    output: splat_kernels.RenderOutput,
+    config: ConfigDict,
+    position_weight: float,
+    identity: Int[Array, "B"] | None = None,
+) -> dict[str, Float[Array, ""]]:
+  """Eq. 11 and the scales' regulariser over the Gaussians that any frame shows; of several people, a mean over frames.
+
+  Args:
+    gaussians: of one person, or of each frame's person (B, N, ...).
+    identity: whom each frame shows; None for one person.
+  """
+  means, log_scales, visible = people_seen(gaussians, output, identity)
+  mean = lambda loss, values, threshold: jnp.mean(jax.vmap(lambda x, w: loss(x, w, threshold))(values, visible))
+  position = mean(losses.position_loss, means, config.position_threshold)
+  scale = mean(losses.scale_loss, log_scales, config.scale_threshold)
+  return {"position": position_weight * position, "scale": config.scale_weight * scale}
+
+
+def people_seen(
+    gaussians: Gaussians, output: splat_kernels.RenderOutput, identity: Int[Array, "B"] | None
+) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N"]]:
+  """Means, logarithms of scales, and 1 for each Gaussian that any frame of its person shows: of one person (P = 1), or of
+  each frame's person (P = B). Arguments as in `gaussian_terms`."""
+  shown = output.radii > 0
+  if identity is None:
+    visible = jnp.any(shown, axis=0).astype(jnp.float32)
+    return gaussians.means[None], gaussians.log_scales[None], visible[None]
+  same_person = (identity[:, None] == identity).astype(jnp.float32)
+  visible = (same_person @ shown.astype(jnp.float32) > 0).astype(jnp.float32)
+  return gaussians.means, gaussians.log_scales, visible
 
 
 def triangle_sizes(talker: Talker, capture: Capture) -> Float[Array, "F 1"]:
   """Sizes of the person's triangles at rest: the unit in which Eq. 12 measures offsets."""
-  rest = jax.tree.map(lambda x: x[0], motion_to_flame(jnp.zeros((1, 56))))
-  vertices = head_vertices(talker.head, shape=jnp.asarray(capture.shape), **rest)
+  rest = jax.tree.map(lambda x: x[0], pose_for(jnp.zeros((1, 56))))
+  vertices = head_vertices(talker.head, shape=jnp.asarray(capture.shape), static_offset=capture.static_offset, **rest)
   _, sizes, _ = triangle_frames(vertices, talker.head.faces)
   return sizes[:, None]

@@ -1,4 +1,4 @@
-"""What the makers of stages share: the config, the modules, and the training conversations, read once."""
+"""What the makers of stages share: the config, the modules, and the training conversations and films, read once."""
 
 import dataclasses
 import functools
@@ -6,16 +6,20 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rsatalker_jax.data.conversations import data_path, load_conversations
+from rsatalker_jax import sharding
+from rsatalker_jax.data.captures import Capture, load_capture
+from rsatalker_jax.data.conversations import data_path, find_splits, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics
+from rsatalker_jax.data.triplets import Films, label_clips, load_films, load_triplets
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation.lip_metrics import LipOpening
 from rsatalker_jax.head import make_lip_opening
-from rsatalker_jax.talker import SpeechEncoder, Talker
-from rsatalker_jax.training import losses
+from rsatalker_jax.talker import Params, SpeechEncoder, Talker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,38 +46,78 @@ class StageInputs:
 
   @functools.cached_property
   def training_clips(self) -> list[MotionClip]:
-    """The training conversations with features, read once for all stages."""
-    source = load_conversations(self.config.data, "train")
-    for line in source.report("training conversations"):
+    """The training conversations with features and with the relations of their triplets, read once for all stages."""
+    return self._read_clips("train", "training conversations")
+
+  @functools.cached_property
+  def validation_clips(self) -> list[MotionClip]:
+    """The conversations of the split val; none where there is no such split."""
+    return self._read_clips("val", "validation conversations") if "val" in find_splits(self.config.data) else []
+
+  def _read_clips(self, split: str, title: str) -> list[MotionClip]:
+    source = load_conversations(self.config.data, split)
+    for line in source.report(title):
       self.say(line)
-    return load_clips(source, self.encode)
+    manifest = self.path("triplets")
+    triplets = load_triplets(manifest, split) if manifest.is_file() else []
+    return label_clips(load_clips(source, self.encode), triplets)
 
   @functools.cached_property
-  def fitted_talker(self) -> Talker:
-    """The talker with the statistics of the training conversations."""
-    return self.talker.with_statistics(*motion_statistics(self.training_clips))
+  def films(self) -> Films:
+    """The filmed training conversations."""
+    films = self._open_films("train", self.training_clips)
+    if not films.conversations:
+      raise InputError(self.path("triplets"), "split", "no training triplet", "films of training conversations")
+    return films
 
   @functools.cached_property
-  def mesh_loss(self) -> Callable[[Float[Array, "B T 56"], Float[Array, "B T 56"]], dict[str, Array]]:
-    """L_mesh (Eq. 9) as (predicted, target) -> weighted terms, in units of the training conversations."""
-    weights = losses.MotionLossWeights(**self.config.motion.loss)
-    motion_std = self.fitted_talker.generator.config.motion_std
-    opening = make_lip_opening(self.talker.head) if weights.lips and not weights.plain_norm else None
-    if opening is not None:
-      every = jax.jit(opening)(np.concatenate([clip.motion_b for clip in self.training_clips]))
-      opening_std = max(float(np.std(every)), 1e-4)  # 0.1 mm: lips that never move would be divided by nothing.
+  def validation_films(self) -> Films:
+    """The filmed conversations of the split val; none where the manifest has none."""
+    return self._open_films("val", self.validation_clips)
 
-    def mesh_loss(predicted, target):
-      terms = losses.motion_loss(predicted, target, weights, motion_std)
-      if opening is not None:
-        lips = losses.lip_loss(opening(predicted), opening(target), weights.closure, opening_std)
-        terms["lips"] = weights.lips * lips
-      return terms
+  def _open_films(self, split: str, clips: list[MotionClip]) -> Films:
+    open_split = lambda folder: self.open_capture(folder, split)
+    return load_films(self.path("triplets"), split, clips, open_split, self.talker.head, say=self.say)
 
-    return mesh_loss
+  def open_capture(self, folder: pathlib.Path, split: str) -> Capture:
+    """One split of a capture, over the config's background and checked against the head."""
+    return load_capture(
+        folder,
+        split,
+        background=tuple(self.config.render.background),
+        num_vertices=self.talker.head.v_template.shape[0],
+        num_expression=self.talker.head.num_expression,
+    )
 
-  def local_batch(self, batch: int) -> int:
-    """This process's share of a global batch."""
-    if batch % self.mesh.size:
-      raise InputError("config", "batch", batch, f"a multiple of {self.mesh.size}, the number of devices")
-    return batch // jax.process_count()
+  @functools.cached_property
+  def lip_opening(self) -> Callable[[Float[Array, "*b 56"]], Float[Array, "*b"]] | None:
+    """`head.make_lip_opening`; None where the loss has no term for it, or the head has no mouth."""
+    weights = self.config.motion.loss
+    return make_lip_opening(self.talker.head) if weights.lips and not weights.plain_norm else None
+
+  @functools.cached_property
+  def statistics(self) -> Params:
+    """Of the training conversations, in which losses and generator measure motion. A run that begins takes them into its
+    buffers (group "generator"), where they stay: what trains, generates and scores reads them there and nowhere else."""
+    mean, std = motion_statistics(self.training_clips)
+    statistics = {"motion_mean": jnp.asarray(mean, jnp.float32), "motion_std": jnp.asarray(std, jnp.float32)}
+    if self.lip_opening is not None:
+      opening = LipOpening(self.lip_opening)
+      openings = np.concatenate([opening(clip.motion_b) for clip in self.training_clips])
+      # 0.1 mm: lips that never move would be divided by nothing.
+      statistics["lip_std"] = jnp.float32(max(float(np.std(openings)), 1e-4))
+    return statistics
+
+  def mesh_for(self, key: str, *batches: int) -> jax.sharding.Mesh:
+    """The mesh of a stage whose batches have these sizes: of as many devices as divide them all.
+
+    Args:
+      key: the config's, for the message.
+
+    Raises:
+      InputError: fsdp does not divide them, or processes would be left without a part.
+    """
+    mesh = sharding.fit_mesh(self.mesh, key, batches)
+    if mesh.size < self.mesh.size:
+      self.say(f"{key}: {' and '.join(map(str, batches))} examples on {mesh.size} of {self.mesh.size} devices")
+    return mesh

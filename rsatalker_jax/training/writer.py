@@ -53,6 +53,13 @@ class MetricWriter:
       self._tensorboard.close()
 
 
+def find_best(folder: str | os.PathLike, name: str) -> tuple[int, float] | None:
+  """Step and value of the least value that metrics.jsonl has under a name; None where there is none."""
+  path = pathlib.Path(folder) / "metrics.jsonl"
+  lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+  return min(((line["step"], line[name]) for line in lines if name in line), key=lambda pair: pair[1], default=None)
+
+
 def _step_of(line: str) -> float:
   try:
     return json.loads(line)["step"]

@@ -9,7 +9,7 @@ import scipy.spatial
 import splat_kernels
 from rsatalker_jax import avatar as avatar_lib
 from rsatalker_jax.avatar import Gaussians, init_avatar
-from rsatalker_jax.head import HeadModel, motion_to_flame
+from rsatalker_jax.head import HeadModel, pose_for
 
 pose_gaussians = jax.jit(avatar_lib.pose_gaussians)
 render_frames = jax.jit(avatar_lib.render_frames, static_argnames=("config", "implementation"))
@@ -56,11 +56,11 @@ def front_camera(size=24):
 
 
 def random_motion(frames=2, seed=0):
-  return motion_to_flame(jnp.array(0.3 * np.random.default_rng(seed).normal(size=(frames, 56)), jnp.float32))
+  return pose_for(jnp.array(0.3 * np.random.default_rng(seed).normal(size=(frames, 56)), jnp.float32))
 
 
 def rest(frames=1):
-  return motion_to_flame(jnp.zeros((frames, 56)))
+  return pose_for(jnp.zeros((frames, 56)))
 
 
 def test_starts_as_the_paper_says(head):
@@ -190,7 +190,7 @@ def test_pixels_reach_every_parameter_and_the_motion(head):
       gaussians = Gaussians(**{f.name: inputs[f.name] for f in dataclasses.fields(Gaussians)})
       person = avatar.replace(gaussians=gaussians, shape=inputs["shape"])
       output = render_frames(
-          person, head, motion_to_flame(inputs["motion"]), inputs["offsets"], camera, config=config, implementation="reference"
+          person, head, pose_for(inputs["motion"]), inputs["offsets"], camera, config=config, implementation="reference"
       )
       return jnp.sum(weights * output.image)
 

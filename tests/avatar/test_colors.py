@@ -7,7 +7,7 @@ import pytest
 
 import splat_kernels
 from rsatalker_jax.avatar import FREE, face_colors, init_avatar, paint, triangle_frames
-from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.head import pose_for
 from test_avatar import front_camera, make_head
 
 SIZE = 64
@@ -22,7 +22,7 @@ def make_frame(mask):
   camera = front_camera(SIZE)
   y, x = np.mgrid[:SIZE, :SIZE] + 0.5
   image = np.stack([x / SIZE, y / SIZE, np.full((SIZE, SIZE), 0.25)], axis=-1).astype(np.float32)
-  flame = {name: np.asarray(value[0]) for name, value in motion_to_flame(jnp.zeros((1, 56))).items()}
+  flame = {name: np.asarray(value[0]) for name, value in pose_for(jnp.zeros((1, 56))).items()}
   poses = dict(world_to_camera=np.asarray(camera.world_to_camera), intrinsics=np.asarray(camera.intrinsics))
   return dict(image=image, mask=mask.astype(np.float32), flame=flame, **poses)
 

@@ -1,5 +1,7 @@
 """Adaptive density control against a plain numpy reading of its rules, on Gaussians whose fate is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +13,30 @@ from rsatalker_jax.avatar import FREE, Gaussians
 from rsatalker_jax.avatar.density import (
     DensityConfig,
     ScreenStatistics,
-    add_gradients,
+    add_frames,
     densify_and_prune,
-    find_faint,
     forget_moments,
     no_statistics,
     reset_opacities,
+    spare_last,
 )
 
 FACES = 4
 CAPACITY = 12
-CONFIG = DensityConfig(gradient_threshold=1.0, dense_size=0.01, min_opacity=0.05)
+CONFIG = DensityConfig(
+    start=100,
+    stop=400,
+    every=50,
+    gradient_threshold=1.0,
+    absolute=False,
+    dense_size=0.01,
+    split_shrink=1.6,
+    min_opacity=0.05,
+    max_size=0.0,
+    max_radius=0.0,
+    reset_every=100,
+    reset_opacity=0.01,
+)
 SIZES = jnp.array([0.005, 0.005, 0.02, 0.02])  # Metres: on the last two triangles, scale 1 is large.
 logit = lambda p: float(np.log(p / (1 - p)))
 
@@ -38,14 +53,15 @@ def make_gaussians(seed=0, capacity=CAPACITY):
   )
 
 
-def act(gaussians, binding, gradient, seen=None, seed=0):
-  statistics = ScreenStatistics(
-      jnp.asarray(gradient, jnp.float32), jnp.ones(len(binding)) if seen is None else jnp.asarray(seen, jnp.float32)
-  )
-  change = jax.jit(densify_and_prune, static_argnames="config")(
-      gaussians, jnp.asarray(binding, jnp.int32), statistics, SIZES, jax.random.key(seed), config=CONFIG
-  )
-  return jax.device_get(change)
+densify = jax.jit(densify_and_prune, static_argnames="config")
+
+
+def act(gaussians, binding, gradient, seen=None, radius=None, seed=0, prune_large=True, config=CONFIG):
+  count = len(binding)
+  given = gradient, np.ones(count) if seen is None else seen, np.zeros(count) if radius is None else radius
+  statistics = ScreenStatistics(*(jnp.asarray(x, jnp.float32) for x in given))
+  binding = jnp.asarray(binding, jnp.int32)
+  return jax.device_get(densify(gaussians, binding, statistics, SIZES, jax.random.key(seed), prune_large, config=config))
 
 
 def test_small_are_cloned_large_are_split_and_copies_inherit_the_triangle():
@@ -104,9 +120,9 @@ def test_faint_ones_are_pruned_but_no_face_loses_its_last():
   opacity = np.array([0.01, 0.02, 0.03, 0.5, 0.02, 0.5, 0.03, 0.01, 0.03, 0.5, 0.5, 0.5])
   gaussians = gaussians.replace(opacity_logits=jnp.log(opacity / (1 - opacity)))
   binding = np.array([0, 0, 1, 1, 2, 2, 3, 3, 3, FREE, FREE, FREE])
-  faint = find_faint(gaussians, jnp.array(binding), FACES, CONFIG.min_opacity)
+  gone = spare_last(jnp.array(opacity < 0.05), jnp.array(opacity), jnp.array(binding), FACES)
   # Face 0: all faint, the most opaque (1) stays. Face 3: 6 and 8 are equal, the first stays.
-  np.testing.assert_array_equal(np.flatnonzero(faint), [0, 2, 4, 7, 8])
+  np.testing.assert_array_equal(np.flatnonzero(gone), [0, 2, 4, 7, 8])
   change = act(gaussians, binding, np.full(CAPACITY, 5.0) * (np.arange(CAPACITY) == 0))
   # The pruned one with a large gradient does not grow.
   assert {n: int(c) for n, c in change.counts.items()} == {"pruned": 5, "cloned": 0, "split": 0, "refused": 0, "live": 4}
@@ -114,17 +130,52 @@ def test_faint_ones_are_pruned_but_no_face_loses_its_last():
   np.testing.assert_array_equal(np.flatnonzero(change.fresh), [0, 2, 4, 7, 8])
 
 
+def large_ones():
+  """Gaussians on faces of 5 mm and 2 cm whose largest standard deviation is 0.1 units, but 3 of the third and two others."""
+  gaussians = make_gaussians()
+  scales = np.full((CAPACITY, 3), 0.1)
+  scales[2, 1] = scales[4, 0] = scales[6, 2] = 3  # 0.06, 0.015 and 0.06 m.
+  opacity = np.full(CAPACITY, 0.5)
+  opacity[6] = 1.0  # More opaque than its triangle's other.
+  binding = np.array([0, 1, 2, 3, 0, 2, 3] + [FREE] * 5)
+  gaussians = gaussians.replace(log_scales=jnp.log(scales), opacity_logits=jax.scipy.special.logit(jnp.array(opacity)))
+  return gaussians, binding
+
+
+@pytest.mark.parametrize(("options", "prune_large", "pruned"), [
+    (dict(max_size=0.05), True, [2, 6]),
+    (dict(max_size=0.014), True, [2, 4, 6]),
+    (dict(max_size=0.07), True, []),
+    (dict(max_size=0.05), False, []),
+    (dict(max_size=0.0), True, []),
+    (dict(max_radius=20.0), True, [0, 3]),
+    (dict(max_radius=20.0), False, []),
+    (dict(max_size=0.05, max_radius=20.0), True, [0, 2, 3]),
+])
+def test_large_ones_are_pruned_where_the_config_says_so(options, prune_large, pruned):
+  gaussians, binding = large_ones()
+  # 1 is the last of its face; with 6 pruned as well, face 3 keeps the more opaque of the two.
+  radius = np.array([21, 30, 20, 22, 5, 1, 2] + [99] * 5)
+  config = dataclasses.replace(CONFIG, **options)
+  change = act(gaussians, binding, np.zeros(CAPACITY), radius=radius, prune_large=prune_large, config=config)
+  np.testing.assert_array_equal(np.flatnonzero((change.binding == FREE) & (binding != FREE)), pruned)
+  assert int(change.counts["pruned"]) == len(pruned)
+
+
 def test_gradients_are_added_per_frame_in_device_coordinates():
   r = np.random.default_rng(0)
   gradients = r.normal(size=(2, 3, 2))
-  gradients[1, 2] = 0  # Not seen in the second frame.
+  radii = np.array([[3.0, 1, 2], [5, 2, 0]])
+  gradients[1, 2] = 0  # Not visible in the second frame.
+  gradients[0, 0] = 0  # Visible in the first, but behind others: counts.
   statistics = no_statistics(3)
-  for _ in range(2):
-    statistics = add_gradients(statistics, jnp.asarray(gradients), width=40, height=20)
+  for scale in (1, 0.5):
+    statistics = add_frames(statistics, jnp.asarray(gradients), jnp.asarray(scale * radii), width=40, height=20)
   # x_ndc = 2 x / width - 1: d loss / d x_ndc is width / 2 as large; a frame's own loss is twice its share of the mean.
   lengths = 2 * np.sqrt((20 * gradients[..., 0]) ** 2 + (10 * gradients[..., 1]) ** 2)
   np.testing.assert_allclose(statistics.gradient, 2 * lengths.sum(0), rtol=1e-5)
   np.testing.assert_array_equal(statistics.seen, [4, 4, 2])
+  np.testing.assert_array_equal(statistics.radius, [5, 2, 2])
 
 
 def test_reset_and_forgotten_moments():
@@ -132,17 +183,30 @@ def test_reset_and_forgotten_moments():
   opacity = jax.nn.sigmoid(reset_opacities(gaussians.replace(opacity_logits=jnp.linspace(-8, 3, CAPACITY)), 0.01).opacity_logits)
   np.testing.assert_allclose(opacity, np.minimum(1 / (1 + np.exp(-np.linspace(-8, 3, CAPACITY))), 0.01), rtol=1e-4)
   optimizer = optax.adam(0.1)
-  params = {"means": gaussians.means, "opacity_logits": gaussians.opacity_logits}
+  # The last is no attribute of Gaussians, though as long as they are.
+  params = {"means": gaussians.means, "opacity_logits": gaussians.opacity_logits, "expression": jnp.ones((CAPACITY, 50))}
   _, state = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params))
   fresh = jnp.arange(CAPACITY) < 5
-  after = forget_moments(state, fresh)[0]
-  assert int(after.count) == 1
-  for moments in (after.mu, after.nu):
-    for value in jax.tree.leaves(moments):
-      assert not np.any(value[:5]) and np.all(value[5:])
+  for attributes, forgotten in (((), ["means", "opacity_logits"]), ((["opacity_logits"],), ["opacity_logits"])):
+    after = forget_moments(state, fresh, *attributes)[0]
+    assert int(after.count) == 1
+    for before, moments in ((state[0].mu, after.mu), (state[0].nu, after.nu)):
+      for name, value in moments.items():
+        first = 5 if name in forgotten else 0
+        assert not np.any(value[:first])
+        np.testing.assert_array_equal(value[first:], before[name][first:])
 
 
-@pytest.mark.parametrize(("step", "acts", "resets"), [(99, False, False), (100, True, True), (150, True, False), (450, False, False)])
+@pytest.mark.parametrize(
+    ("step", "acts", "resets"),
+    [(50, False, False), (99, False, False), (100, False, True), (149, False, False), (150, True, False), (200, True, True),
+     (350, True, False), (400, False, False), (450, False, False), (500, False, False)],
+)
 def test_when_it_acts(step, acts, resets):
-  config = DensityConfig(start=100, stop=400, every=50, reset_every=100)
-  assert (config.acts_after(step), config.resets_after(step)) == (acts, resets)
+  """3DGS: densify_from_iter < iteration < densify_until_iter; opacities are reset before densify_until_iter."""
+  assert (CONFIG.acts_after(step), CONFIG.resets_after(step)) == (acts, resets)
+
+
+def test_size_counts_from_the_first_reset_on():
+  assert [CONFIG.prunes_large_after(step) for step in (50, 100, 101, 350)] == [False, False, True, True]
+  assert dataclasses.replace(CONFIG, reset_every=0).prunes_large_after(1)

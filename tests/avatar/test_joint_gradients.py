@@ -6,7 +6,7 @@ import numpy as np
 
 import splat_kernels
 from rsatalker_jax.avatar import init_avatar, render_frames
-from rsatalker_jax.head import motion_to_flame
+from rsatalker_jax.head import pose_for
 from rsatalker_jax.motion import MotionConfig, MotionGenerator
 from rsatalker_jax.social import GaussianOffsetNet
 from test_avatar import front_camera, make_head
@@ -48,7 +48,7 @@ def test_pixels_reach_the_generator_and_the_social_networks():
       motion = generator.apply(variables, *given)
       query = generator.apply(variables, given[3], method="relation_query")
       c = offset_net.apply({"params": inputs["offsets"]}, jnp.tile(query, (FRAMES, 1)), jnp.arange(float(FRAMES)))
-      flame = motion_to_flame(motion)
+      flame = pose_for(motion)
       output = render_frames(avatar, head, flame, c, camera, config=raster, implementation="reference")
       return jnp.sum(weights * output.image)
 

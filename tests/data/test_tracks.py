@@ -15,7 +15,7 @@ from hostile_pickle import Hostile  # noqa: E402
 
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
-from rsatalker_jax.head import head_vertices, load_head, motion_to_flame  # noqa: E402
+from rsatalker_jax.head import head_vertices, load_head, pose_for  # noqa: E402
 
 FRAMES = 5
 
@@ -82,7 +82,7 @@ def test_track_moves_flame_through_its_neck_with_padded_expressions(tmp_path):
   )
   track = read_track(save(tmp_path / "a.npz"))
   pose_head = jax.jit(jax.vmap(lambda head, motion: head_vertices(
-      head, shape=track.identity, **motion_to_flame(motion)), in_axes=(None, 0)))
+      head, shape=track.identity, **pose_for(motion)), in_axes=(None, 0)))
   posed = pose_head(load_head(tmp_path / "head.npz"), track.motion)
   # In FLAME expressions move the joints as shapes do; the numpy head does so with one basis for both.
   values, numpy_head = track_values(), flame_numpy.load(tmp_path / "head.npz") | dict(n_shape=400)

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from rsatalker_jax import head
-from rsatalker_jax.head import HeadModel, motion_to_flame, rotation_matrix
+from rsatalker_jax.head import HeadModel, pose_for, rotation_matrix
 
 V, F, S, E = 37, 50, 4, 6
 PARENTS = (-1, 0, 1, 1, 1)
@@ -129,7 +129,7 @@ def test_rotation_matrix_and_its_derivatives():
 
 def test_motion_drives_expression_jaw_and_neck():
   motion = jnp.arange(2 * 56.0).reshape(2, 56)
-  flame = motion_to_flame(motion)
+  flame = pose_for(motion)
   np.testing.assert_array_equal(flame["expression"], motion[:, :50])
   np.testing.assert_array_equal(flame["jaw"], motion[:, 50:53])
   np.testing.assert_array_equal(flame["neck"], motion[:, 53:])

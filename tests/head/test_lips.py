@@ -11,7 +11,7 @@ import scipy.stats
 
 import tiny_world
 from rsatalker_jax.data.demo.expressions import COLUMN
-from rsatalker_jax.head import find_lips, head_vertices, load_head, make_lip_opening, motion_to_flame
+from rsatalker_jax.head import find_lips, head_vertices, load_head, make_lip_opening, pose_for
 
 HEAD = pathlib.Path(__file__).resolve().parents[2] / "assets" / "head" / "demo_head.npz"
 
@@ -27,7 +27,7 @@ def test_opening_is_that_of_the_whole_head(head):
   values = opening(motion)
   straight = motion.copy()
   straight[:, 53:] = 0
-  pose = jax.jit(lambda frame: head_vertices(head, shape=jnp.zeros(0), **motion_to_flame(frame)))
+  pose = jax.jit(lambda frame: head_vertices(head, shape=jnp.zeros(0), **pose_for(frame)))
   lips = np.stack([pose(frame) for frame in straight])[:, np.asarray(head.lip_vertices), 1]
   np.testing.assert_allclose(values, lips[:, 0] - lips[:, 1], atol=1e-7)  # float32 of coordinates near 0.1 m.
   turned = motion.copy()

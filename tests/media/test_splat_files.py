@@ -10,7 +10,7 @@ import flame_mesh
 import splat_kernels
 from rsatalker_jax.avatar import Gaussians, render_frames
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import head_vertices, load_head, motion_to_flame
+from rsatalker_jax.head import head_vertices, load_head, pose_for
 from rsatalker_jax.media import splat_files
 from tiny_world import make_motion
 
@@ -43,7 +43,7 @@ def write_table(path, columns: dict[str, np.ndarray], kind: str = "<f4") -> None
 
 @pytest.fixture(scope="module")
 def flame():
-  return jax.tree.map(jnp.asarray, motion_to_flame(make_motion(3)[17]))
+  return jax.tree.map(jnp.asarray, pose_for(make_motion(3)[17]))
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_avatar_of_gaussian_avatars_needs_flame_with_teeth(tmp_path):
   np.testing.assert_allclose(avatar.gaussians.opacity_logits, np.arange(count) / count, rtol=1e-6)
   np.testing.assert_array_equal(avatar.static_offset, offset[0])
   # At rest a Gaussian with mean 0 sits in the middle of its triangle, teeth like skin.
-  gaussians = splat_files.bake(avatar, head, motion_to_flame(np.zeros(56, np.float32)))
+  gaussians = splat_files.bake(avatar, head, pose_for(np.zeros(56, np.float32)))
   corners = (np.asarray(head.v_template) + offset[0])[np.asarray(head.faces)]
   np.testing.assert_allclose(gaussians.means, corners.mean(axis=1), atol=1e-6)
 

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from rsatalker_jax.avatar import render_frames
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import head_vertices, motion_to_flame
+from rsatalker_jax.head import head_vertices, pose_for
 from rsatalker_jax.media import viewer
 from tiny_world import make_motion
 
@@ -73,7 +73,7 @@ def person(avatar):
 
 @pytest.fixture(scope="module")
 def flame():
-  return jax.tree.map(np.asarray, motion_to_flame(make_motion(3)[:FRAMES]))
+  return jax.tree.map(np.asarray, pose_for(make_motion(3)[:FRAMES]))
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,24 @@ def test_memory_grows_with_the_length_not_its_square():
 
 
 @pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("frames", [1, 11])
+@pytest.mark.parametrize("layer", ["attention", "transformer", "conv"])
+def test_what_is_beyond_the_clip_is_not_seen(layer, frames, causal):
+  """A clip padded with anything gives the clip's own frames; its length is not known to the program."""
+  module = {
+      "attention": layers.WindowAttention(features=8, heads=2, reach=5, causal=causal),
+      "transformer": layers.TransformerLayer(features=8, heads=2, reach=5, causal=causal),
+      "conv": layers.FrameConv(features=3, kernel=5, stride=2, causal=causal),
+  }[layer]
+  inputs = [jax.random.normal(jax.random.key(i), (2, frames, 8)) for i in range(2 if layer == "attention" else 1)]
+  padded = [jnp.pad(x, [(0, 0), (0, 13 - frames), (0, 0)], constant_values=50.0) for x in inputs]
+  params = module.init(KEY, *inputs)
+  out = jax.jit(module.apply)(params, *padded, num_frames=frames)
+  np.testing.assert_allclose(out[:, :frames], module.apply(params, *inputs), atol=1e-5)
+  assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_frame_conv_equals_numpy(stride, causal):
   module = layers.FrameConv(features=3, kernel=5, stride=stride, causal=causal)

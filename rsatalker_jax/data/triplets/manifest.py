@@ -1,4 +1,4 @@
-"""Which captured video shows which conversation: the speech-mesh-video triplets of the paper (Sec. 4.1).
+"""Which captured video shows which conversation: the manifest of the paper's speech-mesh-video triplets (Sec. 4.1).
 
 The manifest is one JSON object per line:
 
@@ -14,9 +14,9 @@ import pathlib
 import numpy as np
 from jaxtyping import Int
 
-from rsatalker_jax.data.captures import SPLITS, Capture
+from rsatalker_jax.data.captures import SPLITS
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.social.relation import parse_relation
+from rsatalker_jax.social.relation import UNKNOWN, format_relation, parse_relation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Triplet:
     capture: the capture's folder.
     camera: camera index of the video.
     first_timestep: the capture's timestep that shows the conversation's first frame.
-    frames: how many frames, at 25 per second, the video shows.
+    frames: how many frames, at 25 per second, the video covers; single ones may be missing in the capture.
     relation: [blood, equal]; -1 for unknown.
+    place: file and line of the manifest, for messages.
   """
 
   conversation: str
@@ -42,26 +43,17 @@ class Triplet:
   first_timestep: int
   frames: int
   relation: Int[np.ndarray, "2"]
+  place: str = ""
 
   @property
   def name(self) -> str:
     """The name under which `load_dualtalk` gives the conversation with this person as the one to generate."""
     return f"{self.conversation}_speaker{self.speaker}"
 
-  def capture_indices(self, capture: Capture) -> Int[np.ndarray, "T"]:
-    """The capture's item for every frame of the conversation, in order.
-
-    Raises:
-      InputError: the capture does not have one of the frames.
-    """
-    indices = np.empty(self.frames, np.int64)
-    for frame in range(self.frames):
-      try:
-        indices[frame] = capture.index(self.camera, self.first_timestep + frame)
-      except KeyError:
-        key = f"camera {self.camera}, timestep {self.first_timestep + frame}"
-        raise InputError(self.capture, key, "no such frame", f"{self.frames} frames for {self.name}") from None
-    return indices
+  @property
+  def end(self) -> int:
+    """The capture's timestep after the last one."""
+    return self.first_timestep + self.frames
 
 
 _FIELDS = {
@@ -84,7 +76,9 @@ def load_triplets(manifest: str | os.PathLike, split: str | None = None) -> list
     split: keep this one alone.
 
   Raises:
-    InputError: the manifest is missing, a line is no JSON object, or a value is missing or wrong.
+    InputError: the manifest is missing, a line is no JSON object, a value is missing or wrong, a conversation's film is
+      listed twice, or lines contradict each other (two relations of a conversation, two conversations at one moment of a
+      capture).
   """
   manifest = pathlib.Path(manifest)
   try:
@@ -92,7 +86,47 @@ def load_triplets(manifest: str | os.PathLike, split: str | None = None) -> list
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(manifest, "", error, "a manifest of triplets (.jsonl)") from None
   triplets = [_parse_line(manifest, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+  _check_against_each_other(triplets)
   return [triplet for triplet in triplets if split in (None, triplet.split)]
+
+
+def merge_relations(
+    known: Int[np.ndarray, "2"], said: Int[np.ndarray, "2"], place: object, name: str
+) -> Int[np.ndarray, "2"]:
+  """One label of two; an axis that only one of them knows is that one's.
+
+  Args:
+    known, said: [blood, equal], -1 for unknown.
+    place, name: where the second stands, and of which conversation, for the message.
+
+  Raises:
+    InputError: they contradict each other.
+  """
+  if np.any((known != said) & (known != UNKNOWN) & (said != UNKNOWN)):
+    raise InputError(place, "relation", f"{format_relation(said)} for {name}", f"{format_relation(known)}, as is said elsewhere")
+  return np.where(said == UNKNOWN, known, said).astype(np.int32)
+
+
+def _check_against_each_other(triplets: list[Triplet]) -> None:
+  relations: dict[str, np.ndarray] = {}
+  films: dict[tuple, Triplet] = {}
+  moments: dict[pathlib.Path, list[Triplet]] = {}
+  for triplet in triplets:
+    name = triplet.conversation
+    known = relations.get(name, triplet.relation)
+    relations[name] = merge_relations(known, triplet.relation, triplet.place, name)
+    capture = triplet.capture.resolve()
+    film = name, triplet.speaker, triplet.camera, capture
+    if film in films:
+      raise InputError(triplet.place, "conversation", f"{triplet.name} from camera {triplet.camera} a second time",
+                       f"one line a film, as {films[film].place}")
+    films[film] = triplet
+    for other in moments.setdefault(capture, []):
+      first, last = (f(x) for f, x in ((max, (triplet.first_timestep, other.first_timestep)), (min, (triplet.end, other.end))))
+      if first < last and (other.name, other.first_timestep) != (triplet.name, triplet.first_timestep):
+        raise InputError(triplet.place, "first_timestep", f"timesteps {first} to {last - 1} of {triplet.capture}",
+                         f"others than those of {other.name}, {other.place}")
+    moments[capture].append(triplet)
 
 
 def _parse_line(manifest: pathlib.Path, number: int, line: str) -> Triplet:
@@ -118,4 +152,4 @@ def _parse_line(manifest: pathlib.Path, number: int, line: str) -> Triplet:
   if not capture.is_dir():
     raise InputError(place, "capture", f"{entry['capture']}, which does not exist", "a capture's folder")
   relation = parse_relation(entry["relation"], source=place)
-  return Triplet(**{**{key: entry[key] for key in _FIELDS}, "capture": capture, "relation": relation})
+  return Triplet(**{**{key: entry[key] for key in _FIELDS}, "capture": capture, "relation": relation, "place": place})
