@@ -13,15 +13,15 @@ from ml_collections import ConfigDict
 VARIANTS = {
     "full": ("RSATalker, stage 1", {}),
     # Baselines.
-    "no_relation": ("RSATalker without the social module", {"generator.use_relation": False}),
+    "no_relation": ("RSATalker without the social module", {"social.enabled": False}),
     "dualtalk": ("DualTalk (BiLSTM)", {"generator.architecture": "dualtalk", "generator.encoder_layers": 3}),
     "speaker_only": (
         "speaker-only (FaceFormer's setting)",
-        {"generator.use_partner": False, "generator.use_relation": False},
+        {"generator.use_partner": False, "social.enabled": False},
     ),
     "listener_only": (
         "listener-only (L2L's setting)",
-        {"generator.use_own_speech": False, "generator.use_relation": False},
+        {"generator.use_own_speech": False, "social.enabled": False},
     ),
     # Eq. 5 and what s can do.
     "plain_eq5": ("Eq. 4 and 5 as written: no residual path", {"generator.residual": False}),

@@ -115,7 +115,9 @@ def base_config() -> ConfigDict:
       warmup=100,
       weight_decay=0.01,
       gradient_clip=1.0,
-      orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty.
+      orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty, in stage 3 too.
+      # Whether relations are told and the social module is trained in this stage already [False: it enters with stage 3].
+      social_module=True,
       loss=ConfigDict(dict(
           expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=12.0, plain_norm=False
       )),
@@ -184,10 +186,14 @@ def base_config() -> ConfigDict:
       steps=120,
       batch=2,  # Windows of filmed conversations …
       frames=2,  # … and how many frames of each are rendered.
-      motion_batch=8,  # Windows of all conversations, for L_mesh; the first `batch` of them are drawn.
+      # Windows of all conversations, for L_mesh; the first `batch` of them are drawn. 0: L_mesh of the filmed windows [0].
+      motion_batch=8,
       window=100,
       generator_learning_rate=5e-5,
-      avatar_learning_rate=0.3,  # Share of stage 2's rates.
+      # Of the rates with which stage 2 ended, and to which share of that they decay; steps over which they rise first.
+      avatar_learning_rate=3.0,  # [1]
+      final_avatar_learning_rate=0.1,
+      avatar_warmup=0,
       # Higher, the offsets learn the times of the training film's poses, which other conversations do not have.
       offsets_learning_rate=1e-7,
       image_weight=0.1,  # lambda_1 of Eq. 13
@@ -202,7 +208,7 @@ def base_config() -> ConfigDict:
   ))
 
   # --- How the run is watched and scored; changes nothing that is computed in training.
-  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250))
+  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250, evaluate_every=500))
   config.evaluation = ConfigDict(dict(
       frames=60,  # Test frames that are rendered.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.

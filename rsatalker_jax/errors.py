@@ -1,5 +1,7 @@
 """What a user's mistake looks like: one line that names the place, what was found and what was expected."""
 
+_LONGEST = 400  # Of what is quoted from a file.
+
 
 class InputError(ValueError):
   """Wrong input from outside. Command-line entries print it as one line and exit with status 2.
@@ -13,8 +15,12 @@ class InputError(ValueError):
 
   def __init__(self, file: object, key: str, found: object, expected: object):
     where = f"{file}: {key}" if key else f"{file}"
-    message = f"{where}: found {found}, expected {expected}"
-    super().__init__(" ".join(message.split()))  # One line, whatever the parts hold.
+    found_text = str(found)
+    if len(found_text) > _LONGEST:
+      found_text = f"{found_text[:_LONGEST]}... ({len(found_text)} characters)"
+    message = " ".join(f"{where}: found {found_text}, expected {expected}".split())  # One line, whatever the parts hold.
+    # A file's words may hold what a terminal would obey, or half a character that cannot be printed.
+    super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
     self.file, self.key, self.found, self.expected = file, key, found, expected
 
 

@@ -1,9 +1,11 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and files from outside that may be anything."""
 
+import codecs
 import contextlib
 import os
 import pathlib
 import secrets
+import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -34,3 +36,59 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     raise InputError(path, "", error.strerror or error, "a file that can be written") from error
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: str | os.PathLike, expected: str) -> BinaryIO:
+  """Opens a file to read; a pipe or a device, which might block or never end, is refused.
+
+  Args:
+    path: the file.
+    expected: what the line of the error says there should be.
+
+  Raises:
+    InputError: it is missing, a folder, not readable or not a regular file.
+  """
+  try:
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+  except (OSError, ValueError) as error:  # ValueError: a name with a null character.
+    raise InputError(path, "", getattr(error, "strerror", None) or error, expected) from None
+  mode = os.fstat(descriptor).st_mode
+  if not stat.S_ISREG(mode):
+    os.close(descriptor)
+    raise InputError(path, "", "a folder" if stat.S_ISDIR(mode) else "a pipe or a device", f"a regular file: {expected}")
+  return os.fdopen(descriptor, "rb")
+
+
+def read_whole(path: str | os.PathLike, expected: str, max_bytes: int = 1 << 30) -> bytes:
+  """The bytes of a regular file.
+
+  Raises:
+    InputError: see `open_regular`; or it has more than `max_bytes`.
+  """
+  with open_regular(path, expected) as file:
+    size = os.fstat(file.fileno()).st_size
+    if size > max_bytes:  # A sparse file takes no disk and all memory.
+      raise InputError(path, "", f"{size} bytes", f"{expected}, of {max_bytes >> 20} MB at most")
+    try:
+      return file.read()
+    except OSError as error:
+      raise InputError(path, "", error.strerror or error, expected) from None
+
+
+def read_text(path: str | os.PathLike, expected: str) -> str:
+  """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as Windows' programs write it.
+
+  Raises:
+    InputError: see `read_whole`; or it is in another encoding.
+  """
+  data = read_whole(path, expected)
+  encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+  try:
+    text = data.decode(encoding)
+  except UnicodeDecodeError as error:
+    found = f"{data[error.start : error.start + 4]!r}, which is not {encoding.removesuffix('-sig').upper()}"
+    raise InputError(path, f"byte {error.start}", found, f"{expected}, saved as UTF-8") from None
+  if "\0" in text:
+    raise InputError(path, f"character {text.index(chr(0))}", "a zero, which no text has", f"{expected}, saved as UTF-8")
+  return text

@@ -7,6 +7,7 @@ Trained arrays and buffers are passed in, never held here:
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -23,10 +24,13 @@ import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, render_frames
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
+from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.motion import Generator, MotionConfig, make_generator
+from rsatalker_jax.motion.clips import pad_clip
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, wav2vec2_features
+from rsatalker_jax.types import Motion
 
 Params = dict[str, Any]
 # wav (S,) at 16 kHz and a number of frames -> features (T, D) at 25 fps
@@ -75,7 +79,7 @@ class Talker:
 
     Args:
       params, buffers: of a run.
-      inputs: speech_a, motion_a, speech_b, relation, as `MotionClip` has them.
+      inputs: speech_a, motion_a, speech_b, relation, as `MotionClip` has them; `num_frames` where clips are padded.
       dropout: key of the dropout masks, in training.
     """
     return self.generator.apply(
@@ -84,9 +88,18 @@ class Talker:
         inputs["motion_a"],
         inputs["speech_b"],
         self.social_feature(params, inputs["relation"]),
+        num_frames=inputs.get("num_frames"),
         deterministic=dropout is None,
         rngs={} if dropout is None else {"dropout": dropout},
     )
+
+  def generate_clip(self, params: Params, buffers: Params, clip: MotionClip) -> Motion:
+    """B's motion for a whole clip of any length, through a few compiled programs (`motion.clips`)."""
+    inputs = pad_clip(clip.speech_a, clip.motion_a, clip.speech_b) | {"relation": np.asarray(clip.relation, np.int32)}
+    motion = _compiled_generate(self.generator, self.social, self.knows_relation)(
+        {name: params[name] for name in ("generator", "social")}, {"generator": buffers["generator"]}, inputs
+    )
+    return np.asarray(motion)[: len(clip.motion_a)]
 
   def gaussian_offsets(
       self, params: Params, relation: Int[Array, "*b 2"], t: Float[Array, "*b"]
@@ -122,6 +135,13 @@ class Talker:
         config=self.raster,
         implementation=self.implementation,
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_generate(generator: Generator, social: SocialModule, knows_relation: bool):
+  """`Talker.generate` for all talkers of equal modules: seeds that are compared share its programs."""
+  talker = Talker(None, social, generator, None, knows_relation, None, None, None)
+  return jax.jit(talker.generate)
 
 
 def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh, *, avatar_per_frame: bool = False):

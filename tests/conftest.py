@@ -20,12 +20,24 @@ import sys  # noqa: E402
 _TESTS = pathlib.Path(__file__).parent
 sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
 
-# The shapes in the signatures of splat_kernels are checked in tests, and only there.
+# The shapes in signatures are checked in tests, and only there.
 import jaxtyping  # noqa: E402
 
-jaxtyping.install_import_hook("splat_kernels", "shape_checks.check")
+jaxtyping.install_import_hook(["rsatalker_jax", "splat_kernels"], "shape_checks.check")
 
+import collections  # noqa: E402
+
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# The same examples in each run, and none refused because the machine was busy.
+hypothesis.settings.register_profile(
+    "suite",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.differing_executors],
+)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,3 +47,19 @@ def _room_for_programs():
   maps = pathlib.Path("/proc/self/maps")
   if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
     jax.clear_caches()
+
+
+@pytest.fixture
+def unchecked_signatures():
+  """As in production: functions see wrong shapes themselves."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Says in the last lines what was not tested, and why."""
+  skipped = terminalreporter.stats.get("skipped", [])
+  reasons = collections.Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+  for reason, count in reasons.most_common():
+    terminalreporter.write_line(f"skipped: {count} {'test' if count == 1 else 'tests'}: {reason}")

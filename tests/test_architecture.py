@@ -22,7 +22,7 @@ ALLOWED = {
     "evaluation": _FOUNDATION | {"data", "social", "head", "splat_kernels"},
     "media": _FOUNDATION | {"data", "head", "avatar", "splat_kernels"},
     "sharding": _FOUNDATION,
-    "talker": _INFERENCE - {"talker", "media", "evaluation", "data"},
+    "talker": _INFERENCE - {"talker", "media", "evaluation"},
     "runs": _INFERENCE,
     "training": _INFERENCE | {"runs"},
     "types": set(),

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -14,7 +15,7 @@ from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.conversations import load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
-from rsatalker_jax.data.triplets import Triplet, load_triplets
+from rsatalker_jax.data.triplets import FilmedConversation, load_films
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, relation_probe, scoring, tables
@@ -43,8 +44,8 @@ def score_run(workdir: str) -> str:
   scorer = make_scorer(run, source, clips)
   motion_rows = _score_motion_rows(run, source, scorer, workdir)
   filmed = _open_test_film(run, clips)
-  image_rows, sheet = _score_frame_rows(run, *filmed, workdir)
-  flicker = _measure_flicker(run, *filmed)
+  image_rows, sheet = _score_frame_rows(run, filmed, workdir)
+  flicker = _measure_flicker(run, filmed)
 
   markdown = (
       f"Run {workdir} ({run.stages}), {source.summary()}\n\n"
@@ -128,17 +129,20 @@ def _motion_report(rows: dict[str, list[dict[str, float]]]) -> str:
   return report
 
 
-def _open_test_film(run: TrainedRun, clips: list[MotionClip]) -> tuple[Capture, np.ndarray, MotionClip]:
-  """The test capture, its items that show the first of its conversations that was scored, frame by frame, and its clip."""
-  capture = load_capture(run.data_path("capture"), "test", background=tuple(run.config.render.background))
-  triplet, clip = _find_test_triplet(run, clips)
-  return capture, triplet.capture_indices(capture)[: len(clip.motion_b)], clip
+def _open_test_film(run: TrainedRun, clips: list[MotionClip]) -> FilmedConversation:
+  """The first filmed test conversation."""
+  open_capture = lambda folder: load_capture(folder, "test", background=tuple(run.config.render.background))
+  films = load_films(run.data_path("triplets"), "test", clips, open_capture, run.talker.head).conversations
+  if not films:
+    raise InputError(run.data_path("triplets"), "split", "no test triplet", "one whose video can be compared with")
+  return films[0]
 
 
-def _score_frame_rows(run: TrainedRun, capture: Capture, items: np.ndarray, clip: MotionClip, workdir: str):
+def _score_frame_rows(run: TrainedRun, filmed: FilmedConversation, workdir: str):
   """Image metrics by row, and a sheet: truth, tracked, generated, error of tracked."""
-  frames = np.unique(np.linspace(0, len(items) - 1, run.config.evaluation.frames).round().astype(int))
-  film = Film.read(capture, items[frames])
+  places = np.unique(np.linspace(0, len(filmed.frames) - 1, run.config.evaluation.frames).round().astype(int))
+  capture, clip, frames = filmed.capture, filmed.clip, filmed.frames[places]
+  film = Film.read(capture, filmed.items[places])
 
   nets = run.config.evaluation.lpips_nets
   score = lambda film, run, flame, offsets: film.score(run.talker, run.avatar, flame, offsets, nets)
@@ -149,8 +153,8 @@ def _score_frame_rows(run: TrainedRun, capture: Capture, items: np.ndarray, clip
     shown = load_run(workdir, stages) if stages else run
     flame = film.flame
     if title != "tracked motion":
-      flame = {name: np.asarray(x) for name, x in pose_for(shown.generate(clip)[frames]).items()}
-      flame["translation"] = film.flame["translation"]
+      alignment = np.tile(filmed.alignment, (len(frames), 1))
+      flame = jax.device_get(pose_for(shown.generate(clip)[frames], film.flame, alignment))
     rows[title], rendered[title] = score(film, shown, flame, shown.gaussian_offsets(clip.relation, frames))
 
   if (capture.root / "transforms_val.json").is_file():  # Cameras held out.
@@ -165,12 +169,12 @@ def _score_frame_rows(run: TrainedRun, capture: Capture, items: np.ndarray, clip
   return rows, np.concatenate([np.concatenate(list(x[columns]), axis=1) for x in shown], axis=0)
 
 
-def _measure_flicker(run: TrainedRun, capture: Capture, items: np.ndarray, clip: MotionClip) -> dict[str, float]:
+def _measure_flicker(run: TrainedRun, filmed: FilmedConversation) -> dict[str, float]:
   """Mean absolute difference of successive frames, of the film and of the avatar with tracked motion, and of the two
   differences: an avatar that flickers changes where the film does not."""
-  frames = np.arange(min(run.config.evaluation.frames, len(items)))
-  film = Film.read(capture, items[frames])
-  offsets = run.gaussian_offsets(clip.relation, frames)
+  places = np.arange(min(run.config.evaluation.frames, len(filmed.frames)))
+  film = Film.read(filmed.capture, filmed.items[places])
+  offsets = run.gaussian_offsets(filmed.clip.relation, filmed.frames[places])
   rendered = np.concatenate(
       list(render_sequence(run.talker, sharding.make_mesh(), run.avatar, film.flame, film.camera, offsets))
   )
@@ -204,11 +208,3 @@ class Film:
     pairs = zip(chunks, np.split(self.images, ends[:-1]))
     return scoring.score_frames(pairs, lpips_nets), np.concatenate(chunks)
 
-
-def _find_test_triplet(run: TrainedRun, clips: list[MotionClip]) -> tuple[Triplet, MotionClip]:
-  manifest = run.data_path("triplets")
-  by_name = {clip.name: clip for clip in clips}
-  for triplet in load_triplets(manifest, "test"):
-    if triplet.name in by_name:
-      return triplet, by_name[triplet.name]
-  raise InputError(manifest, "split", "no test triplet of a test conversation", "one whose video can be compared with")

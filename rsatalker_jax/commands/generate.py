@@ -17,7 +17,7 @@ from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.data.dualtalk import read_conversation, write_motion
 from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import pose_for
+from rsatalker_jax.head import FlamePose, pose_for, rotation_matrix
 from rsatalker_jax.media import conversation as conversation_frames, video
 from rsatalker_jax.social import format_relation
 from rsatalker_jax.talker import render_sequence
@@ -37,6 +37,7 @@ def generate_video(
     size: int = 320,
     seconds: float | None = None,
     person: str | None = None,
+    camera: int | None = None,
 ) -> None:
   """Generates B's motion and writes the video of A (left) and B (right) with both voices.
 
@@ -49,6 +50,7 @@ def generate_video(
     size: height of each face in pixels.
     seconds: only so much from the beginning.
     person: who B is, where the run has a bank.
+    camera: of the capture; None takes the one that the face looks at.
 
   Raises:
     InputError: for every mistake in the inputs, before anything is written.
@@ -77,10 +79,10 @@ def generate_video(
   if save_motion is not None:
     write_motion(save_motion, motion_b[:count])
 
-  camera, translation = _front_view(run, size)
+  view, body = _front_view(run, size, camera)
   partner = _another_person(run)
-  frames_a = _faces(run, partner, clip.motion_a[:count], translation, camera)
-  frames_b = _faces(run, run.avatar, motion_b[:count], translation, camera, clip.relation)
+  frames_a = _faces(run, partner, clip.motion_a[:count], body, view)
+  frames_b = _faces(run, run.avatar, motion_b[:count], body, view, clip.relation)
   levels = tuple(conversation_frames.voice_levels(x, count, FPS) for x in (conversation.speech_a, conversation.speech_b))
   labels = ("A (given)", f"B (generated; {format_relation(conversation.relation)})")
   frames = conversation_frames.side_by_side(frames_a, frames_b, labels, levels)
@@ -89,14 +91,30 @@ def generate_video(
   print(f"wrote {out}")
 
 
-def _front_view(run: TrainedRun, size: int) -> tuple[splat_kernels.Camera, np.ndarray]:
-  """The capture's first camera, at the wanted height, and where the head stood in front of it."""
+def _front_view(run: TrainedRun, size: int, camera: int | None) -> tuple[splat_kernels.Camera, FlamePose]:
+  """A camera of the capture at the wanted height, and how the filmed body stood before it at the capture's first moment.
+
+  Args:
+    camera: its index in the capture; None takes the one that the face looks at.
+  """
   capture = load_capture(run.data_path("capture"), "train")
-  item = capture[int(np.argmin(capture.camera_indices))]
+  indices = np.unique(capture.camera_indices)
+  if camera is not None and camera not in indices:
+    raise InputError("--camera", "", camera, f"one of {', '.join(map(str, indices))}, the cameras of {capture.root}")
+  firsts = [int(np.flatnonzero(capture.camera_indices == index)[0]) for index in (indices if camera is None else [camera])]
+  item = max((capture[first] for first in firsts), key=_looked_at)
   zoom = size / capture.height
   intrinsics = item["intrinsics"] * np.array([[zoom], [zoom], [1]], np.float32)
   width = round(capture.width * zoom / 2) * 2
-  return splat_kernels.Camera(item["world_to_camera"], intrinsics, width, size), item["flame"]["translation"]
+  return splat_kernels.Camera(item["world_to_camera"], intrinsics, width, size), item["flame"]
+
+
+def _looked_at(item: dict) -> float:
+  """How straight the face of a captured frame looks into its camera: 1 straight, -1 away."""
+  flame, view = item["flame"], item["world_to_camera"]
+  forward = rotation_matrix(flame["rotation"]) @ rotation_matrix(flame["neck"]) @ np.array([0.0, 0.0, 1.0])
+  to_camera = -view[:3, :3].T @ view[:3, 3] - flame["translation"]
+  return float(forward @ to_camera / np.linalg.norm(to_camera))
 
 
 def _another_person(run: TrainedRun) -> Avatar:
@@ -116,13 +134,13 @@ def _faces(
     run: TrainedRun,
     avatar: Avatar,
     motion: Motion,
-    translation: np.ndarray,
+    body: FlamePose,
     camera: splat_kernels.Camera,
     relation: Int[np.ndarray, "2"] | None = None,
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-  """Frames of one face; with a relation, with its offset corrections."""
-  flame = jax.device_get(pose_for(motion))
-  flame["translation"] = flame["translation"] + translation
+  """Frames of one face on a body that stands still; with a relation, with its offset corrections."""
+  repeat = lambda x: np.broadcast_to(x, (len(motion), *np.shape(x)))
+  flame = jax.device_get(pose_for(motion, {name: repeat(x) for name, x in body.items()}, repeat(run.alignment)))
   offsets = None if relation is None else run.gaussian_offsets(relation, np.arange(len(motion)))
   for chunk in render_sequence(run.talker, sharding.make_mesh(), avatar, flame, camera, offsets):
     yield from video.to_uint8(chunk)

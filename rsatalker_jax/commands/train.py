@@ -2,14 +2,13 @@
 
 The three stages of the paper (Sec. 3.6), each as data for the loop: what it reads, its loss, what it trains.
 
-    motion   L_mesh (Eq. 9)                                                    trains the generator
-    avatar   L_image + lambda_2 L_pos (Eq. 10, 11)                             trains the Gaussians
-    joint    L_mesh + lambda_1 L_image + lambda_2 L_pos + lambda_3 L_offset    trains all of them and the offsetnet
-             (Eq. 13)
+    motion   L_mesh (Eq. 9)                                                    the generator (here the social module, too)
+    avatar   L_image + lambda_2 L_pos (Eq. 10, 11)                             the Gaussians, corrections of the tracking
+    joint    L_mesh + lambda_1 L_image + lambda_2 L_pos + lambda_3 L_offset    generator, social module, Gaussians, offsetnet
+             (Eq. 13)                                                          (as far as joint.avatar_share lets them)
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import tqdm
@@ -19,7 +18,7 @@ from rsatalker_jax import sharding
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs import workdir as workdirs
-from rsatalker_jax.talker import make_encoder, make_talker
+from rsatalker_jax.talker import Params, make_encoder, make_talker
 from rsatalker_jax.training import loop
 from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.bank_stage import bank_stage
@@ -28,20 +27,29 @@ from rsatalker_jax.training.motion_stage import motion_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 
-def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_from: str | None = None) -> None:
+def train(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    stage: str | None = None,
+    init_from: str | None = None,
+    allow_unfinished: bool = False,
+) -> None:
   """Runs all stages, or one, from where the workdir is.
 
   A stage starts from, in this order: its own newest checkpoint in `workdir`; the stages before it in `workdir`; the run
-  `init_from`; fresh parameters.
+  `init_from`; fresh parameters. Every requested stage is made, and with it its data and values checked, before the first
+  step of the first.
 
   Args:
     config: see configs/common.py.
     workdir: where checkpoints and metrics go; made if absent.
     stage: a name from `workdirs.STAGES`; None runs all.
     init_from: another run's workdir.
+    allow_unfinished: whether a stage may start from an earlier one that has not reached its last step.
 
   Raises:
-    InputError: if the data is not as expected or another config made `workdir`.
+    InputError: if a value or the data of any requested stage is not as expected, or another config made `workdir`.
     MissingFeatures: names the clip, if features are missing that `speech.encode_missing` does not let be computed.
   """
   workdirs.check_workdir(workdir, config)
@@ -55,23 +63,21 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
       mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
       say=tqdm.tqdm.write if jax.process_index() == 0 else lambda _: None,  # Above the progress bar.
   )
-  given = {}, {}
-  if init_from is not None:
-    *given, used = workdirs.load_parameters(init_from)
-    inputs.say(f"starting from {init_from} ({used})")
-  makers = make_stages(inputs)
-  if stage and stage not in makers:
-    found = f"{len(config.data.captures)} people"
-    raise InputError("config", "data.captures", found, f"none for the {stage} stage, which trains one person of `capture`")
-  for name in [stage] if stage else makers:
-    before = workdirs.STAGES[: workdirs.STAGES.index(name)]
-    *earlier, _ = workdirs.load_parameters(workdir, before, required=False)
+  names = [stage] if stage else list(workdirs.STAGES)
+  if not allow_unfinished:
+    _refuse_unfinished(config, workdir, names[0])
+  stages = [make_stage(inputs, name) for name in names]
+  for made in stages:
+    loop.check_start(made, _start_of(made.name, workdir, init_from)[0], init_from or workdir)
+  for made in stages:
+    start, sources = _start_of(made.name, workdir, init_from)
+    inputs.say(f"{made.name}: starts from {_describe(made, sources)}")
     loop.run_stage(
-        makers[name](),
-        mesh=inputs.mesh,
+        made,
+        mesh=made.mesh,
         workdir=workdir,
         seed=config.seed,
-        start=tuple(first | second for first, second in zip(given, earlier)),
+        start=start,
         origin=init_from or workdir,
         watching=loop.Watching(**config.logging),
         before_checkpoint=functools.partial(workdirs.record_config, workdir, config),
@@ -79,12 +85,39 @@ def train(config: ConfigDict, workdir: str, *, stage: str | None = None, init_fr
     )
 
 
-def make_stages(inputs: StageInputs) -> dict[str, Callable[[], loop.Stage]]:
-  """Makers of all stages, in order; a stage is made only when its turn comes.
+def make_stage(inputs: StageInputs, name: str) -> loop.Stage:
+  """A stage by its name. With captures of several people the avatar stage trains a bank of them."""
+  avatar = bank_stage if inputs.config.data.captures else avatar_stage
+  return {"motion": motion_stage, "avatar": avatar, "joint": joint_stage}[name](inputs)
 
-  With captures of several people the avatar stage trains a bank of them, and there is no joint stage, which is for one.
-  """
-  makers = {"motion": motion_stage, "avatar": avatar_stage, "joint": joint_stage}
-  if inputs.config.data.captures:
-    makers = {"motion": motion_stage, "avatar": bank_stage}
-  return {name: functools.partial(maker, inputs) for name, maker in makers.items()}
+
+def _refuse_unfinished(config: ConfigDict, workdir: str, first: str) -> None:
+  """Raises: InputError: a stage before `first` was begun in `workdir` and is not at its end."""
+  for name in workdirs.STAGES[: workdirs.STAGES.index(first)]:
+    state = workdirs.load_stage_state(workdir, name)
+    if state is not None and int(state["step"]) < config[name].steps:
+      found = f"step {int(state['step'])} of {config[name].steps}"
+      raise InputError(workdir, name, found, f"a finished stage; finish it with --stage={name}, or --allow_unfinished")
+
+
+def _start_of(stage: str, workdir: str, init_from: str | None) -> tuple[tuple[Params, Params], dict[str, str]]:
+  """Params and buffers that a stage starts from, by group, and the run and stage that each group of params comes from."""
+  params, buffers, sources = {}, {}, {}
+  before = workdirs.STAGES[: workdirs.STAGES.index(stage)]
+  for run, stages in [(init_from, workdirs.STAGES)] * bool(init_from) + [(workdir, before)]:
+    found = False
+    for name in stages:
+      if (state := workdirs.load_stage_state(run, name)) is not None:
+        found = True
+        params |= state["params"]
+        buffers |= state["buffers"]
+        place = f"{name}:{int(state['step'])}" + (f" of {run}" if run == init_from else "")
+        sources |= dict.fromkeys(state["params"], place)
+    if run == init_from and not found:
+      raise InputError(run, "", "no checkpoint", "a folder that train.py --workdir has written")
+  return (params, buffers), sources
+
+
+def _describe(stage: loop.Stage, sources: dict[str, str]) -> str:
+  groups = jax.eval_shape(stage.init, jax.random.key(0))[0]
+  return ", ".join(f"{group} ({sources.get(group, 'new')})" for group in sorted(groups))

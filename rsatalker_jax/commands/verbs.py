@@ -39,6 +39,7 @@ def _define_train() -> None:
   flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
   flags.DEFINE_enum("stage", None, ["motion", "avatar", "joint"], "One stage alone; all of them by default.")
   flags.DEFINE_string("init_from", None, "A run whose parameters to start from.")
+  flags.DEFINE_bool("allow_unfinished", False, "Start a stage from an earlier one that has not reached its last step.")
   flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -47,7 +48,7 @@ def _train() -> None:
   command_line.use_devices(config.mesh, join_cluster=True)
   from rsatalker_jax.commands import train
 
-  train.train(config, FLAGS.workdir, stage=FLAGS.stage, init_from=FLAGS.init_from)
+  train.train(config, FLAGS.workdir, stage=FLAGS.stage, init_from=FLAGS.init_from, allow_unfinished=FLAGS.allow_unfinished)
 
 
 # --- evaluate
@@ -83,6 +84,7 @@ def _define_generate() -> None:
   flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32)
   flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
   flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
+  flags.DEFINE_integer("camera", None, "Of the capture, by its index; the one that the face looks at if not given.")
   flags.mark_flags_as_required(["workdir", "speech_a", "motion_a", "speech_b", "relation", "out"])
 
 
@@ -101,6 +103,7 @@ def _generate() -> None:
       save_motion=FLAGS.save_motion,
       size=FLAGS.size,
       seconds=FLAGS.seconds,
+      camera=FLAGS.camera,
   )
 
 

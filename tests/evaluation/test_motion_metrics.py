@@ -104,7 +104,7 @@ def test_constant_motion_is_scored_not_crashed():
   assert metrics["mse/pose"] == pytest.approx(expected)
 
 
-def test_shapes_must_agree():
+def test_shapes_must_agree(unchecked_signatures):
   with pytest.raises(ValueError, match="must be equal"):
     motion_metrics.evaluate_motion(make_motion(0, 10), make_motion(0, 11), make_motion(0, 10))
 

@@ -111,7 +111,7 @@ def test_one_relation_or_none_gives_no_probe():
   assert [relation_probe.relation_index(parse_relation(r)) for r in RELATIONS] == [0, 1, 2, 3]
 
 
-def test_lengths_must_agree(probe):
+def test_lengths_must_agree(probe, unchecked_signatures):
   clip = make_clip(RELATIONS[0], 0)
   with pytest.raises(ValueError, match="must be equal and at least 20"):
     probe.name_relation(clip.motion_a, clip.motion_b[:-1])

@@ -5,10 +5,7 @@ import dataclasses
 import gzip
 import io
 import json
-import pathlib
 import re
-import shutil
-import subprocess
 
 import jax
 import numpy as np
@@ -16,6 +13,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from media.browser import BROWSER, OpenPage
 from rsatalker_jax.avatar import render_frames
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import head_vertices, pose_for
@@ -24,35 +22,6 @@ from tiny_world import make_motion
 
 SIZE, FRAMES = 96, 6
 BACKGROUND = (0.2, 0.5, 0.9)
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-# SwiftShader draws in software; there is no network; time runs on as soon as nothing is to be done.
-OPTIONS = (
-    "--headless=new --no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader --no-first-run "
-    "--disable-background-networking --virtual-time-budget=5000 --enable-logging=stderr --dump-dom"
-).split() + ["--host-resolver-rules=MAP * ~NOTFOUND"]
-
-# Appended to the page: uses its controls, draws some moments from some sides, and writes down what it saw.
-WATCH = """<script>
-ready.then(async (player) => {
-  await new Promise((done) => setTimeout(done, 300));  // 25 fps: half a second is all there is.
-  const played = player.frame, slider = document.getElementById("time");
-  slider.value = 2;
-  slider.oninput();
-  const seen = { played, moved: player.frame, playing: player.playing, pictures: [] };
-  for (const { frame, ...view } of SHOTS) {
-    player.frame = frame;
-    Object.assign(player.view, view);
-    player.draw(SIZE, SIZE);
-    seen.pictures.push(player.screen.canvas.toDataURL("image/png"));
-  }
-  seen.error = player.screen.gl.getError();
-  const result = document.createElement("pre");
-  result.id = "seen";
-  result.textContent = JSON.stringify(seen);
-  document.body.append(result);
-});
-</script></body>"""
 
 
 def with_entry(values: np.ndarray, index, value: float) -> np.ndarray:
@@ -136,25 +105,50 @@ def test_page_holds_the_avatar_and_no_address(page, person, head, flame, offsets
     np.testing.assert_allclose(tables[name], values, rtol=0, atol=tolerance, err_msg=name)
 
 
-def watch(page: pathlib.Path, shots: list[dict]) -> dict:
-  """Opens the page in the browser; what `WATCH` saw, with pictures (H, W, 3) in [0, 1]."""
-  script = WATCH.replace("SHOTS", json.dumps(shots)).replace("SIZE", str(SIZE))
-  watched = page.with_name("watched.html")
-  watched.write_text(page.read_text().replace("</body>", script))
-  command = [BROWSER, *OPTIONS, f"--user-data-dir={page.parent / 'profile'}", watched.as_uri()]
-  run = subprocess.run(command, capture_output=True, text=True, timeout=60)
-  # Beside the console's messages, drivers tell there how fast a call was.
-  said = [line for line in run.stderr.splitlines() if "CONSOLE" in line and "GL Driver Message" not in line]
-  found = re.search(r'<pre id="seen">(.*?)</pre>', run.stdout)
-  assert found and not said, said or run.stderr[-2000:] + run.stdout[-500:]
-  seen = json.loads(found[1])
-  decode = lambda url: np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))
-  seen["pictures"] = [decode(url) / 255 for url in seen["pictures"]]
-  return seen
+@pytest.fixture
+def opened(page, tmp_path):
+  if BROWSER is None:
+    pytest.skip("needs Chromium: apt-get install chromium-headless-shell")
+  with OpenPage(page, tmp_path / "profile") as opened:
+    opened.evaluate("ready.then(() => null)")
+    yield opened
+  assert not opened.errors
 
 
-@pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is installed")
-def test_browser_plays_and_draws_as_the_rasterizer_does(page, person, head, flame, offsets):
+def test_player_keeps_time(opened):
+  state = lambda: opened.evaluate(
+      "ready.then((p) => [p.posed, Number(byId('time').value), byId('clock').textContent, byId('play').textContent])"
+  )
+  opened.evaluate("pass(0)")
+  assert state() == [0, 0, "0.00 / 0.24 s", "Pause"]
+  opened.evaluate("pass(90)")  # 25 fps: a frame is 40 ms.
+  assert state() == [2, 2, "0.08 / 0.24 s", "Pause"]
+  opened.evaluate("pass(200)")
+  assert state() == [1, 1, "0.04 / 0.24 s", "Pause"]  # Around the end.
+  opened.evaluate("byId('play').click(), pass(100)")
+  assert state() == [1, 1, "0.04 / 0.24 s", "Play"]
+  opened.evaluate("byId('play').click(), pass(50)")
+  assert state() == [2, 2, "0.08 / 0.24 s", "Pause"]  # From where it stood.
+  opened.evaluate("byId('time').value = 4, byId('time').dispatchEvent(new Event('input')), pass(100)")
+  assert state() == [4, 4, "0.16 / 0.24 s", "Play"]
+
+
+def test_mouse_turns_and_nears_the_view(opened):
+  view = lambda: opened.evaluate("ready.then((p) => p.view)")
+  button = dict(button="left", clickCount=1)
+  opened.mouse("mousePressed", 300, 200, **button)
+  for x, y in ((310, 205), (350, 240)):
+    opened.mouse("mouseMoved", x, y, buttons=1, button="left")
+  opened.mouse("mouseReleased", 350, 240, **button)
+  opened.mouse("mouseMoved", 500, 100)  # Without a button nothing is dragged.
+  assert view() == pytest.approx({"yaw": -0.008 * 50, "pitch": 0.008 * 40, "distance": 0.8})
+  opened.mouse("mouseWheel", 300, 200, deltaX=0, deltaY=100)
+  assert view()["distance"] == pytest.approx(0.8 * np.exp(0.1))
+  opened.evaluate("byId('view').dispatchEvent(new MouseEvent('dblclick'))")
+  assert view() == {"yaw": 0, "pitch": 0, "distance": 0.8}
+
+
+def test_browser_draws_as_the_rasterizer_does(opened, person, head, flame, offsets):
   front = viewer.front_camera(head, SIZE)
   target = np.array([0, 0.1 - 0.13, 0])  # The ball's top, and the face below it.
   shots, cameras = [], []
@@ -173,11 +167,20 @@ def test_browser_plays_and_draws_as_the_rasterizer_does(page, person, head, flam
   poses = {name: x[frames] for name, x in flame.items()}
   truths = np.clip(jax.jit(draw)(person, poses, offsets[frames], around).image, 0, 1)
 
-  seen = watch(page, shots)
-  assert seen["error"] == 0
-  assert seen["played"] > 0 and seen["moved"] == 2 and not seen["playing"]
-  assert np.abs(seen["pictures"][0] - seen["pictures"][1]).max() > 0.1
-  for picture, truth in zip(seen["pictures"], truths, strict=True):
+  decode = lambda url: np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")) / 255
+  pictures = [
+      decode(opened.evaluate(f"""ready.then((player) => {{
+        const {{ frame, ...view }} = {json.dumps(shot)};
+        player.frame = frame;
+        Object.assign(player.view, view);
+        player.draw({SIZE}, {SIZE});
+        return player.screen.canvas.toDataURL("image/png");
+      }})"""))
+      for shot in shots
+  ]
+  assert opened.evaluate("ready.then((player) => player.screen.gl.getError())") == 0
+  assert np.abs(pictures[0] - pictures[1]).max() > 0.1
+  for picture, truth in zip(pictures, truths, strict=True):
     psnr = -10 * np.log10(np.mean((picture - truth) ** 2))
     # Rounding to bytes alone leaves 58.9 dB. Half floats (11 bits) for each of some ten layers make it a little less.
     assert psnr > 55, (psnr, np.abs(picture - truth).max())

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import oracles
 import wav2vec2_checkpoints as checkpoints
 from wav2vec2_checkpoints import FAMILIES, PADDED, REFERENCE, SAMPLES, make_tensors, make_wav, write_checkpoint
 
@@ -37,9 +38,9 @@ def test_hidden_states_equal_pytorchs(folders, family):
   np.testing.assert_allclose(masked[:real], expected_masked[:real], atol=1e-4)
 
 
+@oracles.needs("torch")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stored_reference_is_what_pytorch_computes(folders, family):
-  pytest.importorskip("torch", reason="PyTorch is not installed; its stored results are compared with instead")
   with np.load(REFERENCE) as reference:
     np.testing.assert_allclose(
         checkpoints.torch_hidden_states(folders[family], make_wav()), reference[family], atol=1e-5
@@ -114,8 +115,10 @@ def test_bfloat16_is_close(folders):
   assert float(jnp.sqrt(jnp.mean((rough - exact) ** 2)) / exact.std()) < 0.05
 
 
+@oracles.needs("torch")
 def test_pytorch_files_equal_safetensors(folders, tmp_path):
-  torch = pytest.importorskip("torch", reason="PyTorch is not installed, and nothing else writes its files")
+  import torch
+
   tensors = make_tensors(FAMILIES["base"])
   # The position convolution under its newer names, and one tensor as a strided view of a larger storage.
   for old, new in (("weight_g", "original0"), ("weight_v", "original1")):

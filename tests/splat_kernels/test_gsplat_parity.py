@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import oracles
 from splat_kernels import GSPLAT_1_5, Camera, project
 from splat_kernels.sh import sh_colors
 from splat_kernels.specs import Spec, make_scene
 
-torch = pytest.importorskip("torch", reason="gsplat's torch formulas: torch is not installed")
-formulas = pytest.importorskip("gsplat.cuda._torch_impl", reason="gsplat's torch formulas: gsplat is not installed")
+pytestmark = oracles.needs("torch", "gsplat")
+if not pytestmark.args[0]:
+  import torch
+  from gsplat.cuda import _torch_impl as formulas
 
 GEOMETRY = ("means", "quats", "scales")
 

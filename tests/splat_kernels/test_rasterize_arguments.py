@@ -3,18 +3,12 @@
 import dataclasses
 
 import jax.numpy as jnp
-import jaxtyping
 import pytest
 
 from splat_kernels import Camera, Config, project, rasterize
 
 
-@pytest.fixture(autouse=True)
-def _unchecked_signatures():
-  """As in production: the functions see the wrong shapes themselves."""
-  jaxtyping.config.update("jaxtyping_disable", True)
-  yield
-  jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("unchecked_signatures")
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ def test_absolute_gradients_are_sums_over_pixels_taken_one_by_one():
   assert np.abs(absolute).max() > 1.5 * np.abs(plain).max()  # They do cancel in the plain sum.
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 2**16),
     log_scale=st.floats(-14, 14),

@@ -95,6 +95,10 @@ def test_the_step_compiles_once(tmp_path):
   assert len(traces) == 1
 
 
+def make_room(grow):
+  return loop.Room("Gaussian-tile pairs", "overflow", "intersections", grow)
+
+
 def make_cramped_stage(room):
   """A toy stage that needs room for 3 examples, from step 8 for 5, from step 16 for 8, and loses what does not fit."""
   toy = make_toy_stage(25)
@@ -108,7 +112,7 @@ def make_cramped_stage(room):
 
     return loss
 
-  return dataclasses.replace(toy, loss=loss_with_room(room), loss_with_room=loss_with_room)
+  return dataclasses.replace(toy, loss=loss_with_room(room), room=make_room(loss_with_room))
 
 
 @pytest.mark.parametrize("log_every", [1, 10])  # Every step waited for; steps in flight behind the one that overflows.
@@ -137,9 +141,9 @@ def test_steps_that_did_not_fit_are_taken_again_with_room(tmp_path, log_every):
 def test_overflow_that_room_does_not_help_stops_the_run(tmp_path):
   stage = make_cramped_stage(3)
   with pytest.raises(loop.BufferOverflow, match="stage motion, step 8: 2 Gaussian-tile pairs lost"):
-    run(dataclasses.replace(stage, loss_with_room=lambda needed: stage.loss), tmp_path / "stuck")
+    run(dataclasses.replace(stage, room=make_room(lambda needed: stage.loss)), tmp_path / "stuck")
   with pytest.raises(loop.BufferOverflow, match="stage motion, step 8: 2 Gaussian-tile pairs"):
-    run(dataclasses.replace(stage, loss_with_room=None), tmp_path / "fixed")
+    run(dataclasses.replace(stage, room=make_room(None)), tmp_path / "fixed")
 
 
 def test_start_replaces_fresh_groups(tmp_path):

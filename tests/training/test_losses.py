@@ -37,9 +37,10 @@ def test_relative_loss_of_the_mean_is_one():
 def test_paper_motion_loss_is_the_norm():
   rng = np.random.default_rng(0)
   predicted, target = rng.normal(size=(2, 7, 56)).astype(np.float32)
-  terms = losses.motion_loss(predicted, target, losses.PAPER_MOTION_LOSS)
+  weights = losses.MotionLossWeights(plain_norm=True)
+  terms = losses.motion_loss(predicted, target, weights)
   np.testing.assert_allclose(terms["mesh"], np.linalg.norm(predicted - target), rtol=1e-5)
-  gradient = jax.grad(lambda x: losses.motion_loss(x, target, losses.PAPER_MOTION_LOSS)["mesh"])(target)
+  gradient = jax.grad(lambda x: losses.motion_loss(x, target, weights)["mesh"])(target)
   assert np.isfinite(gradient).all()
 
 

@@ -1,0 +1,116 @@
+"""A Chromium that tests steer: it opens a page, evaluates in it and tells what went wrong there."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import threading
+from typing import Any
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+# SwiftShader draws in software; there is no network.
+OPTIONS = (
+    "--headless=new --no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader --no-first-run "
+    "--disable-background-networking --remote-debugging-pipe"
+).split() + ["--host-resolver-rules=MAP * ~NOTFOUND"]
+# Ends a browser that hangs. Nothing is decided by how soon an answer comes.
+HANGS_AFTER = 900
+
+# The page's clock and its animation frames, which pass when the test says so, and only then.
+CLOCK = """
+let clock = 0, waiting = [];
+performance.now = () => clock;
+window.requestAnimationFrame = (callback) => waiting.push(callback);
+function pass(milliseconds) {
+  clock += milliseconds;
+  const due = waiting;
+  waiting = [];
+  for (const callback of due) callback(clock);
+}
+"""
+
+
+class OpenPage:
+  """A page in a browser of its own, by the DevTools protocol over the browser's pipe: there is no port to collide on.
+
+  Used in a `with` statement. `errors` holds what the page's console said, exceptions included.
+  """
+
+  def __init__(self, path: pathlib.Path, profile: pathlib.Path):
+    self.errors: list[str] = []
+    self._sent = 0
+    ours, theirs = socket.socketpair()
+    arguments = [BROWSER, *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+    self._log = profile.with_name("browser.log")
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 2, str(self._log), os.O_WRONLY | os.O_CREAT, 0o600),
+        # The browser reads from 3 and writes to 4.
+        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 4),
+    ]
+    self._process = os.posix_spawn(BROWSER, arguments, os.environ, file_actions=actions)
+    theirs.close()
+    self._pipe = ours.makefile("rwb")
+    ours.close()
+    self._guard = threading.Timer(HANGS_AFTER, os.kill, (self._process, signal.SIGKILL))
+    self._guard.daemon = True
+    self._guard.start()
+    self._session = None
+    pages = [x for x in self._call("Target.getTargets")["targetInfos"] if x["type"] == "page"]
+    self._session = self._call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
+    for domain in ("Page", "Runtime", "Log"):
+      self._call(f"{domain}.enable")
+    self._call("Page.addScriptToEvaluateOnNewDocument", source=CLOCK)
+    self._call("Page.navigate", url=path.as_uri())
+    while self._read().get("method") != "Page.loadEventFired":
+      pass
+
+  def __enter__(self) -> "OpenPage":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._guard.cancel()
+    self._pipe.close()  # The browser ends itself when nobody speaks to it any more.
+    os.waitpid(self._process, 0)
+
+  def evaluate(self, expression: str) -> Any:
+    """The value of an expression in the page, awaited."""
+    answer = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+    assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+    return answer["result"].get("value")
+
+  def mouse(self, kind: str, x: int, y: int, **details) -> None:
+    """A mouse event of the browser's own (`mousePressed`, `mouseMoved`, `mouseReleased`, `mouseWheel`)."""
+    self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **details)
+
+  def _call(self, method: str, **parameters) -> dict:
+    self._sent += 1
+    message = {"id": self._sent, "method": method, "params": parameters}
+    if self._session:
+      message["sessionId"] = self._session
+    self._pipe.write(json.dumps(message).encode() + b"\0")
+    self._pipe.flush()
+    while (answer := self._read()).get("id") != self._sent:
+      pass
+    assert "error" not in answer, (method, answer["error"])
+    return answer["result"]
+
+  def _read(self) -> dict:
+    content = bytearray()
+    while (byte := self._pipe.read(1)) != b"\0":
+      if not byte:
+        raise EOFError(f"the browser ended: {self._log.read_text(errors='replace')[-2000:]}")
+      content += byte
+    message = json.loads(content)
+    method, about = message.get("method"), message.get("params")
+    if method == "Runtime.exceptionThrown":
+      self.errors.append(about["exceptionDetails"]["exception"].get("description", "exception"))
+    elif method == "Runtime.consoleAPICalled":
+      self.errors.append(" ".join(str(argument.get("value")) for argument in about["args"]))
+    elif method == "Log.entryAdded" and "GL Driver Message" not in about["entry"]["text"]:
+      # Drivers tell on the console how fast a call was.
+      self.errors.append(about["entry"]["text"])
+    return message
