@@ -2,7 +2,8 @@
 
 Sources: Kerbl et al. 2023 (3DGS), Sec. 5.2, for what is cloned, split and pruned; Qian et al. 2024 (GaussianAvatars),
 Sec. 3.3: copies inherit the triangle, and no triangle loses its last Gaussian; Ye et al. 2024 (AbsGS) for absolute
-gradients. Where it differs from their code: docs/avatar.md. Gaussians are in the frames of their triangles, lengths in units of the triangle's size.
+gradients; docs/avatar.md lists where it is not their code. Gaussians are in the frames of their triangles, lengths in
+units of the triangle's size.
 
 Arrays have room for `capacity` Gaussians. Those bound to `FREE` are free slots; growing fills the first of them.
 """

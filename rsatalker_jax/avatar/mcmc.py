@@ -86,8 +86,8 @@ def draw_indices(key: jax.Array, weights: Float[Array, "N"], count: int) -> Int[
 
   Memory is linear in N. What has weight 0 is never drawn; if everything has, the indices mean nothing.
   """
-  # Whole numbers that add up to about 2^31: cumulative sums in float32 are uneven by more than a Gaussian's weight from
-  # 100,000 Gaussians on, and parallel ones need not even rise.
+  # Whole numbers that add up to about 2^31, whose sums are exact: in float32 the sum of 100,000 opacities comes in steps
+  # larger than the faintest of them, and sums taken in parallel need not even rise.
   total = jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny)
   cumulative = jnp.cumsum(jnp.round(weights / total * 2.0**31).astype(jnp.uint32))
   drawn = jax.random.randint(key, (count,), 0, cumulative[-1], jnp.uint32)

@@ -130,6 +130,11 @@ def composite(
   return image + (background - shown) * beside
 
 
+def transforms_file(root: str | os.PathLike, split: str) -> pathlib.Path:
+  """The file that lists a split's frames."""
+  return pathlib.Path(root) / f"transforms_{split}.json"
+
+
 def load_capture(
     root: str | os.PathLike,
     split: str,
@@ -154,7 +159,7 @@ def load_capture(
   root = pathlib.Path(root)
   if split not in (*SPLITS, "all"):
     raise InputError("split", "", repr(split), "train, val, test or all")
-  files = [root / f"transforms_{name}.json" for name in (SPLITS if split == "all" else (split,))]
+  files = [transforms_file(root, name) for name in (SPLITS if split == "all" else (split,))]
   if split == "all":
     files = [file for file in files if file.exists()] or files[:1]
   frames = [frame for file in files for frame in _read_transforms(file)]

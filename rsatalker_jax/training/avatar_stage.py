@@ -7,6 +7,8 @@ import numpy as np
 import optax
 
 from rsatalker_jax.avatar import up_to_degree
+from rsatalker_jax.data.captures import transforms_file
+from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.density_control import make_density_control, probe_radii
@@ -24,6 +26,8 @@ from rsatalker_jax.training.rendering import (
     with_renderer,
 )
 from rsatalker_jax.training.stage_inputs import StageInputs
+
+_VALIDATION_FRAMES = 16
 
 
 def avatar_stage(inputs: StageInputs) -> Stage:
@@ -96,7 +100,28 @@ def avatar_stage(inputs: StageInputs) -> Stage:
           )
       ),
       pictures=pictures,
+      evaluate=_make_evaluation(inputs),
       hooks=control.hooks,
       probes=control.probes,
       observe=control.observe,
   )
+
+
+def _make_evaluation(inputs: StageInputs):
+  """Scores of frames of the capture's split val, with tracked motion; None where it has no such split."""
+  if not transforms_file(inputs.path("capture"), "val").is_file():
+    inputs.say("avatar: the capture has no split val: nothing is held out while training")
+    return None
+  capture, talker = inputs.open_capture(inputs.path("capture"), "val"), inputs.talker
+  items = np.unique(np.linspace(0, len(capture) - 1, _VALIDATION_FRAMES).round().astype(int))
+  # One at a time: no frame waits for memory that training needs.
+  render = jax.jit(lambda avatar, flame, camera: talker.render(avatar, flame, camera).image)
+
+  def evaluate(params, buffers):
+    avatar, pairs = talker.avatar(params, buffers), []
+    for item in items:
+      shown = jax.tree.map(lambda x: x[None], to_frame_example(capture[int(item)]))
+      pairs.append((np.asarray(render(avatar, shown["flame"], camera_of(shown, capture))), np.asarray(to_float(shown["image"]))))
+    return frame_validation(pairs)
+
+  return evaluate

@@ -75,6 +75,13 @@ def init_avatar_group(inputs: StageInputs, capture: Capture) -> tuple[Params, Pa
 
   Reads frames and draws places by numpy: to be called where a stage is made, not in its `init`, which is traced.
   """
+  if capture.root.resolve() not in inputs.first_avatars:
+    inputs.first_avatars[capture.root.resolve()] = _make_avatar_group(inputs, capture)
+  params, buffers = inputs.first_avatars[capture.root.resolve()]
+  return dict(params), dict(buffers)
+
+
+def _make_avatar_group(inputs: StageInputs, capture: Capture) -> tuple[Params, Params]:
   options = dict(inputs.config.gaussians)
   # Only regions that are steered: a head need not have the others.
   options["region_density"] = {name: factor for name, factor in options["region_density"].items() if factor != 1}

@@ -32,6 +32,7 @@ class StageInputs:
     encode: the speech encoder.
     mesh: the device mesh.
     say: prints a line about the data.
+    first_avatars: of captures, by folder: made once (`rendering.init_avatar_group`).
   """
 
   config: ConfigDict
@@ -39,6 +40,7 @@ class StageInputs:
   encode: SpeechEncoder
   mesh: jax.sharding.Mesh
   say: Callable[[str], None] = print
+  first_avatars: dict[pathlib.Path, tuple[Params, Params]] = dataclasses.field(default_factory=dict)
 
   def path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""

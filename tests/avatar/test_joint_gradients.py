@@ -8,7 +8,7 @@ import splat_kernels
 from rsatalker_jax.avatar import init_avatar, render_frames
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.motion import MotionConfig, MotionGenerator
-from rsatalker_jax.social import GaussianOffsetNet
+from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from test_avatar import front_camera, make_head
 
 FRAMES = 4
@@ -28,13 +28,16 @@ def test_pixels_reach_the_generator_and_the_social_networks():
     colored = avatar.gaussians.replace(sh=jnp.array(r.normal(size=avatar.gaussians.sh.shape)))
     avatar = avatar.replace(gaussians=colored)
     config = MotionConfig(
-        features=8, heads=2, reach=2, encoder_layers=1, decoder_layers=1, speech_hidden=8, relation_features=4,
-        social_norm=True, dropout=0.0, dtype="float64", motion_std=(0.2,) * 56,
+        features=8, heads=2, reach=2, encoder_layers=1, decoder_layers=1, speech_hidden=8,
+        social_norm=True, dropout=0.0, dtype="float64",
     )  # fmt: skip
     generator, offset_net = MotionGenerator(config), GaussianOffsetNet(head.faces.shape[0], hidden=4)
+    social_module, relation = SocialModule(8, relation_features=4, hidden=8), jnp.array([1, 0])
     speech_a, speech_b = (jnp.array(r.normal(size=(FRAMES, 3))) for _ in range(2))
-    given = speech_a, jnp.array(0.2 * r.normal(size=(FRAMES, 56))), speech_b, jnp.array([1, 0])
-    params = to64(generator.init(jax.random.key(0), *given))["params"]
+    given = speech_a, jnp.array(0.2 * r.normal(size=(FRAMES, 56))), speech_b
+    params = to64(generator.init(jax.random.key(0), *given, jnp.zeros(8)))["params"]
+    social = to64(social_module.init(jax.random.key(2), relation))["params"]
+    statistics = {"motion_mean": jnp.zeros(56), "motion_std": jnp.full(56, 0.2)}
     # Layers that start at zero would hide what lies before them.
     noisy = lambda tree, size: jax.tree.map(lambda x: x + size * r.normal(size=x.shape), tree)
     query = jnp.zeros((1, 8))
@@ -44,22 +47,16 @@ def test_pixels_reach_the_generator_and_the_social_networks():
     raster = splat_kernels.Config(alpha_min=1e-12, transmittance_min=1e-12)
 
     def value(inputs):
-      variables = {"params": inputs["generator"] | inputs["social"]}
-      motion = generator.apply(variables, *given)
-      query = generator.apply(variables, given[3], method="relation_query")
+      variables = {"params": inputs["generator"], "statistics": statistics}
+      motion = generator.apply(variables, *given, social_module.apply({"params": inputs["social"]}, relation))
+      query = social_module.apply({"params": inputs["social"]}, relation, method="query")
       c = offset_net.apply({"params": inputs["offsets"]}, jnp.tile(query, (FRAMES, 1)), jnp.arange(float(FRAMES)))
       flame = pose_for(motion)
       output = render_frames(avatar, head, flame, c, camera, config=raster, implementation="reference")
       return jnp.sum(weights * output.image)
 
-    is_social = lambda name: name in ("relation_embedding", "motion_social_net")
-    params = noisy(params, 0.1)
-    inputs = {
-        "generator": {name: x for name, x in params.items() if not is_social(name)},
-        "social": {name: x for name, x in params.items() if is_social(name)},
-        "offsets": offsets,
-    }
-    assert len(inputs["social"]) == 2
+    inputs = {"generator": noisy(params, 0.1), "social": noisy(social, 0.1), "offsets": offsets}
+    assert set(social) == {"relation_embedding", "motion_social_net"}
     value_and_gradient = jax.jit(jax.value_and_grad(value))
     _, gradient = value_and_gradient(inputs)
     for name, x in inputs.items():

@@ -108,6 +108,17 @@ def test_the_only_one_with_a_chance_is_always_drawn(weights):
   np.testing.assert_array_equal(drawn, np.argmax(weights))
 
 
+def test_draws_on_a_boundary_go_to_the_one_that_begins_there(monkeypatch):
+  ends = np.array([0, 2**30 - 1, 2**30, 2**31 - 1], np.uint32)
+
+  def draw_ends(key, shape, low, high, dtype):
+    assert (low, high, dtype) == (ends[0], ends[-1] + 1, jnp.uint32)
+    return ends
+
+  monkeypatch.setattr(jax.random, "randint", draw_ends)
+  np.testing.assert_array_equal(mcmc.draw_indices(None, jnp.array([0, 0.5, 0, 0.5, 0]), 4), [1, 1, 3, 3])
+
+
 def test_with_nothing_to_move_to_all_stays():
   gaussians, free = make_gaussians([0.5, 0.001, 0.9]), jnp.full(3, FREE)
   change = relocate(gaussians, free, 1, jax.random.key(0), CONFIG)

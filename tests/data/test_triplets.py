@@ -18,13 +18,6 @@ ENTRY = {
 }
 
 
-class FakeCapture:
-  """Knows camera 3, timesteps 0 to 3."""
-
-  def index(self, camera_index, timestep):
-    return {(3, t): 10 + t for t in range(4)}[camera_index, timestep]
-
-
 @pytest.fixture
 def manifest(tmp_path):
   (tmp_path / "capture").mkdir()
@@ -38,19 +31,13 @@ def manifest(tmp_path):
 
 
 def test_reads_and_joins(manifest, tmp_path):
-  triplets = load_triplets(manifest(ENTRY, "", {**ENTRY, "split": "test", "speaker": 1, "relation": "unknown"}))
+  triplets = load_triplets(manifest(ENTRY, "", {**ENTRY, "split": "test", "speaker": 1, "first_timestep": 4, "relation": "unknown"}))
   assert [triplet.name for triplet in triplets] == ["demo-d001_sub_video_9_speaker2", "demo-d001_sub_video_9_speaker1"]
   first = triplets[0]
   assert first.capture == tmp_path / "capture"
   np.testing.assert_array_equal([triplet.relation for triplet in triplets], [[1, 0], [-1, -1]])
-  np.testing.assert_array_equal(first.capture_indices(FakeCapture()), [11, 12, 13])
+  assert first.end == 4 and first.place.endswith("triplets.jsonl:1")
   assert [triplet.split for triplet in load_triplets(tmp_path / "triplets.jsonl", "test")] == ["test"]
-
-
-def test_a_frame_that_the_capture_lacks(manifest):
-  (triplet,) = load_triplets(manifest({**ENTRY, "frames": 4}))
-  with pytest.raises(InputError, match="camera 3, timestep 4: found no such frame, expected 4 frames for demo-d001"):
-    triplet.capture_indices(FakeCapture())
 
 
 @pytest.mark.parametrize(

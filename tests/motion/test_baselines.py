@@ -12,6 +12,7 @@ from rsatalker_jax.motion import DualTalkGenerator, MotionConfig, MotionGenerato
 
 SMALL = MotionConfig(architecture="dualtalk", features=8, heads=2, reach=2, encoder_layers=1, speech_hidden=4, speech_kernel=1)
 FRAMES = 31
+SOCIAL = jnp.linspace(-1, 1, 8)
 INPUTS = {
     name: jax.random.normal(jax.random.key(i), (FRAMES, width))
     for i, (name, width) in enumerate(dict(speech_a=5, motion_a=56, speech_b=5).items())
@@ -22,7 +23,7 @@ INPUTS = {
 def dualtalk():
   model = make_generator(SMALL)
   assert isinstance(model, DualTalkGenerator)
-  params = jax.jit(model.init)(jax.random.key(0), **INPUTS, relation=jnp.array([1, 0]))
+  params = jax.jit(model.init)(jax.random.key(0), **INPUTS, social=SOCIAL)
   params["params"]["motion_decoder"]["motion"]["kernel"] *= 100  # Starts near zero.
   return jax.jit(model.apply), params
 
@@ -30,21 +31,20 @@ def dualtalk():
 def test_the_lstm_bridges_the_whole_clip_both_ways(dualtalk):
   """Attention reaches 2 + 2 frames per layer; A's first frame reaches B's last, and the other way round."""
   apply, params = dualtalk
-  relation = jnp.array([1, 0])
-  whole = apply(params, **INPUTS, relation=relation)
+  whole = apply(params, **INPUTS, social=SOCIAL)
   assert whole.shape == (FRAMES, 56) and whole.dtype == jnp.float32
   for changed, seen in ((0, -1), (-1, 0)):
     other = INPUTS | {"motion_a": INPUTS["motion_a"].at[changed].add(3.0)}
-    assert np.abs(apply(params, **other, relation=relation) - whole)[seen].max() > 1e-6
+    assert np.abs(apply(params, **other, social=SOCIAL) - whole)[seen].max() > 1e-6
     # B's own voice enters behind the LSTM.
     other = INPUTS | {"speech_b": INPUTS["speech_b"].at[changed].add(3.0)}
-    moved = np.abs(apply(params, **other, relation=relation) - whole).max(axis=1)
+    moved = np.abs(apply(params, **other, social=SOCIAL) - whole).max(axis=1)
     assert moved[changed] > 1e-4 and moved[seen] == 0
 
 
 def test_dualtalk_does_not_know_the_relation(dualtalk):
   apply, params = dualtalk
-  first, second = (apply(params, **INPUTS, relation=jnp.array(relation)) for relation in ([1, 0], [0, 1]))
+  first, second = (apply(params, **INPUTS, social=social) for social in (SOCIAL, -SOCIAL))
   np.testing.assert_array_equal(first, second)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,13 @@ import pytest
 from rsatalker_jax.motion import MotionConfig, MotionGenerator, generator
 
 KEY = jax.random.key(0)
-SMALL = MotionConfig(features=16, heads=2, reach=5, encoder_layers=1, decoder_layers=1, speech_kernel=3, relation_features=4)
+SMALL = MotionConfig(features=16, heads=2, reach=5, encoder_layers=1, decoder_layers=1, speech_kernel=3)
+
+
+def make_social(relation, features=16):
+  """Some s for each relation, (..., 2) -> (..., features)."""
+  table = jax.random.normal(jax.random.key(8), (2, 2, features))
+  return table[relation[..., 0], relation[..., 1]]
 
 
 def make_inputs(frames=12, batch=(), speech=10):
@@ -20,7 +27,7 @@ def make_inputs(frames=12, batch=(), speech=10):
       speech_a=jax.random.normal(keys[0], (*batch, frames, speech)),
       motion_a=jax.random.normal(keys[1], (*batch, frames, 56)),
       speech_b=jax.random.normal(keys[2], (*batch, frames, speech)),
-      relation=jnp.broadcast_to(jnp.array([1, 0]), (*batch, 2)),
+      social=make_social(jnp.broadcast_to(jnp.array([1, 0]), (*batch, 2))),
   )
 
 
@@ -45,8 +52,7 @@ def test_shapes_and_batches():
 def test_parts_are_the_papers():
   _, params = make_model()
   assert set(params["params"]) == {
-      "speech_adapter", "motion_encoder", "partner_norm", "partner_attention", "relation_embedding", "motion_social_net",
-      "social_fusion", "motion_decoder",
+      "speech_adapter", "motion_encoder", "partner_norm", "partner_attention", "social_fusion", "motion_decoder",
   }
 
 
@@ -60,7 +66,7 @@ def test_equation_4_queries_are_speech_keys_and_values_are_motion():
   m_a = bound.motion_encoder(inputs["motion_a"])
   assert a_a.shape == m_a.shape == (12, 16)
   f_a = bound.partner_attention(bound.partner_norm(a_a), m_a)
-  social = bound.motion_social_net(bound.relation_query(inputs["relation"]))
+  social = inputs["social"]
   fused = bound.social_fusion(f_a, bound.speech_adapter(inputs["speech_b"]), social)
   np.testing.assert_allclose(bound(**inputs), bound.motion_decoder(fused, social), atol=1e-6)
 
@@ -83,7 +89,7 @@ def test_relation_changes_the_motion():
   model, params = make_model()
   inputs = make_inputs(batch=(4,))
   inputs = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), inputs)
-  inputs["relation"] = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+  inputs["social"] = make_social(jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
   out = model.apply(params, **inputs)
   for i in range(4):
     for j in range(i):
@@ -100,12 +106,8 @@ def test_every_input_is_used(name):
 
 def test_ablations_cut_exactly_their_input():
   inputs = make_inputs()
-  other = make_inputs() | {"relation": jnp.array([0, 1])}
+  other = make_inputs() | {"social": make_social(jnp.array([0, 1]))}
   alone = inputs | {"speech_a": inputs["speech_a"] + 1, "motion_a": inputs["motion_a"] + 1}
-
-  model, params = make_model(dataclasses.replace(SMALL, use_relation=False))
-  np.testing.assert_array_equal(model.apply(params, **inputs), model.apply(params, **other))
-  assert not np.allclose(model.apply(params, **inputs), model.apply(params, **alone))
 
   model, params = make_model(dataclasses.replace(SMALL, use_partner=False))
   np.testing.assert_array_equal(model.apply(params, **inputs), model.apply(params, **alone))
@@ -127,20 +129,13 @@ def test_causal_form_sees_no_future():
   apply = jax.jit(model.apply)
   whole = np.asarray(apply(params, **inputs))
   for t in (0, 4, 5, 16):
-    later = {name: x if name == "relation" else x.at[t + 1 :].add(1.0) for name, x in inputs.items()}
+    later = {name: x if name == "social" else x.at[t + 1 :].add(1.0) for name, x in inputs.items()}
     np.testing.assert_array_equal(apply(params, **later)[: t + 1], whole[: t + 1])
     for name in ("speech_a", "motion_a", "speech_b"):
       now = apply(params, **inputs | {name: inputs[name].at[t].add(1.0)})
       assert np.abs(now[t] - whole[t]).max() > 1e-4
   bias = params["params"]["partner_attention"]["distance_bias"]
   assert bias.shape == (2, 6)  # No parameters for distances that are never seen.
-
-
-def test_relation_query_is_a_method_of_its_own():
-  model, params = make_model()
-  query = model.apply(params, jnp.array([[1, 0], [0, 0]]), method="relation_query")
-  tables = params["params"]["relation_embedding"]
-  np.testing.assert_array_equal(query[0], np.concatenate([tables["blood"][1], tables["equal"][0]]))
 
 
 def test_long_clips_equal_their_windows():
@@ -156,17 +151,19 @@ def test_long_clips_equal_their_windows():
 def test_statistics_scale_input_and_output():
   mean, std = np.linspace(-1, 1, 56), np.linspace(0.5, 2, 56)
   model, params = make_model()
-  scaled = MotionGenerator(dataclasses.replace(SMALL, motion_mean=mean, motion_std=list(std)))
+  scaled = params | {"statistics": {"motion_mean": jnp.float32(mean), "motion_std": jnp.float32(std)}}
   inputs = make_inputs()
   raw = inputs | {"motion_a": inputs["motion_a"] * std + mean}
-  np.testing.assert_allclose(scaled.apply(params, **raw), model.apply(params, **inputs) * std + mean, atol=1e-4)
-  assert hash(scaled.config)  # Usable as a static argument, also when statistics came as arrays or lists.
+  np.testing.assert_allclose(model.apply(scaled, **raw), model.apply(params, **inputs) * std + mean, atol=1e-4)
+  # Nobody is without statistics in silence.
+  with pytest.raises(flax.errors.ScopeCollectionNotFound, match="statistics"):
+    model.apply({"params": params["params"]}, **inputs)
 
 
 def test_output_starts_near_the_mean():
-  model = MotionGenerator(dataclasses.replace(SMALL, motion_mean=np.full(56, 0.3)))
-  inputs = make_inputs()
-  out = model.apply(model.init(KEY, **inputs), **inputs)
+  model, inputs = MotionGenerator(SMALL), make_inputs()
+  statistics = {"motion_mean": jnp.full(56, 0.3), "motion_std": jnp.ones(56)}
+  out = model.apply(model.init(KEY, **inputs) | {"statistics": statistics}, **inputs)
   np.testing.assert_allclose(out, 0.3, atol=0.2)
 
 
@@ -229,19 +226,19 @@ def test_it_learns_to_answer_by_relation():
   """One toy rule, mirror the partner or show the opposite, told apart by the relation alone; new motion every step."""
   model = MotionGenerator(dataclasses.replace(SMALL, dropout=0.0, social_norm=True))
   inputs = make_inputs(frames=20, batch=(8,))
-  inputs["relation"] = jnp.arange(8)[:, None] % 2 * jnp.array([1, 1])
-  sign = 2.0 * inputs["relation"][:, :1, None] - 1.0
+  relations = jnp.arange(8)[:, None] % 2 * jnp.array([1, 1])
+  sign = 2.0 * relations[:, :1, None] - 1.0
 
   def loss_fn(params, key, relation):
     motion = jnp.broadcast_to(jax.random.normal(key, (8, 1, 1)), inputs["motion_a"].shape)
-    out = model.apply(params, **inputs | {"motion_a": motion, "relation": relation})
+    out = model.apply(params, **inputs | {"motion_a": motion, "social": make_social(relation)})
     return jnp.mean((out - sign * motion) ** 2)  # About 1 for an output of zero.
 
   optimizer = optax.adam(1e-2)
 
   @jax.jit
   def step(params, state, i):
-    loss, grads = jax.value_and_grad(loss_fn)(params, jax.random.key(i), inputs["relation"])
+    loss, grads = jax.value_and_grad(loss_fn)(params, jax.random.key(i), relations)
     updates, state = optimizer.update(grads, state)
     return optax.apply_updates(params, updates), state, loss
 
@@ -251,15 +248,13 @@ def test_it_learns_to_answer_by_relation():
     params, state, _ = step(params, state, i)
   unseen = jax.random.split(jax.random.key(1), 32)
   score = jax.jit(lambda relation: jnp.mean(jax.vmap(lambda key: loss_fn(params, key, relation))(unseen)))
-  assert float(score(inputs["relation"])) < 0.5  # Without the relation the best is 1.
-  assert float(score(1 - inputs["relation"])) > 2.0  # Told the wrong relation, it does the opposite.
+  assert float(score(relations)) < 0.5  # Without the relation the best is 1.
+  assert float(score(1 - relations)) > 2.0  # Told the wrong relation, it does the opposite.
 
 
 def test_config_checks_itself():
   with pytest.raises(ValueError, match="heads"):
     MotionConfig(features=30, heads=4)
-  with pytest.raises(ValueError, match="56"):
-    MotionConfig(motion_mean=(0.0,) * 50)
 
 
 def test_dropout_needs_its_key():

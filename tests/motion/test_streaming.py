@@ -1,7 +1,6 @@
 """A conversation in pieces against the same conversation at once: any pieces, a state of one size, mistakes told."""
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +12,17 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming
 from rsatalker_jax.speech import LogMel, logmel_features
 from rsatalker_jax.runs import TrainedRun
+from rsatalker_jax.social import SocialModule
+from rsatalker_jax.talker import Talker
 
 FRAMES = 810  # More than the 800 after which the encoding of time repeats itself.
 RELATION = np.array([1, 0], np.int32)
 CONFIG = MotionConfig(
     features=8, heads=2, reach=3, encoder_layers=1, decoder_layers=1, speech_hidden=8, speech_layers=2, speech_kernel=3,
-    motion_kernel=3, motion_stride=2, relation_features=4, dropout=0.0, query_time=True, social_norm=True, causal=True,
-    motion_mean=np.linspace(-0.5, 0.5, 56),
+    motion_kernel=3, motion_stride=2, dropout=0.0, query_time=True, social_norm=True, causal=True,
 )
 GENERATOR = MotionGenerator(CONFIG)
+SOCIAL = SocialModule(8, relation_features=4, hidden=8)
 ENCODER = LogMel(num_mels=2, causal=True)
 
 
@@ -31,11 +32,23 @@ def run():
   config = get_config("causal")
   config.speech.num_mels = ENCODER.num_mels
   frame = jnp.zeros((1, 8))
-  shapes = jax.eval_shape(GENERATOR.init, jax.random.key(0), frame, jnp.zeros((1, 56)), frame, RELATION)
+  shapes = {
+      "generator": jax.eval_shape(GENERATOR.init, jax.random.key(0), frame, jnp.zeros((1, 56)), frame, jnp.zeros(8)),
+      "social": jax.eval_shape(SOCIAL.init, jax.random.key(0), RELATION),
+  }
   rng = np.random.default_rng(1)
   params = jax.tree.map(lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32), shapes)
-  params["params"]["motion_decoder"]["norm"]["scale"] += 1.0
-  return TrainedRun(config, types.SimpleNamespace(generator=GENERATOR), {"generator": params}, {}, "")
+  params["generator"]["params"]["motion_decoder"]["norm"]["scale"] += 1.0
+  del params["generator"]["statistics"]
+  statistics = {"motion_mean": np.linspace(-0.5, 0.5, 56, dtype=np.float32), "motion_std": np.ones(56, np.float32)}
+  talker = Talker(None, SOCIAL, GENERATOR, None, True, None, None, None)
+  return TrainedRun(config, talker, params, {"generator": statistics}, "")
+
+
+def variables_of(run):
+  """The generator's collections, and s of `RELATION`."""
+  social = SOCIAL.apply(run.params["social"], RELATION)
+  return run.params["generator"] | {"statistics": run.buffers["generator"]}, social
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +59,8 @@ def conversation(run):
   motion_a = rng.normal(size=(FRAMES, 56)).astype(np.float32)
   encode = logmel_features(ENCODER)
   features = [encode(wav, FRAMES) for wav in wavs]
-  apply = jax.jit(GENERATOR.apply)
-  motion_b = np.asarray(apply(run.params["generator"], features[0], motion_a, features[1], RELATION))
+  variables, social = variables_of(run)
+  motion_b = np.asarray(jax.jit(GENERATOR.apply)(variables, features[0], motion_a, features[1], social))
   assert 0.3 < (motion_b - motion_b.mean(axis=0)).std() < 3.0
   return wavs, motion_a, features, motion_b
 
@@ -82,9 +95,9 @@ def test_any_pieces_give_the_motion_of_the_whole(stream, conversation, longest):
 def test_features_of_several_conversations_at_their_own_times(run, conversation):
   """Without an encoder; two conversations in one call, the second 8 frames late."""
   _, motion_a, (speech_a, speech_b), motion_b = conversation
-  params = run.params["generator"]
+  params, social = variables_of(run)
   advance = jax.jit(jax.vmap(
-      lambda state, *inputs: streaming.step(GENERATOR, params, state, *inputs, RELATION), in_axes=(0, 0, 0, 0)
+      lambda state, *inputs: streaming.step(GENERATOR, params, state, *inputs, social), in_axes=(0, 0, 0, 0)
   ))
   state = jax.tree.map(lambda x: jnp.stack([x, x]), streaming.init_state(GENERATOR, params))
   begun = state
@@ -121,17 +134,17 @@ def test_a_wrong_piece_is_refused_and_changes_nothing(stream, conversation, piec
 
 
 def test_what_cannot_stream_is_refused(run):
-  params = run.params["generator"]
+  params, social = variables_of(run)
   ahead = MotionGenerator(dataclasses.replace(CONFIG, causal=False))
   with pytest.raises(InputError, match="generator.causal=True"):
-    MotionStream(ahead, params, RELATION, encoder=ENCODER)
+    MotionStream(ahead, params, social, encoder=ENCODER)
   with pytest.raises(InputError, match="speech.causal=True"):
-    MotionStream(GENERATOR, params, RELATION, encoder=LogMel(num_mels=2))
+    MotionStream(GENERATOR, params, social, encoder=LogMel(num_mels=2))
   with pytest.raises(InputError, match="found 256, expected 8"):
-    MotionStream(GENERATOR, params, RELATION, encoder=LogMel(causal=True))
+    MotionStream(GENERATOR, params, social, encoder=LogMel(causal=True))
   with pytest.raises(InputError, match="relation: found .2 0., expected"):
-    MotionStream(GENERATOR, params, np.array([2, 0]), encoder=ENCODER)
+    run.stream(np.array([2, 0]))
   with pytest.raises(InputError, match="lengths: found .0., expected"):
-    MotionStream(GENERATOR, params, RELATION, encoder=ENCODER, lengths=[0])
+    MotionStream(GENERATOR, params, social, encoder=ENCODER, lengths=[0])
   with pytest.raises(InputError, match="only avatar:3"):
     dataclasses.replace(run, params={}, stages="avatar:3").stream(RELATION)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from skimage.metrics import structural_similarity
 
 from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.training import losses
@@ -87,3 +88,75 @@ def test_lpips_is_a_further_term_with_a_gradient():
   # Towards the target LPIPS falls.
   slope = jax.grad(lambda x: losses.image_loss(x, b, lpips_weight=0.5)["lpips"])(a)
   assert float(jnp.sum(slope * (b - a))) < 0
+
+
+def test_equation_13_by_hand():
+  """Every named term against its formula in numpy, each with a weight of its own; hidden Gaussians count for nothing."""
+  r = np.random.default_rng(0)
+  draw = lambda *shape: r.uniform(0.2, 0.8, size=shape).astype(np.float32)
+  motion_weights = losses.MotionLossWeights(
+      expression=1.0, jaw=2.0, pose=3.0, velocity=0.7, relative=True, lips=1.3, closure=4.0, plain_norm=False
+  )
+  weights = losses.JointWeights(
+      motion=motion_weights, image=0.5, position=0.03, offset=0.07, position_threshold=0.9, offset_threshold=1.1, dssim=0.3,
+      tracked=1.7, drawn=2.3, scale=0.11, scale_threshold=0.4, orthogonality=0.13,
+  )
+  batch = {
+      "target": {"motion": draw(2, 9, 56), "lips": 1e-2 * draw(2, 9)},
+      "statistics": {"motion_std": draw(56), "lip_std": np.float32(0.02)},
+      "image": draw(3, 16, 16, 3),
+  }
+  predicted = {"motion": draw(2, 9, 56), "lips": 1e-2 * draw(2, 9)}
+  means = 3 * draw(1, 4, 3)
+  rendered = {
+      "generated": draw(3, 16, 16, 3), "tracked": draw(3, 16, 16, 3), "drawn": draw(2, 16, 16, 3), "drawn_truth": draw(2, 16, 16, 3),
+      "means": means, "log_scales": draw(1, 4, 3), "visible": np.float32([[1, 0, 1, 1]]), "offsets": 3 * draw(3, 5, 3),
+      "orthogonality": np.float32(0.6),
+  }
+  terms = losses.joint_terms(weights, batch, predicted, rendered)
+  expected = {}
+  std, error = batch["statistics"]["motion_std"], predicted["motion"] - batch["target"]["motion"]
+  for name, weight, dims in (("expression", 1.0, slice(0, 50)), ("jaw", 2.0, slice(50, 53)), ("pose", 3.0, slice(53, 56))):
+    unit = weight / np.mean(std[dims] ** 2)
+    expected[name] = unit * np.mean(error[..., dims] ** 2)
+    expected[f"{name}_velocity"] = 0.7 * unit * np.mean(np.diff(error, axis=1)[..., dims] ** 2)
+  lips, true = predicted["lips"], batch["target"]["lips"]
+  expected["lips"] = 1.3 * np.mean((1 + 4 * np.exp(-true / 1e-3)) * ((lips - true) / 0.02) ** 2)
+  pairs = {"": (0.5, "generated", batch["image"]), "tracked_": (1.7, "tracked", batch["image"]),
+           "drawn_": (2.3, "drawn", rendered["drawn_truth"])}  # fmt: skip
+  for prefix, (weight, name, truth) in pairs.items():
+    expected[f"{prefix}l1"] = weight * 0.7 * np.mean(np.abs(rendered[name] - truth))
+    similar = np.mean([structural_similarity(a, b, data_range=1, channel_axis=-1, gaussian_weights=True, sigma=1.5,
+                                             use_sample_covariance=False) for a, b in zip(rendered[name], truth)])  # fmt: skip
+    expected[f"{prefix}dssim"] = weight * 0.3 * (1 - similar)
+  shown = np.array([0, 2, 3])
+  length = lambda x: np.linalg.norm(x, axis=-1)
+  expected["position"] = 0.03 * np.mean(np.maximum(length(means[0, shown]) - 0.9, 0))
+  expected["offset"] = 0.07 * np.mean(np.maximum(length(rendered["offsets"]) - 1.1, 0))
+  scales = np.exp(rendered["log_scales"][0, shown])
+  expected["scale"] = 0.11 * np.mean(length(np.maximum(scales - 0.4, 0)))
+  expected["orthogonality"] = 0.13 * 0.6
+  assert terms.keys() == expected.keys()
+  for name, value in expected.items():
+    assert value != 0, name
+    np.testing.assert_allclose(terms[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_equation_13_as_printed_has_four_parts():
+  """Without additions: L_mesh as a norm, L_image, L_pos, L_offset, and nothing else."""
+  r = np.random.default_rng(1)
+  draw = lambda *shape: r.uniform(0.2, 0.8, size=shape).astype(np.float32)
+  plain = losses.MotionLossWeights(
+      expression=1.0, jaw=1.0, pose=1.0, velocity=1.0, relative=False, lips=0.0, closure=0.0, plain_norm=True
+  )
+  weights = losses.JointWeights(
+      motion=plain, image=0.5, position=0.01, offset=0.01, position_threshold=1.0, offset_threshold=1.0, dssim=0.2
+  )
+  batch = {"target": {"motion": draw(2, 5, 56)}, "statistics": {"motion_std": draw(56)}, "image": draw(1, 16, 16, 3)}
+  rendered = {"generated": draw(1, 16, 16, 3), "means": draw(1, 4, 3), "log_scales": draw(1, 4, 3),
+              "visible": np.ones((1, 4), np.float32), "offsets": draw(1, 5, 3)}  # fmt: skip
+  predicted = {"motion": draw(2, 5, 56)}
+  terms = losses.joint_terms(weights, batch, predicted, rendered)
+  assert set(terms) == {"mesh", "l1", "dssim", "position", "offset"}
+  norms = [np.linalg.norm(a - b) for a, b in zip(predicted["motion"], batch["target"]["motion"])]
+  np.testing.assert_allclose(terms["mesh"], np.mean(norms), rtol=1e-5)
