@@ -1,5 +1,6 @@
 """Files of Gaussians against the bytes read by hand, gsply, numpy's binding and the rasterizer's pictures."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +123,7 @@ def test_plain_ply_draws_the_same_picture_here_and_through_gsply(tmp_path, avata
   splat_files.write_ply(path, baked)
   gaussians, binding = splat_files.read_ply(path)
   assert binding is None
-  jax.tree.map(np.testing.assert_array_equal, gaussians, baked)
+  chex.assert_trees_all_equal(gaussians, baked)
   before = picture(avatar)
   assert before.max() > 0.3
   # The same Gaussians, through logarithms and logits and back.
@@ -176,7 +177,7 @@ def test_bound_ply_comes_back_as_the_same_avatar(tmp_path, avatar, head, picture
         **dict.fromkeys(["static_offset", "dynamic_offset"], head.v_template.shape),
     }
   again = splat_files.load_bound_ply(path, head)
-  jax.tree.map(np.testing.assert_array_equal, again, avatar)
+  chex.assert_trees_all_equal(again, avatar)
   np.testing.assert_array_equal(picture(again), picture(avatar))
 
   splat_files.write_bound_ply(tmp_path / "second.ply", avatar, head)  # The same person may stand beside it.
@@ -249,7 +250,7 @@ def test_avatar_of_gaussian_avatars_needs_flame_with_teeth(tmp_path):
 
   splat_files.write_bound_ply(tmp_path / "again" / "bound.ply", avatar, head)
   again = splat_files.load_bound_ply(tmp_path / "again" / "bound.ply", head)
-  jax.tree.map(np.testing.assert_array_equal, again, avatar)
+  chex.assert_trees_all_equal(again, avatar)
 
 
 def _replaced(old: bytes, new: bytes):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,7 +142,7 @@ def test_pytorch_files_equal_safetensors(folders, tmp_path):
   torch.save(state, folder / "pytorch_model.bin")
   _, params = load_wav2vec2(folder)
   _, expected = load_wav2vec2(folders["base"])
-  jax.tree.map(np.testing.assert_array_equal, params, expected)
+  chex.assert_trees_all_equal(params, expected)
 
 
 def test_hub_ids_are_downloaded(folders, monkeypatch):
