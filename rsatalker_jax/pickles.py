@@ -389,7 +389,7 @@ def _plain_dtype(record: object) -> np.dtype:
   if record.state is not None:
     order, nested = record.state[1], record.state[2:5]
   name = record.arguments[0]
-  dtype = npz.plain_dtype(f"{order}{name}") if isinstance(name, str) and order in ("<", ">", "=", "|") else None
+  dtype = npz.plain_dtype(order + name)
   if dtype is None or any(part is not None for part in nested):
     raise ValueError("an array of type 'O', Python objects" if name in ("O", "O8") else "an array of no plain type")
   return dtype
