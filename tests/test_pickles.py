@@ -111,6 +111,37 @@ def test_any_number_of_a_sparse_matrix_may_be_wrong(tmp_path, kind, protocol):
   assert refused >= (4 if kind == "dia" else 6)  # Any place of a diagonal is one.
 
 
+@pytest.mark.parametrize("kind", ["csr", "csc", "bsr", "coo"])
+def test_each_check_of_a_sparse_matrix(tmp_path, kind):
+  matrix = getattr(scipy.sparse, f"{kind}_matrix")(np.arange(1.0, 7).reshape(2, 3))
+
+  def refused(**changes):
+    other = matrix.copy()
+    other.__dict__.update(changes)
+    with pytest.raises(ValueError, match="indices|runs"):
+      load_array(tmp_path, pickle.dumps(other))
+
+  length = 2 if kind == "csc" else 3
+  if kind == "coo":
+    rows, columns = matrix.coords
+    for wrong in (-1, 2):
+      refused(coords=(np.where(rows == 1, wrong, rows), columns))
+    for wrong in (-1, 3):
+      refused(coords=(rows, np.where(columns == 2, wrong, columns)))
+    refused(coords=(rows[1:], columns[1:]))
+    return
+  indices, starts = matrix.indices.copy(), matrix.indptr.copy()
+  for wrong in (-1, length):
+    refused(indices=np.append(indices[:-1], wrong))
+  refused(indices=indices[:-1])
+  refused(data=matrix.data[:-1])
+  refused(indptr=starts[:-1])
+  refused(indptr=np.append(starts, starts[-1]))
+  refused(indptr=np.append(1, starts[1:]))
+  refused(indptr=np.append(starts[:-1], starts[-1] + 1))
+  refused(indptr=np.concatenate([[0, starts[-1]], starts[2:-1], [starts[-1] - 1]])[-len(starts):])
+
+
 def test_line_ends_of_windows(tmp_path):
   value = {"a": np.arange(300, dtype=np.uint8), "b": "one\ntwo\r\nthree", "c": [1, 2]}
   got = load(tmp_path, pickle.dumps(value, 0).replace(b"\n", b"\r\n"))
