@@ -285,3 +285,10 @@ def test_dicts_have_words_for_keys(tmp_path):
 
 def test_names_of_pickles():
   assert [pickles.is_pickle_name(f"a{end}") for end in (".pkl", ".PKL", ".pickle", ".Pickle", ".npz", "pkl")] == [True] * 4 + [False] * 2
+
+
+def test_diagonals_need_a_place_each(tmp_path):
+  matrix = scipy.sparse.dia_matrix(MATRIX)
+  matrix.offsets = np.arange(1000)  # Places for 1000 diagonals would be worked out for those that there are.
+  with pytest.raises(ValueError, match="diagonals without a place"):
+    load_array(tmp_path, pickle.dumps(matrix))
