@@ -32,6 +32,7 @@ def base_config() -> ConfigDict:
       captures=(),
       triplets="triplets.jsonl",
       features="features",  # Speech feature cache.
+      reader_threads=2,  # That read and decode ahead of training, in each process.
   ))
 
   # Arguments of rsatalker_jax.head.load_head.

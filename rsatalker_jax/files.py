@@ -35,7 +35,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
       raise
     raise InputError(path, "", error.strerror or error, "a file that can be written") from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # What never came to be.
+      temporary.unlink(missing_ok=True)
 
 
 def open_regular(path: str | os.PathLike, expected: str) -> BinaryIO:

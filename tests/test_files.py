@@ -1,5 +1,6 @@
 """Files that are whole or not there; files from outside that are none."""
 
+import errno
 import os
 
 import pytest
@@ -23,12 +24,10 @@ def test_a_file_has_its_name_when_it_is_complete(tmp_path):
 def test_a_failure_leaves_what_was_there(tmp_path):
   path = tmp_path / "numbers.bin"
   path.write_bytes(b"whole")
-  with pytest.raises(OSError, match="disk"), whole_file(path) as file:
+  with pytest.raises(RuntimeError, match="own"), whole_file(path) as file:
     file.write(b"ha")
-    raise OSError("disk full")
+    raise RuntimeError("own trouble")
   assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
-  with pytest.raises(FileNotFoundError), whole_file(tmp_path / "nowhere" / "numbers.bin"):
-    pass
 
 
 def test_only_regular_files_are_opened(tmp_path):
@@ -78,3 +77,27 @@ def test_sparse_files_are_not_read_into_memory(tmp_path):
   assert read_whole(tmp_path / "b", "a head", max_bytes=5) == b"12345"
   with pytest.raises(InputError):
     read_whole(tmp_path / "b", "a head", max_bytes=4)
+
+
+def test_the_folder_of_a_whole_file_is_made(tmp_path):
+  with whole_file(tmp_path / "a" / "b" / "c.txt") as file:
+    file.write(b"x")
+  assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == b"x"
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
+  (tmp_path / "file").write_text("x")
+  with pytest.raises(InputError, match="file/a.txt: found .*expected a file that can be written"):
+    with whole_file(tmp_path / "file" / "a.txt"):
+      pass
+  (tmp_path / "folder").mkdir()
+  with pytest.raises(InputError, match="folder: found Is a directory"):
+    with whole_file(tmp_path / "folder"):
+      pass
+  with pytest.raises(InputError, match="full.txt: found No space left on device"):
+    with whole_file(tmp_path / "full.txt"):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  with pytest.raises(FileNotFoundError):  # Of a file that is read meanwhile.
+    with whole_file(tmp_path / "b.txt"):
+      open(tmp_path / "nothing", "rb")
+  assert sorted(os.listdir(tmp_path)) == ["file", "folder"]

@@ -21,7 +21,7 @@ from rsatalker_jax.data.triplets import FilmedConversation, label_clips, load_fi
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, relation_probe, scoring, tables
 from rsatalker_jax.files import whole_file
-from rsatalker_jax.head import FlamePose, make_lip_opening, pose_for
+from rsatalker_jax.head import FlamePose, LipOpening, make_lip_opening, pose_for
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters, load_run, workdir as workdirs
 from rsatalker_jax.talker import Talker, render_sequence
@@ -126,7 +126,7 @@ def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]
       clips=clips,
       clusters=motion_metrics.fit_motion_clusters([clip.motion_b for clip in clips]),
       probe=relation_probe.fit_relation_probe(training.motions()),
-      lips=None if opening is None else lip_metrics.LipOpening(opening),
+      lips=None if opening is None else LipOpening(opening),
       speaking=[
           lip_metrics.speaking_frames(conversation.speech_b, len(conversation.motion_b)) for conversation in source
       ],

@@ -20,6 +20,8 @@ def check_output(flag: str, path: str | os.PathLike, inputs: Mapping[str, str | 
       written.
   """
   path = pathlib.Path(path)
+  if "\0" in str(path):
+    raise InputError(flag, "", repr(str(path)), "a name without a null character")
   try:
     for name, given in inputs.items():
       if given is not None and _same_place(path, pathlib.Path(given)):
@@ -33,10 +35,8 @@ def check_output(flag: str, path: str | os.PathLike, inputs: Mapping[str, str | 
       raise InputError(flag, "", f"{path}, below {folder}, a file", "a file in a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
       raise InputError(flag, "", f"{path}, in {folder}, which may not be written", "a file in a folder that may be")
-  except (OSError, ValueError) as error:  # ValueError: a null character.
-    if isinstance(error, InputError):
-      raise
-    raise InputError(flag, "", path, f"a file that can be written ({getattr(error, 'strerror', None) or error})") from error
+  except OSError as error:
+    raise InputError(flag, "", path, f"a file that can be written ({error.strerror or error})") from error
 
 
 def _same_place(path: pathlib.Path, other: pathlib.Path) -> bool:

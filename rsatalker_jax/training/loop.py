@@ -172,7 +172,7 @@ def _check_groups(origin: str, given: Params, wanted: Params) -> None:
   describe = lambda tree: {
       jax.tree_util.keystr(path): (tuple(x.shape), str(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
-  for group in wanted.keys() & given.keys():
+  for group in sorted(wanted.keys() & given.keys()):
     found, expected = describe(given[group]), describe(wanted[group])
     for path in sorted(found.keys() | expected.keys()):
       if found.get(path) != expected.get(path):

@@ -28,14 +28,14 @@ class MotionLossWeights:
     plain_norm: the paper's plain form instead: ||M - M_gt||_2 over the whole sequence. The rest is not used then.
   """
 
-  expression: float = 1.0
-  jaw: float = 1.0
-  pose: float = 1.0
-  velocity: float = 1.0
-  relative: bool = False
-  lips: float = 0.0
-  closure: float = 0.0
-  plain_norm: bool = False
+  expression: float
+  jaw: float
+  pose: float
+  velocity: float
+  relative: bool
+  lips: float
+  closure: float
+  plain_norm: bool
 
 
 def motion_loss(

@@ -25,6 +25,7 @@ from rsatalker_jax.errors import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 VERTICES, SIZE = 5, 32
+PARTS = ["capture", "conversations", "triplets.jsonl", "unpacked.json"]
 
 
 def _write_video(path, frames, pixels):
@@ -147,7 +148,7 @@ def test_real_loaders_read_everything(unpacked):
     assert file["static_offset"].shape == (1, VERTICES, 3)
   triplets = load_triplets(unpacked / "triplets.jsonl")
   assert [(t.split, t.camera, t.first_timestep, t.frames) for t in triplets] == [("train", 0, 0, 6), ("test", 0, 6, 4)]
-  assert len(triplets[0].capture_indices(capture)) == 6
+  assert len({capture.index(triplets[0].camera, triplets[0].first_timestep + frame) for frame in range(6)}) == 6
 
 
 def test_capture_frames_keep_their_colour(unpacked):
@@ -190,11 +191,87 @@ def test_killed_midway_leaves_no_final_folder_and_the_next_run_cleans_up(assets,
   """)
   killed = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False)
   assert killed.returncode == -signal.SIGKILL
-  assert not root.exists()
-  (leftover,) = tmp_path.iterdir()
-  assert leftover.name.startswith(".demo.unpacking-") and any(leftover.rglob("*.wav"))
+  (leftover,) = root.glob(".unpacking-*")
+  assert not (root / "unpacked.json").exists() and not (root / "conversations").exists() and any(leftover.rglob("*.wav"))
+  (root / "conversations").mkdir()  # As if it had been killed while parts were moved.
+  (root / "conversations" / "half").write_text("x")
   unpack_demo(root, performances=1, assets=assets, say=None)
-  assert os.listdir(tmp_path) == ["demo"] and (root / "triplets.jsonl").exists()
+  assert sorted(os.listdir(root)) == PARTS and not (root / "conversations" / "half").exists()
+
+
+def test_killed_before_the_stamp_and_after_all_else_is_done_again(assets, tmp_path):
+  root = tmp_path / "demo"
+  code = textwrap.dedent(f"""
+      import os, signal
+      from rsatalker_jax.data.demo import unpack
+      replace = os.replace
+      def killed(source, target):
+        if str(target).endswith("unpacked.json"):
+          os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+      unpack.os.replace = killed
+      unpack.unpack_demo({str(root)!r}, performances=1, assets={str(assets)!r}, say=None)
+  """)
+  assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == -signal.SIGKILL
+  assert (root / "triplets.jsonl").exists() and not (root / "unpacked.json").exists()
+  unpack_demo(root, performances=1, assets=assets, say=None)
+  assert sorted(os.listdir(root)) == PARTS
+
+
+def test_features_and_what_else_lies_there_stay_when_it_is_made_anew(assets, tmp_path):
+  root, only = tmp_path / "demo", [voices.load_dialogues(assets / "voices")[0].id]
+  unpack_demo(root, performances=1, assets=assets, dialogues=only, say=None)
+  (root / "features").mkdir()
+  (root / "features" / "kept").write_text("x")
+  unpack_demo(root, performances=2, assets=assets, dialogues=only, say=None)
+  assert (root / "features" / "kept").read_text() == "x"
+
+
+def test_a_link_to_another_disk_stays_a_link(assets, tmp_path):
+  (tmp_path / "big disk").mkdir()
+  (tmp_path / "demo").symlink_to(tmp_path / "big disk")
+  unpack_demo(tmp_path / "demo", performances=1, assets=assets, say=None)
+  assert (tmp_path / "demo").is_symlink() and sorted(os.listdir(tmp_path / "big disk")) == PARTS
+
+
+def test_the_folder_itself_is_not_replaced(assets, tmp_path):
+  """A volume of a container cannot be."""
+  (tmp_path / "volume" / "lost+found").mkdir(parents=True)
+  inode = (tmp_path / "volume").stat().st_ino
+  unpack_demo(tmp_path / "volume", performances=1, assets=assets, say=None)
+  assert (tmp_path / "volume").stat().st_ino == inode and (tmp_path / "volume" / "lost+found").is_dir()
+
+
+def test_below_a_file_is_one_line(assets, tmp_path):
+  (tmp_path / "file").write_text("x")
+  for root in (tmp_path / "file", tmp_path / "file" / "data"):
+    with pytest.raises(InputError, match="file"):
+      unpack_demo(root, performances=1, assets=assets, say=None)
+  assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_second_process_waits_and_finds_it_done(assets, tmp_path):
+  """With another process id, as one on another host has, and while the first is at work."""
+  root, only = tmp_path / "demo", [voices.load_dialogues(assets / "voices")[0].id]
+  lines, code = [], textwrap.dedent(f"""
+      from rsatalker_jax.data.demo import unpack
+      print("started", flush=True)
+      unpack.unpack_demo({str(root)!r}, performances=1, assets={str(assets)!r}, dialogues={only!r}, say=lambda line: print(line, flush=True))
+  """)
+  other = []
+
+  def say(line):
+    lines.append(line)
+    if not other:  # The first is in the midst of it, and holds the lock until the second says that it waits.
+      other.append(subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True))
+      assert other[0].stdout.readline() == "started\n"
+      assert other[0].stdout.readline() == f"waiting for another process that unpacks {root}\n"
+
+  unpack_demo(root, performances=1, assets=assets, dialogues=only, say=say)
+  made = _snapshot(root)
+  rest, _ = other[0].communicate(timeout=60)
+  assert other[0].returncode == 0 and rest == "" and _snapshot(root) == made  # It did not unpack a second time.
+  assert sorted(os.listdir(root)) == PARTS and "unpacked" in lines[-1]
 
 
 def test_a_failure_leaves_nothing(assets, tmp_path):

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import signal
 
+import chex
 import grain
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import optax
 import pytest
 
 from rsatalker_jax import sharding
+from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.training import loop
 
@@ -63,9 +67,33 @@ def test_interrupted_run_reaches_the_same_numbers(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     run(make_toy_stage(60, hooks=(loop.Hook(lambda step: True, interrupt),)), tmp_path / "cut")
   resumed = run(make_toy_stage(60), tmp_path / "cut")
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
+  chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(whole))
   steps = [line["step"] for line in read_metrics(tmp_path / "cut")]
   assert steps == [10, 20, 30, 40, 50, 60]
+
+
+@pytest.mark.parametrize("asked_at, saved", [(7, 8), (20, 20)])  # In the stage, honoured after the next step; in its last step.
+def test_a_request_to_stop_is_honoured_in_any_step(tmp_path, asked_at, saved):
+  def ask(state, step):
+    if step == asked_at:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return state
+
+  with pytest.raises(SystemExit) as stopped:
+    run(make_toy_stage(20, hooks=(loop.Hook(lambda step: True, ask),)), tmp_path)
+  assert stopped.value.code == 128 + signal.SIGTERM
+  assert int(workdirs.load_stage_state(str(tmp_path), "motion")["step"]) == saved
+
+
+def test_the_config_is_recorded_before_a_checkpoint_and_not_earlier(tmp_path):
+  """A run that breaks before its first checkpoint leaves the workdir free for another config."""
+  found = lambda: [int(path.name) for path in workdirs.find_checkpoints(workdirs.checkpoint_folder(tmp_path, "motion"))]
+  seen = []
+  with pytest.raises(loop.NonFiniteLoss):
+    run(make_toy_stage(40, broken_at=13), tmp_path, before_checkpoint=lambda: seen.append(found()))
+  assert seen == []
+  run(make_toy_stage(40), tmp_path, before_checkpoint=lambda: seen.append(20 in found()))
+  assert seen[0] is False and len(seen) == 2
 
 
 def test_finished_run_returns_at_once(tmp_path):
@@ -83,16 +111,10 @@ def test_non_finite_term_is_named_with_its_step(tmp_path):
 
 def test_the_step_compiles_once(tmp_path):
   toy = make_toy_stage(5)
-  traces = []
-
-  def loss(*args):
-    traces.append(1)
-    return toy.loss(*args)
-
+  loss = chex.assert_max_traces(toy.loss, n=1)
   # jnp.full keeps a Python scalar's weak type, which the first update would change.
   init = lambda key: ({"generator": {"w": jnp.full((3, 1), 0.5)}}, toy.init(key)[1])
   run(dataclasses.replace(toy, init=init, loss=loss), tmp_path)
-  assert len(traces) == 1
 
 
 def make_room(grow):
@@ -125,7 +147,7 @@ def test_steps_that_did_not_fit_are_taken_again_with_room(tmp_path, log_every):
   roomy = train(make_cramped_stage(8), "roomy")
   assert said == []
   cramped = train(make_cramped_stage(3), "cramped")
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(cramped), jax.device_get(roomy))
+  chex.assert_trees_all_equal(jax.device_get(cramped), jax.device_get(roomy))
   assert [line.split(",")[0] for line in said] == [
       "motion: step 8 needs 5 Gaussian-tile pairs a frame",
       "motion: step 16 needs 8 Gaussian-tile pairs a frame",
@@ -155,8 +177,8 @@ def test_start_replaces_fresh_groups(tmp_path):
 
 def test_start_of_another_shape_is_refused():
   given = {"generator": {"w": np.zeros((4, 1), np.float32)}}, {}
-  with pytest.raises(ValueError, match=r"generator\['w'\]: found \(\(4, 1\), 'float32'\), expected \(\(3, 1\)"):
-    loop.init_state(make_toy_stage(1), sharding.make_mesh(), jax.random.key(0), given)
+  with pytest.raises(InputError, match=r"runs/other: generator\['w'\]: found \(\(4, 1\), 'float32'\), expected \(\(3, 1\)"):
+    loop.init_state(make_toy_stage(1), sharding.make_mesh(), jax.random.key(0), given, "runs/other")
 
 
 def test_loaded_parameters_are_the_trained_ones(tmp_path):

@@ -9,11 +9,17 @@ from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.training import losses
 
 
+def motion_weights(**changes):
+  """Every group and its velocity once, but for the changes."""
+  plain = dict(expression=1.0, jaw=1.0, pose=1.0, velocity=1.0, relative=False, lips=0.0, closure=0.0, plain_norm=False)
+  return losses.MotionLossWeights(**plain | changes)
+
+
 def test_motion_loss_by_group():
   target = np.zeros((2, 5, 56), np.float32)
   predicted = target.copy()
   predicted[..., 50:53] = 2.0  # The jaw is off by 2 everywhere: no velocity error.
-  terms = losses.motion_loss(predicted, target, losses.MotionLossWeights(jaw=3.0))
+  terms = losses.motion_loss(predicted, target, motion_weights(jaw=3.0))
   np.testing.assert_allclose(terms["jaw"], 3 * 4.0)
   assert all(value == 0 for name, value in terms.items() if name != "jaw")
 
@@ -21,7 +27,7 @@ def test_motion_loss_by_group():
 def test_motion_velocity_matches_numpy():
   rng = np.random.default_rng(0)
   predicted, target = rng.normal(size=(2, 3, 7, 56)).astype(np.float32)
-  terms = losses.motion_loss(predicted, target, losses.MotionLossWeights(velocity=0.5))
+  terms = losses.motion_loss(predicted, target, motion_weights(velocity=0.5))
   error = np.diff(predicted, axis=1) - np.diff(target, axis=1)
   np.testing.assert_allclose(terms["pose_velocity"], 0.5 * np.mean(error[..., 53:] ** 2), rtol=1e-5)
 
@@ -31,14 +37,14 @@ def test_relative_loss_of_the_mean_is_one():
   target *= np.repeat([0.3, 0.02, 0.1], [50, 3, 3]).astype(np.float32)
   std = target.std(axis=(0, 1))
   mean = np.broadcast_to(target.mean(axis=(0, 1)), target.shape)
-  terms = losses.motion_loss(mean, target, losses.MotionLossWeights(relative=True, velocity=0.0), tuple(std))
+  terms = losses.motion_loss(mean, target, motion_weights(relative=True, velocity=0.0), std)
   np.testing.assert_allclose([terms["expression"], terms["jaw"], terms["pose"]], 1, rtol=1e-4)
 
 
 def test_paper_motion_loss_is_the_norm():
   rng = np.random.default_rng(0)
   predicted, target = rng.normal(size=(2, 7, 56)).astype(np.float32)
-  weights = losses.MotionLossWeights(plain_norm=True)
+  weights = motion_weights(plain_norm=True)
   terms = losses.motion_loss(predicted, target, weights)
   np.testing.assert_allclose(terms["mesh"], np.linalg.norm(predicted - target), rtol=1e-5)
   gradient = jax.grad(lambda x: losses.motion_loss(x, target, weights)["mesh"])(target)

@@ -4,18 +4,21 @@
     <root>/conversations/relations.csv                                                   conversation,relation
     <root>/capture/                                                                      VHAP, see `capture`
     <root>/triplets.jsonl                                                                captured conversations
-    <root>/unpacked.json                                                                 what it was made from
+    <root>/unpacked.json                                                                 what it was made from: all is there
 
 Voices are decoded from assets/voices, motion is simulated (`dyads`), the capture's video is cut into frames.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
+import contextlib
 import csv
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import time
 
@@ -30,16 +33,20 @@ from rsatalker_jax.types import FPS, SAMPLE_RATE
 
 _ASSETS = pathlib.Path(__file__).resolve().parents[3] / "assets"
 _STAMP = "unpacked.json"
+_PARTS = ("conversations", "capture", "triplets.jsonl")
+_PARTIAL = ".unpacking-"  # What the folders are called that all is made in.
+_LOCK = ".unpacking.lock"
 
 
 def unpack_demo(root: str | os.PathLike, *, performances: int = 3, assets: str | os.PathLike = _ASSETS,
                 dialogues: Sequence[str] | None = None, say: Callable[[str], None] | None = print) -> pathlib.Path:
   """Unpacks everything below `root`, or finishes at once where that was done before from the same assets and rules.
 
-  All is made in a folder beside `root` and renamed at the end: `root` is whole or not there.
+  All is made in a folder inside `root`, which may be a volume or a link to another disk, and moved to its names at the end,
+  the stamp last: with it `root` is whole. Processes that unpack to the same root, also on several hosts, wait for each other.
 
   Args:
-    root: folder to make. One made by an earlier version is replaced.
+    root: folder to make. What an earlier version made there is replaced; the cache of speech features stays.
     performances: how many of each dialogue; other people with other habits play it each time.
     assets: folder with voices/ and, if there is one, capture/ and head/.
     dialogues: ids of the dialogues to unpack; all if None. Captured ones must be among them to be unpacked.
@@ -49,7 +56,7 @@ def unpack_demo(root: str | os.PathLike, *, performances: int = 3, assets: str |
     root as a path.
 
   Raises:
-    InputError: assets are missing or damaged, or `root` holds something else.
+    InputError: assets are missing or damaged, or `root` holds something else or cannot be written.
   """
   root, assets = pathlib.Path(root), pathlib.Path(assets)
   say = say or (lambda line: None)
@@ -62,25 +69,62 @@ def unpack_demo(root: str | os.PathLike, *, performances: int = 3, assets: str |
       raise InputError(assets / "voices" / "dialogues.json", "dialogues", f"no {', '.join(unknown)}", "ids in the table")
     table = [dialogue for dialogue in table if dialogue.id in set(dialogues)]
   stamp = _stamp(assets, performances, [dialogue.id for dialogue in table])
-  found = _read_stamp(root)
-  if found == stamp:
+  if _read_stamp(root) == stamp:
     return root
-  if found is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
-    raise InputError(root, "", "something that was not unpacked by the demo", "a folder that does not exist yet")
 
   started = time.monotonic()
-  root.parent.mkdir(parents=True, exist_ok=True)
-  _remove_leftovers(root)
-  partial = _partial_path(root, os.getpid())
-  partial.mkdir()
+  made = not root.exists()
   try:
-    _write_all(partial, assets, table, performances, say)
-    (partial / _STAMP).write_text(json.dumps({"stamp": stamp}, indent=2) + "\n", encoding="utf-8")
-    _move_into_place(partial, root, stamp)
+    root.mkdir(parents=True, exist_ok=True)
+    with _locked(root, say):
+      if (found := _read_stamp(root)) == stamp:  # Somebody else has done it meanwhile.
+        return root
+      leftovers = list(root.glob(f"{_PARTIAL}*"))
+      if found is None and not leftovers and not set(os.listdir(root)) <= {_LOCK, "lost+found"}:  # The latter on volumes.
+        made = False
+        raise InputError(root, "", "something that was not unpacked by the demo", "a folder that does not exist yet")
+      for path in leftovers:  # Of runs that were killed: whoever unpacks holds the lock.
+        shutil.rmtree(path, ignore_errors=True)
+      partial = root / f"{_PARTIAL}{secrets.token_hex(8)}"
+      partial.mkdir()
+      try:
+        _write_all(partial, assets, table, performances, say)
+        (partial / _STAMP).write_text(json.dumps({"stamp": stamp}, indent=2) + "\n", encoding="utf-8")
+        _move_into_place(partial, root)
+      finally:
+        shutil.rmtree(partial, ignore_errors=True)
+  except OSError as error:  # A folder that may not be written, a full disk, a file where a folder should be.
+    raise InputError(error.filename or root, "", error.strerror or error, f"a place to unpack {root} to") from error
   finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    if made:
+      with contextlib.suppress(OSError):  # It holds something, as it should.
+        root.rmdir()
   say(f"unpacked {root}: {len(table)} dialogues, {_megabytes(root):.0f} MB, {time.monotonic() - started:.0f} s")
   return root
+
+
+@contextlib.contextmanager
+def _locked(root: pathlib.Path, say: Callable[[str], None]) -> Iterator[None]:
+  """Holds the lock of `root` against other processes, on this host or on another with the same file system."""
+  path = root / _LOCK
+  while True:
+    file = path.open("w")
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      say(f"waiting for another process that unpacks {root}")
+      fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # A file system without locks: two who unpack at once write the same twice.
+      pass
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        break
+    file.close()  # The one who held it has removed it.
+  try:
+    yield
+  finally:
+    path.unlink(missing_ok=True)
+    file.close()
 
 
 def conversation_name(dialogue_id: str, performance: int) -> str:
@@ -168,40 +212,17 @@ def _read_stamp(root: pathlib.Path) -> str | None:
     return None
 
 
-def _partial_path(root: pathlib.Path, process: int) -> pathlib.Path:
-  return root.parent / f".{root.name}.unpacking-{process}"
-
-
-def _remove_leftovers(root: pathlib.Path) -> None:
-  """Removes what runs left behind that were killed midway (their processes are gone)."""
-  for path in root.parent.glob(f".{root.name}.unpacking-*"):
-    process = path.name.rpartition("-")[2]
-    if process.isdecimal() and not _is_alive(int(process)) or process == str(os.getpid()):
-      shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-  try:
-    os.kill(process, 0)
-  except ProcessLookupError:
-    return False
-  except PermissionError:
-    return True
-  return True
-
-
-def _move_into_place(partial: pathlib.Path, root: pathlib.Path, stamp: str) -> None:
-  """Renames the finished folder to its name; an older version makes way first."""
-  old = partial.with_name(partial.name + "-old")
-  if root.exists():
-    os.replace(root, old)
-  try:
-    os.replace(partial, root)
-  except OSError:
-    if _read_stamp(root) != stamp:  # Another process may have unpacked the same meanwhile: then its result serves.
-      raise
-  finally:
-    shutil.rmtree(old, ignore_errors=True)
+def _move_into_place(partial: pathlib.Path, root: pathlib.Path) -> None:
+  """Moves what was made to its names. What an earlier version made there goes first, its stamp before all else."""
+  (root / _STAMP).unlink(missing_ok=True)
+  for name in (*_PARTS, _STAMP):
+    target = root / name
+    if target.is_dir() and not target.is_symlink():
+      shutil.rmtree(target)
+    else:
+      target.unlink(missing_ok=True)
+    if (partial / name).exists():
+      os.replace(partial / name, target)
 
 
 def _megabytes(root: pathlib.Path) -> float:

@@ -1,0 +1,325 @@
+"""Values of a config: each can be set by a flag, with its type; what no run can have is one line; each is read somewhere."""
+
+import ast
+import dataclasses
+import inspect
+import math
+import pathlib
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+import splat_kernels.api
+from configs import demo, rsatalker
+from configs.ablations import VARIANTS
+from configs.common import base_config
+from rsatalker_jax.avatar import init_avatar
+from rsatalker_jax.commands import command_line
+from rsatalker_jax.commands.config_values import RULES, check_values
+from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import load_head
+from rsatalker_jax.head.regions import FLAME_REGIONS
+from rsatalker_jax.motion import MotionConfig
+from rsatalker_jax.training.losses import MotionLossWeights
+from rsatalker_jax.training.loop import Watching
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def leaves(config, prefix=""):
+  for key, value in config.items():
+    if isinstance(value, (dict, ConfigDict)):
+      yield from leaves(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", value
+
+
+def parse(*overrides, config="configs/demo.py"):
+  """The --config flag of a command line."""
+  words = ["train.py", f"--config={ROOT / config}", *(f"--config.{word}" for word in overrides)]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=words)
+  values(words)
+  return values["config"]
+
+
+def read(*overrides, config="configs/demo.py"):
+  """The config as a command reads it from its flags."""
+  return command_line.read_config(parse(*overrides, config=config))
+
+
+def get(config, key):
+  return config.to_dict()[key] if "." not in key else get(config[key.split(".")[0]], key.partition(".")[2])
+
+
+def another(key, value):
+  """A value that differs from the default, and the words for it."""
+  special = {
+      "data.default_relation": "blood,unknown",
+      "data.captures": ("a", "b"),
+      "speech.encoder": "wav2vec2",
+      "speech.hop": 80,
+      "speech.checkpoint": "folder",
+      "generator.architecture": "dualtalk",
+      "generator.dtype": "bfloat16",
+      "generator.heads": 2,
+      "density.mcmc.growth": 1.2,
+      "gaussians.sh_degree": 2,
+      "gaussians.num_gaussians": 12_000,
+      "render.implementation": "xla",
+      "render.tile_size": 8,
+      "render.max_intersections": 100_000,
+      "render.background": (0.0, 0.5, 1.0),
+      "density.way": "mcmc",
+      "evaluation.lpips_nets": ("alex", "vgg"),
+      "head.masks": "masks.pkl",
+      "mesh.data": 2,
+  }
+  if key in special:
+    return special[key]
+  if isinstance(value, bool):
+    return not value
+  if isinstance(value, int):
+    return value + 2
+  if isinstance(value, float):
+    return value / 2 if value else 0.25
+  return value + "x"
+
+
+def test_every_value_can_be_set_by_a_flag():
+  defaults = dict(leaves(base_config().to_dict()))
+  wanted = {key: another(key, default) for key, default in defaults.items()}
+  config = parse(*(f"{key}={value}" for key, value in wanted.items())).value
+  for key, value in wanted.items():
+    found = get(config, key)
+    assert value != defaults[key] and found == value and type(found) is type(value), key
+
+
+@pytest.mark.parametrize("config", ["configs/demo.py", "configs/rsatalker.py", "configs/demo.py:fixed"])
+def test_none_can_be_given_where_it_means_something(config):
+  keys = ["data.default_relation", "head.masks", "gaussians.num_gaussians", "gaussians.capacity"]
+  keys += ["render.implementation", "render.max_intersections"]
+  found = read(*(f"{key}=None" for key in keys), config=config)
+  assert [get(found, key) for key in keys] == [None] * len(keys)
+
+
+@pytest.mark.parametrize("config", ["configs/demo.py:fixed", "configs/rsatalker.py:fixed", "configs/demo.py"])
+def test_what_a_variant_sets_to_none_keeps_its_type(config):
+  assert read("gaussians.capacity=30_000", config=config).gaussians.capacity == 30_000
+
+
+@pytest.mark.parametrize("word, value", [("1e3", 1000), ("1_000", 1000), ("1000", 1000), ("1000.0", 1000)])
+def test_whole_numbers_in_every_form(word, value):
+  found = read(f"motion.steps={word}").motion.steps
+  assert found == value and type(found) is int
+
+
+@pytest.mark.parametrize("word", ["1.5", "red", "nan", "inf", "1e400"])
+def test_what_is_no_whole_number_is_refused(word):
+  with pytest.raises((flags.Error, InputError), match=r"motion.steps"):
+    read(f"motion.steps={word}")
+
+
+@pytest.mark.parametrize("config", [base_config(), demo.get_config(), rsatalker.get_config()])
+def test_there_is_a_rule_for_each_key_and_no_other(config):
+  keys = lambda tree: {key for key, _ in leaves(tree)}
+  assert keys(RULES) == keys(config.to_dict())
+
+
+@pytest.mark.parametrize("module", [demo, rsatalker])
+@pytest.mark.parametrize("variant", ["", *VARIANTS])
+def test_our_own_configs_pass(module, variant):
+  check_values(module.get_config(variant))
+
+
+def test_a_section_may_be_given_whole_and_in_part_where_the_rest_is_none():
+  config = read("gaussians.region_density={'scalp': 2.0}", "avatar.flame_learning_rates={}")
+  assert config.gaussians.region_density.to_dict() == {"scalp": 2.0}
+
+
+WRONG = {
+    "seed": [-1, 2**31, 1.5, None, True],
+    "mesh.data": [0, -2, 1.0],
+    "mesh.fsdp": [0, -1, 1.5],
+    "mesh.cpu_devices": [-1, 10**6],
+    "data.embedded_root": [None, 3],
+    "data.performances": [0, CAPTURED_PERFORMANCE],
+    "data.default_relation": ["cousins", 3, "blood", ""],
+    "data.captures": ["abc", ("a", "a"), ("",), (None,), (3,)],
+    "data.reader_threads": [-1, 1.5],
+    "head.path": ["", " ", None],
+    "head.teeth": [1, None, "yes"],
+    "speech.encoder": ["wav2vec", None],
+    "speech.num_mels": [0, 1000],
+    "speech.hop": [0, 150, 640, -160],
+    "speech.context": [0],
+    "generator.architecture": ["rsatalkr", None],
+    "generator.heads": [0, 3],
+    "generator.features": [0, 130],
+    "generator.reach": [0],
+    "generator.encoder_layers": [-1],
+    "generator.speech_kernel": [0, 2],
+    "generator.motion_kernel": [0, 4, 26],
+    "generator.motion_stride": [0],
+    "generator.dropout": [1.0, -0.1, math.nan],
+    "generator.dtype": ["float23", "float16"],
+    "generator.use_own_speech": [0],
+    "social.relation_features": [0, 1],
+    "gaussians.sh_degree": [-1, 4, 1.0],
+    "gaussians.init_scale": [0, -1, math.inf],
+    "gaussians.init_opacity": [0, 1, 2.0],
+    "gaussians.num_gaussians": [0, -5],
+    "gaussians.capacity": [0, -5, 1.5],
+    "gaussians.region_density.scalp": [-1, None, math.nan],
+    "gaussians.color_frames": [-1],
+    "render.implementation": ["cuda", ""],
+    "render.tile_size": [10, 0, 64, 16.0],
+    "render.max_intersections": [0],
+    "render.background": [(255, 255, 255), (1, 1), (1, 1, 1, 1), "white", (1, 1, None), (0, 0, math.nan), (-0.1, 0, 0)],
+    "motion.steps": [0, -5, 2**31, 1.5, None],
+    "motion.batch": [0],
+    "motion.window": [0, 1],
+    "motion.learning_rate": [0, -1, math.nan, math.inf, None, "fast"],
+    "motion.warmup": [-1],
+    "motion.gradient_clip": [0, -1],
+    "motion.weight_decay": [-0.01],
+    "motion.loss.jaw": [-1, math.nan],
+    "motion.loss.relative": [1],
+    "avatar.batch": [0],
+    "avatar.scene_extent": [0],
+    "avatar.learning_rates.means": [-1e-3],
+    "avatar.flame_learning_rates.jaw": [-1e-3, None],
+    "avatar.final_learning_rates.sh": [0, 1.1],
+    "avatar.dssim_weight": [-0.1, 1.1],
+    "density.way": ["adaptve", None],
+    "density.adaptive.every": [0],
+    "density.adaptive.min_opacity": [1.0, -0.1],
+    "density.adaptive.reset_opacity": [0, 1],
+    "density.mcmc.growth": [0.5],
+    "joint.frames": [0, 101],
+    "joint.window": [1],
+    "joint.avatar_share": [-0.1, 1.1],
+    "logging.log_every": [0],
+    "logging.checkpoint_every": [0],
+    "logging.pictures_every": [0],
+    "evaluation.frames": [0, 1],
+    "evaluation.lpips_nets": [("squeeze",), "alex", ("alex", "alex"), (["alex"],)],
+    "evaluation.title": ["", "a | b", "a\nb"],
+}
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key, values in WRONG.items() for value in values])
+def test_values_that_no_run_can_have_are_one_line_that_names_them(key, value):
+  values = base_config().to_dict()
+  section = values
+  *path, name = key.split(".")
+  for part in path:
+    section = section[part]
+  if name not in section:
+    pytest.skip("no such key now")
+  section[name] = value
+  with pytest.raises(InputError) as error:
+    check_values(values, "run/config.json")
+  assert (error.value.file, "\n" in str(error.value)) == ("run/config.json", False)
+  # Of values that do not go together, either may be named; both are.
+  assert key in f"{error.value.key} {error.value.found} {error.value.expected}" and str(value).split("\n")[0] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides, named",
+    [
+        ({"generator.architecture": "dualtalk", "generator.features": 132}, "generator.heads"),
+        ({"generator.architecture": "dualtalk", "generator.causal": True}, "generator.causal"),
+        ({"generator.use_partner": False, "generator.use_own_speech": False}, "generator.use_own_speech"),
+        ({"speech.encoder": "wav2vec2"}, "speech.checkpoint"),
+        ({"gaussians.num_gaussians": 30_000}, "gaussians.capacity"),
+        ({"joint.motion_batch": 1}, "joint.motion_batch"),
+    ],
+)
+def test_values_that_do_not_go_together(overrides, named):
+  config = base_config()
+  config.update_from_flattened_dict(overrides)
+  with pytest.raises(InputError) as error:
+    check_values(config)
+  assert error.value.key == named
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda v: v["motion"].pop("steps"), "motion.steps: found nothing, expected a whole number"),
+        (lambda v: v.pop("motion"), "motion: found nothing, expected a section"),
+        (lambda v: v.update(motion=3), "motion: found 3, expected a section with steps, batch"),
+        (lambda v: v["motion"].update(stepz=3), "motion.stepz: found 3, expected no such key; there are steps, batch"),
+        (lambda v: v["gaussians"]["region_density"].update(hair=2.0), "gaussians.region_density.hair: found 2.0"),
+    ],
+)
+def test_keys_that_are_missing_or_too_many(change, message):
+  values = base_config().to_dict()
+  change(values)
+  with pytest.raises(InputError, match=message.replace(".", r"\.")):
+    check_values(values)
+
+
+def test_what_is_no_config_is_one_line():
+  with pytest.raises(InputError, match="config: found NoneType, expected a ConfigDict"):
+    check_values(None)
+
+
+def test_names_in_the_rules_are_those_of_the_code():
+  names = lambda key: {value for value in VALUES if accepts(key, value)}
+  VALUES = {*splat_kernels.api.IMPLEMENTATIONS, "cuda", "gsplat"}
+  accepts = lambda key, value: RULES[key.split(".")[0]][key.split(".")[1]].accepts(value)
+  assert names("render.implementation") == set(splat_kernels.api.IMPLEMENTATIONS)
+  sizes = set()
+  for size in range(70):
+    try:
+      sizes.add(splat_kernels.Config(tile_size=size).tile_size)
+    except ValueError:
+      pass
+  assert {size for size in range(70) if accepts("render.tile_size", size)} == sizes
+  assert {n for n in range(20) if accepts("data.performances", n)} == set(range(1, CAPTURED_PERFORMANCE))
+  demo_head = load_head(ROOT / "assets/head/demo_head.npz")
+  assert set(base_config().gaussians.region_density) == set(FLAME_REGIONS) | set(demo_head.region_names)
+
+
+# --- Every key is read
+
+
+def _names_in_code():
+  """Names that are read and strings, in all of the package but the rules."""
+  attributes, strings = set(), set()
+  for path in (ROOT / "rsatalker_jax").rglob("*.py"):
+    if path.name in ("config_values.py", "workdir.py"):
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+        attributes.add(node.attr)
+      elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        attributes.add(node.id)
+      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        strings.add(node.value)
+  return attributes, strings
+
+
+def test_every_key_is_read_somewhere():
+  attributes, strings = _names_in_code()
+  # Members are taken by name from a loop over the section.
+  by_loop = ("gaussians.region_density.", "avatar.flame_learning_rates.")
+  for key, _ in leaves(base_config().to_dict()):
+    name = key.split(".")[-1]
+    assert name in attributes or name in strings or key.startswith(by_loop), key
+
+
+def test_sections_that_become_arguments_are_those_arguments():
+  """Neither a key that nothing takes nor a field that no config sets."""
+  config = base_config()
+  fields = lambda cls: {field.name for field in dataclasses.fields(cls)}
+  arguments = lambda function: set(inspect.signature(function).parameters)
+  assert set(config.generator) <= fields(MotionConfig)
+  assert set(config.motion.loss) == fields(MotionLossWeights)
+  assert set(config.logging) == fields(Watching)
+  assert set(config.head) == arguments(load_head)
+  assert set(config.gaussians) - {"color_frames"} == arguments(init_avatar) - {"head", "shape", "static_offset", "seed"}
