@@ -29,7 +29,7 @@ ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "npz": {"errors", "files"},
-    "pickles": {"errors", "files"},
+    "pickles": {"errors", "files", "npz"},
 }
 # Of the commands only the one that trains imports training code.
 _COMMANDS = _INFERENCE | {"runs", "commands"}

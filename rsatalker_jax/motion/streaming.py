@@ -161,9 +161,9 @@ class MotionStream:
 
   def push(
       self,
-      speech_a: Float[np.ndarray, "S"] | Float[np.ndarray, "T D"],
-      motion_a: Motion,
-      speech_b: Float[np.ndarray, "S"] | Float[np.ndarray, "T D"],
+      speech_a: np.ndarray,
+      motion_a: np.ndarray,
+      speech_b: np.ndarray,
   ) -> Motion:
     """Takes the next piece of the conversation and returns B's motion for all frames that it completes.
 

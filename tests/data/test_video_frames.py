@@ -185,6 +185,20 @@ def test_a_damaged_film_never_shows_another_picture(tmp_path, name):
   assert max(shown) < FRAMES and np.mean(shown) > 8
 
 
+def test_where_the_chain_of_elements_breaks(tmp_path):
+  path, segment, void = tmp_path / "a.mkv", bytes.fromhex("18538067"), b"\xec\x84" + bytes(4)
+  for content, place in (
+      (segment + b"\x8c" + 2 * void, None),
+      (segment + b"\x8c" + void, 11),  # Cut off between two elements.
+      (segment + b"\x8c" + void + void[:3], 11),
+      (segment + b"\x86" + void + bytes(9), None),  # What follows the segment is none of it.
+      (segment + b"\xff" + 2 * void, None),  # Of open length.
+      (segment + b"\x98" + void + bytes(6) + 2 * void, 11),
+  ):
+    path.write_bytes(content)
+    assert video_frames._find_damage(path) == place
+
+
 def test_a_film_that_was_sent_as_it_was_made(tmp_path):
   path = write_video(tmp_path / "a.mkv", options={"g": "8"}, container={"live": "1"})  # Its elements' lengths are open.
   assert len(decode_all(path)) == FRAMES
@@ -286,6 +300,13 @@ MISTAKES = {
     "cut off in the middle": (
         "a.mkv", dict(options={"g": "5"}), cut, 39,
         "a.mkv: frame 39: found .* frames and damage behind them",
+    ),
+    "cut off behind its index": (
+        "a.mp4",
+        dict(options={"g": "5"}, container={"movflags": "faststart"}),
+        cut,
+        39,
+        "a.mp4: frame 39: found .* frames and damage behind them",
     ),
     "no video": ("a.mp4", {}, lambda path: path.write_bytes(b"text"), 0, "a.mp4: frame 0: found .* expected a whole video"),
     "sound alone": ("a.mp4", None, lambda path: None, 0, "a.mp4: found no video stream"),

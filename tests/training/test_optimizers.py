@@ -11,7 +11,7 @@ import pytest
 from configs.demo import get_config as demo_config
 from configs.rsatalker import get_config as rsatalker_config
 from rsatalker_jax.motion import MotionConfig, make_generator
-from rsatalker_jax.social import GaussianOffsetNet
+from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from rsatalker_jax.training import optimizers, rendering
 
 PARAMS = {"generator": {"w": jnp.ones((2, 2))}, "avatar": {"means": jnp.ones((3, 3)), "sh": jnp.ones((3, 4, 3))}}
@@ -134,10 +134,12 @@ def test_kernels_alone_decay_in_the_real_networks():
   found = {kind: 0 for kind in KINDS}
   for config in (rsatalker_config(), rsatalker_config("dualtalk"), demo_config()):
     generator = make_generator(MotionConfig(**config.generator))
-    offsets = GaussianOffsetNet(num_anchors=3, hidden=config.offsets.hidden)
-    speech, relation = jnp.zeros((4, 3)), jnp.zeros(2, jnp.int32)
+    offsets = GaussianOffsetNet(num_anchors=3, hidden=config.social.offsets_hidden)
+    social = SocialModule(config.generator.features)
+    speech = jnp.zeros((4, 3))
     params = jax.eval_shape(lambda key: {
-        "generator": generator.init(key, speech, jnp.zeros((4, 56)), speech, relation),
+        "generator": {"params": generator.init(key, speech, jnp.zeros((4, 56)), speech, jnp.zeros(config.generator.features))["params"]},
+        "social": social.init(key, jnp.zeros(2, jnp.int32)),
         "offsets": offsets.init(key, jnp.zeros(8), jnp.zeros(())),
     }, jax.random.key(0))
     for path, decays in jax.tree_util.tree_leaves_with_path(optimizers.is_decayed(params)):
