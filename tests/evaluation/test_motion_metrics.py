@@ -194,6 +194,7 @@ def test_diversity_per_clip_is_near_its_maximum_for_any_truth():
     assert (diversity > 3.5) == (size == 1.0)
 
 
+@pytest.mark.filterwarnings("error")
 def test_diversity_of_short_and_still_clips():
   still = np.zeros((30, 56), np.float32)
   moving = make_motion(0, 30)  # Fewer frames than clusters.
