@@ -95,7 +95,8 @@ class Talker:
 
   def generate_clip(self, params: Params, buffers: Params, clip: MotionClip) -> Motion:
     """B's motion for a whole clip of any length, through a few compiled programs (`motion.clips`)."""
-    inputs = pad_clip(clip.speech_a, clip.motion_a, clip.speech_b) | {"relation": np.asarray(clip.relation, np.int32)}
+    speech_a, speech_b = np.asarray(clip.speech_a), np.asarray(clip.speech_b)  # They may lie on disk.
+    inputs = pad_clip(speech_a, clip.motion_a, speech_b) | {"relation": np.asarray(clip.relation, np.int32)}
     motion = _compiled_generate(self.generator, self.social, self.knows_relation)(
         {name: params[name] for name in ("generator", "social")}, {"generator": buffers["generator"]}, inputs
     )

@@ -1,6 +1,7 @@
 """Scoring runs of a tiny world: all that a run has and nothing else, on the split asked for, over all films."""
 
 import csv
+import functools
 import json
 import pathlib
 import shutil
@@ -51,20 +52,20 @@ def trained(world, tmp_path_factory):
   return workdir
 
 
+def copy_run(trained, folder, *stages, title="RSATalker"):
+  """A run of some stages of the trained one."""
+  for stage in stages:
+    shutil.copytree(f"{trained}/{stage}", folder / stage)
+  config = json.loads(pathlib.Path(trained, "config.json").read_text())
+  config["evaluation"]["title"] = title
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "config.json").write_text(json.dumps(config))
+  return str(folder)
+
+
 @pytest.fixture
 def part_of(trained, tmp_path):
-  """Makes a run of some stages of the trained one."""
-
-  def make(*stages, title="RSATalker", folder=tmp_path / "part"):
-    for stage in stages:
-      shutil.copytree(f"{trained}/{stage}", folder / stage)
-    config = json.loads(pathlib.Path(trained, "config.json").read_text())
-    config["evaluation"]["title"] = title
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    return str(folder)
-
-  return make
+  return functools.partial(copy_run, trained, tmp_path / "part")
 
 
 def read_results(workdir, *split):
@@ -72,11 +73,17 @@ def read_results(workdir, *split):
   return json.loads((folder / "results.json").read_text()), (folder / "results.md").read_text(), folder / "frames.png"
 
 
-def test_all_of_a_finished_run(trained, part_of):
-  for seed in (0, 1):  # Two runs to compare with, of the motion stage alone.
-    part_of("motion", title="RSATalker, stage 1", folder=pathlib.Path(trained, "compare", "full", f"seed_{seed}"))
+@pytest.fixture(scope="module")
+def scored(trained):
+  """What is written of the finished run and of two to compare with, of the motion stage alone."""
+  for seed in (0, 1):
+    copy_run(trained, pathlib.Path(trained, "compare", "full", f"seed_{seed}"), "motion", title="RSATalker, stage 1")
   evaluate.score_run(trained)
-  results, markdown, sheet = read_results(trained)
+  return read_results(trained)
+
+
+def test_all_of_a_finished_run(scored):
+  results, markdown, sheet = scored
   rows = results["motion"]
   assert list(rows) == ["true motion", "RSATalker", "constant training mean", "RSATalker, stage 1"]
   truth = rows["true motion"][0]
@@ -101,10 +108,9 @@ def test_all_of_a_finished_run(trained, part_of):
   assert Image.open(sheet).size == (4 * tiny_world.SIZE, 4 * tiny_world.SIZE)  # All four frames: truth, two rows, error.
 
 
-def test_each_film_is_scored_by_its_own_frames(trained, world):
-  """The second film's scores, drawn frame by frame without the command."""
-  evaluate.score_run(trained)
-  results, *_ = read_results(trained)
+def test_each_film_is_scored_by_its_own_frames(scored, trained, world):
+  """The second film's scores, drawn without the command."""
+  results, *_ = scored
   run, capture = load_run(trained), load_capture(world / "capture", "test", background=(1, 1, 1))
   source = evaluate.load_conversations(run.config.data, "test")
   clip = {clip.name: clip for clip in evaluate.load_clips(source, run.encode)}["tiny-3_sub_video_0_speaker2"]
@@ -117,7 +123,7 @@ def test_each_film_is_scored_by_its_own_frames(trained, world):
   offsets = run.gaussian_offsets(clip.relation, frames)(np.arange(2))
   draw = jax.jit(lambda flame: run.talker.render(run.avatar, flame, camera, offsets).image)
   for title, pose in (("tracked motion", flame), ("generated motion", pose_for(run.generate(clip)[frames], flame))):
-    expected = np.mean(image_metrics.psnr(draw(pose), stack("image")))
+    expected = float(np.mean(image_metrics.psnr(draw(pose), stack("image"))))
     assert results["films"][clip.name][title]["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
@@ -180,7 +186,7 @@ def test_a_config_that_is_given_is_compared_and_says_how_to_score(part_of, world
     evaluate.score_run(workdir, config=config)
   config.data.conversations = tiny_world.tiny_config(world).data.conversations
   # A run that is compared with under the same title does not take its place.
-  part_of("motion", title="of the flags", folder=pathlib.Path(workdir, "compare", "again", "seed_0"))
+  copy_run(workdir, pathlib.Path(workdir, "compare", "again", "seed_0"), "motion", title="of the flags")
   evaluate.score_run(workdir, config=config)
   rows = read_results(workdir)[0]["motion"]
   assert rows["of the flags, this run"] == rows["of the flags"]
