@@ -32,6 +32,7 @@ def base_config() -> ConfigDict:
       captures=(),
       triplets="triplets.jsonl",
       features="features",  # Speech feature cache.
+      reader_threads=2,  # That read and decode ahead of training, in each process.
   ))
 
   # Arguments of rsatalker_jax.head.load_head.
@@ -210,7 +211,7 @@ def base_config() -> ConfigDict:
   # --- How the run is watched and scored; changes nothing that is computed in training.
   config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250, evaluate_every=500))
   config.evaluation = ConfigDict(dict(
-      frames=60,  # Test frames that are rendered.
+      frames=60,  # That are rendered, as many of each film, at least one.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.
       title="RSATalker",  # Of the run's row in tables.
       compare="compare",  # Folder in the workdir with runs that stand in the same tables.

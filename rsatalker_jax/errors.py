@@ -30,8 +30,9 @@ class MissingFeatures(InputError):
   Args:
     folder: the cache.
     clip: whose voice it is.
+    found: what there is instead.
   """
 
-  def __init__(self, folder: object, clip: str = "a voice"):
+  def __init__(self, folder: object, clip: str = "a voice", found: str = "no speech features"):
     command = "`python encode_speech.py` with the --config flags of this run"
-    super().__init__(folder, clip, "no speech features", f"those that {command} makes, or speech.encode_missing=True")
+    super().__init__(folder, clip, found, f"those that {command} makes, or speech.encode_missing=True")

@@ -30,6 +30,8 @@ _SPARSE = {
 }
 _ALLOWED = frozenset({
     "numpy.ndarray",
+    "numpy.matrix",
+    "numpy.matrixlib.defmatrix.matrix",
     "numpy.dtype",
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
@@ -203,8 +205,8 @@ def load_pickle(path: str | os.PathLike) -> object:
   """
   expected = "a pickle of numpy, scipy.sparse and chumpy arrays in plain containers"
   data = read_whole(path, expected)
-  if not data.startswith(b"\x80") and 0 < data.count(b"\n") == data.count(b"\r\n"):
-    data = data.replace(b"\r\n", b"\n")  # Protocol 0 is text, in which strings have no line ends of their own.
+  if not data.startswith(b"\x80") and b"\0" not in data and 0 < data.count(b"\n") == data.count(b"\r\n"):
+    data = data.replace(b"\r\n", b"\n")  # Protocol 0 is text without zeros, in which strings have no line ends.
   try:
     return _RecordUnpickler(data, encoding="latin1").load()
   except EOFError:

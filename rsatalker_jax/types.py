@@ -7,6 +7,7 @@ Dimension letters in shape annotations:
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,6 +30,7 @@ MOTION_GROUPS = {
 }
 
 Motion = Float[np.ndarray, "T 56"]
+Motions = Sequence[Float[np.ndarray, "_ 56"]]  # Of clips of several lengths.
 
 
 @dataclasses.dataclass(frozen=True)

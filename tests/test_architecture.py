@@ -28,8 +28,8 @@ ALLOWED = {
     "types": set(),
     "errors": set(),
     "files": {"errors"},
-    "npz": {"errors"},
-    "pickles": {"errors"},
+    "npz": {"errors", "files"},
+    "pickles": {"errors", "files"},
 }
 # Of the commands only the one that trains imports training code.
 _COMMANDS = _INFERENCE | {"runs", "commands"}

@@ -23,6 +23,7 @@ ARRAYS = [
     np.array(["ab", "é"]),
     np.zeros((0, 3), np.float16),
     np.array(3.5),
+    np.matrix([[1, 2], [3, 4]]),
     np.float32(2),
     np.int64(-7),
     [1, 2.5],
@@ -115,6 +116,9 @@ def test_line_ends_of_windows(tmp_path):
   got = load(tmp_path, pickle.dumps(value, 0).replace(b"\n", b"\r\n"))
   np.testing.assert_array_equal(pickles.to_array(got["a"]), value["a"])
   assert got["b"] == value["b"] and got["c"] == [1, 2]
+  # In binary protocols these bytes are numbers.
+  content = pickle.dumps({"a": 8.571428571428571, "b": 0}, 1).replace(b"\x21\x24\x92\x49\x24\x92\x49", b"\x21\0\x0d\x0a\1\1\1")
+  assert load(tmp_path, content) == {"a": struct.unpack(">d", b"\x40\x21\0\x0d\x0a\1\1\1")[0], "b": 0}
   with pytest.raises(InputError, match="not on the allow-list .with line ends of Windows: copy the file in binary"):
     load(tmp_path, pickle.dumps(np.arange(3), 2).replace(b"\n", b"\r\n"))
 

@@ -69,7 +69,7 @@ def encode_voices(config: ConfigDict, *, say: Callable[[str], None] = print) -> 
     say(f"  {done.total()} voices, {frames[split] / FPS / 60:.1f} minutes: {counts}")
   for error in unreadable:
     say(f"not encoded: {error}")
-  say(f"speech features ({config.speech.encoder}) are in {folder}")
+  say(f"speech features of encoder {features.id} are in {folder}")
   if unreadable:
     raise InputError(root, "", f"{len(unreadable)} clips that cannot be read, named above", "whole files, or none")
 

@@ -59,7 +59,7 @@ def train(
       talker=make_talker(config),
       encode=make_encoder(
           config.speech, data_path(config.data, "features"), encode_missing=config.speech.encode_missing
-      ),
+      ).open,
       mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
       say=tqdm.tqdm.write if jax.process_index() == 0 else lambda _: None,  # Above the progress bar.
   )

@@ -55,19 +55,18 @@ def _train() -> None:
 
 
 def _define_evaluate() -> None:
-  _define_config("The config that trained the run.")
+  _define_config("The config that trained the run, if it is to be compared with the workdir's; its data and evaluation are used.")
   flags.DEFINE_string("workdir", None, "The run to score.")
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.DEFINE_enum("split", "test", ["val", "test", "ood"], "Which conversations, and films of them, to score it on.")
+  flags.mark_flags_as_required(["workdir"])
 
 
 def _evaluate() -> None:
-  config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh, join_cluster=True)
+  config = command_line.read_config(FLAGS["config"]) if FLAGS["config"].present else None
+  _use_devices_of(FLAGS.workdir)
   from rsatalker_jax.commands import evaluate
-  from rsatalker_jax.runs import workdir
 
-  workdir.check_workdir(FLAGS.workdir, config, must_exist=True)
-  print(evaluate.score_run(FLAGS.workdir))
+  print(evaluate.score_run(FLAGS.workdir, FLAGS.split, config=config))
 
 
 # --- generate
@@ -178,10 +177,12 @@ The same command continues a run that was stopped. Any value of the config can b
     "evaluate": Verb(
         """Scores a trained run on unseen conversations and frames: tables on the screen, JSON, Markdown and a sheet of frames.
 
-    python eval.py --config=configs/demo.py --workdir=runs/demo
+    python eval.py --workdir=runs/demo [--split=val|test|ood] [--config=configs/demo.py]
 
-Writes <workdir>/evaluation/results.json, results.md and frames.png. Motion stages that `make compare` has trained under
-<workdir>/compare stand in the same table.""",
+What the run has is scored: motion after the motion stage, frames after the avatar stage. Writes results.json, results.md and
+frames.png to <workdir>/evaluation (test) or <workdir>/evaluation/<split>. Motion stages that `make compare` has trained
+under <workdir>/compare stand in the same table. The config is the workdir's; one that is given must be the same, but for
+what its sections data and evaluation say, which is used.""",
         _define_evaluate,
         _evaluate,
     ),

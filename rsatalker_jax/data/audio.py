@@ -25,6 +25,7 @@ MAX_SECONDS = 4 * 3600
 SILENCE_PEAK = 1e-4  # -80 dB of full scale: below any microphone's noise.
 _MIN_RATE, _MAX_RATE = 2_000, 768_000  # From what is hardly speech to the fastest converters.
 _MAX_SAMPLES = 1 << 29  # Of all channels: 2 GB, an hour and a half of 48 kHz stereo.
+_LOUD_PEAK = 4.0  # 12 dB above full scale: said.
 _MAX_PEAK = 16.0  # Floats may exceed full scale, but not by 24 dB: these are whole numbers that were called floats.
 _IDLE_CHANNEL = 10 ** (-30 / 20)  # Below the loudest channel, what a channel that nobody speaks into picks up.
 _CANCELLED = 10 ** (-20 / 20)  # Below the loudest channel, what is left of channels of opposite phases.
@@ -70,6 +71,8 @@ def read_wav(
   peak = float(np.abs(samples).max())
   if peak > _MAX_PEAK:
     raise InputError(path, "peak", f"{peak:.0f}", "floats in [-1, 1]: 16-bit integers, say, divided by 32768")
+  if peak > _LOUD_PEAK:
+    notes.append(f"{path}: the peak, {peak:.1f}, is far above full scale, 1")
 
   wav, mixing = _mix(samples)
   if samples.shape[1] > 1:
@@ -84,11 +87,11 @@ def read_wav(
 
 def _mix(samples: Float[np.ndarray, "S C"]) -> tuple[Float[np.ndarray, "S"], str]:
   """One channel from all, and what is to be said of it."""
-  levels = np.sqrt(np.mean(np.square(samples, dtype=np.float64), axis=0))
+  levels = samples.std(axis=0, dtype=np.float64)  # A constant, which some converters add, is no sound.
   loudest = int(np.argmax(levels))
   used = levels >= _IDLE_CHANNEL * levels[loudest]
   wav = samples[:, used].mean(axis=1)
-  if np.sqrt(np.mean(np.square(wav, dtype=np.float64))) < _CANCELLED * levels[loudest]:
+  if wav.std(dtype=np.float64) < _CANCELLED * levels[loudest]:
     return samples[:, loudest], f": channel {loudest + 1}, since they cancel each other (opposite phases)"
   silent = int((~used).sum())
   return wav, f", without {silent} that {'is' if silent == 1 else 'are'} silent beside the others" if silent else ""

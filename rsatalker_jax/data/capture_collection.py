@@ -65,6 +65,8 @@ def load_captures(
   Raises:
     InputError: no folder or one twice, or captures that do not fit each other; and see `load_capture`.
   """
+  if isinstance(roots, (str, os.PathLike)):
+    raise InputError("captures", "", repr(str(roots)), "a list of folders, one for each person")
   roots = [pathlib.Path(root) for root in roots]
   if not roots:
     raise InputError("captures", "", "none", "a folder for each person")

@@ -11,6 +11,7 @@ import collections.abc
 import csv
 import dataclasses
 import functools
+import io
 import os
 import pathlib
 import re
@@ -22,7 +23,7 @@ from jaxtyping import Int
 from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
 from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.files import whole_file
+from rsatalker_jax.files import read_text, whole_file
 from rsatalker_jax.social.relation import parse_relation
 from rsatalker_jax.types import FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAME, Conversation, Motion
 
@@ -67,8 +68,9 @@ def read_relations(path: str | os.PathLike, conversations: set[str] | None = Non
   if not path.is_file():
     raise InputError(path, "", "no such file", "a csv with the columns conversation,relation")
   labels: dict[str, Int[np.ndarray, "2"]] = {}
-  with path.open(newline="", encoding="utf-8-sig") as file:
-    rows = csv.DictReader(file)
+  text = read_text(path, "a csv with the columns conversation,relation")
+  rows = csv.DictReader(io.StringIO(text, newline=""))
+  try:
     columns = [name.strip() for name in rows.fieldnames or ()]
     if not {"conversation", "relation"} <= set(columns):
       raise InputError(f"{path}:1", "columns", ",".join(columns) or "none", "conversation,relation")
@@ -81,8 +83,10 @@ def read_relations(path: str | os.PathLike, conversations: set[str] | None = Non
       if name in labels:
         raise InputError(line, "conversation", f"{name!r} a second time", "one line per conversation")
       # A relation holds a comma: quoted it is one field, unquoted csv spreads it over two.
-      text = ",".join([row["relation"] or "", *(row.get(None) or ())])
-      labels[name] = parse_relation(text, source=line)
+      relation = ",".join([row["relation"] or "", *(row.get(None) or ())])
+      labels[name] = parse_relation(relation, source=line)
+  except csv.Error as error:  # A field of more than 131,072 letters: a quotation mark that nothing closes.
+    raise InputError(f"{path}:{rows.line_num + 1}", "", error, "a line of a csv") from None
   return labels
 
 
@@ -206,12 +210,14 @@ def load_dualtalk(
   labels = read_relations(relations, known) if relations is not None else {}
   default = None if default_relation is None else parse_relation(default_relation, source="data.default_relation")
 
+  others = _other_names(folder)
   clips, skipped, trimmed, unlabelled = [], [], [], []
   for name in names:
     files = {(kind, n): folder / f"{name}_speaker{n}.{kind}" for kind in ("wav", "npz") for n in (1, 2)}
     missing = [path.name for path in files.values() if not path.is_file()]
     if missing:
-      skipped.append((name, f"no {', '.join(missing)}"))
+      there = [other for other in others if other.lower() in map(str.lower, missing)]
+      skipped.append((name, f"no {', '.join(missing)}" + f" (there is {', '.join(there)})" * bool(there)))
       continue
     relation = labels.get(name, default)
     if relation is None:
@@ -227,9 +233,13 @@ def load_dualtalk(
       clips.append(_Clip(item, ours | theirs, frames.kept, relation))
       if frames.lost:
         trimmed.append((item, frames.lost))
+  incomplete = f"{len(skipped)} incomplete, as " * bool(skipped)
+  if others:
+    names = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
+    skipped.append((f"{len(others)} other {'files' if len(others) > 1 else 'file'} in {folder}", f"no clip's name: {names}"))
   if not clips:
-    raise InputError(folder, "", "no complete conversation" + f" ({len(skipped)} incomplete)" * bool(skipped),
-                     "clips <id>_speaker{1,2}.{wav,npz}")
+    why = f" ({incomplete}{skipped[0][0]}: {skipped[0][1]})" if skipped else ""
+    raise InputError(folder, "", f"no complete conversation{why}", "clips <id>_speaker{1,2}.{wav,npz}")
   return DualTalkSource(clips, skipped, trimmed, unlabelled)
 
 
@@ -302,7 +312,17 @@ def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _conversations(folder: pathlib.Path) -> set[str]:
-  return {match["conversation"] for path in folder.iterdir() if (match := _WAV_NAME.fullmatch(path.name))}
+  matches = (_WAV_NAME.fullmatch(name) for name in _visible_names(folder))
+  return {match["conversation"] for match in matches if match}
+
+
+def _other_names(folder: pathlib.Path) -> list[str]:
+  return [name for name in _visible_names(folder) if not _WAV_NAME.fullmatch(name)]
+
+
+def _visible_names(folder: pathlib.Path) -> list[str]:
+  """Without macOS's companions of files on other disks, ._<name>, and what else is hidden."""
+  return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _video_id(conversation: str) -> str:

@@ -1,4 +1,4 @@
-"""From conversations to training batches: features in memory, windows and batches through Grain.
+"""From conversations to training batches: motions in memory, features where the encoder left them, windows through Grain.
 
 Every window that is drawn is a fresh copy with its own start; starts and order follow from the seed and the position in the
 stream alone, so an iterator restored from a checkpoint goes on with exactly the batches it would have produced.
@@ -6,6 +6,7 @@ stream alone, so an iterator restored from a checkpoint goes on with exactly the
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -13,6 +14,9 @@ from jaxtyping import Float, Int
 
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.types import SAMPLES_PER_FRAME, Conversation, Motion
+
+# An array, or one on disk whose slices are arrays (`speech.StoredFeatures`).
+Features = Float[Any, "T D"]
 
 STD_FLOOR = 1e-3  # Dimensions that never move would otherwise be divided by nothing.
 
@@ -29,56 +33,59 @@ class MotionClip:
   """
 
   name: str
-  speech_a: Float[np.ndarray, "T D"]
+  speech_a: Features
   motion_a: Motion
-  speech_b: Float[np.ndarray, "T D"]
+  speech_b: Features
   motion_b: Motion | None
   relation: Int[np.ndarray, "2"]
 
 
-def load_clips(
-    source: Iterable[Conversation], encode: Callable[[Float[np.ndarray, "S"], int], Float[np.ndarray, "T D"]]
-) -> list[MotionClip]:
-  """Encodes all voices of a source and keeps everything in memory (50 hours of 128 features: 2.3 GB a voice).
+def load_clips(source: Iterable[Conversation], encode: Callable[[Float[np.ndarray, "S"], int], Features]) -> list[MotionClip]:
+  """Encodes all voices of a source. The two directions of a conversation share their features and motions.
 
   Args:
     source: conversations, for example a `DualTalkSource`.
-    encode: from a voice and a number of frames to features: `speech.SpeechFeatures`.
+    encode: from a voice and a number of frames to features: `speech.SpeechFeatures` for features in memory, its `open`
+      for features on disk (50 hours of 1024 features are 18 GB a voice; their motions are 1 GB).
 
   Raises:
     MissingFeatures: names the clip whose voice has no features, if they must not be computed.
   """
   clips = []
-  features: dict[bytes, np.ndarray] = {}  # Both directions of a conversation share their voices.
+  features: dict[bytes, Features] = {}
+  motions: dict[bytes, Motion] = {}
   for conversation in source:
-    encoded = []
-    for wav in (conversation.speech_a, conversation.speech_b):
-      key = wav.tobytes()
+    voices = conversation.speech_a, conversation.speech_b
+    keys = [wav.tobytes() for wav in voices]
+    for key, wav in zip(keys, voices):
       if key not in features:
         try:
           features[key] = encode(wav, len(wav) // SAMPLES_PER_FRAME)
         except MissingFeatures as error:
-          raise MissingFeatures(error.file, conversation.name) from None
-      encoded.append(features[key])
-    if len(features) > 4:  # Directions follow each other; older voices do not come back.
-      features = dict(list(features.items())[-2:])
+          raise MissingFeatures(error.file, conversation.name, error.found) from None
+    share = lambda motion: None if motion is None else motions.setdefault(motion.tobytes(), motion)
     clips.append(
         MotionClip(
             name=conversation.name,
-            speech_a=encoded[0],
-            motion_a=conversation.motion_a,
-            speech_b=encoded[1],
-            motion_b=conversation.motion_b,
+            speech_a=features[keys[0]],
+            motion_a=share(conversation.motion_a),
+            speech_b=features[keys[1]],
+            motion_b=share(conversation.motion_b),
             relation=conversation.relation,
         )
     )
+    # Directions follow each other; older voices and motions do not come back.
+    features, motions = (dict(list(shared.items())[-2:]) for shared in (features, motions))
   return clips
 
 
-def motion_statistics(clips: Iterable[MotionClip]) -> tuple[Float[np.ndarray, "56"], Float[np.ndarray, "56"]]:
+def motion_statistics(clips: Sequence[MotionClip]) -> tuple[Float[np.ndarray, "56"], Float[np.ndarray, "56"]]:
   """Mean and standard deviation of each motion dimension over all frames to be generated (use training clips)."""
-  motions = np.concatenate([clip.motion_b for clip in clips]).astype(np.float64)
-  return motions.mean(axis=0), np.maximum(motions.std(axis=0), STD_FLOOR)
+  count = sum(len(clip.motion_b) for clip in clips)
+  mean = sum(clip.motion_b.sum(axis=0, dtype=np.float64) for clip in clips) / count
+  # About the mean, clip by clip: sums of squares about zero would lose the digits of a dimension that hardly moves.
+  variance = sum(np.square(clip.motion_b - mean).sum(axis=0) for clip in clips) / count
+  return mean, np.maximum(np.sqrt(variance), STD_FLOOR)
 
 
 def motion_windows(
@@ -90,6 +97,7 @@ def motion_windows(
     shard_index: int = 0,
     shard_count: int = 1,
     epochs: int | None = None,
+    read_options: grain.ReadOptions = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4),
 ) -> grain.IterDataset:
   """Makes shuffled batches of random windows.
 
@@ -102,8 +110,9 @@ def motion_windows(
     batch_size: windows per batch, in this process.
     seed: of order and starts.
     shard_index, shard_count: this process and how many there are (`jax.process_index()`, `jax.process_count()`): each
-      gets its own part of every epoch.
+      gets its own part of every epoch, and starts of its own.
     epochs: passes through the data; None never ends.
+    read_options: threads that read ahead; batches are the same whatever their number.
 
   Returns:
     A Grain dataset of dict(speech_a (B,T,D), motion_a (B,T,56), speech_b (B,T,D), motion_b (B,T,56), relation (B,2)).
@@ -122,14 +131,16 @@ def motion_windows(
     clip = clips[index]
     start = int(rng.integers(0, len(clip.motion_a) - window + 1))
     return {
-        "speech_a": clip.speech_a[start : start + window].copy(),
+        "speech_a": np.array(clip.speech_a[start : start + window]),
         "motion_a": clip.motion_a[start : start + window].copy(),
-        "speech_b": clip.speech_b[start : start + window].copy(),
+        "speech_b": np.array(clip.speech_b[start : start + window]),
         "motion_b": clip.motion_b[start : start + window].copy(),
         "relation": np.asarray(clip.relation, np.int32),
     }
 
   dataset = grain.MapDataset.source(slots).seed(seed).shuffle()[shard_index::shard_count].repeat(epochs)
   # After repeat: an element's random numbers follow from its position in the stream, so epochs differ.
-  dataset = dataset.random_map(cut).batch(batch_size, drop_remainder=True)
-  return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+  # Positions are counted in each process from zero: without seeds of their own all would draw the same starts.
+  starts_seed = int(np.random.SeedSequence((seed, shard_index)).generate_state(1)[0]) if shard_index else None
+  dataset = dataset.random_map(cut, seed=starts_seed).batch(batch_size, drop_remainder=True)
+  return dataset.to_iter_dataset(read_options)

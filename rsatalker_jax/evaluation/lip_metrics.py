@@ -1,17 +1,16 @@
 """How well generated lips follow the truth: opening while speaking, closure on bilabials.
 
-The opening is that of `head.make_lip_opening`, in metres.
+The opening is that of `head.LipOpening`, in metres.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from rsatalker_jax.evaluation.motion_metrics import correlation
-from rsatalker_jax.types import FPS, SAMPLE_RATE, Motion
+from rsatalker_jax.types import FPS, SAMPLE_RATE
 
 # A sound made with closed lips: its name, start and end in seconds.
 Closure = tuple[str, float, float]
@@ -20,23 +19,6 @@ CLOSED = 0.5e-3  # Metres. The demo head's lips are 0.2 mm apart at rest, and ov
 OPEN = 2e-3  # Metres: lips visibly apart.
 CLOSURE_TOLERANCE = 1  # Frames by which a closure may come early or late.
 _SPEAKING_LEVEL = 1e-3  # -30 dB below loud speech (the 95th percentile of the voice's energy).
-_CHUNK = 1024  # Frames that are posed at once: one shape, one compilation.
-
-
-class LipOpening:
-  """Opening of a head's lips in a whole motion: `opening(motion)` is (T,) in metres.
-
-  Args:
-    opening: of `head.make_lip_opening`.
-  """
-
-  def __init__(self, opening: Callable[[Float[jax.Array, "*b 56"]], Float[jax.Array, "*b"]]):
-    self._opening = jax.jit(opening)
-
-  def __call__(self, motion: Motion) -> Float[np.ndarray, "T"]:
-    padded = np.pad(np.asarray(motion, np.float32), ((0, -len(motion) % _CHUNK), (0, 0)))
-    chunks = [np.asarray(self._opening(chunk)) for chunk in padded.reshape(-1, _CHUNK, padded.shape[1])]
-    return np.concatenate(chunks)[: len(motion)]
 
 
 def speaking_frames(wav: Float[np.ndarray, "S"], num_frames: int) -> Bool[np.ndarray, "T"]:
@@ -52,9 +34,9 @@ def speaking_frames(wav: Float[np.ndarray, "S"], num_frames: int) -> Bool[np.nda
 
 
 def score_lips(
-    generated: Sequence[Float[np.ndarray, "T"]],
-    true: Sequence[Float[np.ndarray, "T"]],
-    speaking: Sequence[Bool[np.ndarray, "T"]],
+    generated: Sequence[Float[np.ndarray, "_"]],
+    true: Sequence[Float[np.ndarray, "_"]],
+    speaking: Sequence[Bool[np.ndarray, "_"]],
     closures: Sequence[Sequence[Closure]] | None = None,
 ) -> dict[str, float]:
   """Compares openings, a curve per clip.

@@ -1,22 +1,38 @@
-"""Motion metrics by DualTalk's definitions: FD, P-FD, MSE, SID and rPCC, each for expression, jaw and pose.
+"""Motion metrics: FD, P-FD, MSE, rPCC and SID, each for expression, jaw and pose.
 
 All are computed per clip on raw coefficients, then averaged over clips. Values here are raw; `TABLE_SCALES` holds the factors
 that published tables multiply them by.
+
+FD, P-FD, MSE and rPCC are those of DualTalk's script (rPCC of a motionless face, there not a number, is here that of a
+correlation of 0). Of SID there are three, which must not be compared with each other:
+
+    sid                    k-means of all clips' true motion, entropy of the prediction's labels: how many of the truth's
+                           states a clip visits. Ours; what the tables call SID
+    sid_per_clip           k-means of the clip's own true motion, entropy of the prediction's labels: as published tables
+                           describe it; `sid` in TIMAR's code
+    sid_per_clip_swapped   k-means of the clip's prediction, entropy of the *truth's* labels: what DualTalk's script does, since
+                           its call swaps the arguments; `reverse_sid` in TIMAR's code
+
+Clusters that are fitted to one clip share its frames nearly evenly, so that per clip the truth itself comes near log2 k
+whatever it does: those two say how alike two motions are rather than how diverse one is.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.cluster.vq
 from jaxtyping import Float
 
-from rsatalker_jax.types import MOTION_GROUPS, Motion
+from rsatalker_jax.types import MOTION_GROUPS, Motion, Motions
 
 TABLE_SCALES = {
     "fd": {"expression": 1.0, "jaw": 1e3, "pose": 1e2},
     "p_fd": {"expression": 1.0, "jaw": 1e3, "pose": 1e2},
     "mse": {"expression": 1e1, "jaw": 1e3, "pose": 1e2},
     "sid": {"expression": 1.0, "jaw": 1.0, "pose": 1.0},
+    "sid_per_clip": {"expression": 1.0, "jaw": 1.0, "pose": 1.0},
+    "sid_per_clip_swapped": {"expression": 1.0, "jaw": 1.0, "pose": 1.0},
     "rpcc": {"expression": 1e2, "jaw": 1e1, "pose": 1e1},
 }
 
@@ -91,24 +107,48 @@ def frechet_distance(
   return float(max(distance, 0.0))  # Rounding can leave -1e-18 for equal clips.
 
 
-def fit_motion_clusters(targets: Sequence[Motion], *, seed: int = 0) -> dict[str, Float[np.ndarray, "K D"]]:
-  """k-means centres of true motion for SID (k = 40 for expression, 10 for jaw and pose)."""
-  frames = np.concatenate(targets).astype(np.float64)
-  return {
-      group: scipy.cluster.vq.kmeans2(frames[:, dims], SID_CLUSTERS[group], minit="++", rng=seed)[0]
-      for group, dims in MOTION_GROUPS.items()
-  }
+def fit_motion_clusters(motions: Motions, *, seed: int = 0, steps: int = 10) -> dict[str, Float[np.ndarray, "K D"]]:
+  """k-means centres of motion for SID: 40 of expression, 10 of jaw and pose, or as many as there are different frames."""
+  frames = np.concatenate(motions).astype(np.float64)
+  centres = {}
+  for group, dims in MOTION_GROUPS.items():
+    count = min(SID_CLUSTERS[group], len(np.unique(frames[:, dims], axis=0)))
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", "One of the clusters is empty")  # No frame then has its label.
+      centres[group] = scipy.cluster.vq.kmeans2(frames[:, dims], count, iter=steps, minit="++", rng=seed)[0]
+  return centres
 
 
-def motion_diversity(pred: Motion, clusters: dict[str, Float[np.ndarray, "K D"]]) -> dict[str, float]:
-  """SID, Shannon's index for diversity: entropy in bits of the clusters that a clip's frames fall into."""
+def fit_clip_clusters(motion: Motion) -> dict[str, Float[np.ndarray, "K D"]]:
+  """k-means centres of one clip alone, in as many steps as others' code takes until nothing changes."""
+  return fit_motion_clusters([motion], steps=100)
+
+
+def motion_diversity(
+    motion: Motion, clusters: dict[str, Float[np.ndarray, "K D"]], *, name: str = "sid"
+) -> dict[str, float]:
+  """Shannon's index for diversity: entropy in bits of the clusters that a clip's frames fall into, "<name>/jaw" …."""
   metrics = {}
   for group, dims in MOTION_GROUPS.items():
-    labels, _ = scipy.cluster.vq.vq(np.asarray(pred, np.float64)[:, dims], clusters[group])
+    labels, _ = scipy.cluster.vq.vq(np.asarray(motion, np.float64)[:, dims], clusters[group])
     share = np.bincount(labels) / len(labels)
     share = share[share > 0]
-    metrics[f"sid/{group}"] = float(-(share * np.log2(share)).sum())
+    metrics[f"{name}/{group}"] = float(-(share * np.log2(share)).sum())
   return metrics
+
+
+def clip_diversity(
+    pred: Motion, target: Motion, target_clusters: dict[str, Float[np.ndarray, "K D"]]
+) -> dict[str, float]:
+  """SID per clip in both orders: "sid_per_clip/jaw" …, "sid_per_clip_swapped/jaw" …, as other projects compute it.
+
+  Args:
+    pred, target: generated and true motion of one clip.
+    target_clusters: `fit_clip_clusters(target)`.
+  """
+  return motion_diversity(pred, target_clusters, name="sid_per_clip") | motion_diversity(
+      target, fit_clip_clusters(pred), name="sid_per_clip_swapped"
+  )
 
 
 def correlation(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.social.relation import RELATIONS, UNKNOWN, format_relation, parse_relation
-from rsatalker_jax.types import FPS, MOTION_GROUPS, Motion
+from rsatalker_jax.types import FPS, MOTION_GROUPS, Motion, Motions
 
 # Chosen on the demo's validation conversations, by the accuracy in pieces of 4 s.
 BLOCK = 5  # Frames that are averaged: answers are slower than lips and blinks.
@@ -100,7 +100,7 @@ def fit_relation_probe(
 
 
 def score_relation(
-    probe: RelationProbe, clips: Sequence[MotionClip], motions: Sequence[Motion]
+    probe: RelationProbe, clips: Sequence[MotionClip], motions: Motions
 ) -> dict[str, float]:
   """How often the probe names the right relation from A's true motion and `motions` of B.
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.evaluation import image_metrics, lip_metrics, motion_metrics, relation_probe, tables
-from rsatalker_jax.types import MOTION_GROUPS, Motion
+from rsatalker_jax.types import MOTION_GROUPS, Motion, Motions
 
 Images = Float[np.ndarray, "T H W 3"]
 Rows = Mapping[str, Sequence[Mapping[str, float]]]  # Scores by name, a list with one for each seed.
@@ -37,7 +37,7 @@ class MotionScorer:
 
   Attributes:
     clips: with ground truth.
-    clusters: k-means centres of their true motion, for SID.
+    clusters: k-means centres of their true motion, for SID (`motion_metrics` tells which SID is which).
     probe: names the relation from both people's motion; None leaves that out.
     lips: opening of the lips from motion, with `speaking` (a mask per clip); None leaves both out.
     closures: the bilabials of each clip, where they are known.
@@ -64,11 +64,12 @@ class MotionScorer:
     """The same of the true motion itself: what a perfect generator would score."""
     return self._score_motions([clip.motion_b for clip in self.clips])
 
-  def _score_motions(self, motions: Sequence[Motion]) -> dict[str, float]:
+  def _score_motions(self, motions: Motions) -> dict[str, float]:
     scores = motion_metrics.mean_metrics([
         motion_metrics.evaluate_motion(motion, clip.motion_b, clip.motion_a)
         | motion_metrics.motion_diversity(motion, self.clusters)
-        for motion, clip in zip(motions, self.clips, strict=True)
+        | motion_metrics.clip_diversity(motion, clip.motion_b, own_clusters)
+        for motion, clip, own_clusters in zip(motions, self.clips, self._clip_clusters, strict=True)
     ])
     if self.lips is not None:
       openings = [self.lips(motion) for motion in motions]
@@ -76,6 +77,10 @@ class MotionScorer:
     if self.probe is not None:
       scores |= relation_probe.score_relation(self.probe, self.clips, motions)
     return scores
+
+  @functools.cached_property
+  def _clip_clusters(self) -> list[dict[str, Float[np.ndarray, "K D"]]]:
+    return [motion_metrics.fit_clip_clusters(clip.motion_b) for clip in self.clips]
 
   @functools.cached_property
   def _true_openings(self) -> list[Float[np.ndarray, "T"]]:
@@ -87,6 +92,12 @@ def score_frames(pairs: Iterable[tuple[Images, Images]], lpips_nets: Sequence[st
   score = _compiled_image_metrics(tuple(lpips_nets))
   chunks = [jax.device_get(score(rendered, truth)) for rendered, truth in pairs]
   return {name: float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in chunks[0]}
+
+
+def score_images(rendered: Images, truth: Images, lpips_nets: Sequence[str] = ("alex",), *, chunk: int = 16) -> dict[str, float]:
+  """`score_frames` of any number of frames, `chunk` at a time."""
+  starts = range(0, len(truth), chunk)
+  return score_frames(((rendered[i : i + chunk], truth[i : i + chunk]) for i in starts), lpips_nets)
 
 
 @functools.cache
@@ -106,6 +117,11 @@ def motion_table(rows: Rows) -> str:
 def diversity_table(rows: Rows) -> str:
   """SID and rPCC in the scales of the published tables."""
   return _seeds_table(_group_columns("sid", "rpcc"), rows)
+
+
+def clip_diversity_table(rows: Rows) -> str:
+  """SID with k-means fitted to each clip, in both orders."""
+  return _seeds_table(_group_columns("sid_per_clip", "sid_per_clip_swapped"), rows)
 
 
 def lip_table(rows: Rows) -> str:
@@ -136,7 +152,7 @@ def relation_table(rows: Rows) -> str:
 def _group_columns(*metrics: str) -> dict[str, str]:
   """Columns of metrics that are taken per group: {"fd/jaw": "FD JAW ×10³"}."""
   group_names = {"expression": "EXP", "jaw": "JAW", "pose": "POSE"}
-  titles = {"sid": "SID", "rpcc": "rPCC"}
+  titles = {"rpcc": "rPCC", "sid_per_clip": "SID per clip", "sid_per_clip_swapped": "swapped SID per clip"}
   columns = {}
   for metric in metrics:
     for group in MOTION_GROUPS:
@@ -171,3 +187,9 @@ def image_table(rows: Mapping[str, Mapping[str, float]]) -> str:
   names = [name for name in _IMAGE_TITLES if all(name in scores for scores in rows.values())]
   values = {row: [scores[name] for name in names] for row, scores in rows.items()}
   return tables.markdown_table([_IMAGE_TITLES[name] for name in names], values)
+
+
+def film_table(films: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+  """PSNR of each film, a column for each row of its scores."""
+  titles = list(next(iter(films.values())))
+  return tables.markdown_table(titles, {film: [rows[title]["psnr"] for title in titles] for film, rows in films.items()})

@@ -1,7 +1,7 @@
 """Head models with FLAME's parameters."""
 
 from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, rotation_matrix
-from rsatalker_jax.head.lips import find_lips, make_lip_opening
+from rsatalker_jax.head.lips import LipOpening, find_lips, make_lip_opening
 from rsatalker_jax.head.loading import load_head
 from rsatalker_jax.head.pose import FlamePose, find_alignment, motion_of, pose_for
 from rsatalker_jax.head.regions import face_mask, full_head_mask, region_labels, region_mask
@@ -11,6 +11,7 @@ __all__ = [
     "JOINT_NAMES",
     "FlamePose",
     "HeadModel",
+    "LipOpening",
     "add_teeth",
     "face_mask",
     "find_alignment",

@@ -9,12 +9,14 @@ from jaxtyping import Array, Float, Int
 
 from rsatalker_jax.head.flame import JOINT_NAMES, NUM_JOINTS, HeadModel, head_vertices
 from rsatalker_jax.head.pose import pose_for
-from rsatalker_jax.types import MOTION_GROUPS
+from rsatalker_jax.types import MOTION_GROUPS, Motion
 
 # How `find_lips` looks for lips where the file does not name them.
 _REST_GAP = 5e-3  # Metres between the lips of a mouth at rest, at most.
 _MIDDLE = 3e-3  # Metres from the middle plane, at most.
 _JAW_ANGLE = 0.2
+
+_CHUNK = 1024  # Frames that are posed at once: one shape, one compilation, a megabyte of temporaries.
 
 
 def find_lips(head: HeadModel) -> Int[np.ndarray, "2"] | None:
@@ -71,6 +73,22 @@ def make_lip_opening(head: HeadModel) -> Callable[[Float[Array, "*b 56"]], Float
     return vertices[0, 1] - vertices[1, 1]
 
   return jnp.vectorize(opening, signature="(d)->()")
+
+
+class LipOpening:
+  """Opening of a head's lips in a whole motion of any length: `opening(motion)` is (T,) in metres.
+
+  Args:
+    opening: of `make_lip_opening`.
+  """
+
+  def __init__(self, opening: Callable[[Float[Array, "*b 56"]], Float[Array, "*b"]]):
+    self._opening = jax.jit(opening)
+
+  def __call__(self, motion: Motion) -> Float[np.ndarray, "T"]:
+    padded = np.pad(np.asarray(motion, np.float32), ((0, -len(motion) % _CHUNK), (0, 0)))
+    chunks = [np.asarray(self._opening(chunk)) for chunk in padded.reshape(-1, _CHUNK, padded.shape[1])]
+    return np.concatenate(chunks)[: len(motion)]
 
 
 def _select_vertices(head: HeadModel, vertices: Int[np.ndarray, "n"]) -> HeadModel:

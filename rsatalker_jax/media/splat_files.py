@@ -14,18 +14,18 @@ them with the triangles, so baking moves and turns the Gaussians but not their c
 import math
 import os
 import pathlib
-import zipfile
-from typing import BinaryIO
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rsatalker_jax import npz
 from rsatalker_jax.avatar import Avatar, Gaussians, pose_gaussians
 from rsatalker_jax.data.captures import read_identity
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.files import whole_file
+from rsatalker_jax.files import read_whole, whole_file
 from rsatalker_jax.head import HeadModel
 from rsatalker_jax.head.teeth import FLAME_FACES
 
@@ -38,8 +38,15 @@ _PLY_TYPES = {
     **dict(int8="<i1", uint8="<u1", int16="<i2", uint16="<u2", int32="<i4", uint32="<u4", float32="<f4", float64="<f8"),
 }
 _LONGEST_HEADER = 1 << 16
-# An anchor for a face that the file leaves bare: far below what any rasterizer draws (1/255 is opacity's least).
-_INVISIBLE_LOGIT = -20.0
+_HEADER_END = re.compile(rb"\n[ \t]*end_header[ \t]*\r?\n")
+_MAX_BYTES = 1 << 32  # 17 million Gaussians of degree 3.
+# Nobody reads these beside f_dc and the quaternions: normals, and colours for programs that show points alone.
+_UNREAD_FIELDS = ("nx", "ny", "nz", "red", "green", "blue", "alpha")
+# The logits of opacities 1 and 0, which some writers store as infinite; float32's sigmoid is 1 from 17 on, and far below
+# -6 no rasterizer draws anything (1/255 is opacity's least). An anchor for a face that the file leaves bare has it, too.
+_OPAQUE_LOGIT, _INVISIBLE_LOGIT = 20.0, -20.0
+# The logarithm of a size of 0, as `bake` writes it, and of the largest that float32 holds.
+_LEAST_LOG_SCALE, _LARGEST_LOG_SCALE = math.log(np.finfo(np.float32).tiny), math.log(np.finfo(np.float32).max)
 # SPZ's bytes: the logarithm of a scale from -10 in steps of 1/16, colours' constant term about 0 in steps of
 # 1/(255 * 0.15), further coefficients in steps of 1/128.
 _SPZ_SCALES = (-10.0, -10.0 + 255 / 16)
@@ -109,22 +116,25 @@ def read_ply(path: str | os.PathLike) -> tuple[Gaussians, Int[np.ndarray, "N"] |
       is not what the header says, or a value is not finite.
   """
   path = pathlib.Path(path)
-  try:
-    with path.open("rb") as file:
-      fields, count = _read_header(path, file)
-      body = file.read()
-  except OSError as error:
-    raise InputError(path, "", error.strerror or error, "a PLY of 3D Gaussians") from None
-  dtype = np.dtype(list(fields.items()))
+  content = read_whole(path, "a PLY of 3D Gaussians", _MAX_BYTES)
+  fields, count, start = _read_header(path, content)
   degree = _check_fields(path, fields)
-  if len(body) != count * dtype.itemsize:
-    expected = f"{count * dtype.itemsize}: {count} Gaussians of {dtype.itemsize} bytes"
-    raise InputError(path, "", f"{len(body)} bytes after the header", expected)
-  table = np.frombuffer(body, dtype)
+  dtype = np.dtype(list(fields.items()))
+  size, left = count * dtype.itemsize, len(content) - start
+  if left != size and content[start + size :] not in (b"\n", b"\r\n"):  # Some writers end the file like a line.
+    raise InputError(path, "", f"{left} bytes after the header", f"{size}: {count} Gaussians of {dtype.itemsize} bytes")
+  table = np.frombuffer(content, dtype, count, start).copy()
+  if table["opacity"].dtype.kind == "f":
+    table["opacity"][table["opacity"] == np.inf] = _OPAQUE_LOGIT
+    table["opacity"][table["opacity"] == -np.inf] = _INVISIBLE_LOGIT
+  for scale in (table[f"scale_{i}"] for i in range(3)):
+    if scale.dtype.kind == "f":
+      scale[scale == -np.inf] = _LEAST_LOG_SCALE
   _check_table(path, table)
   binding = None
   if BINDING in fields:
-    binding = table[BINDING].astype(np.int32)
+    with np.errstate(invalid="ignore"):
+      binding = table[BINDING].astype(np.int32)
     whole = binding == table[BINDING]
     if not whole.all():
       row = int(np.argmin(whole))
@@ -250,14 +260,10 @@ def load_bound_ply(path: str | os.PathLike, head: HeadModel, *, shape: Float[np.
 
 
 def _read_identity(path: pathlib.Path, num_vertices: int) -> tuple[np.ndarray, np.ndarray | None]:
+  with npz.open_npz(path, "an .npz of head parameters") as file:
+    if "dynamic_offset" in file and np.any(npz.to_float32(path, "dynamic_offset", file["dynamic_offset"])):
+      raise InputError(path, "dynamic_offset", "offsets that change from frame to frame", "zeros")
   shape, static_offset = read_identity(path, num_vertices)
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      moving = "dynamic_offset" in file and np.any(file["dynamic_offset"])
-  except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-    raise InputError(path, "dynamic_offset", error, "an array") from None
-  if moving:
-    raise InputError(path, "dynamic_offset", "offsets that change from frame to frame", "zeros")
   return shape, static_offset
 
 
@@ -310,35 +316,39 @@ def _from_columns(table: np.ndarray, degree: int) -> Gaussians:
   )
 
 
-def _read_header(path: pathlib.Path, file: BinaryIO) -> tuple[dict[str, str], int]:
-  """Fields with their types, and the number of Gaussians; leaves the file at its data."""
-  start = file.read(_LONGEST_HEADER)
-  if not start.startswith((b"ply\n", b"ply\r\n")):
-    raise InputError(path, "", f"a file that begins with {start[:8]!r}", "a PLY")
-  end = start.find(b"\nend_header")
-  after = start.find(b"\n", end + 1)
-  if end < 0 or after < 0:
+def _read_header(path: pathlib.Path, content: bytes) -> tuple[dict[str, str], int, int]:
+  """Fields with their types, the number of Gaussians, and where in the file their numbers begin."""
+  if not content.startswith((b"ply\n", b"ply\r\n")):
+    raise InputError(path, "", f"a file that begins with {content[:8]!r}", "a PLY")
+  end = _HEADER_END.search(content, 0, _LONGEST_HEADER)
+  if end is None:
     raise InputError(path, "end_header", "none", "a whole header")
-  file.seek(after + 1)
-  fields: dict[str, str] = {}
-  elements: list[tuple[str, int]] = []
-  for line in start[:end].decode("ascii", errors="replace").splitlines()[1:]:
+  kind = None
+  elements: list[tuple[str, int, dict[str, str]]] = []  # Name, number, fields.
+  for line in content[: end.start()].decode("ascii", errors="replace").splitlines()[1:]:
     match line.split():
       case [] | ["comment" | "obj_info", *_]:
         pass
       case ["format", kind, *_]:
         if kind != "binary_little_endian":
           raise InputError(path, "format", kind, "binary_little_endian")
-      case ["element", name, count] if count.isdecimal():
-        elements.append((name, int(count)))
-      case ["property", kind, name] if kind in _PLY_TYPES and name not in fields:
-        fields[name] = _PLY_TYPES[kind]
+      case ["element", name, count] if count.isdecimal() and len(count) < 20:
+        elements.append((name, int(count), {}))
+      case ["property", *_, name] if name.startswith("packed_"):
+        raise InputError(path, name, "SuperSplat's compressed PLY", "plain numbers: export it without compression")
+      case ["property", *_] if elements and elements[-1][1] == 0:
+        pass  # Of an element of which there is none (the faces of a mesh without any).
+      case ["property", number, name] if number in _PLY_TYPES and elements and name not in elements[-1][2]:
+        elements[-1][2][name] = _PLY_TYPES[number]
       case _:
         raise InputError(path, "header", repr(line), "elements and single numbers, each named once")
-  if [name for name, _ in elements] != ["vertex"] or elements[0][1] < 1:
-    found = ", ".join(f"{count} of {name}" for name, count in elements) or "none"
+  if kind is None:
+    raise InputError(path, "format", "none", "binary_little_endian")
+  there = [element for element in elements if element[1]]
+  if [name for name, _, _ in there] != ["vertex"]:
+    found = ", ".join(f"{count} of {name}" for name, count, _ in elements) or "none"
     raise InputError(path, "element", found, "vertex alone, at least one")
-  return fields, elements[0][1]
+  return there[0][2], there[0][1], end.end()
 
 
 def _check_fields(path: pathlib.Path, fields: dict[str, str]) -> int:
@@ -346,24 +356,33 @@ def _check_fields(path: pathlib.Path, fields: dict[str, str]) -> int:
   num_rest = sum(name.startswith("f_rest_") for name in fields)
   if num_rest not in _REST_COUNTS:
     raise InputError(path, "f_rest", f"{num_rest} fields", f"one of {sorted(_REST_COUNTS)}")
-  normals = ["nx", "ny", "nz"]  # Nobody reads these; some writers leave them out.
   names = [*"xyz", *(f"f_dc_{i}" for i in range(3)), *(f"f_rest_{i}" for i in range(num_rest)), "opacity"]
   names += [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
   for name in names:
     if name not in fields:
       raise InputError(path, name, f"no such field (there are {', '.join(fields)})", "a PLY of 3D Gaussian splatting")
-  unknown = [name for name in fields if name not in (*names, *normals, BINDING)]
+  unknown = [name for name in fields if name not in (*names, *_UNREAD_FIELDS, BINDING)]
   if unknown:
     raise InputError(path, ", ".join(unknown), "a field that is not of 3D Gaussian splatting", "none such")
   return _REST_COUNTS[num_rest]
 
 
 def _check_table(path: str | os.PathLike, table: np.ndarray) -> None:
+  """Whether float32 holds all numbers, sizes and lengths, as whoever draws the Gaussians needs it."""
   for name in table.dtype.names:
-    finite = np.isfinite(table[name])
-    if not finite.all():
-      row = int(np.argmin(finite))
-      raise InputError(path, f"{name}, Gaussian {row}", table[name][row], "a finite number")
-  length = sum(np.square(table[f"rot_{i}"], dtype=np.float64) for i in range(4))
-  if not length.all():
-    raise InputError(path, f"rot_*, Gaussian {int(np.argmin(length))}", "a quaternion of zeros", "a rotation")
+    if name in _UNREAD_FIELDS:
+      continue
+    row = lambda wrong: f"{name}, Gaussian {int(np.argmax(wrong))}"
+    with np.errstate(over="ignore"):
+      wrong = ~np.isfinite(table[name].astype(np.float32))
+    if wrong.any():
+      raise InputError(path, row(wrong), table[name][np.argmax(wrong)], "a finite number")
+    if name.startswith("scale_") and (wrong := table[name] >= _LARGEST_LOG_SCALE).any():
+      raise InputError(path, row(wrong), table[name][np.argmax(wrong)], f"the logarithm of a size, below {_LARGEST_LOG_SCALE:.0f}")
+  with np.errstate(over="ignore", under="ignore"):
+    length = sum(np.square(table[f"rot_{i}"].astype(np.float32)) for i in range(4))
+  wrong = ~((length > 0) & np.isfinite(length))
+  if wrong.any():
+    quaternion = [float(table[f"rot_{i}"][np.argmax(wrong)]) for i in range(4)]
+    found = "a quaternion of zeros" if not any(quaternion) else f"the quaternion {quaternion}"
+    raise InputError(path, f"rot_*, Gaussian {int(np.argmax(wrong))}", found, "a rotation")

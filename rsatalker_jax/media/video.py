@@ -86,9 +86,9 @@ def _write_streams(container, frames, fps, audio, audio_rate, quality) -> int:
 
 
 def pan_two_voices(
-    left: Float[np.ndarray, "S"], right: Float[np.ndarray, "S"], separation: float = 0.6
+    left: Float[np.ndarray, "L"], right: Float[np.ndarray, "R"], separation: float = 0.6
 ) -> Float[np.ndarray, "S 2"]:
-  """Two mono voices as stereo, each nearer to the side its face is on. `separation` 0: mono, 1: hard left and right."""
+  """Two mono voices as stereo, as long as the longer, each nearer to its face. `separation` 0: mono, 1: hard left and right."""
   length = max(len(left), len(right))
   left, right = (np.pad(x, (0, length - len(x))) for x in (left, right))
   near, far = (1 + separation) / 2, (1 - separation) / 2

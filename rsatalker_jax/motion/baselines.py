@@ -73,7 +73,7 @@ class DualTalkGenerator(nn.Module):
     mean, std = normalization(self)
     adapter = SpeechAdapter(half, name="speech_adapter")
     speech = adapter(speech_a, num_frames=num_frames)
-    motion = MotionEncoder(half, name="motion_encoder")((motion_a - mean) / std, num_frames=num_frames)
+    motion = MotionEncoder(half, name="motion_encoder")((motion_a - mean) / std)  # Frame by frame.
     attention = WindowAttention(half.features, c.heads, c.reach, c.dtype, name="partner_attention")
     attended = attention(speech, motion, num_frames=num_frames)
     partner = nn.LayerNorm(dtype=c.dtype, name="partner_norm")(speech + motion + attended)

@@ -42,7 +42,7 @@ class MotionConfig:
     dropout: on each residual branch, in training.
     use_partner: whether A's voice and motion are seen (ablation: speaker-only).
     use_own_speech: whether B's voice is heard (ablation: listener-only).
-    residual: whether encoder features also pass by the attention of Eq. 4 and 5; the paper's equations read without.
+    residual: whether encoder features and s also pass by the attention of Eq. 4 and 5; the paper's equations read without.
     query_time: whether the queries of Eq. 5 also hold a bounded periodic encoding of t.
     social_norm: whether s also sets scale and shift of the Transformer layers' norms, so that the relation can change how
       strongly the partner is answered; the paper's s enters as the query alone.
@@ -181,8 +181,8 @@ class SocialFusion(nn.Module):
       queries += nn.Dense(c.features, use_bias=False, dtype=c.dtype, name="time")(time)
     attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal, name="attention")
     normed = nn.LayerNorm(dtype=c.dtype, name="query_norm")(queries)
-    z = queries + attention(normed, memory, num_frames=num_frames)  # Eq. 5
-    return z + encoded if c.residual else z
+    z = attention(normed, memory, num_frames=num_frames)  # Eq. 5
+    return queries + z + encoded if c.residual else z
 
 
 class MotionDecoder(nn.Module):

@@ -86,13 +86,14 @@ class TrainedRun:
   def avatar(self) -> Avatar:
     return drop_free_slots(self.talker.avatar(self.params, self.buffers))
 
-  def gaussian_offsets(self, relation: Int[np.ndarray, "2"], times: Int[np.ndarray, "T"]):
+  def gaussian_offsets(self, relation: Int[np.ndarray, "2"] | Int[np.ndarray, "T 2"], times: Int[np.ndarray, "T"]):
     """Offsets (Eq. 8) as `render_sequence` wants them, frame i at time `times[i]`; None before the joint stage."""
     if "offsets" not in self.params:
       return None
     offsets = jax.jit(self.talker.gaussian_offsets)
     params = {name: self.params[name] for name in ("social", "offsets")}
-    return lambda numbers: offsets(params, np.tile(relation, (len(numbers), 1)), times[numbers].astype(np.float32))
+    relations = np.broadcast_to(relation, (len(times), 2))
+    return lambda numbers: offsets(params, relations[numbers], times[numbers].astype(np.float32))
 
 
 def load_run(

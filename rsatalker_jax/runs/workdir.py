@@ -34,6 +34,7 @@ _NOT_COMPARED = {
     "logging",
     "evaluation",
     "speech.encode_missing",
+    "data.reader_threads",
     "render.implementation",
     "render.tile_size",
     "render.max_intersections",

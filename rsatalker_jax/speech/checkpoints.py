@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import re
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,15 @@ from flax import traverse_util
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.pickles import load_torch_tensors
+from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds
 from rsatalker_jax.speech.wav2vec2 import Params, Wav2Vec2, Wav2Vec2Config
 
 _SETTINGS = ("config.json", "preprocessor_config.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # In the order of preference.
+
+_HUB_ID = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
+# Seconds after which a file's time of change tells it from a later one: file systems count time in steps of up to 2 s.
+_SETTLED = 3.0
 
 # Tensors of training heads, which an encoder does not need.
 _HEADS = ("lm_head", "masked_spec_embed", "quantizer", "project_hid", "project_q", "projector", "classifier")
@@ -42,20 +48,37 @@ def load_wav2vec2(path_or_hub_id: str | os.PathLike, *, dtype: str | None = None
   return module, {"params": _to_linen(path, tensors, wanted["params"])}
 
 
-def checkpoint_key(path_or_hub_id: str | os.PathLike) -> str:
-  """Digest of what `load_wav2vec2` would load: the contents of the files and the arithmetic's dtype; nothing is loaded.
+def checkpoint_id(path_or_hub_id: str | os.PathLike, known: EncoderIds) -> EncoderId:
+  """Which encoder `load_wav2vec2` would load: a digest of its files' contents and the arithmetic's dtype.
+
+  Files that `known` has seen as they are now are not read again, and where they are not on this machine (nothing is
+  downloaded for this) it is the encoder that `known` has under the same name.
 
   Raises:
-    InputError: no such folder or id, or no weights in it.
+    InputError: no such folder or id, or no weights in it; or `known` has several of the name.
   """
-  folder = _find_folder(path_or_hub_id)
-  weights = _find_weights(folder)
+  name = f"{path_or_hub_id} in {_default_dtype()}"
+  folder = _find_local_folder(path_or_hub_id)
+  if folder is None and (encoder := known.find_by_name(name)):
+    return encoder
+  folder = folder or _find_folder(path_or_hub_id)
+  files = [path for path in (*(folder / setting for setting in _SETTINGS), _find_weights(folder)) if path.is_file()]
+  stamp = _stamp(files)
+  if stamp and (encoder := known.find(name, stamp)):
+    return encoder
   digest = hashlib.sha256(_default_dtype().encode())
-  for path in (*(folder / name for name in _SETTINGS), weights):
-    if path.is_file():
-      with path.open("rb") as file:
-        digest.update(f" {path.name} ".encode() + hashlib.file_digest(file, "sha256").digest())
-  return digest.hexdigest()
+  for path in files:
+    with path.open("rb") as file:
+      digest.update(f" {path.name} ".encode() + hashlib.file_digest(file, "sha256").digest())
+  return EncoderId(name, digest.hexdigest(), stamp if _stamp(files) == stamp else "")
+
+
+def _stamp(files: list[pathlib.Path]) -> str:
+  """Names, sizes and times of change; empty where a file is so new that a second change might leave the time as it is."""
+  stats = [path.stat() for path in files]
+  if time.time() - max(stat.st_mtime for stat in stats) < _SETTLED:
+    return ""
+  return ", ".join(f"{path.name} {stat.st_size} {stat.st_mtime_ns}" for path, stat in zip(files, stats))
 
 
 def _default_dtype() -> str:
@@ -75,8 +98,24 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
   try:
     return safetensors.numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError) as error:
+  except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
     raise InputError(path, "", str(error), "a safetensors file") from error
+
+
+def _find_local_folder(path_or_hub_id: str | os.PathLike) -> pathlib.Path | None:
+  """The folder, or what earlier downloads of the id have left here; None where there is nothing to load."""
+  folder = pathlib.Path(path_or_hub_id)
+  if not folder.is_dir():
+    if not _HUB_ID.fullmatch(str(path_or_hub_id)):
+      return None
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+      folder = pathlib.Path(huggingface_hub.snapshot_download(str(path_or_hub_id), local_files_only=True))
+    except (OSError, ValueError, errors.HfHubHTTPError):
+      return None
+  return folder if any((folder / name).is_file() for name in _WEIGHTS) else None
 
 
 def _find_folder(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
@@ -84,7 +123,7 @@ def _find_folder(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
   if folder.is_dir():
     return folder
   name = str(path_or_hub_id)
-  if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+  if not _HUB_ID.fullmatch(name):
     raise InputError(name, "", "no such folder", "a folder with a Wav2Vec 2.0 checkpoint, or an id on the Hugging Face hub")
   import huggingface_hub
   from huggingface_hub import errors

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from rsatalker_jax.types import SAMPLE_RATE
 
@@ -95,9 +95,15 @@ def mel_filters(num_mels: int, fft: int, *, rate: int = SAMPLE_RATE) -> Float[np
 
 def to_frames(features: Float[Array | np.ndarray, "T50 D"], num_frames: int) -> Float[Array | np.ndarray, "T D"]:
   """Resamples features to so many frames at 25 fps, linearly, first on first and last on last, as DualTalk does."""
-  count = features.shape[0]
+  low, high, weight = find_sources(features.shape[0], num_frames)
+  return features[low] * (1.0 - weight) + features[high] * weight
+
+
+def find_sources(
+    count: int, num_frames: int
+) -> tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T"], Float[np.ndarray, "T 1"]]:
+  """Of which of `count` features `to_frames` makes each frame: the lower one, the upper one, and its weight."""
   position = np.linspace(0.0, count - 1.0, num_frames)
   low = np.minimum(position.astype(np.int64), max(count - 2, 0))
   high = np.minimum(low + 1, count - 1)
-  weight = (position - low).astype(np.float32)[:, None]
-  return features[low] * (1.0 - weight) + features[high] * weight
+  return low, high, (position - low).astype(np.float32)[:, None]

@@ -78,7 +78,8 @@ class Wav2Vec2(nn.Module):
     Args:
       wav: samples at 16 kHz.
       num_samples: how many of them are the voice; the rest is padding, which is kept out of the attention. None: all.
-        Checkpoints with group norm were trained without attention masks: give them zeros and no `num_samples`.
+        Checkpoints with group norm were trained without attention masks. To pad for them as `transformers` does, give
+        `normalize_wav(wav, num_samples)` to `extract` and what comes of it to `contextualize`, both without a count.
     """
     if self.config.normalize:
       wav = normalize_wav(wav, num_samples)

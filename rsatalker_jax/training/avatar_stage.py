@@ -91,7 +91,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       mesh=mesh,
       steps=config.steps,
       init=init,
-      batches=batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)),
+      batches=batches.to_iter_dataset(inputs.read_options(16)),
       **with_renderer(loss, talker, mesh),
       optimizer=control.on_optimizer(
           optimizers.by_path(

@@ -151,7 +151,7 @@ def _batches(inputs: StageInputs, people: CaptureCollection) -> grain.IterDatase
     in_turn.append(dataset[jax.process_index() :: jax.process_count()].repeat())
   dataset = grain.MapDataset.mix(in_turn).map(lambda frame: _to_example(people[frame]))
   batches = dataset.batch(inputs.config.avatar.batch // jax.process_count(), drop_remainder=True)
-  return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
+  return batches.to_iter_dataset(inputs.read_options(16))
 
 
 def _to_example(item: Mapping) -> dict:

@@ -389,7 +389,7 @@ class JointWindows:
     # Films are few: every process draws from all of them, each with its own seed.
     dataset = dataset.repeat().seed(inputs.config.seed + jax.process_index()).random_map(self.cut)
     dataset = dataset.batch(self.config.batch // jax.process_count(), drop_remainder=True)
-    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    return dataset.to_iter_dataset(inputs.read_options(8))
 
 
 def window_starts(frames: Int[np.ndarray, "F"], window: int, shown: int) -> Int[np.ndarray, "w"]:

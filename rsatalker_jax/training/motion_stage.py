@@ -86,6 +86,7 @@ def motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> 
       seed=inputs.config.seed,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
+      read_options=inputs.read_options(4),
   )
 
 

@@ -5,6 +5,7 @@ import functools
 import pathlib
 from collections.abc import Callable
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +18,7 @@ from rsatalker_jax.data.conversations import data_path, find_splits, load_conver
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics
 from rsatalker_jax.data.triplets import Films, label_clips, load_films, load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.evaluation.lip_metrics import LipOpening
-from rsatalker_jax.head import make_lip_opening
+from rsatalker_jax.head import LipOpening, make_lip_opening
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker
 
 
@@ -29,7 +29,7 @@ class StageInputs:
   Attributes:
     config: the whole config.
     talker: the modules.
-    encode: the speech encoder.
+    encode: gives the features of a voice, in memory or on disk (`SpeechFeatures`, or its `open`).
     mesh: the device mesh.
     say: prints a line about the data.
     first_avatars: of captures, by folder: made once (`rendering.init_avatar_group`).
@@ -90,6 +90,10 @@ class StageInputs:
         num_vertices=self.talker.head.v_template.shape[0],
         num_expression=self.talker.head.num_expression,
     )
+
+  def read_options(self, prefetch: int) -> grain.ReadOptions:
+    """How batches are read: by the config's threads, so many examples ahead."""
+    return grain.ReadOptions(num_threads=self.config.data.reader_threads, prefetch_buffer_size=prefetch)
 
   @functools.cached_property
   def lip_opening(self) -> Callable[[Float[Array, "*b 56"]], Float[Array, "*b"]] | None:

@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
          "config: speech.hop: found 150, expected a divisor of 320"),
         (["encode_speech.py", "--config=configs/demo.py", "--config.speech.num_mels=0"], "config: speech.num_mels: found 0"),
         (["eval.py", "--config=configs/demo.py", "--workdir=w"], "w/config.json: found no such file"),
+        (["eval.py", "--workdir=w", "--split=train"], "--split=train: value should be one of <val|test|ood>"),
         (["generate.py", "--workdir=w", "--speech_a=a", "--motion_a=b", "--speech_b=c", "--relation=d", "--out=e"],
          "w/config.json: found no such file"),
         (["export_avatar.py", "--workdir=w", "--out=e.obj"], "w/config.json: found no such file"),

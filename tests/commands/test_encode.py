@@ -1,5 +1,6 @@
 """encode_speech.py on a tiny world: every voice once, damage repaired, what is wrong named; and training on its features."""
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import tiny_world
 from rsatalker_jax import talker
 from rsatalker_jax.commands import encode, train
 from rsatalker_jax.errors import InputError, MissingFeatures
+from rsatalker_jax.speech import StoredFeatures
+from rsatalker_jax.speech.encoder_ids import EncoderIds
 
 
 @pytest.fixture
@@ -39,13 +42,15 @@ def test_every_voice_once_and_damage_repaired(config, tmp_path):
   for split in ("train", "val", "test"):
     assert f"{split}: 2 clips" in said
   assert said.count("  2 voices, 0.1 minutes: 2 encoded, 0 there already, 0 damaged and rebuilt") == 3
-  files = sorted(cache.iterdir())
+  files = sorted(cache.glob("*.npz"))
   assert len(files) == 6 and str(cache) in said
+  (encoder,) = EncoderIds(cache).all()
+  assert f"speech features of encoder {encoder.key[:8]} (LogMel(" in said
   content = [path.read_bytes() for path in files]
   files[0].write_bytes(content[0][:100])
   said = encode_all(config)
   assert said.count("2 there already, 0 damaged") == 2 and "0 encoded, 1 there already, 1 damaged and rebuilt" in said
-  assert [path.read_bytes() for path in sorted(cache.iterdir())] == content
+  assert [path.read_bytes() for path in files] == content and len(list(cache.glob("*.npz"))) == 6
 
 
 def test_processes_begin_with_their_shares_and_help_the_slower_ones(config, monkeypatch):
@@ -94,6 +99,35 @@ def test_training_reads_features_and_never_encodes(config, stages, tmp_path, mon
   config.speech.encode_missing = True  # Allowed later, the run is the same.
   train.train(config, str(workdir), stage="motion")
   assert stages == ["motion", "motion"]
+
+
+def test_who_encoded_for_another_encoder_is_told_so(config, stages, tmp_path):
+  encode_all(config)
+  config.speech.encode_missing = False
+  config.speech.num_mels = 32
+  with pytest.raises(MissingFeatures) as error:
+    train.train(config, str(tmp_path / "run"), stage="motion")
+  wanted = talker.make_encoder(config.speech, None).id
+  (there,) = EncoderIds(tmp_path / "data" / "features").all()
+  assert f"found no whole speech features of encoder {wanted}, but files of {there}, expected" in str(error.value)
+  assert "num_mels = 32" in wanted.name and "num_mels = 64" in there.name and wanted.key != there.key
+
+
+def test_training_leaves_features_on_disk_and_reads_with_the_threads_of_the_config(config, tmp_path, monkeypatch):
+  made = {}
+  monkeypatch.setattr(train.loop, "run_stage", lambda stage, **_: made.update({stage.name: stage}))
+  given = []
+  for module in ("motion_stage", "avatar_stage"):
+    maker = getattr(train, module)
+    monkeypatch.setattr(train, module, lambda inputs, maker=maker: given.append(inputs) or maker(inputs))
+  asked = []
+  options = grain.ReadOptions
+  monkeypatch.setattr(grain, "ReadOptions", lambda **kw: asked.append(kw["num_threads"]) or options(**kw))
+  for stage, threads in (("motion", 3), ("avatar", 5)):  # They change nothing that is computed: the run is the same.
+    config.data.reader_threads = threads
+    train.train(config, str(tmp_path / "run"), stage=stage)
+  assert asked == [3, 5] and list(made) == ["motion", "avatar"]
+  assert all(isinstance(clip.speech_a, StoredFeatures) for clip in given[0].training_clips)
 
 
 def test_the_avatar_stage_needs_no_encoder(config, stages, tmp_path):

@@ -85,6 +85,7 @@ def test_a_channel_that_nobody_speaks_into_does_not_lower_the_voice(tmp_path):
   for channels, expected, said in (
       ([voice, 0 * voice], voice, "without 1 that is silent"),
       ([noise, voice, 0 * voice], voice, "without 2 that are silent"),
+      ([voice, 0 * voice + 0.4], voice, "without 1 that is silent"),  # A constant.
       ([voice, 0.1 * voice], 0.55 * voice, "down to one"),  # -20 dB: a second microphone.
   ):
     soundfile.write(tmp_path / "a.wav", np.stack(channels, 1), 16000, subtype="FLOAT")
@@ -111,7 +112,8 @@ def test_integers_that_were_called_floats_are_refused(tmp_path):
     audio.read_wav(tmp_path / "a.wav")
   assert_one_line(error, "peak: found 6000, expected floats in [-1, 1]", "divided by 32768")
   scipy.io.wavfile.write(tmp_path / "a.wav", 16000, 20 * tone(0.5, 16000))  # 20 dB above full scale.
-  assert audio.read_wav(tmp_path / "a.wav")[0].max() == pytest.approx(10, abs=0.1)
+  wav, notes = audio.read_wav(tmp_path / "a.wav")
+  assert wav.max() == pytest.approx(10, abs=0.1) and len(notes) == 1 and "the peak, 10.0, is far above" in notes[0]
 
 
 @pytest.mark.parametrize("rate", [1, 1999, 768_001, 50_000_017, 2**31 - 1])

@@ -97,5 +97,10 @@ def test_one_line_for_captures_that_do_not_fit(roots, mistake):
 def test_nobody_and_one_person_twice_are_mistakes(roots):
   with pytest.raises(InputError, match="captures: found none, expected a folder for each person"):
     load_captures([], "train")
+  with pytest.raises(InputError, match="captures: found '.*ann', expected a list of folders"):
+    load_captures(str(roots[0]), "train")
   with pytest.raises(InputError, match="ann: found the same folder twice"):
     load_captures([*roots, roots[0] / ".." / "ann"], "train")
+  (roots[0].parent / "zoe").symlink_to(roots[0])
+  with pytest.raises(InputError, match="zoe: found the same folder twice"):
+    load_captures([*roots, roots[0].parent / "zoe"], "train")

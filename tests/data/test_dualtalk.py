@@ -205,6 +205,46 @@ def test_bad_labels_name_file_and_line(root, line, parts):
   expect(error, *parts)
 
 
+def test_labels_in_the_encodings_of_spreadsheets(root):
+  text = (root / "relations.csv").read_text()
+  for encoding in ("utf-8-sig", "utf-16"):
+    (root / "relations.csv").write_bytes(text.encode(encoding))
+    assert [c.relation.tolist() for c in dualtalk.load_dualtalk(root, "test")] == [[1, 0]] * 4
+  (root / "relations.csv").write_bytes((text + "Müller,unknown\n").encode("latin1"))
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "train")
+  expect(error, "relations.csv: byte", "which is not UTF-8, expected a csv", "saved as UTF-8")
+  (root / "relations.csv").write_text(text + '"' + "a" * 200_000)
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "train")
+  expect(error, "relations.csv:16: found field larger than field limit")
+
+
+def test_names_that_are_no_clips_are_hidden_or_named(root):
+  for path in list((root / "train").iterdir()):
+    path.with_name("._" + path.name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100))
+  source = dualtalk.load_dualtalk(root, "train")
+  assert source.skipped == [] and dualtalk.present_splits(root) == ["train", "val", "test"]
+  (root / "train" / "notes.txt").touch()
+  ((skipped, reason),) = dualtalk.load_dualtalk(root, "train").skipped
+  assert skipped == f"1 other file in {root / 'train'}" and reason == "no clip's name: notes.txt"
+  wav = root / "test" / "unseen0_sub_video_0_speaker1.wav"
+  wav.rename(wav.with_suffix(".WAV"))
+  skipped = dict(dualtalk.load_dualtalk(root, "test").skipped)
+  assert skipped["unseen0_sub_video_0"] == "no unseen0_sub_video_0_speaker1.wav (there is unseen0_sub_video_0_speaker1.WAV)"
+  for path in (root / "test").glob("unseen1*"):
+    path.unlink()
+  (root / "relations.csv").write_text("conversation,relation\n")
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "test")
+  expect(error, "no complete conversation (1 incomplete, as unseen0_sub_video_0: no unseen0_sub_video_0_speaker1.wav (there is")
+  for path in (root / "test").iterdir():
+    path.rename(path.with_suffix(path.suffix.upper()))
+  with pytest.raises(InputError) as error:
+    dualtalk.load_dualtalk(root, "test")
+  expect(error, "no complete conversation (4 other files in", "unseen0_sub_video_0_speaker1.NPZ, unseen0_sub_video_0_speaker1.WAV, ")
+
+
 def test_labels_without_the_columns(root):
   (root / "relations.csv").write_text('video0_sub_video_0,"blood,equal"\n')
   with pytest.raises(InputError) as error:

@@ -9,14 +9,14 @@ import scipy.stats
 from rsatalker_jax.data.demo import visemes
 from rsatalker_jax.data.demo.expressions import COLUMN, columns
 from rsatalker_jax.evaluation import lip_metrics
-from rsatalker_jax.head import load_head, make_lip_opening
+from rsatalker_jax.head import LipOpening, load_head, make_lip_opening
 
 HEAD = pathlib.Path(__file__).resolve().parents[2] / "assets" / "head" / "demo_head.npz"
 
 
 @pytest.fixture(scope="module")
 def opening():
-  return lip_metrics.LipOpening(make_lip_opening(load_head(HEAD)))
+  return LipOpening(make_lip_opening(load_head(HEAD)))
 
 
 def test_opening_of_known_faces(opening):

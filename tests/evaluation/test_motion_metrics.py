@@ -154,6 +154,56 @@ def test_diversity_equals_scikit_learn():
     assert -ours.score(frames) < 1.1 * theirs.inertia_  # Both stop in local minima, a few percent apart.
 
 
+def others_sid(fitted, counted, clusters):
+  """As DualTalk's and TIMAR's code has it: scikit-learn's k-means of one motion, entropy of the other's labels."""
+  means = sklearn.cluster.KMeans(n_clusters=clusters, random_state=0, n_init="auto").fit(fitted)
+  return scipy.stats.entropy(np.bincount(means.predict(counted)), base=2)
+
+
+def test_diversity_per_clip_in_both_orders_equals_others():
+  """Of as many different frames as there are clusters k-means has one answer: the numbers agree to rounding."""
+  rng = np.random.default_rng(0)
+
+  def rest_in_poses(frames, often):
+    poses = rng.normal(size=(40, 56))
+    poses[:, 50:] = poses[np.arange(40) % 10, 50:]  # Ten different jaws and heads.
+    order = np.concatenate([np.arange(40), rng.integers(0, often, frames - 40)])
+    return poses[order].astype(np.float32)
+
+  target, pred = rest_in_poses(900, 40), rest_in_poses(700, 5)
+  scores = motion_metrics.clip_diversity(pred, target, motion_metrics.fit_clip_clusters(target))
+  assert set(scores) == {f"{name}/{group}" for name in ("sid_per_clip", "sid_per_clip_swapped") for group in GROUPS}
+  for group, dims in MOTION_GROUPS.items():
+    k, p, t = motion_metrics.SID_CLUSTERS[group], pred[:, dims], target[:, dims]
+    meant, swapped = scores[f"sid_per_clip/{group}"], scores[f"sid_per_clip_swapped/{group}"]
+    assert meant == pytest.approx(others_sid(t, p, k), abs=1e-6)
+    assert swapped == pytest.approx(others_sid(p, t, k), abs=1e-6)
+    assert abs(meant - swapped) > 0.1
+
+
+def test_diversity_per_clip_is_near_its_maximum_for_any_truth():
+  """Why it does not compare with SID over all clips: the truth scores nearly log2 k even where it hardly moves."""
+  for size in (1.0, 1e-3):
+    truth = size * make_motion(3, 400)
+    scores = motion_metrics.clip_diversity(truth, truth, motion_metrics.fit_clip_clusters(truth))
+    for name, score in scores.items():
+      assert 0.85 < score / np.log2(motion_metrics.SID_CLUSTERS[name.split("/")[1]]) <= 1.0
+    # Clusters of all clips tell the two apart.
+    together = motion_metrics.fit_motion_clusters([make_motion(3, 400), make_motion(4, 400)])
+    diversity = motion_metrics.motion_diversity(truth, together)["sid/expression"]
+    assert (diversity > 3.5) == (size == 1.0)
+
+
+def test_diversity_of_short_and_still_clips():
+  still = np.zeros((30, 56), np.float32)
+  moving = make_motion(0, 30)  # Fewer frames than clusters.
+  assert set(motion_metrics.clip_diversity(still, still, motion_metrics.fit_clip_clusters(still)).values()) == {0.0}
+  scores = motion_metrics.clip_diversity(still, moving, motion_metrics.fit_clip_clusters(moving))
+  assert set(scores.values()) == {0.0}
+  scores = motion_metrics.clip_diversity(moving, moving, motion_metrics.fit_clip_clusters(moving))
+  assert scores["sid_per_clip/expression"] == pytest.approx(np.log2(30))
+
+
 def test_correlation_of_what_does_not_vary_is_zero():
   """In float32 a constant differs from its own mean: that rounding must not be taken for motion."""
   varying = np.random.default_rng(0).normal(size=1000)

@@ -38,6 +38,10 @@ def test_scorer_generates_once_for_metrics_and_once_for_the_told_relation():
   # Two relations are known to the probe: told wrong, each clip is told the other one.
   assert told == true + [(name, true[1 - i % 2][1]) for i, (name, _) in enumerate(true)]
   assert scores["mse/jaw"] == pytest.approx(np.mean([np.mean(0.25 * c.motion_b[:, 50:53] ** 2) for c in clips]), rel=1e-5)
+  own = [motion_metrics.fit_clip_clusters(clip.motion_b) for clip in clips]
+  by_clip = [motion_metrics.clip_diversity(0.5 * c.motion_b, c.motion_b, centres) for c, centres in zip(clips, own)]
+  for name in by_clip[0]:
+    assert scores[name] == pytest.approx(np.mean([clip[name] for clip in by_clip]))
   assert scores["lips/correlation"] == pytest.approx(1.0)
   assert scores["relation/told_shown"] == pytest.approx(1 - scores["relation/told_wrong"])
   truth = scorer.score_truth()
@@ -54,5 +58,7 @@ def test_tables_show_spread_over_seeds_and_leave_out_what_nobody_has():
   lines = scoring.diversity_table(rows).splitlines()
   assert lines[0] == "| | SID JAW | rPCC JAW ×10¹ |"
   assert lines[2:] == ["| two seeds | 1.25 ± 0.2 | 2 ± 1 |", "| one | 2 | 2.5 |", "| none | – | – |"]
+  table = scoring.clip_diversity_table({"a": [{"sid_per_clip/jaw": 1.5, "sid_per_clip_swapped/jaw": 2.5, "sid/jaw": 3.0}]})
+  assert table.splitlines()[::2] == ["| | SID per clip JAW | swapped SID per clip JAW |", "| a | 1.5 | 2.5 |"]
   table = scoring.lip_table({"a": [{"lips/correlation": 0.5}]})
   assert table.splitlines()[0] == "| | opening while speaking, r ↑ |" and "bilabials" not in table

@@ -11,7 +11,7 @@ import scipy.stats
 
 import tiny_world
 from rsatalker_jax.data.demo.expressions import COLUMN
-from rsatalker_jax.head import find_lips, head_vertices, load_head, make_lip_opening, pose_for
+from rsatalker_jax.head import LipOpening, find_lips, head_vertices, load_head, make_lip_opening, pose_for
 
 HEAD = pathlib.Path(__file__).resolve().parents[2] / "assets" / "head" / "demo_head.npz"
 
@@ -58,3 +58,15 @@ def test_opening_has_the_gradient_of_finite_differences(head):
   finite = (opening(motion + nudge) - opening(motion - nudge)) / (2 * step)
   np.testing.assert_allclose(gradient, finite, rtol=2e-2)
   assert (np.abs(gradient) > 1e-2).all()  # Metres per radian: the jaw is 10 cm long.
+
+
+@pytest.mark.parametrize("frames", [1, 1024, 2500])
+def test_openings_of_long_motions_are_those_of_their_frames(head, frames):
+  opening = make_lip_opening(head)
+  motion = (0.1 * np.random.default_rng(0).normal(size=(frames, 56))).astype(np.float32)
+  calls = []
+  measured = LipOpening(lambda chunk: calls.append(chunk.shape) or opening(chunk))(motion)
+  assert measured.shape == (frames,) and set(calls) == {(1024, 56)}  # One shape, whatever the length.
+  chosen = np.unique([0, frames // 2, frames - 1])
+  np.testing.assert_allclose(measured[chosen], [opening(motion[i]) for i in chosen], atol=1e-7)
+  assert frames == 1 or np.std(measured) > 1e-4

@@ -1,5 +1,6 @@
 """Files of Gaussians against the bytes read by hand, gsply, numpy's binding and the rasterizer's pictures."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +123,7 @@ def test_plain_ply_draws_the_same_picture_here_and_through_gsply(tmp_path, avata
   splat_files.write_ply(path, baked)
   gaussians, binding = splat_files.read_ply(path)
   assert binding is None
-  jax.tree.map(np.testing.assert_array_equal, gaussians, baked)
+  chex.assert_trees_all_equal(gaussians, baked)
   before = picture(avatar)
   assert before.max() > 0.3
   # The same Gaussians, through logarithms and logits and back.
@@ -176,7 +177,7 @@ def test_bound_ply_comes_back_as_the_same_avatar(tmp_path, avatar, head, picture
         **dict.fromkeys(["static_offset", "dynamic_offset"], head.v_template.shape),
     }
   again = splat_files.load_bound_ply(path, head)
-  jax.tree.map(np.testing.assert_array_equal, again, avatar)
+  chex.assert_trees_all_equal(again, avatar)
   np.testing.assert_array_equal(picture(again), picture(avatar))
 
   splat_files.write_bound_ply(tmp_path / "second.ply", avatar, head)  # The same person may stand beside it.
@@ -249,7 +250,7 @@ def test_avatar_of_gaussian_avatars_needs_flame_with_teeth(tmp_path):
 
   splat_files.write_bound_ply(tmp_path / "again" / "bound.ply", avatar, head)
   again = splat_files.load_bound_ply(tmp_path / "again" / "bound.ply", head)
-  jax.tree.map(np.testing.assert_array_equal, again, avatar)
+  chex.assert_trees_all_equal(again, avatar)
 
 
 def _replaced(old: bytes, new: bytes):
@@ -270,8 +271,20 @@ def _replaced(old: bytes, new: bytes):
         (_replaced(b"property float f_rest_23\n", b""), "f_rest: found 23 fields"),
         (_replaced(b"property float nx", b"property list uchar int nx"), "header: found 'property list"),
         (_replaced(b"element vertex", b"element face"), "element: found .* of face"),
+        (_replaced(b"element vertex ", b"element vertex 9"), "bytes after the header, expected"),
+        (_replaced(b"element vertex ", b"element vertex " + b"9" * 5000), "header: found 'element vertex 9999"),
+        (_replaced(b"format binary_little_endian 1.0\n", b""), "format: found none"),
+        (_replaced(b"element vertex", b"element face 3\nelement vertex"), "element: found 3 of face, .* of vertex"),
+        (_replaced(b"end_header", b"property float filter_3D\nend_header"), "filter_3D: found a field that is not"),
+        (_replaced(b"property float x", b"property uint packed_position"), "packed_position: found SuperSplat's compressed"),
+        (_replaced(b"property float rot_0", b"property float x"), "header: found 'property float x'"),
         (lambda content: content[:-8] + np.float32([np.nan, 0]).tobytes(), "rot_3, Gaussian .*: found nan"),
         (lambda content: content[:-20] + np.zeros(5, "<f4").tobytes(), "found a quaternion of zeros"),
+        (lambda content: content[:-20] + np.float32([1e-30, 0, 0, 0, 0]).tobytes(), "rot_.*, Gaussian .*: found the quaternion"),
+        (lambda content: content[:-20] + np.float32([1e30, 0, 0, 0, 0]).tobytes(), "rot_.*, Gaussian .*: found the quaternion"),
+        (lambda content: content[:-24] + np.float32(np.inf).tobytes() + content[-20:], "scale_2, Gaussian .*: found inf"),
+        (lambda content: content[:-24] + np.float32(89).tobytes() + content[-20:], "scale_2, .*: found 89.0, .* below 89"),
+        (lambda content: content[:-4] + np.float32(1e10).tobytes(), "binding_0, Gaussian .*: found 1e.10"),
         (lambda content: content[:-4] + np.float32(0.5).tobytes(), "binding_0, Gaussian .*: found 0.5"),
         (lambda content: content[:-4] + np.float32(1e6).tobytes(), "binding_0: found faces 0 to 1000000, expected"),
         (lambda content: content[:-4] + np.float32(-1).tobytes(), "binding_0: found faces -1 to"),
@@ -284,6 +297,45 @@ def test_damaged_plys_are_named(tmp_path, avatar, head, damage, message):
   with pytest.raises(InputError, match=message) as caught:
     splat_files.load_bound_ply(path, head)
   assert str(caught.value).startswith(str(path))
+
+
+def test_valid_extremes_are_read(tmp_path, baked):
+  """Opacities of 0 and 1, flat Gaussians, fields that nobody reads, elements of which there are none, a last line end."""
+  path = tmp_path / "a.ply"
+  splat_files.write_ply(path, baked)
+  plain, _ = splat_files.read_ply(path)
+  header, body = path.read_bytes().split(b"end_header\n")
+  table = np.frombuffer(body, [(name, "<f4") for name in field_names(24)]).copy()
+  table["opacity"][:2], table["scale_1"][2], table["nx"][3] = (np.inf, -np.inf), -np.inf, np.nan
+  face = b"element face 0\nproperty list uchar int vertex_indices\n"
+  for content in (
+      header + face + b"end_header\n" + table.tobytes() + b"\n",
+      header.replace(b"element vertex", face + b"element vertex") + b"end_header\n" + table.tobytes() + b"\r\n",
+      header.replace(b"\n", b"\r\n") + b"end_header\r\n" + table.tobytes(),
+  ):
+    path.write_bytes(content)
+    gaussians, _ = splat_files.read_ply(path)
+    np.testing.assert_allclose(1 / (1 + np.exp(-gaussians.opacity_logits[:2])), [1, 0], rtol=0, atol=1e-8)
+    assert np.exp(gaussians.log_scales[2, 1]) < 1e-37
+    np.testing.assert_array_equal(gaussians.opacity_logits[2:], plain.opacity_logits[2:])
+    np.testing.assert_array_equal(np.delete(gaussians.log_scales, 2, 0), np.delete(plain.log_scales, 2, 0))
+    np.testing.assert_array_equal(gaussians.means, plain.means)
+  colors = [(name, "u1") for name in ("red", "green", "blue")]
+  colored = np.zeros(len(table), table.dtype.descr + colors)
+  for name in table.dtype.names:
+    colored[name] = table[name]
+  path.write_bytes(header + b"".join(b"property uchar %s\n" % name.encode() for name, _ in colors) + b"end_header\n" + colored.tobytes())
+  jax.tree.map(np.testing.assert_array_equal, splat_files.read_ply(path)[0], gaussians)
+
+
+def test_numbers_of_64_bits_have_to_fit_into_float32(tmp_path):
+  columns = {name: np.ones(3) for name in field_names(0)}
+  write_table(tmp_path / "a.ply", columns, "<f8")
+  assert splat_files.read_ply(tmp_path / "a.ply")[0].means.dtype == np.float32
+  columns["f_dc_1"] = np.array([0, 0, 1e300])
+  write_table(tmp_path / "a.ply", columns, "<f8")
+  with pytest.raises(InputError, match="f_dc_1, Gaussian 2: found 1e.300, expected a finite number"):
+    splat_files.read_ply(tmp_path / "a.ply")
 
 
 def test_what_does_not_fit_is_refused(tmp_path, avatar, head, baked):
@@ -300,8 +352,10 @@ def test_what_does_not_fit_is_refused(tmp_path, avatar, head, baked):
   for key, value, message in (
       ("shape", np.ones(3), "shape: found 3 coefficients, expected 2"),
       ("static_offset", np.zeros((1, 9, 3)), "static_offset: found 9 vertices"),
-      ("static_offset", good["static_offset"] * np.nan, "static_offset: found NaN"),
+      ("static_offset", good["static_offset"] * np.nan, "static_offset: found nan"),
       ("dynamic_offset", good["dynamic_offset"] + 1, "dynamic_offset: found offsets that change"),
+      ("dynamic_offset", np.array(["a"]), "dynamic_offset: found <U1"),
+      ("shape", np.float32(0), r"shape: found float32 of shape \(\)"),
   ):
     np.savez(tmp_path / "flame_param.npz", **good | {key: value})
     with pytest.raises(InputError, match=message):

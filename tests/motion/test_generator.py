@@ -80,9 +80,12 @@ def test_equation_5_query_is_the_same_s_in_every_frame():
   z = fusion.apply(params, *same, jnp.arange(16.0))
   assert z.shape == (9, 16)
   np.testing.assert_allclose(z, jnp.broadcast_to(z[0], z.shape), atol=1e-5)
-  # And s is on z's residual path.
-  attended = fusion.apply(params, *same, jnp.zeros(16))
-  assert not np.allclose(z, attended)
+  # What is attended to is one vector: without a residual path s, whatever it is, has nothing to choose and is nowhere else.
+  np.testing.assert_allclose(z, fusion.apply(params, *same, jnp.zeros(16)), atol=1e-5)
+  # With it, s and the encoder's features pass by.
+  residual = generator.SocialFusion(dataclasses.replace(config, residual=True))
+  encoded = residual.apply(params, *same, jnp.arange(16.0)) - z - jnp.arange(16.0)
+  np.testing.assert_allclose(encoded, residual.apply(params, *same, jnp.zeros(16)) - z, atol=1e-4)
 
 
 def test_relation_changes_the_motion():

@@ -123,7 +123,7 @@ WAV, MOTION = np.zeros(1400, np.float32), np.zeros((2, 56), np.float32)
     ((WAV[None], MOTION, WAV[None]), r"speech_a: found shape \(1, 1400\), expected \(S,\)"),
     ((WAV, MOTION + np.nan, WAV), "motion_a: found values that are not finite"),
 ])
-def test_a_wrong_piece_is_refused_and_changes_nothing(stream, conversation, pieces, message):
+def test_a_wrong_piece_is_refused_and_changes_nothing(stream, conversation, pieces, message, unchecked_signatures):
   wavs, motion_a, _, motion_b = conversation
   stream.reset()
   assert stream.push(wavs[0, :100], motion_a[:0], wavs[1, :100]).shape == (0, 56)

@@ -98,7 +98,9 @@ def write_checkpoint(folder: pathlib.Path, family: str, tensors: dict[str, np.nd
   return folder
 
 
-def torch_hidden_states(folder: pathlib.Path, wav: np.ndarray, num_samples: int | None = None) -> np.ndarray:
+def torch_hidden_states(
+    folder: pathlib.Path, wav: np.ndarray, num_samples: int | None = None, *, masked: bool = True
+) -> np.ndarray:
   """What PyTorch's transformers make of a voice (the first `num_samples` of `wav`; behind it is padding)."""
   import torch
   from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
@@ -107,7 +109,7 @@ def torch_hidden_states(folder: pathlib.Path, wav: np.ndarray, num_samples: int 
   extractor = Wav2Vec2FeatureExtractor.from_pretrained(str(folder))
   given = extractor(wav[:num_samples], sampling_rate=16000, return_tensors="pt", return_attention_mask=True,
                     padding="max_length", max_length=len(wav))
-  mask = None if num_samples is None else given["attention_mask"]
+  mask = None if num_samples is None or not masked else given["attention_mask"]
   with torch.no_grad():
     return model(given["input_values"], attention_mask=mask).last_hidden_state[0].numpy()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,7 +159,7 @@ class RasterizerContract:
   def test_reruns_are_bit_equal(self):
     first, first_gradients = draw_and_differentiate("tiny", CASES["tiny"], self.implementation)
     again, again_gradients = draw_and_differentiate("tiny", CASES["tiny"], self.implementation)
-    jax.tree.map(np.testing.assert_array_equal, (first, first_gradients), (again, again_gradients))
+    chex.assert_trees_all_equal((first, first_gradients), (again, again_gradients))
 
   def test_batch_equals_frames_drawn_alone(self):
     scene = jax_scene("batch")

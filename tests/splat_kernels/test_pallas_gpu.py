@@ -39,7 +39,7 @@ def test_many_channels_are_drawn_in_groups():
     assert np.linalg.norm(gradients[key] - value) < 1e-3 * np.linalg.norm(value), key
 
 
-@pytest.mark.skipif(not hasattr(plgpu, "InterpretGPUParams"), reason="needs JAX's interpreter of Mosaic GPU: jax 0.12, so Python 3.12")
+@pytest.mark.skipif(not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax 0.12 (Python 3.12) for its interpreter")
 def test_mosaic_form_matches_reference():
   # The same kernels as above, called in another way; one case, as JAX's interpreter of Mosaic GPU steps through Python.
   expected, expected_gradients = reference_of("tiny")

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import pytest
-
+import chex
 import jax
 import numpy as np
+import pytest
 
 import tiny_world
 from rsatalker_jax.talker import make_encoder, make_talker, render_sequence
@@ -45,7 +45,7 @@ def test_avatar_stage_grows_its_list_and_loses_nothing(inputs, tmp_path):
   assert said == []
   cramped = train(100)
   assert len(said) == 1 and said[0].startswith("avatar: step 1 needs ")
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(cramped), jax.device_get(roomy))
+  chex.assert_trees_all_equal(jax.device_get(cramped), jax.device_get(roomy))
 
 
 def test_rendering_a_sequence_grows_the_list_too(inputs):

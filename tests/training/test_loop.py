@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import chex
 import grain
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def test_interrupted_run_reaches_the_same_numbers(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     run(make_toy_stage(60, hooks=(loop.Hook(lambda step: True, interrupt),)), tmp_path / "cut")
   resumed = run(make_toy_stage(60), tmp_path / "cut")
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
+  chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(whole))
   steps = [line["step"] for line in read_metrics(tmp_path / "cut")]
   assert steps == [10, 20, 30, 40, 50, 60]
 
@@ -110,16 +111,10 @@ def test_non_finite_term_is_named_with_its_step(tmp_path):
 
 def test_the_step_compiles_once(tmp_path):
   toy = make_toy_stage(5)
-  traces = []
-
-  def loss(*args):
-    traces.append(1)
-    return toy.loss(*args)
-
+  loss = chex.assert_max_traces(toy.loss, n=1)
   # jnp.full keeps a Python scalar's weak type, which the first update would change.
   init = lambda key: ({"generator": {"w": jnp.full((3, 1), 0.5)}}, toy.init(key)[1])
   run(dataclasses.replace(toy, init=init, loss=loss), tmp_path)
-  assert len(traces) == 1
 
 
 def make_room(grow):
@@ -152,7 +147,7 @@ def test_steps_that_did_not_fit_are_taken_again_with_room(tmp_path, log_every):
   roomy = train(make_cramped_stage(8), "roomy")
   assert said == []
   cramped = train(make_cramped_stage(3), "cramped")
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(cramped), jax.device_get(roomy))
+  chex.assert_trees_all_equal(jax.device_get(cramped), jax.device_get(roomy))
   assert [line.split(",")[0] for line in said] == [
       "motion: step 8 needs 5 Gaussian-tile pairs a frame",
       "motion: step 16 needs 8 Gaussian-tile pairs a frame",

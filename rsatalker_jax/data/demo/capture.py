@@ -8,13 +8,13 @@ import dataclasses
 import json
 import pathlib
 from typing import Any
-import zipfile
 
 import av
 from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
+from rsatalker_jax import npz
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.types import FPS
 
@@ -42,11 +42,8 @@ class CaptureAsset:
       InputError: it is damaged or lacks a key.
     """
     path = folder / "capture.npz"
-    try:
-      with np.load(path, allow_pickle=False) as file:
-        table = {key: file[key] for key in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-      raise InputError(path, "", f"an unreadable file ({error})", "an npz of plain arrays") from error
+    with npz.open_npz(path) as file:
+      table = {key: file[key] for key in file}
     cameras = range(len(table.get("camera_angle_x", ())))
     for key in (*_KEYS, *(f"timesteps_{camera}" for camera in cameras)):
       if key not in table:
@@ -154,11 +151,8 @@ class CaptureAsset:
   def _num_vertices(self) -> int:
     """Vertices of the head that was filmed."""
     path = self.folder.parent / "head" / "demo_head.npz"
-    try:
-      with np.load(path, allow_pickle=False) as head:
-        return len(head["v_template"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-      raise InputError(path, "v_template", error, "the demo head") from error
+    with npz.open_npz(path, "the demo head") as head:
+      return len(head["v_template"])
 
 
 def _padded(values: np.ndarray, width: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from rsatalker_jax.data.captures import SPLITS
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import read_text
 from rsatalker_jax.social.relation import UNKNOWN, format_relation, parse_relation
 
 
@@ -81,10 +82,7 @@ def load_triplets(manifest: str | os.PathLike, split: str | None = None) -> list
       capture).
   """
   manifest = pathlib.Path(manifest)
-  try:
-    lines = manifest.read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(manifest, "", error, "a manifest of triplets (.jsonl)") from None
+  lines = read_text(manifest, "a manifest of triplets (.jsonl)").splitlines()
   triplets = [_parse_line(manifest, number, line) for number, line in enumerate(lines, 1) if line.strip()]
   _check_against_each_other(triplets)
   return [triplet for triplet in triplets if split in (None, triplet.split)]
@@ -133,7 +131,7 @@ def _parse_line(manifest: pathlib.Path, number: int, line: str) -> Triplet:
   place = f"{manifest}:{number}"
   try:
     entry = json.loads(line)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise InputError(place, "", f"damaged JSON ({error})", "one object per line") from None
   if not isinstance(entry, dict):
     raise InputError(place, "", type(entry).__name__, "an object")
@@ -146,10 +144,10 @@ def _parse_line(manifest: pathlib.Path, number: int, line: str) -> Triplet:
     raise InputError(place, "split", repr(entry["split"]), "train, val or test")
   if entry["speaker"] not in (1, 2):
     raise InputError(place, "speaker", entry["speaker"], "1 or 2")
-  if entry["frames"] < 1:
-    raise InputError(place, "frames", entry["frames"], "at least 1")
+  if not 1 <= entry["frames"] < 1 << 31:
+    raise InputError(place, "frames", entry["frames"], "at least 1" if entry["frames"] < 1 else "32 bits")
   capture = manifest.parent / entry["capture"]
-  if not capture.is_dir():
+  if not os.path.isdir(capture):  # Path.is_dir raises on names that are too long.
     raise InputError(place, "capture", f"{entry['capture']}, which does not exist", "a capture's folder")
   relation = parse_relation(entry["relation"], source=place)
   return Triplet(**{**{key: entry[key] for key in _FIELDS}, "capture": capture, "relation": relation, "place": place})

@@ -1,0 +1,241 @@
+"""Scoring runs of a tiny world: all that a run has and nothing else, on the split asked for, over all films."""
+
+import csv
+import json
+import pathlib
+import shutil
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import splat_kernels
+import tiny_world
+from rsatalker_jax.commands import evaluate, train
+from rsatalker_jax.data.captures import load_capture
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation import image_metrics
+from rsatalker_jax.head import pose_for
+from rsatalker_jax.runs import load_run
+
+# What people do in the test conversations, for the scores by hand: (B's motion, A's), both directions of both.
+SECOND_FILM = 40  # Frames of the first film; the second one shows the rest.
+MOTIONS = [tiny_world.make_motion(5), tiny_world.make_motion(6), tiny_world.make_motion(9, 20), tiny_world.make_motion(6)[40:]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  """The tiny world, with a second, shorter test conversation that the test capture's last 20 frames show."""
+  root = tmp_path_factory.mktemp("world") / "data"
+  tiny_world.write_world(root)
+  folder = root / "conversations"
+  for speaker, motion in ((1, MOTIONS[2]), (2, MOTIONS[3])):
+    tiny_world.write_voice(folder / "test" / f"tiny-3_sub_video_0_speaker{speaker}.wav", 8 + speaker, 20)
+    tiny_world.write_npz(folder / "test" / f"tiny-3_sub_video_0_speaker{speaker}.npz", motion)
+  with open(folder / "relations.csv", "a", newline="") as file:
+    csv.writer(file).writerow(["tiny-3_sub_video_0", "non_blood,equal"])
+  first, second = map(json.loads, (root / "triplets.jsonl").read_text().splitlines())
+  third = second | dict(conversation="tiny-3_sub_video_0", relation="non_blood,equal", frames=20)
+  third["first_timestep"] += SECOND_FILM
+  lines = [first, second | dict(frames=SECOND_FILM), third]
+  (root / "triplets.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  return root
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+  workdir = str(tmp_path_factory.mktemp("run"))
+  train.train(tiny_world.tiny_config(world), workdir)
+  return workdir
+
+
+@pytest.fixture
+def part_of(trained, tmp_path):
+  """Makes a run of some stages of the trained one."""
+
+  def make(*stages, title="RSATalker", folder=tmp_path / "part"):
+    for stage in stages:
+      shutil.copytree(f"{trained}/{stage}", folder / stage)
+    config = json.loads(pathlib.Path(trained, "config.json").read_text())
+    config["evaluation"]["title"] = title
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+  return make
+
+
+def read_results(workdir, *split):
+  folder = pathlib.Path(workdir, "evaluation", *split)
+  return json.loads((folder / "results.json").read_text()), (folder / "results.md").read_text(), folder / "frames.png"
+
+
+def test_all_of_a_finished_run(trained, part_of):
+  for seed in (0, 1):  # Two runs to compare with, of the motion stage alone.
+    part_of("motion", title="RSATalker, stage 1", folder=pathlib.Path(trained, "compare", "full", f"seed_{seed}"))
+  evaluate.score_run(trained)
+  results, markdown, sheet = read_results(trained)
+  rows = results["motion"]
+  assert list(rows) == ["true motion", "RSATalker", "constant training mean", "RSATalker, stage 1"]
+  truth = rows["true motion"][0]
+  assert truth["mse/expression"] == truth["rpcc/jaw"] == 0 and "| true motion | %.4g |" % truth["sid/expression"] in markdown
+  # A ball has no lips, and one training conversation no two relations: nothing is said of either.
+  assert not any(name.startswith(("lips/", "relation/")) for name in rows["RSATalker"][0])
+  first, second = rows["RSATalker, stage 1"]
+  assert first == second and first != rows["RSATalker"][0] and "| RSATalker, stage 1 | " in markdown
+  assert f"{first['mse/expression'] * 10:.3g} ± 0" in markdown
+  # The constant row by hand: the mean of the training targets against the test targets.
+  mean = np.concatenate([tiny_world.make_motion(seed) for seed in (1, 2)]).mean(0)
+  expected = np.mean([np.mean((mean[:50] - motion[:, :50]) ** 2) for motion in MOTIONS])
+  np.testing.assert_allclose(rows["constant training mean"][0]["mse/expression"], expected, rtol=1e-4)
+
+  assert results["split"] == "test" and results["missing"] == []
+  assert set(results["frames"]) == {"tracked motion", "generated motion", "generated motion, before the joint stage"}
+  assert "4 frames of 2 films" in markdown and "| tiny-3_sub_video_0_speaker2 | " in markdown
+  for title, scores in results["frames"].items():  # Two frames of each.
+    films = [film[title] for film in results["films"].values()]
+    assert scores == pytest.approx({name: (films[0][name] + films[1][name]) / 2 for name in scores})
+  assert 0 < results["flicker"]["avatar"] and 0 < results["flicker"]["film"]
+  assert Image.open(sheet).size == (4 * tiny_world.SIZE, 4 * tiny_world.SIZE)  # All four frames: truth, two rows, error.
+
+
+def test_each_film_is_scored_by_its_own_frames(trained, world):
+  """The second film's scores, drawn frame by frame without the command."""
+  evaluate.score_run(trained)
+  results, *_ = read_results(trained)
+  run, capture = load_run(trained), load_capture(world / "capture", "test", background=(1, 1, 1))
+  source = evaluate.load_conversations(run.config.data, "test")
+  clip = {clip.name: clip for clip in evaluate.load_clips(source, run.encode)}["tiny-3_sub_video_0_speaker2"]
+  assert list(clip.relation) == [0, 1]
+  frames = np.array([0, 19])
+  shown = [capture[capture.index(0, tiny_world.FRAMES + SECOND_FILM + frame)] for frame in frames]
+  flame = jax.tree.map(lambda *x: np.stack(x), *[item["flame"] for item in shown])
+  stack = lambda name: np.stack([item[name] for item in shown])
+  camera = splat_kernels.Camera(stack("world_to_camera"), stack("intrinsics"), capture.width, capture.height)
+  offsets = run.gaussian_offsets(clip.relation, frames)(np.arange(2))
+  draw = jax.jit(lambda flame: run.talker.render(run.avatar, flame, camera, offsets).image)
+  for title, pose in (("tracked motion", flame), ("generated motion", pose_for(run.generate(clip)[frames], flame))):
+    expected = np.mean(image_metrics.psnr(draw(pose), stack("image")))
+    assert results["films"][clip.name][title]["psnr"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_motion_alone(part_of):
+  workdir = part_of("motion", title="speaker-only")
+  markdown = evaluate.score_run(workdir)
+  results, written, sheet = read_results(workdir)
+  assert list(results["motion"]) == ["true motion", "speaker-only", "constant training mean"]
+  assert not {"frames", "films", "flicker"} & set(results) and not sheet.exists()
+  assert results["missing"] == ["frames are not scored: the run has no avatar stage"]
+  assert written == markdown and "Frames are not scored: the run has no avatar stage.\n" in markdown
+  assert "PSNR" not in markdown
+
+
+def test_frames_alone_need_no_conversations(part_of, monkeypatch):
+  """Of a run that generates nothing: the test frames of its capture, in their tracked poses."""
+  monkeypatch.setattr(evaluate, "load_conversations", lambda *_: pytest.fail("conversations were read"))
+  workdir = part_of("avatar")
+  markdown = evaluate.score_run(workdir)
+  results, _, sheet = read_results(workdir)
+  assert "motion" not in results and set(results["frames"]) == {"tracked motion"} and list(results["films"]) == ["capture"]
+  assert "Motion is not scored: the run has no motion stage.\n" in markdown and "4 frames of 1 film:" in markdown
+  assert Image.open(sheet).size == (4 * tiny_world.SIZE, 3 * tiny_world.SIZE)
+  with pytest.raises(InputError, match=r"frames are not scored: there is no transforms_ood.json in .*, expected a run of which"):
+    evaluate.score_run(workdir, "ood")
+
+
+def test_splits(part_of, trained):
+  workdir = part_of("motion", "avatar")
+  evaluate.score_run(workdir, "val")
+  results, markdown, sheet = read_results(workdir, "val")
+  truth = np.concatenate([tiny_world.make_motion(seed) for seed in (3, 4)])
+  mean = np.concatenate([tiny_world.make_motion(seed) for seed in (1, 2)]).mean(0)
+  expected = np.mean((mean[50:53] - truth[:, 50:53]) ** 2)
+  assert results["motion"]["constant training mean"][0]["mse/jaw"] == pytest.approx(expected, rel=1e-4)
+  assert "split val" in markdown and "names no film of the split val.\n" in markdown and not sheet.exists()
+  assert not pathlib.Path(workdir, "evaluation", "results.md").exists()
+  with pytest.raises(InputError, match=r"conversations/ood: found no such folder"):
+    evaluate.score_run(workdir, "ood")
+
+
+def test_a_run_with_nothing_is_one_line(part_of):
+  with pytest.raises(InputError) as error:
+    evaluate.score_run(part_of())
+  assert "no checkpoint" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_config_that_is_given_is_compared_and_says_how_to_score(part_of, world):
+  workdir = part_of("motion", title="of the workdir")
+  config = tiny_world.tiny_config(world)
+  config.generator.features = 32
+  with pytest.raises(InputError, match="generator.features"):
+    evaluate.score_run(workdir, config=config)
+  config = tiny_world.tiny_config(world)
+  config.evaluation.title = "of the flags"
+  evaluate.score_run(workdir, config=config)
+  assert "of the flags" in read_results(workdir)[0]["motion"]
+  config.data.conversations = "elsewhere"  # Where data lies may differ; it is then looked for there.
+  with pytest.raises(InputError, match="elsewhere/test: found no such folder"):
+    evaluate.score_run(workdir, config=config)
+  config.data.conversations = tiny_world.tiny_config(world).data.conversations
+  # A run that is compared with under the same title does not take its place.
+  part_of("motion", title="of the flags", folder=pathlib.Path(workdir, "compare", "again", "seed_0"))
+  evaluate.score_run(workdir, config=config)
+  rows = read_results(workdir)[0]["motion"]
+  assert rows["of the flags, this run"] == rows["of the flags"]
+
+
+def test_a_bank_is_scored_person_by_person(monkeypatch, world):
+  """Each by an avatar of their own, also where a config says that the captures were moved."""
+  config = tiny_world.tiny_config(world)
+  config.data.captures = ["moved/ann", "moved/bob"]
+  recorded = config.to_dict() | {"data": config.data.to_dict() | {"captures": ["some/ann", "some/bob"]}}
+
+  def load_one(workdir, stages, person):
+    own = recorded["data"] | {"capture": f"some/{person}"}
+    return evaluate.TrainedRun(evaluate.ConfigDict(recorded | {"data": own}), None, {}, {}, person)
+
+  monkeypatch.setattr(evaluate, "load_parameters", lambda *_: ({"bank": {}}, {}, ""))
+  monkeypatch.setattr(evaluate, "load_config", lambda _: recorded)
+  monkeypatch.setattr(evaluate, "load_run", load_one)
+  for given, folder in ((None, "some"), (config, "moved")):
+    runs = evaluate._load_runs("w", given)
+    assert {path: run.stages for path, run in runs.items()} == {
+        pathlib.Path(folder, name).resolve(): name for name in ("ann", "bob")
+    }
+
+
+def test_means_weigh_films_by_their_frames():
+  parts = [(3, {"a": {"psnr": 10.0, "l1": 0.1}}), (1, {"a": {"psnr": 30.0, "l1": 0.5}})]
+  assert evaluate._mean_rows(parts) == {"a": {"psnr": pytest.approx(15.0), "l1": pytest.approx(0.2)}}
+
+
+def test_flicker_compares_frames_that_follow_each_other(monkeypatch):
+  """Neither across a gap, nor to another camera, nor from one film to the next."""
+  values = np.float32([0.1, 0.3, 0.9, 0.2, 0.8, 0.7])
+  timesteps, cameras = np.array([0, 1, 5, 6, 7, 8]), np.array([0, 0, 0, 0, 1, 1])
+
+  class FakeCapture:
+    width = height = 2
+    camera_indices = cameras
+
+    def __getitem__(self, i):
+      eye = np.eye(4, dtype=np.float32)
+      image = np.full((2, 2, 3), values[i], np.float32)
+      return dict(image=image, flame={"jaw": np.zeros(3)}, world_to_camera=eye, intrinsics=eye[:3, :3])
+
+  capture = FakeCapture()
+  capture.timesteps = timesteps
+  drawn = lambda talker, mesh, avatar, flame, camera, offsets: iter([np.sqrt(values)[:, None, None, None] * np.ones((1, 2, 2, 3))])
+  monkeypatch.setattr(evaluate, "render_sequence", drawn)
+  run = types.SimpleNamespace(talker=None, avatar=None)
+  footage = lambda lengths: evaluate.Footage(run, capture, ["f"] * len(lengths), lengths, np.arange(6), [], np.zeros(0, int))
+  for lengths, pairs in (([6], [0, 2, 4]), ([3, 3], [0, 4])):
+    pairs = np.array(pairs)
+    true, ours = np.diff(values)[pairs], np.diff(np.sqrt(values))[pairs]
+    expected = {"film": true, "avatar": ours, "difference": ours - true}
+    found = evaluate._measure_flicker([footage(lengths)])
+    assert found == pytest.approx({name: np.mean(np.abs(x)) for name, x in expected.items()}, rel=1e-5)
+  capture.timesteps = 2 * timesteps
+  assert evaluate._measure_flicker([footage([6])]) == {}
