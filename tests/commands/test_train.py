@@ -1,0 +1,140 @@
+"""What train does before the first step: what stages start from, what is refused, and on how many devices they run."""
+
+import json
+import subprocess
+import sys
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import tiny_world
+from rsatalker_jax import sharding
+from rsatalker_jax.commands import train
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.runs import workdir as workdirs
+from rsatalker_jax.talker import make_encoder, make_talker
+from rsatalker_jax.training import loop
+from rsatalker_jax.training.stage_inputs import StageInputs
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  root = tmp_path_factory.mktemp("world") / "data"
+  tiny_world.write_world(root)
+  return root
+
+
+@pytest.fixture
+def runs(monkeypatch):
+  """Checkpoints by (run, stage), as {group: number}; to be filled."""
+  checkpoints = {}
+
+  def load(workdir, stage):
+    if (workdir, stage) not in checkpoints:
+      return None
+    step, groups = checkpoints[workdir, stage]
+    return {"step": np.int32(step), "params": dict(groups), "buffers": dict(groups)}
+
+  monkeypatch.setattr(workdirs, "load_stage_state", load)
+  return checkpoints
+
+
+def test_a_runs_own_stages_come_before_those_it_is_initialised_from(runs):
+  runs["old", "motion"] = 9, {"generator": 1, "social": 2}
+  runs["old", "avatar"] = 9, {"avatar": 3}
+  runs["old", "joint"] = 9, {"generator": 4, "social": 5, "avatar": 6, "offsets": 7}
+  runs["own", "motion"] = 5, {"generator": 8, "social": 9}
+  runs["own", "joint"] = 3, {"generator": 100}  # Its own newest checkpoint is the loop's to find.
+  (params, buffers), sources = train._start_of("joint", "own", "old")
+  assert params == buffers == {"generator": 8, "social": 9, "avatar": 6, "offsets": 7}
+  assert sources == {"generator": "motion:5", "social": "motion:5", "avatar": "joint:9 of old", "offsets": "joint:9 of old"}
+  (params, _), sources = train._start_of("motion", "own", None)
+  assert params == sources == {}
+  with pytest.raises(InputError, match="nowhere: found no checkpoint"):
+    train._start_of("motion", "own", "nowhere")
+
+
+def test_unfinished_stages_are_refused_unless_asked(runs, world):
+  config = tiny_world.tiny_config(world)
+  runs["own", "motion"] = 3, {}
+  with pytest.raises(InputError, match="own: motion: found step 3 of 4, expected a finished stage; .*--allow_unfinished"):
+    train._refuse_unfinished(config, "own", "joint")
+  train._refuse_unfinished(config, "own", "motion")
+  runs["own", "motion"] = 4, {}
+  train._refuse_unfinished(config, "own", "joint")
+
+
+def test_every_stage_is_made_before_the_first_is_run(world, tmp_path, monkeypatch):
+  """What is wrong with stage 3 ends the command before stage 1 has taken a step, and leaves no workdir."""
+  monkeypatch.setattr(loop, "run_stage", lambda *args, **options: pytest.fail("a stage ran"))
+  config = tiny_world.tiny_config(world)
+  config.joint.window = 61
+  with pytest.raises(InputError, match="config: joint.window: found 61, expected at most 60"):
+    train.train(config, str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("architecture", ["rsatalker", "dualtalk"])
+def test_every_architecture_has_all_stages(world, architecture):
+  """Their parameters, optimizers and losses fit together, as shapes."""
+  config = tiny_world.tiny_config(world)
+  config.generator.architecture, config.gaussians.color_frames = architecture, 1
+  inputs = StageInputs(config, make_talker(config), make_encoder(config.speech, None), sharding.make_mesh(), say=lambda _: None)
+  for name in workdirs.STAGES:
+    stage = train.make_stage(inputs, name)
+    key = jax.random.key(0)
+    params, buffers = jax.eval_shape(stage.init, key)
+    assert "social" in params or name == "avatar"
+    jax.eval_shape(stage.optimizer.init, params)
+    batch = next(iter(stage.batches))
+    with jax.set_mesh(stage.mesh):
+      jax.eval_shape(lambda *given: stage.loss(*given, key, np.int32(0)), params | stage.probes, buffers, batch)
+
+
+PROGRAM = """
+import sys, pathlib
+sys.path[:0] = ["tests", "."]
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import tiny_world
+from configs.demo import get_config as demo
+from configs.rsatalker import get_config as paper
+from rsatalker_jax import sharding
+for config in (demo(), paper()):
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  for key, batches in (("motion.batch", [config.motion.batch]), ("avatar.batch", [config.avatar.batch]),
+                       ("joint.batch", [config.joint.batch, config.joint.motion_batch])):
+    part = sharding.fit_mesh(mesh, key, batches)
+    assert all(batch % part.size == 0 for batch in batches) and part.shape["fsdp"] == config.mesh.fsdp
+    print(key, batches, part.size)
+"""
+
+
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_both_configs_fit_any_number_of_devices(devices):
+  done = subprocess.run([sys.executable, "-c", PROGRAM, str(devices)], cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  used = [int(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()]
+  assert used == [min(devices, 4), min(devices, 2), min(devices, 2), devices, min(devices, 2), min(devices, 2)]
+
+
+def test_a_batch_that_fsdp_does_not_divide_is_one_line():
+  mesh = sharding.make_mesh(1, 2)
+  with pytest.raises(InputError, match="config: motion.batch: found 3, expected a multiple of 2, as mesh.fsdp"):
+    sharding.fit_mesh(mesh, "motion.batch", [3])
+
+
+def test_relations_of_triplets_are_learnt_in_every_stage(world, tmp_path):
+  """Where conversations come without labels, those of the manifest reach both directions, in stage 1 already."""
+  config = tiny_world.tiny_config(world)
+  config.data.relations, config.data.default_relation = str(tmp_path / "none.csv"), "unknown"
+  inputs = StageInputs(config, make_talker(config), make_encoder(config.speech, None), sharding.make_mesh(), say=lambda _: None)
+  np.testing.assert_array_equal([clip.relation for clip in inputs.training_clips], [[1, 1], [1, 1]])
+  np.testing.assert_array_equal(inputs.films.conversations[0].clip.relation, [1, 1])
+  np.testing.assert_array_equal([clip.relation for clip in inputs.validation_clips], [[-1, -1], [-1, -1]])
+  manifest = json.loads((world / "triplets.jsonl").read_text().splitlines()[0])
+  assert manifest["relation"] == "blood,equal"

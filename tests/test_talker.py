@@ -1,0 +1,93 @@
+"""The modules put together: what the generator is told, under which names, and in which units."""
+
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsatalker_jax.data.pipeline import MotionClip
+from rsatalker_jax.motion import MotionConfig
+from rsatalker_jax.motion.generator import normalization
+from rsatalker_jax.runs import TrainedRun
+from rsatalker_jax.social import MotionSocialNet, RelationEmbedding, SocialModule
+from rsatalker_jax.talker import Talker
+
+
+class Telling(nn.Module):
+  """A generator whose output's first numbers are what it was given."""
+
+  config: MotionConfig
+
+  @nn.compact
+  def __call__(self, speech_a, motion_a, speech_b, social, *, num_frames=None, deterministic=True):
+    mean, std = normalization(self)
+    scale = self.param("scale", nn.initializers.ones, ())
+    told = jnp.broadcast_to(social[..., None, :2], (*speech_a.shape[:-1], 2))
+    parts = [speech_a[..., :1], motion_a[..., :1], speech_b[..., :1], told, jnp.full_like(speech_a[..., :1], deterministic)]
+    out = scale * jnp.concatenate(parts, axis=-1)
+    out = jnp.pad(out, [(0, 0)] * (out.ndim - 1) + [(0, 56 - out.shape[-1])])
+    return mean + std * out
+
+
+def make_talker(knows_relation=True):
+  config = MotionConfig(features=4, heads=2)
+  social = SocialModule(4, relation_features=3, hidden=5)
+  talker = Talker(None, social, Telling(config), None, knows_relation, None, None, None)
+  params = {"social": social.init(jax.random.key(0), jnp.zeros(2, jnp.int32)), "generator": {"params": {"scale": jnp.ones(())}}}
+  buffers = {"generator": {"motion_mean": jnp.arange(56.0), "motion_std": jnp.full(56, 2.0), "lip_std": jnp.ones(())}}
+  return talker, params, buffers
+
+
+def make_clip(frames=5, relation=(1, 0)):
+  r = np.random.default_rng(0)
+  draw = lambda width: r.normal(size=(frames, width)).astype(np.float32)
+  return MotionClip("c_speaker2", draw(3), draw(56), draw(3), draw(56), np.array(relation, np.int32))
+
+
+def social_by_hand(params, relation):
+  """s = MotionSocialNet(q), q the two embeddings (Sec. 3.5)."""
+  inner = params["social"]["params"]
+  query = RelationEmbedding(3).apply({"params": inner["relation_embedding"]}, jnp.asarray(relation))
+  return MotionSocialNet(4, 5).apply({"params": inner["motion_social_net"]}, query)
+
+
+def test_the_generator_gets_each_input_under_its_name():
+  talker, params, buffers = make_talker()
+  clip = make_clip()
+  inputs = dict(speech_a=clip.speech_a, motion_a=clip.motion_a, speech_b=clip.speech_b, relation=jnp.asarray(clip.relation))
+  social = social_by_hand(params, clip.relation)
+  for motion, quiet in ((talker.generate(params, buffers, inputs), 1.0),
+                        (talker.generate(params, buffers, inputs, dropout=jax.random.key(0)), 0.0)):  # fmt: skip
+    raw = (np.asarray(motion) - np.arange(56)) / 2
+    np.testing.assert_allclose(raw[:, 0], clip.speech_a[:, 0], atol=1e-5)
+    np.testing.assert_allclose(raw[:, 1], clip.motion_a[:, 0], atol=1e-5)
+    np.testing.assert_allclose(raw[:, 2], clip.speech_b[:, 0], atol=1e-5)
+    np.testing.assert_allclose(raw[:, 3:5], np.tile(social[:2], (5, 1)), atol=1e-5)
+    np.testing.assert_allclose(raw[:, 5], quiet, atol=1e-5)
+  np.testing.assert_allclose(talker.generate_clip(params, buffers, clip), talker.generate(params, buffers, inputs), atol=1e-5)
+  assert len(talker.generate_clip(params, buffers, clip)) == 5
+
+
+def test_relations_are_told_apart_and_without_the_module_are_unknown():
+  talker, params, _ = make_talker()
+  features = {tuple(r): talker.social_feature(params, jnp.array(r)) for r in ([0, 0], [0, 1], [1, 0], [1, 1], [-1, -1])}
+  for relation, feature in features.items():
+    np.testing.assert_allclose(feature, social_by_hand(params, relation), atol=1e-6)
+  assert len(np.unique(np.round(list(features.values()), 6), axis=0)) == 5
+  deaf, _, _ = make_talker(knows_relation=False)
+  for relation in features:
+    np.testing.assert_array_equal(deaf.social_feature(params, jnp.array(relation)), features[-1, -1])
+
+
+def test_a_run_is_told_relations_once_its_social_module_is_trained():
+  talker, params, buffers = make_talker()
+  clip = make_clip(relation=(1, 1))
+  config = lambda social_module: types.SimpleNamespace(motion=types.SimpleNamespace(social_module=social_module))
+  shown = lambda run: (run.generate(clip)[0, 3:5] - np.arange(3, 5)) / 2
+  told, unknown = (social_by_hand(params, relation)[:2] for relation in ((1, 1), (-1, -1)))
+  np.testing.assert_allclose(shown(TrainedRun(config(True), talker, params, buffers, "motion:4")), told, atol=1e-5)
+  np.testing.assert_allclose(shown(TrainedRun(config(False), talker, params, buffers, "motion:4")), unknown, atol=1e-5)
+  joint = TrainedRun(config(False), talker, params | {"offsets": {}}, buffers, "motion:4 joint:3")
+  np.testing.assert_allclose(shown(joint), told, atol=1e-5)
