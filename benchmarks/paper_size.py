@@ -50,6 +50,12 @@ TIMESTEPS = 2500  # Of 50 hours' capture.
 WEIGHTS = 1_262_000_000  # Bytes of the large Wav2Vec 2.0.
 
 
+def make_motion(number: int) -> np.ndarray:
+  """A wandering motion (T, 56) of one clip."""
+  steps = np.random.default_rng(number).normal(size=(SECONDS * FPS, 56)).cumsum(axis=0)
+  return (0.005 * (steps - steps.mean(axis=0))).astype(np.float32)
+
+
 def write_conversations(config, hours: float) -> None:
   """DualTalk's layout: a training split of so many hours and a clip to validate on, with the features of all voices."""
   root, cache = pathlib.Path(config.data.conversations), pathlib.Path(config.data.features)
@@ -58,9 +64,8 @@ def write_conversations(config, hours: float) -> None:
   motions = [root / f"motion{i}" for i in range(min(MOTIONS, 2 * count))]
   (root / "train").mkdir(parents=True)
   (root / "val").mkdir()
-  for path in motions:
-    steps = rng.normal(size=(frames, 56)).cumsum(axis=0)
-    write_motion(path, 0.02 * (steps - steps.mean(axis=0)))
+  for number, path in enumerate(motions):
+    write_motion(path, make_motion(number))
   cache.mkdir()
   # As on a machine that has the features and not the encoder.
   EncoderIds(cache).add(EncoderId(f"{config.speech.checkpoint} in float32", "0" * 64))
@@ -108,7 +113,7 @@ def write_flame(path: pathlib.Path) -> None:
 
 
 def write_capture(root: pathlib.Path, timesteps: int) -> None:
-  """A VHAP export: 15 cameras to train on and one to validate on, around the head."""
+  """A VHAP export: 15 cameras to train on and one to validate on, around the person who moves as in the first clip."""
   width, height = IMAGE_SIZE
   rng = np.random.default_rng(0)
   for folder in ("images", "fg_masks", "flame_param"):
@@ -116,13 +121,14 @@ def write_capture(root: pathlib.Path, timesteps: int) -> None:
   coarse = Image.fromarray(rng.integers(0, 256, (32, 22, 3), np.uint8))
   coarse.resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(root / "image.png")
   Image.new("L", IMAGE_SIZE, 255).save(root / "mask.png")
-  flame = dict(expr=np.zeros((1, 100)), eyes_pose=np.zeros((1, 6)))
-  flame |= {key: np.zeros((1, 3)) for key in ("rotation", "neck_pose", "jaw_pose", "translation")}
-  np.savez(root / "flame.npz", **flame)
+  motion = make_motion(0)
   np.savez(root / "canonical_flame_param.npz", shape=np.zeros((1, 300), np.float32))
   frames = {"train": [], "val": []}
   for timestep in range(timesteps):
-    os.link(root / "flame.npz", root / f"flame_param/{timestep:05d}.npz")
+    row = motion[timestep % len(motion), None]
+    pose = dict(expr=np.pad(row[:, :50], ((0, 0), (0, 50))), jaw_pose=row[:, 50:53], neck_pose=row[:, 53:])
+    pose |= dict(rotation=np.zeros((1, 3)), translation=np.zeros((1, 3)), eyes_pose=np.zeros((1, 6)))
+    np.savez(root / f"flame_param/{timestep:05d}.npz", **pose)
     for camera in range(CAMERAS):
       name = f"{timestep:05d}_{camera:02d}.png"
       os.link(root / "image.png", root / "images" / name)

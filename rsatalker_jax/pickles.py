@@ -57,6 +57,7 @@ _RENAMED = {
 _MAX_NUMBERS = 1 << 26  # In one value: 512 MB as float64. FLAME's largest has 6 million.
 _MAX_PAIRS = 1 << 20
 _MAX_DEPTH = 32
+_COST_OF_A_VALUE = 16  # In numbers: four million lists, or numpy's single numbers, take ten seconds.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -263,11 +264,11 @@ class _Builder:
   def build(self, value: object, depth: int = 0) -> np.ndarray:
     if depth > _MAX_DEPTH:
       raise ValueError(f"a {_kind(value)} that is nested more than {_MAX_DEPTH} times")
+    self._spend(_COST_OF_A_VALUE)
     match value:
       case bool() | int() | float():
         return self._numbers([value]).reshape(())
       case list() | tuple():
-        self._spend(64)  # A list of nothing is no number, and takes its time.
         if all(isinstance(item, (bool, int, float)) for item in value):
           return self._numbers(value)
         return np.stack([self.build(item, depth + 1) for item in value])
@@ -389,7 +390,7 @@ def _plain_dtype(record: object) -> np.dtype:
   if record.state is not None:
     order, nested = record.state[1], record.state[2:5]
   name = record.arguments[0]
-  dtype = npz.plain_dtype(f"{order}{name}") if isinstance(name, str) and order in ("<", ">", "=", "|") else None
+  dtype = npz.plain_dtype(order + name)
   if dtype is None or any(part is not None for part in nested):
     raise ValueError("an array of type 'O', Python objects" if name in ("O", "O8") else "an array of no plain type")
   return dtype

@@ -111,6 +111,37 @@ def test_any_number_of_a_sparse_matrix_may_be_wrong(tmp_path, kind, protocol):
   assert refused >= (4 if kind == "dia" else 6)  # Any place of a diagonal is one.
 
 
+@pytest.mark.parametrize("kind", ["csr", "csc", "bsr", "coo"])
+def test_each_check_of_a_sparse_matrix(tmp_path, kind):
+  matrix = getattr(scipy.sparse, f"{kind}_matrix")(np.arange(1.0, 7).reshape(2, 3))
+
+  def refused(**changes):
+    other = matrix.copy()
+    other.__dict__.update(changes)
+    with pytest.raises(ValueError, match="indices|runs"):
+      load_array(tmp_path, pickle.dumps(other))
+
+  length = 2 if kind == "csc" else 3
+  if kind == "coo":
+    rows, columns = matrix.coords
+    for wrong in (-1, 2):
+      refused(coords=(np.where(rows == 1, wrong, rows), columns))
+    for wrong in (-1, 3):
+      refused(coords=(rows, np.where(columns == 2, wrong, columns)))
+    refused(coords=(rows[1:], columns[1:]))
+    return
+  indices, starts = matrix.indices.copy(), matrix.indptr.copy()
+  for wrong in (-1, length):
+    refused(indices=np.append(indices[:-1], wrong))
+  refused(indices=indices[:-1])
+  refused(data=matrix.data[:-1])
+  refused(indptr=starts[:-1])
+  refused(indptr=np.append(starts, starts[-1]))
+  refused(indptr=np.append(1, starts[1:]))
+  refused(indptr=np.append(starts[:-1], starts[-1] + 1))
+  refused(indptr=np.concatenate([[0, starts[-1]], starts[2:-1], [starts[-1] - 1]])[-len(starts):])
+
+
 def test_line_ends_of_windows(tmp_path):
   value = {"a": np.arange(300, dtype=np.uint8), "b": "one\ntwo\r\nthree", "c": [1, 2]}
   got = load(tmp_path, pickle.dumps(value, 0).replace(b"\n", b"\r\n"))
@@ -221,15 +252,15 @@ def test_a_few_bytes_cannot_ask_for_much_memory(tmp_path, monkeypatch):
   monkeypatch.setattr(pickles, "_MAX_PAIRS", 1 << 14)
   laughs = b"](K\1K\1e" + b"q\0](h\0h\0e" * 30  # 2^31 numbers.
   repeated = b"(" + hostile.array(np.zeros(100_000)) + b"q\0" + b"h\0" * 2000 + b"l"
-  empties = b"(]q\0" + b"h\0" * 20_000 + b"l"
+  rows = b"(](" + b"K\1" * 10_000 + b"eq\0" + b"h\0" * 200 + b"l"
+  empties = b"(]q\0" + b"h\0" * 80_000 + b"l"
+  scalars = b"(" + hostile.call(hostile.SCALAR, hostile.dtype("f4"), hostile.raw(bytes(4))) + b"q\0" + b"h\0" * 80_000 + b"l"
   pairs = b"](" + b"(K\1K\2t" * 1000 + b"eq\0" + (hostile.call(hostile.name("collections", "OrderedDict"), b"h\0") + b"0") * 20
   tracemalloc.start()
   try:
-    for value in (laughs, repeated):
+    for value in (laughs, repeated, rows, empties, scalars):
       with pytest.raises(ValueError, match="more than 1048576 numbers"):
         load_array(tmp_path, hostile.program(value))
-    with pytest.raises(ValueError, match="more than 1048576 numbers"):
-      load_array(tmp_path, hostile.program(empties))
     with pytest.raises(InputError, match="more than 16384 items"):
       load(tmp_path, hostile.program(pairs))
     assert tracemalloc.get_traced_memory()[1] < 100 << 20
@@ -254,3 +285,10 @@ def test_dicts_have_words_for_keys(tmp_path):
 
 def test_names_of_pickles():
   assert [pickles.is_pickle_name(f"a{end}") for end in (".pkl", ".PKL", ".pickle", ".Pickle", ".npz", "pkl")] == [True] * 4 + [False] * 2
+
+
+def test_diagonals_need_a_place_each(tmp_path):
+  matrix = scipy.sparse.dia_matrix(MATRIX)
+  matrix.offsets = np.arange(1000)  # Places for 1000 diagonals would be worked out for those that there are.
+  with pytest.raises(ValueError, match="diagonals without a place"):
+    load_array(tmp_path, pickle.dumps(matrix))

@@ -110,7 +110,7 @@ RULES: dict[str, Any] = {
         "captures": Rule(lambda x: _several(x, _is_path), "a tuple of different paths"),
         "triplets": _PATH,
         "features": _PATH,
-        "reader_threads": _whole(1, 1024),
+        "reader_threads": _whole(0, 1024),
     },
     "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH)},
     "speech": {

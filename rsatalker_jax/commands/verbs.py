@@ -80,7 +80,7 @@ def _define_generate() -> None:
   flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
   flags.DEFINE_string("out", None, "The video, .mp4.")
   flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz.")
-  flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32)
+  flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32, upper_bound=4096)
   flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
   flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
   flags.DEFINE_integer("camera", None, "Of the capture, by its index; the one that the face looks at if not given.")

@@ -143,6 +143,13 @@ def changed(key, value):
         ("kintree_table", np.zeros((2, 4)), "kintree_table: found shape"),
         ("kintree_table", np.array([[-1, 3, 1, 1, 1], range(5)]), "kintree_table: found .* come before"),
         ("lip_vertices", np.array([1, V]), "lip_vertices: found"),
+        ("f", np.full((F, 3), 2**32 + 3), "f: found 4294967299 to 4294967299, expected whole numbers of 32 bits"),
+        ("posedirs", np.full((V, 3, 36), 1e300), r"posedirs: found 1e\+300, expected finite"),
+        ("n_shape", np.array([3]), r"n_shape: found shape \(1,\)"),
+        ("n_shape", np.array(0.5), "n_shape: found float64, expected whole numbers"),
+        ("kintree_table", np.array([[-1, 0, np.nan, 1, 1], range(5)]), "kintree_table: found float64, expected whole"),
+        ("expression_names", np.arange(100), "expression_names: found int64 .*expected a list of words"),
+        ("expression_names", np.array("a"), r"expression_names: found <U1 of shape \(\)"),
         ("face_region", np.ones(F, np.int8), "face_region: found regions 1 to 1, expected 0 region_names"),
     ],
 )

@@ -227,7 +227,7 @@ def changed(**overrides):
         changed(motion__steps=8000, avatar__steps=601, joint__steps=121),
         changed(logging__log_every=1, logging__checkpoint_every=1),
         changed(evaluation__title="another", evaluation__frames=4),
-        changed(speech__encode_missing=False),
+        changed(speech__encode_missing=False, data__reader_threads=7),
         changed(render__implementation="xla", render__tile_size=8, render__max_intersections=1000),
     ],
 )
