@@ -241,6 +241,13 @@ def test_offsets_are_of_each_films_relation_and_time():
   assert asked == [([[1, 0], [1, 0], [0, -1]], [5, 9, 7])]
 
 
+def test_films_of_one_conversation_are_told_apart_by_their_cameras():
+  capture = types.SimpleNamespace(camera_indices=np.array([7, 3, 3]))
+  film = lambda name, item: types.SimpleNamespace(name=name, capture=capture, items=np.array([item]))
+  names = evaluate._name_films([film("ann", 0), film("bob", 1), film("ann", 2)])
+  assert names == ["ann, camera 7", "bob", "ann, camera 3"]
+
+
 def test_means_weigh_films_by_their_frames():
   parts = [(3, {"a": {"psnr": 10.0, "l1": 0.1}}), (1, {"a": {"psnr": 30.0, "l1": 0.5}})]
   assert evaluate._mean_rows(parts) == {"a": {"psnr": pytest.approx(15.0), "l1": pytest.approx(0.2)}}
