@@ -13,7 +13,7 @@ import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.data.capture_collection import name_people
-from rsatalker_jax.data.captures import Capture, load_capture
+from rsatalker_jax.data.captures import Capture, has_frames, load_capture
 from rsatalker_jax.data.conversations import data_paths, load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
@@ -326,9 +326,9 @@ def _score_frames(
   if "avatar" not in run.params:
     return None, "the run has no avatar stage"
   if clips is None:
-    found = {folder: run for folder, run in runs.items() if (folder / f"transforms_{split}.json").is_file()}
+    found = {folder: run for folder, run in runs.items() if has_frames(folder, split)}
     if not found:
-      return None, f"there is no transforms_{split}.json in {', '.join(map(str, runs))}"
+      return None, f"no frames of the split {split} in {', '.join(map(str, runs))}"
     count = -(-config.frames // len(found))
     still, moving = [], []
     for folder, run in found.items():
@@ -384,7 +384,7 @@ def _score_held_out(footage: Sequence[Footage], config: ConfigDict) -> list[tupl
   """Tracked motion before the cameras that a capture holds out, for each capture that has some."""
   parts = []
   for run, capture in ((part.run, part.capture) for part in footage):
-    if (capture.root / "transforms_val.json").is_file():
+    if has_frames(capture.root, "val"):
       others = _open_capture(run, capture.root, "val")
       film = Film.read(others, _spread(len(others), -(-config.frames // 2)))
       images = film.render(run.talker, run.avatar, film.flame)

@@ -147,8 +147,28 @@ def test_frames_alone_need_no_conversations(part_of, monkeypatch):
   assert "motion" not in results and set(results["frames"]) == {"tracked motion"} and list(results["films"]) == ["capture"]
   assert "Motion is not scored: the run has no motion stage.\n" in markdown and "4 frames of 1 film:" in markdown
   assert Image.open(sheet).size == (4 * tiny_world.SIZE, 3 * tiny_world.SIZE)
-  with pytest.raises(InputError, match=r"frames are not scored: there is no transforms_ood.json in .*, expected a run of which"):
+  with pytest.raises(InputError, match=r"frames are not scored: no frames of the split ood in .*/capture, expected a run of which"):
     evaluate.score_run(workdir, "ood")
+
+
+def test_cameras_held_out(part_of, world, tmp_path):
+  """They are the split val of a capture, and scored with the test frames; VHAP writes one without frames."""
+  workdir, config = part_of("avatar"), tiny_world.tiny_config(world)
+  shutil.copytree(world / "capture", tmp_path / "capture")
+  config.data.capture = str(tmp_path / "capture")
+  train = json.loads((tmp_path / "capture" / "transforms_train.json").read_text())
+  (tmp_path / "capture" / "transforms_val.json").write_text(json.dumps(train | {"frames": train["frames"][30:32]}))
+  for split in ("test", "val"):
+    evaluate.score_run(workdir, split, config=config)
+  test, val = read_results(workdir)[0]["frames"], read_results(workdir, "val")[0]["frames"]
+  assert list(test) == ["tracked motion", "tracked motion, held-out camera"] and list(val) == ["tracked motion"]
+  assert test["tracked motion, held-out camera"] == pytest.approx(val["tracked motion"])
+  assert test["tracked motion"]["psnr"] != val["tracked motion"]["psnr"]
+  (tmp_path / "capture" / "transforms_val.json").write_text(json.dumps(train | {"frames": []}))
+  evaluate.score_run(workdir, config=config)
+  assert list(read_results(workdir)[0]["frames"]) == ["tracked motion"]
+  with pytest.raises(InputError, match="no frames of the split val"):
+    evaluate.score_run(workdir, "val", config=config)
 
 
 def test_splits(part_of, trained):
@@ -210,6 +230,22 @@ def test_a_bank_is_scored_person_by_person(monkeypatch, world):
     assert {path: run.stages for path, run in runs.items()} == {
         pathlib.Path(folder, name).resolve(): name for name in ("ann", "bob")
     }
+
+
+def test_offsets_are_of_each_films_relation_and_time():
+  clips = [types.SimpleNamespace(clip=types.SimpleNamespace(relation=np.array(relation))) for relation in ([1, 0], [0, -1])]
+  asked = []
+  run = types.SimpleNamespace(gaussian_offsets=lambda relation, times: asked.append((relation.tolist(), times.tolist())))
+  footage = evaluate.Footage(run, None, ["a", "b"], [2, 1], np.arange(3), clips, np.array([5, 9, 7]))
+  footage.offsets(run)
+  assert asked == [([[1, 0], [1, 0], [0, -1]], [5, 9, 7])]
+
+
+def test_films_of_one_conversation_are_told_apart_by_their_cameras():
+  capture = types.SimpleNamespace(camera_indices=np.array([7, 3, 3]))
+  film = lambda name, item: types.SimpleNamespace(name=name, capture=capture, items=np.array([item]))
+  names = evaluate._name_films([film("ann", 0), film("bob", 1), film("ann", 2)])
+  assert names == ["ann, camera 7", "bob", "ann, camera 3"]
 
 
 def test_means_weigh_films_by_their_frames():
