@@ -18,8 +18,8 @@ from rsatalker_jax.training.rendering import (
     camera_of,
     capacity_of,
     gaussian_rates,
-    gaussian_terms,
     init_avatar_group,
+    people_seen,
     to_float,
     to_frame_example,
     triangle_sizes,
@@ -71,7 +71,10 @@ def avatar_stage(inputs: StageInputs) -> Stage:
       flame[name] += corrections[batch["row"]]
     output = render(avatar, flame, camera_of(batch, capture), None, params.get("probes", {}))
     terms = losses.image_loss(output.image, to_float(batch["image"]), config.dssim_weight, config.lpips_weight)  # Eq. 10
-    terms |= gaussian_terms(avatar.gaussians, output, config, config.position_weight)
+    seen = people_seen(avatar.gaussians, output, None)
+    terms |= losses.gaussian_terms(
+        seen, config.position_weight, config.position_threshold, config.scale_weight, config.scale_threshold
+    )  # Eq. 11
     terms |= control.penalties(params, buffers)
     return sum(terms.values()) + probe_radii(params, output.radii), terms | buffer_terms([output])
 

@@ -17,9 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars, up_to_degree
 from rsatalker_jax.data.captures import Capture
@@ -33,8 +31,8 @@ from rsatalker_jax.training.rendering import (
     buffer_terms,
     camera_of,
     gaussian_rates,
-    gaussian_terms,
     init_avatar_group,
+    people_seen,
     to_float,
     to_frame_example,
     with_renderer,
@@ -76,7 +74,10 @@ def bank_stage(inputs: StageInputs) -> Stage:
     output = render(shown, batch["flame"], camera_of(batch, people))
     truth = to_float(batch["image"])
     terms = losses.image_loss(output.image, truth, config.dssim_weight, config.lpips_weight)  # Eq. 10
-    terms |= gaussian_terms(shown.gaussians, output, config, config.position_weight, batch["identity"])
+    seen = people_seen(shown.gaussians, output, batch["identity"])
+    terms |= losses.gaussian_terms(
+        seen, config.position_weight, config.position_threshold, config.scale_weight, config.scale_threshold
+    )  # Eq. 11
     return sum(terms.values()), terms | buffer_terms([output])
 
   @jax.jit

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from rsatalker_jax.avatar import Avatar, Gaussians, join_bank, select, stack_avatars
+from rsatalker_jax.avatar import Avatar, Gaussians, join_bank, select
 from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.conversations import data_paths
 from rsatalker_jax.data.triplets import FilmedConversation, Films
@@ -111,8 +111,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       rendered |= {"drawn": images[1], "drawn_truth": truth}
     # Gaussians that any of the film's frames shows; the film's are the first of the call's frames.
     first = dataclasses.replace(outputs[0], radii=outputs[0].radii[: len(shots.identity)])
-    seen = people_seen(avatar.gaussians, first, None if people.alone else shots.identity)
-    rendered |= dict(zip(("means", "log_scales", "visible"), seen))
+    rendered |= people_seen(avatar.gaussians, first, None if people.alone else shots.identity)
     if offsets is not None:
       rendered["offsets"] = offsets / people.sizes[shots.identity]
     if weights.orthogonality:

@@ -131,9 +131,6 @@ def joint_terms(
       embeddings' penalty.
   """
   terms = mesh_terms(weights.motion, predicted, batch["target"], batch["statistics"])  # Eq. 9
-  per_person = lambda loss, values, threshold: jnp.mean(
-      jax.vmap(lambda x, visible: loss(x, visible, threshold))(values, rendered["visible"])
-  )
   images = {"": (weights.image, rendered["generated"], batch["image"])}  # Eq. 10
   if weights.tracked:
     images["tracked_"] = weights.tracked, rendered["tracked"], batch["image"]
@@ -141,11 +138,11 @@ def joint_terms(
     images["drawn_"] = weights.drawn, rendered["drawn"], rendered["drawn_truth"]
   for prefix, (weight, image, truth) in images.items():
     terms |= {prefix + name: weight * x for name, x in image_loss(image, truth, weights.dssim, weights.lpips).items()}
-  terms["position"] = weights.position * per_person(position_loss, rendered["means"], weights.position_threshold)  # Eq. 11
+  terms |= gaussian_terms(
+      rendered, weights.position, weights.position_threshold, weights.scale, weights.scale_threshold
+  )  # Eq. 11
   if "offsets" in rendered:
     terms["offset"] = weights.offset * offset_loss(rendered["offsets"], weights.offset_threshold)  # Eq. 12
-  if weights.scale:
-    terms["scale"] = weights.scale * per_person(scale_loss, rendered["log_scales"], weights.scale_threshold)
   if weights.orthogonality:
     terms["orthogonality"] = weights.orthogonality * rendered["orthogonality"]
   return terms
@@ -193,6 +190,27 @@ def position_loss(means: Float[Array, "N 3"], visible: Float[Array, "N"], thresh
   `||max(mu_c, eps)||` is read as a hinge, relu(||mu_c|| - eps), as GaussianAvatars has it: no pull inside the threshold.
   """
   return _mean_where(jnp.maximum(_safe_norm(means) - threshold, 0.0), visible)
+
+
+def gaussian_terms(
+    seen: Mapping[str, Float[Array, "P N ..."]],
+    position_weight: float,
+    position_threshold: float,
+    scale_weight: float,
+    scale_threshold: float,
+) -> dict[str, Float[Array, ""]]:
+  """Eq. 11 and, where it has a weight, the scales' regulariser, over the Gaussians that are seen; a mean over people.
+
+  Args:
+    seen: "means", "log_scales" and "visible" of P people (`rendering.people_seen`).
+  """
+  mean = lambda loss, name, threshold: jnp.mean(
+      jax.vmap(lambda x, visible: loss(x, visible, threshold))(seen[name], seen["visible"])
+  )
+  terms = {"position": position_weight * mean(position_loss, "means", position_threshold)}
+  if scale_weight:
+    terms["scale"] = scale_weight * mean(scale_loss, "log_scales", scale_threshold)
+  return terms
 
 
 def offset_loss(offsets: Float[Array, "*b F 3"], threshold: float = 1.0) -> Float[Array, ""]:

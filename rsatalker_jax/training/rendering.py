@@ -16,7 +16,7 @@ from rsatalker_jax.avatar import Gaussians, face_colors, init_avatar, paint, tri
 from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.head import head_vertices, pose_for
 from rsatalker_jax.talker import Params, Talker, render_on_mesh
-from rsatalker_jax.training import losses, optimizers
+from rsatalker_jax.training import optimizers
 from rsatalker_jax.training.loop import Room
 from rsatalker_jax.training.stage_inputs import StageInputs
 
@@ -123,38 +123,24 @@ def camera_of(batch: Mapping[str, Array], capture: Capture) -> splat_kernels.Cam
   return splat_kernels.Camera(batch["world_to_camera"], batch["intrinsics"], capture.width, capture.height)
 
 
-def gaussian_terms(
-    gaussians: Gaussians,
-    output: splat_kernels.RenderOutput,
-    config: ConfigDict,
-    position_weight: float,
-    identity: Int[Array, "B"] | None = None,
-) -> dict[str, Float[Array, ""]]:
-  """Eq. 11 and the scales' regulariser over the Gaussians that any frame shows; of several people, a mean over frames.
+def people_seen(
+    gaussians: Gaussians, output: splat_kernels.RenderOutput, identity: Int[Array, "B"] | None
+) -> dict[str, Float[Array, "P N ..."]]:
+  """"means" and "log_scales" (P, N, 3), and "visible" (P, N), 1 for each Gaussian that any frame of its person shows, for
+  `losses.gaussian_terms`: of one person (P = 1), or of each frame's person (P = B).
 
   Args:
     gaussians: of one person, or of each frame's person (B, N, ...).
+    output: the frames.
     identity: whom each frame shows; None for one person.
   """
-  means, log_scales, visible = people_seen(gaussians, output, identity)
-  mean = lambda loss, values, threshold: jnp.mean(jax.vmap(lambda x, w: loss(x, w, threshold))(values, visible))
-  position = mean(losses.position_loss, means, config.position_threshold)
-  scale = mean(losses.scale_loss, log_scales, config.scale_threshold)
-  return {"position": position_weight * position, "scale": config.scale_weight * scale}
-
-
-def people_seen(
-    gaussians: Gaussians, output: splat_kernels.RenderOutput, identity: Int[Array, "B"] | None
-) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N"]]:
-  """Means, logarithms of scales, and 1 for each Gaussian that any frame of its person shows: of one person (P = 1), or of
-  each frame's person (P = B). Arguments as in `gaussian_terms`."""
   shown = output.radii > 0
   if identity is None:
     visible = jnp.any(shown, axis=0).astype(jnp.float32)
-    return gaussians.means[None], gaussians.log_scales[None], visible[None]
+    return {"means": gaussians.means[None], "log_scales": gaussians.log_scales[None], "visible": visible[None]}
   same_person = (identity[:, None] == identity).astype(jnp.float32)
   visible = (same_person @ shown.astype(jnp.float32) > 0).astype(jnp.float32)
-  return gaussians.means, gaussians.log_scales, visible
+  return {"means": gaussians.means, "log_scales": gaussians.log_scales, "visible": visible}
 
 
 def triangle_sizes(talker: Talker, capture: Capture) -> Float[Array, "F 1"]:

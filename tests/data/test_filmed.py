@@ -109,7 +109,6 @@ def test_film_and_track_that_disagree_are_told_apart_by_how_much(world, head):
   """The wrong speaker's motion: as far off as it moves. The right one's, seen by a turned camera: aligned, and said."""
   with pytest.raises(InputError, match=r"found film and track that differ by \d+\.\d mm .*expected less than the \d+\.\d mm"):
     open_films(world, head, [make_clip(CLIPS[1].name, tiny_world.make_motion(1))], {})
-  from scipy.spatial.transform import Rotation
 
   said, turned = [], tiny_world.make_motion(2)
   turned[:, 53:] = (Rotation.from_rotvec([0, 0.5, 0]).inv() * Rotation.from_rotvec(turned[:, 53:])).as_rotvec()

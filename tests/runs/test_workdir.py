@@ -1,7 +1,6 @@
 """A run's folder: whose it is, what is read of it whatever wrote it, and what is left of it after damage."""
 
 import json
-import pathlib
 import shutil
 
 import grain

@@ -15,7 +15,6 @@ import pytest
 
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, to_frames, wav2vec2_features
-from rsatalker_jax.speech import checkpoints
 from rsatalker_jax.speech.cache import StoredFeatures, cached
 from rsatalker_jax.speech.checkpoints import checkpoint_id, load_wav2vec2
 from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds
