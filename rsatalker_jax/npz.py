@@ -119,7 +119,7 @@ def to_float32(file: object, key: str, array: np.ndarray, row: str = "") -> Floa
   if array.dtype.kind not in "fiu":
     raise InputError(file, key, f"{array.dtype} of shape {array.shape}", "numbers")
   with np.errstate(over="ignore"):
-    values = array.astype(np.float32)
+    values = np.asarray(array, np.float32)
   if not np.isfinite(values).all():
     place = np.unravel_index(np.argmin(np.isfinite(values)), values.shape)
     where = f"{key}, {row} {place[0]}" if row else key

@@ -1,5 +1,6 @@
 """The checker of the shapes and kinds of arrays in signatures that the suite runs with."""
 
+import collections.abc
 import types
 import typing
 
@@ -7,6 +8,10 @@ import beartype
 import jax
 import jaxtyping
 import numpy as np
+
+
+# To look at what these hold would be to take it: nothing is said of them.
+_TAKEN = (collections.abc.Iterable, collections.abc.Iterator, collections.abc.Generator)
 
 
 def check(function):
@@ -28,6 +33,8 @@ def _with_numpy(annotation):
   if isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray):
     kind = jax.Array | np.ndarray if annotation.array_type is jax.Array else annotation.array_type
     return annotation.dtype[kind, annotation.dim_str]
+  if typing.get_origin(annotation) in _TAKEN:
+    return annotation
   inside = typing.get_args(annotation)
   changed = tuple(map(_with_numpy, inside))
   if all(new is old for new, old in zip(changed, inside)):

@@ -44,7 +44,7 @@ def generate_options(world, **changes):
 def test_every_stage_wrote_checkpoints_metrics_and_pictures(trained, tmp_path):
   params, buffers, used = workdirs.load_parameters(trained)
   assert used == "motion:4 avatar:4 joint:3"
-  assert set(params) == {"generator", "avatar", "offsets"} and set(buffers) == {"generator", "avatar"}
+  assert set(params) == {"social", "generator", "avatar", "offsets"} and set(buffers) == {"generator", "avatar", "film"}
   for stage, terms in (
       ("motion", {"expression", "jaw", "pose", "orthogonality"}),
       ("avatar", {"l1", "dssim", "position", "scale", "overflow"}),

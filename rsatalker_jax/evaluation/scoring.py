@@ -12,7 +12,7 @@ from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.evaluation import image_metrics, lip_metrics, motion_metrics, relation_probe, tables
 from rsatalker_jax.types import MOTION_GROUPS, Motion, Motions
 
-Images = Float[np.ndarray, "T H W 3"]
+Images = Float[np.ndarray, "_ _ _ 3"]  # Frames, height, width; chunks differ in length.
 Rows = Mapping[str, Sequence[Mapping[str, float]]]  # Scores by name, a list with one for each seed.
 
 _IMAGE_METRICS = {

@@ -72,7 +72,7 @@ class Wav2Vec2(nn.Module):
     self.feature_projection = _FeatureProjection(self.config)
     self.encoder = _Encoder(self.config)
 
-  def __call__(self, wav: Float[Array, "S"], num_samples: Int[Array, ""] | None = None) -> Float[Array, "T50 D"]:
+  def __call__(self, wav: Float[Array, "S"], num_samples: int | Int[Array, ""] | None = None) -> Float[Array, "T50 D"]:
     """Hidden states at 50 Hz.
 
     Args:
@@ -97,7 +97,7 @@ class Wav2Vec2(nn.Module):
     return self.encoder(self.feature_projection(features), visible).astype(jnp.float32)
 
 
-def normalize_wav(wav: Float[Array, "S"], num_samples: Int[Array, ""] | None = None) -> Float[Array, "S"]:
+def normalize_wav(wav: Float[Array, "S"], num_samples: int | Int[Array, ""] | None = None) -> Float[Array, "S"]:
   """Mean 0 and variance 1 over the voice, zeros behind it (`transformers.Wav2Vec2FeatureExtractor`)."""
   used = jnp.ones(wav.shape, bool) if num_samples is None else jnp.arange(wav.shape[0]) < num_samples
   mean = jnp.mean(wav, where=used)

@@ -340,7 +340,7 @@ def test_real_conversations_as_a_data_set_without_labels(tmp_path):
   data = get_config().data
   data.update(dict(embedded_root="", conversations=str(tmp_path), relations=str(tmp_path / "relations.csv")))
   data.default_relation = "unknown"
-  with pytest.raises(InputError, match=r"no complete conversation \(1 incomplete\)"):  # The other is held out.
+  with pytest.raises(InputError, match=r"no complete conversation \(1 incomplete, as "):  # The other is held out.
     load_conversations(data, "train")
   for path in list((tmp_path / "train").glob("*.npz")):
     other = path.with_name(path.name.replace("speaker1", "speaker_").replace("speaker2", "speaker1").replace("speaker_", "speaker2"))

@@ -18,7 +18,7 @@ def test_both_layers_in_both_directions():
   model = DualTalkGenerator(config)
   rng = np.random.default_rng(0)
   draw = lambda size: jnp.asarray(rng.normal(size=(FRAMES, size)), jnp.float32)
-  inputs = draw(6), draw(56), draw(6), jnp.array([0, 1])
+  inputs = draw(6), draw(56), draw(6), draw(FEATURES)[0]
   shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
   params = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
   _, state = jax.jit(lambda p: model.apply(p, *inputs, capture_intermediates=True))(params)

@@ -18,6 +18,7 @@ from rsatalker_jax import sharding
 from rsatalker_jax.commands import train
 from rsatalker_jax.runs import load_run, workdir as workdirs
 from rsatalker_jax.training import bank_stage, loop, optimizers
+from rsatalker_jax.training.joint_stage import joint_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 PEOPLE = ("capture", "other")
@@ -106,9 +107,21 @@ def test_what_would_change_one_person_alone_is_refused(root):
     bank_stage.bank_stage(make_inputs(config))
 
 
-def test_joint_stage_is_for_one_person(root, tmp_path):
-  with pytest.raises(InputError, match="data.captures: found 2 people, expected none for the joint stage"):
-    train.train(make_config(root, PEOPLE, batch=4), str(tmp_path), stage="joint")
+def test_films_of_others_than_the_banks_people_are_refused(root, tmp_path):
+  config = make_config(root, PEOPLE[1:], batch=4)
+  with pytest.raises(InputError, match="triplets.jsonl: capture: found .*capture, expected one of data.captures"):
+    train.train(config, str(tmp_path), stage="joint")
+
+
+def test_the_joint_stage_draws_each_film_with_its_person_of_the_bank(root):
+  stage = joint_stage(make_inputs(make_config(root, PEOPLE, batch=4)))
+  params, buffers = jax.eval_shape(stage.init, jax.random.key(0))
+  assert set(params) == {"social", "generator", "offsets", "bank"} and params["bank"]["means"].shape[0] == len(PEOPLE)
+  batch = next(iter(stage.batches))
+  np.testing.assert_array_equal(batch["filmed"]["identity"], PEOPLE.index("capture"))
+  with jax.set_mesh(stage.mesh):
+    jax.eval_shape(lambda *given: stage.loss(*given, jax.random.key(0), np.int32(0)), params, buffers, batch)
+  jax.eval_shape(stage.optimizer.init, params)
 
 
 def test_one_person_is_read_out_and_exported(root, together, tmp_path):
