@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from motion_configs import motion_config
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.motion import MotionConfig
 from rsatalker_jax.motion.generator import normalization
@@ -32,7 +33,7 @@ class Telling(nn.Module):
 
 
 def make_talker(knows_relation=True):
-  config = MotionConfig(features=4, heads=2)
+  config = motion_config(features=4, heads=2)
   social = SocialModule(4, relation_features=3, hidden=5)
   talker = Talker(None, social, Telling(config), None, knows_relation, None, None, None)
   params = {"social": social.init(jax.random.key(0), jnp.zeros(2, jnp.int32)), "generator": {"params": {"scale": jnp.ones(())}}}

@@ -51,26 +51,26 @@ class MotionConfig:
     dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
   """
 
-  architecture: str = "rsatalker"
-  features: int = 128
-  heads: int = 4
-  reach: int = 25
-  encoder_layers: int = 2
-  decoder_layers: int = 2
-  mlp_ratio: int = 2
-  speech_hidden: int = 128
-  speech_layers: int = 1
-  speech_kernel: int = 9
-  motion_kernel: int = 1
-  motion_stride: int = 1
-  dropout: float = 0.1
-  use_partner: bool = True
-  use_own_speech: bool = True
-  residual: bool = True
-  query_time: bool = False
-  social_norm: bool = False
-  causal: bool = False
-  dtype: str = "float32"
+  architecture: str
+  features: int
+  heads: int
+  reach: int
+  encoder_layers: int
+  decoder_layers: int
+  mlp_ratio: int
+  speech_hidden: int
+  speech_layers: int
+  speech_kernel: int
+  motion_kernel: int
+  motion_stride: int
+  dropout: float
+  use_partner: bool
+  use_own_speech: bool
+  residual: bool
+  query_time: bool
+  social_norm: bool
+  causal: bool
+  dtype: str
 
   def __post_init__(self):
     if self.features % self.heads:

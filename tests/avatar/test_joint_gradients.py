@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import splat_kernels
+from motion_configs import motion_config
 from rsatalker_jax.avatar import init_avatar, render_frames
 from rsatalker_jax.head import pose_for
-from rsatalker_jax.motion import MotionConfig, MotionGenerator
+from rsatalker_jax.motion import MotionGenerator
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from test_avatar import front_camera, make_head
 
@@ -27,7 +28,7 @@ def test_pixels_reach_the_generator_and_the_social_networks():
     r = np.random.default_rng(0)
     colored = avatar.gaussians.replace(sh=jnp.array(r.normal(size=avatar.gaussians.sh.shape)))
     avatar = avatar.replace(gaussians=colored)
-    config = MotionConfig(
+    config = motion_config(
         features=8, heads=2, reach=2, encoder_layers=1, decoder_layers=1, speech_hidden=8,
         social_norm=True, dropout=0.0, dtype="float64",
     )  # fmt: skip

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from motion_configs import motion_config
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion import DualTalkGenerator, MotionConfig, MotionGenerator, make_generator
+from rsatalker_jax.motion import DualTalkGenerator, MotionGenerator, make_generator
 
-SMALL = MotionConfig(architecture="dualtalk", features=8, heads=2, reach=2, encoder_layers=1, speech_hidden=4, speech_kernel=1)
+SMALL = motion_config(architecture="dualtalk", features=8, heads=2, reach=2, encoder_layers=1, speech_hidden=4, speech_kernel=1)
 FRAMES = 31
 SOCIAL = jnp.linspace(-1, 1, 8)
 INPUTS = {
@@ -49,7 +50,7 @@ def test_dualtalk_does_not_know_the_relation(dualtalk):
 
 
 def test_generators_are_made_by_name():
-  assert type(make_generator(MotionConfig())) is MotionGenerator
+  assert type(make_generator(motion_config())) is MotionGenerator
   with pytest.raises(InputError, match="generator.architecture: found 'faceformer', expected 'rsatalker' or 'dualtalk'"):
     make_generator(dataclasses.replace(SMALL, architecture="faceformer"))
   with pytest.raises(InputError, match="generator.causal: found True with 'dualtalk'"):

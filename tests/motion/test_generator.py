@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from rsatalker_jax.motion import MotionConfig, MotionGenerator, generator
+from motion_configs import motion_config
+from rsatalker_jax.motion import MotionGenerator, generator
 
 KEY = jax.random.key(0)
-SMALL = MotionConfig(features=16, heads=2, reach=5, encoder_layers=1, decoder_layers=1, speech_kernel=3)
+SMALL = motion_config(features=16, heads=2, reach=5, encoder_layers=1, decoder_layers=1, speech_kernel=3)
 
 
 def make_social(relation, features=16):
@@ -257,7 +258,7 @@ def test_it_learns_to_answer_by_relation():
 
 def test_config_checks_itself():
   with pytest.raises(ValueError, match="heads"):
-    MotionConfig(features=30, heads=4)
+    motion_config(features=30, heads=4)
 
 
 def test_dropout_needs_its_key():

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from motion_configs import motion_config
 from configs.demo import get_config
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming
+from rsatalker_jax.motion import MotionGenerator, MotionStream, streaming
 from rsatalker_jax.speech import LogMel, logmel_features
 from rsatalker_jax.runs import TrainedRun
 from rsatalker_jax.social import SocialModule
@@ -17,7 +18,7 @@ from rsatalker_jax.talker import Talker
 
 FRAMES = 810  # More than the 800 after which the encoding of time repeats itself.
 RELATION = np.array([1, 0], np.int32)
-CONFIG = MotionConfig(
+CONFIG = motion_config(
     features=8, heads=2, reach=3, encoder_layers=1, decoder_layers=1, speech_hidden=8, speech_layers=2, speech_kernel=3,
     motion_kernel=3, motion_stride=2, dropout=0.0, query_time=True, social_norm=True, causal=True,
 )

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import oracles
-from rsatalker_jax.motion import DualTalkGenerator, MotionConfig
+from motion_configs import motion_config
+from rsatalker_jax.motion import DualTalkGenerator
 
 pytestmark = oracles.needs("torch")
 FEATURES, FRAMES = 16, 7
@@ -14,7 +15,7 @@ FEATURES, FRAMES = 16, 7
 def test_both_layers_in_both_directions():
   import torch
 
-  config = MotionConfig(architecture="dualtalk", features=FEATURES, heads=2, reach=2, encoder_layers=1)
+  config = motion_config(architecture="dualtalk", features=FEATURES, heads=2, reach=2, encoder_layers=1)
   model = DualTalkGenerator(config)
   rng = np.random.default_rng(0)
   draw = lambda size: jnp.asarray(rng.normal(size=(FRAMES, size)), jnp.float32)

@@ -14,7 +14,7 @@ from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.talker import make_encoder, make_talker
-from rsatalker_jax.training import joint_stage as stages
+from rsatalker_jax.training import film_windows, joint_stage as stages
 from rsatalker_jax.training.stage_inputs import StageInputs
 from training.stand_ins import PlainTalker, plain_params, plain_render, terms_of
 
@@ -54,7 +54,7 @@ def batch(world):
 def start(inputs, **groups):
   """Params and buffers with the stand-ins' groups and the film's person."""
   films = inputs.films
-  people = stages.People.of(inputs, films)
+  people = film_windows.People.of(inputs, films)
   more, buffers = people.init
   params = plain_params(inputs.talker.head.faces.shape[0]) | more | groups
   return params, buffers | {"generator": inputs.statistics}
@@ -75,12 +75,12 @@ def test_windows_show_the_frames_they_say(world):
 
   count = lambda width, first: (first + np.arange(length, dtype=np.float32))[:, None] * np.ones(width, np.float32)
   clip = MotionClip("c_speaker2", count(2, 1000), count(56, 2000), count(2, 3000), count(56, 4000), np.array([0, 1]))
-  film = stages.FilmedConversation(clip, Telling(), 1, frames, 100 + frames, np.array([0.1, 0.2, 0.3]), 0)
+  film = film_windows.FilmedConversation(clip, Telling(), 1, frames, 100 + frames, np.array([0.1, 0.2, 0.3]), 0)
   config = tiny_world.tiny_config(world).joint
   config.window, config.frames = window, k
   people = dataclasses.make_dataclass("P", ["numbers"])(np.array([0, 2]))
   people.correction_row = lambda person, timestep: int(timestep) * 10 + person
-  windows = stages.JointWindows(config, (film,), (stages.window_starts(frames, window, k),), people)
+  windows = film_windows.JointWindows(config, (film,), (film_windows.window_starts(frames, window, k),), people)
   starts = set()
   for seed in range(200):
     cut = windows.cut(0, np.random.default_rng(seed))
@@ -139,7 +139,7 @@ def test_each_person_is_drawn_with_their_own_gaussians(world):
   params = {"avatar": make(0.0), "others": stacked(make(1.0), make(2.0))}
   buffers = {"avatar": {"binding": jnp.arange(4), "shape": jnp.zeros(2)},
              "others": {"binding": jnp.stack([jnp.arange(4)] * 2), "shape": jnp.ones((2, 3))}}  # fmt: skip
-  people = stages.People(("avatar", "others"), np.arange(3), (), ({}, {}), jnp.zeros((3, 1, 1)), None, jnp.zeros(3))
+  people = film_windows.People(("avatar", "others"), np.arange(3), (), ({}, {}), jnp.zeros((3, 1, 1)), None, jnp.zeros(3))
   talker = make_talker(tiny_world.tiny_config(world))
   shown = people.show(talker, params, buffers, jnp.array([2, 0, 1, 2]))
   np.testing.assert_array_equal(shown.gaussians.means[:, 0, 0], [2, 0, 1, 2])
@@ -193,7 +193,7 @@ def test_drawn_truth_is_a_target_and_nothing_else(world, batch):
 def by_hand(inputs, params, batch, motion):
   """The plain renderer's film frames for a motion, from the batch's own arrays, without Shots or People."""
   filmed, images = batch["filmed"], []
-  avatar = inputs.talker.avatar(params, stages.People.of(inputs, inputs.films).init[1])
+  avatar = inputs.talker.avatar(params, film_windows.People.of(inputs, inputs.films).init[1])
   for row in range(len(filmed["frame"])):
     for k, frame in enumerate(filmed["frame"][row]):
       one = {name: x[row, k][None] for name, x in filmed["flame"].items()}
@@ -243,7 +243,7 @@ def test_offsets_are_measured_in_their_triangles(world, batch):
   inputs = make_inputs(world, **ONLY | NO_MOTION | {"joint.offset_weight": 0.3, "joint.position_weight": 0.2})
   stage = stages.joint_stage(inputs)
   params, buffers = start(inputs)
-  people = stages.People.of(inputs, inputs.films)
+  people = film_windows.People.of(inputs, inputs.films)
   c = jnp.full_like(params["offsets"]["c"], 0.01)
   means = jnp.asarray(np.random.default_rng(0).uniform(1, 3, params["avatar"]["means"].shape), jnp.float32)
   params = params | {"offsets": {"c": c}, "avatar": params["avatar"] | {"means": means}}
@@ -261,9 +261,9 @@ def test_stage_2s_corrections_of_the_film_are_used(world, batch):
   rows = jnp.array([[3], [-1]], jnp.int32)
   given = batch["filmed"] | {"row": rows}
   corrections = jnp.arange(60.0)[:, None] * jnp.ones(3)
-  people = stages.People(("avatar",), np.array([0]), (), ({}, {}), jnp.zeros((1, 1, 1)), np.arange(60), jnp.zeros(3))
-  shots = stages.Shots.of(given, {"flame": {"translation": corrections}}, people, 1)
-  plain = stages.Shots.of(given, {}, people, 1)
+  people = film_windows.People(("avatar",), np.array([0]), (), ({}, {}), jnp.zeros((1, 1, 1)), np.arange(60), jnp.zeros(3))
+  shots = film_windows.Shots.of(given, {"flame": {"translation": corrections}}, people, 1)
+  plain = film_windows.Shots.of(given, {}, people, 1)
   np.testing.assert_allclose(shots.flame["translation"] - plain.flame["translation"], [[3.0] * 3, [0.0] * 3], atol=1e-6)
   assert people.correction_row(0, 17) == 17
   assert dataclasses.replace(people, timesteps=None).correction_row(0, 17) == -1
