@@ -63,7 +63,7 @@ class Steps:
     self.intersections = int(terms["intersections"])
     if int(terms["overflow"]):
       # Gaussians grow a little in the steps that are timed.
-      self._compile(dataclasses.replace(stage, loss=stage.loss_with_room(int(1.1 * self.intersections))))
+      self._compile(dataclasses.replace(stage, loss=stage.room.grow(int(1.1 * self.intersections))))
 
   def _compile(self, stage: loop.Stage) -> dict:
     key = jax.random.key(0)

@@ -40,10 +40,12 @@ PAPER_SPEECH = 1024  # Width of Wav2Vec 2.0 large.
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """What is timed: a generator, its variables, and the encoder of samples; None: features of `speech_features`."""
+  """What is timed: a generator, its variables, s of `RELATION`, and the encoder of samples; None: features of
+  `speech_features`."""
 
   generator: MotionGenerator
-  params: dict
+  variables: dict
+  social: np.ndarray
   encoder: LogMel | None
   speech_features: int
 
@@ -60,7 +62,8 @@ def make_model(name: str, workdir: str | None) -> Model:
       found = f"only {run.stages} with speech encoder {run.config.speech.encoder}"
       raise InputError(workdir, "", found, "a finished motion stage with logmel")
     encoder = make_log_mel(run.config.speech)
-    return Model(run.talker.generator, run.params["generator"], encoder, encoder.features)
+    variables = run.params["generator"] | {"statistics": run.buffers["generator"]}
+    return Model(run.talker.generator, variables, run.talker.social_feature(run.params, RELATION), encoder, encoder.features)
   if name == "demo":
     config = demo.get_config("causal")
     encoder = make_log_mel(config.speech)
@@ -72,17 +75,18 @@ def make_model(name: str, workdir: str | None) -> Model:
   generator = MotionGenerator(MotionConfig(**config.generator))
   frame = lambda features: np.zeros((1, features), np.float32)
   inputs = frame(width), frame(MOTION_DIM), frame(width)
-  params = jax.jit(generator.init)(jax.random.key(0), *inputs, RELATION)
-  params["params"]["motion_decoder"]["motion"]["kernel"] *= 5.0  # Untrained output is near its mean.
-  return Model(generator, params, encoder, width)
+  social = np.random.default_rng(1).standard_normal(config.generator.features, np.float32)
+  variables = jax.jit(generator.init)(jax.random.key(0), *inputs, social)
+  variables["params"]["motion_decoder"]["motion"]["kernel"] *= 5.0  # Untrained output is near its mean.
+  return Model(generator, variables, social, encoder, width)
 
 
 def make_conversation(model: Model, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Random voices (or features) of A and B, and motion of A of the size that the generator knows."""
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.standard_normal(shape, np.float32)
-  config = model.generator.config
-  motion = np.float32(config.motion_mean) + normal(frames, MOTION_DIM) * np.float32(config.motion_std)
+  statistics = model.variables["statistics"]
+  motion = np.asarray(statistics["motion_mean"]) + normal(frames, MOTION_DIM) * np.asarray(statistics["motion_std"])
   if model.encoder is None:
     return normal(frames, model.speech_features), motion, normal(frames, model.speech_features)
   loudness = np.repeat(rng.uniform(0, 0.2, (2, frames)).astype(np.float32), model.unit, axis=1)
@@ -101,7 +105,7 @@ def time_lengths(name: str, model: Model, pushes: int) -> list[dict]:
   conversation = make_conversation(model, max(LENGTHS))
   calls, rows = {}, []
   for length in LENGTHS:
-    stream = MotionStream(model.generator, model.params, RELATION, encoder=model.encoder, lengths=(length,))
+    stream = MotionStream(model.generator, model.variables, model.social, encoder=model.encoder, lengths=(length,))
     calls[length] = lambda stream=stream, length=length: push(stream, model, conversation, 0, length)
   for length, times in time_in_turns(calls, pushes).items():
     rows.append({
@@ -120,7 +124,7 @@ def run_long(name: str, model: Model, minutes: float) -> dict:
   """A row of the second table: a conversation frame by frame, and the same at once."""
   frames, minute = round(60 * FPS * minutes), 60 * FPS
   conversation = make_conversation(model, frames)
-  stream = MotionStream(model.generator, model.params, RELATION, encoder=model.encoder, lengths=(1,))
+  stream = MotionStream(model.generator, model.variables, model.social, encoder=model.encoder, lengths=(1,))
   made, times, before = np.zeros((frames, MOTION_DIM), np.float32), np.zeros(frames), streaming.state_bytes(stream.state)
   for frame in range(frames):
     begin = time.perf_counter()
@@ -130,8 +134,8 @@ def run_long(name: str, model: Model, minutes: float) -> dict:
   if model.encoder:
     encode = logmel_features(model.encoder)
     speech_a, speech_b = encode(speech_a, frames), encode(speech_b, frames)
-  whole = np.asarray(jax.jit(model.generator.apply)(model.params, speech_a, motion_a, speech_b, RELATION))
-  std = np.float32(model.generator.config.motion_std)
+  whole = np.asarray(jax.jit(model.generator.apply)(model.variables, speech_a, motion_a, speech_b, model.social))
+  std = np.asarray(model.variables["statistics"]["motion_std"])
   difference = (np.abs(made - whole) / std).max(axis=1)
   return {
       "model": name,

@@ -7,7 +7,7 @@ import stat
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,25 +49,33 @@ for _type, _parser in ((int, _WholeNumbers()), (float, flags.FloatParser()), (st
 
 
 def run(verb: str) -> None:
-  """Parses the flags of a verb (`verbs.VERBS`) and does it. A user's mistake ends the program with one line on stderr and
-  status 2."""
+  """Parses the flags of a verb (`verbs.VERBS`) and does it; see `run_program`."""
   from rsatalker_jax.commands import verbs  # Which imports this module.
 
-  # Config files import each other from the folder that the program is run in.
-  sys.path.insert(0, os.getcwd())
   command = verbs.VERBS[verb]
   command.define()
+  run_program(command.main, f"{command.help}\n{flags.FLAGS.module_help(verbs.__name__)}")
+
+
+def run_program(main: Callable[[], None], help: str | None = None) -> None:
+  """Parses the flags that are defined and calls `main`. A user's mistake ends the program with one line on stderr and status 2.
+
+  Args:
+    help: what --help prints; None leaves that to absl.
+  """
+  # Config files import each other from the folder that the program is run in.
+  sys.path.insert(0, os.getcwd())
 
   def checked(argv: Sequence[str]) -> None:
     if len(argv) > 1:  # Everything is a flag; a stray word is often `--flag value` with a typo in the flag.
       raise InputError("command line", "", " ".join(argv[1:]), "only flags, --name=value")
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # Checkpointing tells of its every thread otherwise.
-    command.main()
+    main()
 
   def parse(argv: list[str]) -> list[str]:
-    if {"--help", "-help", "-h"} & set(argv[1:]):
-      print(f"{command.help}\n{flags.FLAGS.module_help(verbs.__name__)}")
+    if help is not None and {"--help", "-help", "-h"} & set(argv[1:]):
+      print(help)
       sys.exit(0)
     try:
       return flags.FLAGS(argv)

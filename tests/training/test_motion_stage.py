@@ -140,3 +140,14 @@ def test_a_run_learns_what_its_clips_have_in_common(head, tmp_path):
 def test_windows_that_no_clip_fills_are_one_line(head):
   with pytest.raises(InputError, match="config: motion.window: found 50, expected at most 40"):
     motion_stage(make_inputs(head, **{"motion.window": 50}))
+
+
+def test_a_run_that_goes_on_with_other_data_keeps_its_statistics(head):
+  """--init_from: the network knows the units of the data that it was trained on, and the buffers it brings say them."""
+  lively = [dataclasses.replace(clip, motion_b=3 * clip.motion_b + 0.5) for clip in CLIPS]
+  old, new = (make_inputs(head, clips, talker=lambda talker: talker) for clips in (CLIPS, lively))
+  start = jax.jit(motion_stage(old).init)(jax.random.key(0))
+  state, _ = loop.init_state(motion_stage(new), sharding.make_mesh(), jax.random.key(1), start, "old")
+  for name, value in old.statistics.items():
+    np.testing.assert_array_equal(state.buffers["generator"][name], value)
+    assert np.any(value != new.statistics[name])
