@@ -66,7 +66,10 @@ def train(
   names = [stage] if stage else list(workdirs.STAGES)
   if not allow_unfinished:
     _refuse_unfinished(config, workdir, names[0])
-  stages = [make_stage(inputs, name) for name in names]
+  for name in names:
+    if _reached(workdir, name) >= config[name].steps:
+      inputs.say(f"{name}: already at step {_reached(workdir, name)} of {config[name].steps}")
+  stages = [make_stage(inputs, name) for name in names if _reached(workdir, name) < config[name].steps]
   for made in stages:
     loop.check_start(made, _start_of(made.name, workdir, init_from)[0], init_from or workdir)
   for made in stages:
@@ -94,10 +97,15 @@ def make_stage(inputs: StageInputs, name: str) -> loop.Stage:
 def _refuse_unfinished(config: ConfigDict, workdir: str, first: str) -> None:
   """Raises: InputError: a stage before `first` was begun in `workdir` and is not at its end."""
   for name in workdirs.STAGES[: workdirs.STAGES.index(first)]:
-    state = workdirs.load_stage_state(workdir, name)
-    if state is not None and int(state["step"]) < config[name].steps:
-      found = f"step {int(state['step'])} of {config[name].steps}"
-      raise InputError(workdir, name, found, f"a finished stage; finish it with --stage={name}, or --allow_unfinished")
+    if 0 < (step := _reached(workdir, name)) < config[name].steps:
+      expected = f"a finished stage; finish it with --stage={name}, or --allow_unfinished"
+      raise InputError(workdir, name, f"step {step} of {config[name].steps}", expected)
+
+
+def _reached(workdir: str, stage: str) -> int:
+  """The step of a stage's newest whole checkpoint; 0 where there is none."""
+  state = workdirs.load_stage_state(workdir, stage)
+  return 0 if state is None else int(state["step"])
 
 
 def _start_of(stage: str, workdir: str, init_from: str | None) -> tuple[tuple[Params, Params], dict[str, str]]:

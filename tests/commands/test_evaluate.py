@@ -14,7 +14,7 @@ from PIL import Image
 
 import splat_kernels
 import tiny_world
-from rsatalker_jax.commands import evaluate, train
+from rsatalker_jax.commands import evaluate
 from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation import image_metrics
@@ -48,7 +48,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(world, tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp("run"))
-  train.train(tiny_world.tiny_config(world), workdir)
+  tiny_world.train_quickly(tiny_world.tiny_config(world), workdir)
   return workdir
 
 

@@ -1,9 +1,10 @@
 """What train does before the first step: what stages start from, what is refused, and on how many devices they run."""
 
 import json
+import pathlib
+import shutil
 import subprocess
 import sys
-import pathlib
 
 import jax
 import numpy as np
@@ -130,8 +131,10 @@ def test_a_batch_that_fsdp_does_not_divide_is_one_line():
 
 def test_relations_of_triplets_are_learnt_in_every_stage(world, tmp_path):
   """Where conversations come without labels, those of the manifest reach both directions, in stage 1 already."""
-  config = tiny_world.tiny_config(world)
-  config.data.relations, config.data.default_relation = str(tmp_path / "none.csv"), "unknown"
+  shutil.copytree(world, tmp_path / "data")
+  (tmp_path / "data" / "conversations" / "relations.csv").unlink()
+  config = tiny_world.tiny_config(tmp_path / "data")
+  config.data.default_relation = "unknown"
   inputs = StageInputs(config, make_talker(config), make_encoder(config.speech, None), sharding.make_mesh(), say=lambda _: None)
   np.testing.assert_array_equal([clip.relation for clip in inputs.training_clips], [[1, 1], [1, 1]])
   np.testing.assert_array_equal(inputs.films.conversations[0].clip.relation, [1, 1])

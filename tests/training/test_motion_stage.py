@@ -78,7 +78,7 @@ def test_statistics_are_the_buffers(head):
 
 
 def make_buffers(inputs):
-  return motion_stage(inputs).init(jax.random.key(0))
+  return jax.jit(motion_stage(inputs).init)(jax.random.key(0))
 
 
 @pytest.mark.parametrize("social_module", [True, False])
@@ -108,11 +108,11 @@ def test_the_generator_is_given_the_clips_own_arrays(head, social_module):
 @pytest.mark.parametrize("social_module", [True, False])
 def test_what_is_trained(head, social_module):
   stage = motion_stage(make_inputs(head, talker=lambda talker: talker, **{"motion.social_module": social_module}))
-  params, _ = stage.init(jax.random.key(0))
-  state = stage.optimizer.init(params)
-  gradients = jax.tree.map(jnp.ones_like, params)
+  params, _ = jax.jit(stage.init)(jax.random.key(0))
+  state = jax.jit(stage.optimizer.init)(params)
+  gradients, update = jax.tree.map(jnp.ones_like, params), jax.jit(stage.optimizer.update)
   for _ in range(3):  # The first step of a warm-up is none.
-    updates, state = stage.optimizer.update(gradients, state, params)
+    updates, state = update(gradients, state, params)
   moved = lambda group: all(np.all(x != 0) for x in jax.tree.leaves(updates[group]))
   assert moved("generator") and moved("social") == social_module
   assert not social_module or set(params) == {"generator", "social"}
