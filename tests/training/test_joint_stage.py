@@ -89,6 +89,7 @@ def test_windows_show_the_frames_they_say(world):
     for name, base in (("speech_a", 1000), ("motion_a", 2000), ("speech_b", 3000), ("motion_b", 4000)):
       np.testing.assert_array_equal(cut[name][:, 0], base + first + np.arange(window))
     shown = first + cut["frame"]  # Frames of the conversation.
+    assert cut["frame"].min() >= 0 and cut["frame"].max() < window
     assert len(set(shown)) == k and set(shown) <= set(frames) and list(shown) == sorted(shown)
     np.testing.assert_array_equal(cut["time"], shown)
     items = 100 + shown
