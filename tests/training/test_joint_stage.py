@@ -286,3 +286,11 @@ def test_films_without_a_window_are_said_and_left_out(world):
   assert any("the film of tiny-0_sub_video_0_speaker2 has no window of 20 frames that shows 1: not used" in line for line in said)
   with pytest.raises(InputError, match="config: joint.window: found 20, expected at most 10"):
     stages.joint_stage(make_inputs(world, manifest=[{"frames": 10}]))
+
+
+def test_windows_lie_within_the_film_and_show_enough_of_it():
+  frames = np.array([2, 3, 7, 8])
+  np.testing.assert_array_equal(film_windows.window_starts(frames, 3, 2), [2, 6])  # 2-4 shows 2 and 3, 6-8 shows 7 and 8.
+  np.testing.assert_array_equal(film_windows.window_starts(frames, 3, 1), [2, 3, 5, 6])
+  np.testing.assert_array_equal(film_windows.window_starts(frames, 7, 4), [2])
+  assert len(film_windows.window_starts(frames, 8, 1)) == len(film_windows.window_starts(frames, 3, 3)) == 0
