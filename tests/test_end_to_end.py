@@ -26,7 +26,9 @@ def world(tmp_path_factory):
 def trained(world, tmp_path_factory):
   """The workdir of a finished run of all stages."""
   workdir = str(tmp_path_factory.mktemp("run"))
-  train.train(tiny_world.tiny_config(world), workdir)
+  config = tiny_world.tiny_config(world)
+  config.logging.evaluate_every = 4
+  train.train(config, workdir)
   return workdir
 
 
@@ -46,9 +48,9 @@ def test_every_stage_wrote_checkpoints_metrics_and_pictures(trained, tmp_path):
   assert used == "motion:4 avatar:4 joint:3"
   assert set(params) == {"social", "generator", "avatar", "offsets"} and set(buffers) == {"generator", "avatar", "film"}
   for stage, terms in (
-      ("motion", {"expression", "jaw", "pose", "orthogonality"}),
+      ("motion", {"expression", "jaw", "pose", "orthogonality", "val/score", "val/mse/jaw"}),
       ("avatar", {"l1", "dssim", "position", "scale", "overflow"}),
-      ("joint", {"expression", "l1", "dssim", "position", "offset"}),
+      ("joint", {"expression", "l1", "dssim", "position", "offset", "val/score", "val/drawn_l1"}),
   ):
     lines = open(f"{trained}/{stage}/metrics.jsonl").read().splitlines()
     assert terms <= json.loads(lines[-1]).keys()
@@ -70,7 +72,8 @@ def test_second_run_does_nothing(trained, world, capsys):
 
 
 def test_one_stage_from_another_run(trained, world, tmp_path):
-  train.train(tiny_world.tiny_config(world), str(tmp_path / "joint_only"), stage="joint", init_from=trained)
+  config = tiny_world.tiny_config(world)
+  tiny_world.train_quickly(config, str(tmp_path / "joint_only"), stage="joint", init_from=trained)
   state = workdirs.load_stage_state(str(tmp_path / "joint_only"), "joint")
   assert int(state["step"]) == 3
 

@@ -138,7 +138,7 @@ def write_world(root: pathlib.Path) -> None:
   (root / "triplets.jsonl").write_text("".join(json.dumps(line | common) + "\n" for line in lines))
 
 
-def train_quickly(config, workdir: str) -> None:
+def train_quickly(config, workdir: str, **options) -> None:
   """A run of all stages that has everything a trained one has, by a loss that compiles in a moment: numbers shrink."""
 
   def shrink(params, buffers, batch, key, step):
@@ -149,7 +149,7 @@ def train_quickly(config, workdir: str) -> None:
   plain = dict(loss=shrink, room=None, pictures=None, evaluate=None)
   with pytest.MonkeyPatch.context() as monkeypatch:
     monkeypatch.setattr(train, "make_stage", lambda *given: dataclasses.replace(make_stage(*given), **plain))
-    train.train(config, workdir)
+    train.train(config, workdir, **options)
 
 
 def tiny_config(root: pathlib.Path):
@@ -164,6 +164,6 @@ def tiny_config(root: pathlib.Path):
   config.avatar.update(dict(steps=4, batch=2))
   config.gaussians.capacity, config.density.way = None, "none"
   config.joint.update(dict(steps=3, batch=2, motion_batch=2, window=20, frames=1))
-  config.logging.update(dict(log_every=2, checkpoint_every=2, pictures_every=4))
+  config.logging.update(dict(log_every=2, checkpoint_every=2, pictures_every=4, evaluate_every=0))
   config.evaluation.frames = 4
   return config
