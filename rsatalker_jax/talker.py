@@ -24,6 +24,7 @@ import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, render_frames
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
+from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.motion import Generator, MotionConfig, make_generator
 from rsatalker_jax.motion.clips import pad_clip
@@ -108,6 +109,16 @@ class Talker:
     """Offset corrections c = GON(q, t) in metres (Eq. 8), t in frames since the conversation began."""
     query = self.social.apply(params["social"], relation, method="query")
     return self.offset_net.apply(params["offsets"], query, t)
+
+  def open_capture(self, folder: str | os.PathLike, split: str) -> Capture:
+    """One split of a capture, over the background that avatars are drawn on, and checked against the head."""
+    return load_capture(
+        folder,
+        split,
+        background=self.background,
+        num_vertices=self.head.v_template.shape[0],
+        num_expression=self.head.num_expression,
+    )
 
   def avatar(self, params: Params, buffers: Params) -> Avatar:
     """The avatar of a run's parameters."""

@@ -13,7 +13,7 @@ import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.data.capture_collection import name_people
-from rsatalker_jax.data.captures import Capture, has_frames, load_capture
+from rsatalker_jax.data.captures import Capture, has_frames
 from rsatalker_jax.data.conversations import data_paths, load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip, load_clips
@@ -281,7 +281,7 @@ def _find_films(runs: Runs, split: str, clips: list[MotionClip]) -> tuple[list[l
   manifest = run.data_path("triplets")
   if not manifest.is_file():
     return [], f"there is no {manifest}"
-  films = load_films(manifest, split, clips, lambda folder: _open_capture(run, folder, split), run.talker.head)
+  films = load_films(manifest, split, clips, lambda folder: run.talker.open_capture(folder, split), run.talker.head)
   known: dict[pathlib.Path, list[FilmedConversation]] = {}
   for film in films.conversations:
     if (folder := film.capture.root.resolve()) in runs:
@@ -295,16 +295,6 @@ def _name_films(films: Sequence[FilmedConversation]) -> list[str]:
   names = [film.name for film in films]
   cameras = [film.capture.camera_indices[film.items[0]] for film in films]
   return [f"{name}, camera {camera}" if names.count(name) > 1 else name for name, camera in zip(names, cameras)]
-
-
-def _open_capture(run: TrainedRun, folder: pathlib.Path, split: str) -> Capture:
-  return load_capture(
-      folder,
-      split,
-      background=tuple(run.config.render.background),
-      num_vertices=run.talker.head.v_template.shape[0],
-      num_expression=run.talker.head.num_expression,
-  )
 
 
 def _spread(length: int, count: int) -> np.ndarray:
@@ -332,7 +322,7 @@ def _score_frames(
     count = -(-config.frames // len(found))
     still, moving = [], []
     for folder, run in found.items():
-      capture = _open_capture(run, folder, split)
+      capture = run.talker.open_capture(folder, split)
       for part, items in (still, _spread(len(capture), count)), (moving, np.arange(min(count, len(capture)))):
         part.append(Footage(run, capture, [folder.name], [len(items)], items, [], np.zeros(0, int)))
   else:
@@ -385,7 +375,7 @@ def _score_held_out(footage: Sequence[Footage], config: ConfigDict) -> list[tupl
   parts = []
   for run, capture in ((part.run, part.capture) for part in footage):
     if has_frames(capture.root, "val"):
-      others = _open_capture(run, capture.root, "val")
+      others = run.talker.open_capture(capture.root, "val")
       film = Film.read(others, _spread(len(others), -(-config.frames // 2)))
       images = film.render(run.talker, run.avatar, film.flame)
       parts.append((len(images), {_HELD_OUT: scoring.score_images(images, film.images, config.lpips_nets)}))

@@ -33,7 +33,7 @@ _VALIDATION_FRAMES = 16
 def avatar_stage(inputs: StageInputs) -> Stage:
   """Trains the Gaussians on a capture with tracked motion (Eq. 10, 11)."""
   config, talker = inputs.config.avatar, inputs.talker
-  capture = inputs.open_capture(inputs.path("capture"), "train")
+  capture = inputs.talker.open_capture(inputs.path("capture"), "train")
   mesh = inputs.mesh_for("avatar.batch", config.batch)
   inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
 
@@ -115,7 +115,7 @@ def _make_evaluation(inputs: StageInputs):
   if not transforms_file(inputs.path("capture"), "val").is_file():
     inputs.say("avatar: the capture has no split val: nothing is held out while training")
     return None
-  capture, talker = inputs.open_capture(inputs.path("capture"), "val"), inputs.talker
+  capture, talker = inputs.talker.open_capture(inputs.path("capture"), "val"), inputs.talker
   items = np.unique(np.linspace(0, len(capture) - 1, _VALIDATION_FRAMES).round().astype(int))
   # One at a time: no frame waits for memory that training needs.
   render = jax.jit(lambda avatar, flame, camera: talker.render(avatar, flame, camera).image)

@@ -59,11 +59,11 @@ class People:
       for root in roots:
         if root not in names:
           raise InputError(inputs.path("triplets"), "capture", root, "one of data.captures, the people of this run")
-      captures = [inputs.open_capture(name, "train") for name in names]
+      captures = [inputs.talker.open_capture(name, "train") for name in names]
       return cls._make(inputs, films, ("bank",), captures, [names.index(root) for root in roots], init_bank(inputs, captures))
     own = inputs.path("capture").resolve()
     others = [capture for capture, root in zip(films.captures, roots) if root != own]
-    capture = inputs.open_capture(own, "train") if own not in roots else films.captures[roots.index(own)]
+    capture = inputs.talker.open_capture(own, "train") if own not in roots else films.captures[roots.index(own)]
     groups, init = ("avatar",), init_avatar_group(inputs, capture)
     if others:
       bank = init_bank(inputs, others)

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rsatalker_jax import sharding
-from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.conversations import data_path, find_splits, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics
 from rsatalker_jax.data.triplets import Films, label_clips, load_films, load_triplets
@@ -78,18 +77,8 @@ class StageInputs:
     return self._open_films("val", self.validation_clips)
 
   def _open_films(self, split: str, clips: list[MotionClip]) -> Films:
-    open_split = lambda folder: self.open_capture(folder, split)
+    open_split = lambda folder: self.talker.open_capture(folder, split)
     return load_films(self.path("triplets"), split, clips, open_split, self.talker.head, say=self.say)
-
-  def open_capture(self, folder: pathlib.Path, split: str) -> Capture:
-    """One split of a capture, over the config's background and checked against the head."""
-    return load_capture(
-        folder,
-        split,
-        background=tuple(self.config.render.background),
-        num_vertices=self.talker.head.v_template.shape[0],
-        num_expression=self.talker.head.num_expression,
-    )
 
   def read_options(self, prefetch: int) -> grain.ReadOptions:
     """How batches are read: by the config's threads, so many examples ahead."""

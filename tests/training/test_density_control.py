@@ -113,7 +113,7 @@ def test_frames_in_which_a_gaussian_is_visible_count_and_its_radius_is_kept(worl
   # Many too faint to be drawn: the others are visible.
   params["avatar"]["opacity_logits"] = params["avatar"]["opacity_logits"].at[:50].set(-20.0)
   batch = next(iter(stage.batches))
-  avatar, capture = inputs.talker.avatar(params, buffers), inputs.open_capture(inputs.path("capture"), "train")
+  avatar, capture = inputs.talker.avatar(params, buffers), inputs.talker.open_capture(inputs.path("capture"), "train")
   draw = lambda avatar, flame: inputs.talker.render(avatar, flame, rendering.camera_of(batch, capture)).radii
   radii = np.asarray(jax.jit(draw)(avatar, dict(batch["flame"])))
 

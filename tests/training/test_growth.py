@@ -50,7 +50,7 @@ def test_avatar_stage_grows_its_list_and_loses_nothing(inputs, tmp_path):
 
 def test_rendering_a_sequence_grows_the_list_too(inputs):
   cramped, roomy = inputs(100), inputs(ROOM)
-  capture = cramped.open_capture(cramped.path("capture"), "test")
+  capture = cramped.talker.open_capture(cramped.path("capture"), "test")
   params, buffers = rendering.init_avatar_group(cramped, capture)
   item = rendering.to_frame_example(capture[0])
   flame = {name: np.repeat(value[None], 3, axis=0) for name, value in item["flame"].items()}
