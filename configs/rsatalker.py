@@ -8,8 +8,8 @@ Hardware: written for one GPU or TPU host; the motion stage alone also runs on a
 time). Scores: none yet, DualTalk and FLAME may not be redistributed and no run on them has been made with this code.
 
 It begins as the paper has it (`ablations.PAPER`; --config=configs/rsatalker.py:paper takes nothing else). Every deviation is
-listed below with the paper's value in brackets; they are those that did better on the validation conversations of the demo
-(docs/motion.md, docs/avatar.md), and nobody has tried them on DualTalk. Sizes and rates that the paper does not give are
+listed below with the paper's value in brackets; they are those that did better in the demo's world (docs/motion.md and
+docs/avatar.md say on which conversations), and nobody has tried them on DualTalk. Sizes and rates that the paper does not give are
 DualTalk's and GaussianAvatars'. A word behind a colon picks a variant of configs/ablations.py.
 """
 
