@@ -66,10 +66,12 @@ def train(
   names = [stage] if stage else list(workdirs.STAGES)
   if not allow_unfinished:
     _refuse_unfinished(config, workdir, names[0])
+  stages = []
   for name in names:
-    if _reached(workdir, name) >= config[name].steps:
-      inputs.say(f"{name}: already at step {_reached(workdir, name)} of {config[name].steps}")
-  stages = [make_stage(inputs, name) for name in names if _reached(workdir, name) < config[name].steps]
+    if (step := _reached(workdir, name)) >= config[name].steps:
+      inputs.say(f"{name}: already at step {step} of {config[name].steps}")
+    else:
+      stages.append(make_stage(inputs, name))
   for made in stages:
     loop.check_start(made, _start_of(made.name, workdir, init_from)[0], init_from or workdir)
   for made in stages:

@@ -163,16 +163,14 @@ def _say_once(line: str) -> None:
   print(line)
 
 
-def load_parameters(
-    workdir: str, stages: Sequence[str] = STAGES, *, required: bool = True
-) -> tuple[dict[str, Any], dict[str, Any], str]:
+def load_parameters(workdir: str, stages: Sequence[str] = STAGES) -> tuple[dict[str, Any], dict[str, Any], str]:
   """Parameters and buffers of a run, each group from the last of `stages` that trained it.
 
   Returns:
     params, buffers (numpy, by group) and the stages used with their steps, e.g. "motion:600 avatar:900".
 
   Raises:
-    InputError: if none of the stages has a checkpoint, unless not `required`; or a stage has only damaged ones.
+    InputError: if none of the stages has a checkpoint, or a stage has only damaged ones.
   """
   params, buffers, used = {}, {}, []
   for name in stages:
@@ -180,7 +178,7 @@ def load_parameters(
       params |= state["params"]
       buffers |= state["buffers"]
       used.append(f"{name}:{int(state['step'])}")
-  if required and not used:
+  if not used:
     raise InputError(workdir, "", "no checkpoint", _WRITTEN_BY)
   return params, buffers, " ".join(used)
 

@@ -102,9 +102,8 @@ def joint_stage(inputs: StageInputs) -> Stage:
       rendered["offsets"] = offsets / people.sizes[shots.identity]
     if weights.orthogonality:
       rendered["orthogonality"] = orthogonality_of(params)
-    target = {"motion_b": spoken["motion_b"][learnt]}
     given = {
-        "target": motion_and_lips(inputs, target["motion_b"]),
+        "target": motion_and_lips(inputs, spoken["motion_b"][learnt]),
         "statistics": buffers["generator"],
         "image": shots.image,
     }

@@ -62,7 +62,6 @@ def gaussian_schedule(
     *,
     scene_extent: float,
     final_shares: Mapping[str, float],
-    scale: float = 1.0,
 ) -> optax.Schedule:
   """Learning rate of one attribute of the Gaussians by step.
 
@@ -72,9 +71,8 @@ def gaussian_schedule(
     attribute: whose.
     scene_extent: in units of a triangle's size.
     final_shares: those shares, by attribute; 1 keeps the rate.
-    scale: of all rates.
   """
-  rate = scale * learning_rates[attribute] * (scene_extent if attribute == "means" else 1)
+  rate = learning_rates[attribute] * (scene_extent if attribute == "means" else 1)
   return optax.exponential_decay(rate, steps, final_shares[attribute])
 
 

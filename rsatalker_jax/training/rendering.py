@@ -23,7 +23,7 @@ from rsatalker_jax.training.stage_inputs import StageInputs
 _AVATAR_GROUP = ("means", "quats", "log_scales", "opacity_logits", "sh")
 
 
-def gaussian_rates(config: ConfigDict, steps: int, scale: float = 1.0) -> Callable[[str], optax.Schedule]:
+def gaussian_rates(config: ConfigDict, steps: int) -> Callable[[str], optax.Schedule]:
   """Learning rates of the Gaussians by attribute, from the config's avatar section (`optimizers.gaussian_schedule`)."""
   return functools.partial(
       optimizers.gaussian_schedule,
@@ -31,7 +31,6 @@ def gaussian_rates(config: ConfigDict, steps: int, scale: float = 1.0) -> Callab
       steps,
       scene_extent=config.scene_extent,
       final_shares=config.final_learning_rates,
-      scale=scale,
   )
 
 
