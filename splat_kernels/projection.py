@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from splat_kernels.fusion import columns
+from splat_kernels.stages import columns
 from splat_kernels.types import Camera, Config, Projected
 
 

@@ -48,7 +48,12 @@ class Camera:
 )
 @dataclasses.dataclass(frozen=True)
 class Projected:
-  """Gaussians as the image plane sees them. Culled ones have radius 0 and finite, meaningless other fields.
+  """Gaussians as the image plane sees them: what `project` returns and `composite` draws, whoever made it.
+
+  A projector of your own has to give: centres and conics in pixels; depths, by which Gaussians are ordered, near ones
+  first, ties by index (positive, as their bits are compared); `extents`, outside of which a Gaussian is not looked for:
+  sqrt(2 ln(opacity / alpha_min) Sigma_ii) for Sigma, the inverse of the conic, holds all that is visible;
+  `radii` > 0 where a Gaussian is drawn. A culled one has radius 0, extents 0 and finite, meaningless other fields.
 
   Attributes:
     means2d: centres, pixels.
@@ -68,6 +73,26 @@ class Projected:
 
 
 @functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("image", "alpha", "intersections", "overflow"), meta_fields=()
+)
+@dataclasses.dataclass(frozen=True)
+class Composited:
+  """What `composite` returns.
+
+  Attributes:
+    image: sum over Gaussians of weight * feature, front to back, plus transmittance * background.
+    alpha: 1 - transmittance behind the last Gaussian drawn: the sum of weights.
+    intersections: see `RenderOutput`.
+    overflow: see `RenderOutput`.
+  """
+
+  image: Float[Array, "*b H W C"]
+  alpha: Float[Array, "*b H W"]
+  intersections: Int[Array, "*b"]
+  overflow: Int[Array, "*b"]
+
+
+@functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("image", "alpha", "depth", "radii", "nonfinite", "intersections", "overflow"),
     meta_fields=(),
@@ -79,8 +104,7 @@ class RenderOutput:
   Attributes:
     image: colour composited front to back over the background.
     alpha: 1 - transmittance behind the last Gaussian drawn.
-    depth: expected camera z, sum(w z) / sum(w), world units; 0 where nothing was drawn. None with
-      `Config(with_depth=False)`.
+    depth: of `Config.depth`, world units; 0 where nothing was drawn. None with `Config(depth=None)`.
     radii: see `Projected.radii`; a Gaussian is visible where radii > 0.
     nonfinite: Gaussians that were culled because one of their numbers is NaN or infinite.
     intersections: pairs (Gaussian, tile) that this frame needs; where the list has no room even for the rows of tiles
@@ -126,10 +150,14 @@ class Config:
       principal point (gsplat 1.5 and 1.6). "centred": (1 + margin) * tan(half field of view) (INRIA, splax). "none": no
       clamp.
     jacobian_margin: the margin above.
-    max_intersections: capacity of the list of (Gaussian, tile) pairs of one frame; None takes a guess from N and the
-      number of tiles. Outside jit a full list is grown and the frame drawn again; under jit it cannot be, and
-      `RenderOutput.overflow` tells. See docs/rasterizer.md for how to size it. Not used by `reference`.
-    with_depth: whether to compute `RenderOutput.depth`, which costs as much as one more colour channel.
+    max_intersections: capacity of the list of (Gaussian, tile) pairs of one frame; None takes what was enough the last
+      time outside jit for as many Gaussians and pixels, else a guess. Outside jit a full list is grown and the frame
+      drawn again; under jit (grad of jit, vmap, scan, shard_map) it cannot be. See docs/rasterizer.md for how to size it.
+      Not used by `reference`.
+    on_overflow: what a frame is whose list was full all the same. "nan": NaN in every pixel. "error": a callback raises
+      while the program runs. "report": the nearest Gaussians alone, for callers who look at `RenderOutput.overflow`.
+    depth: what `RenderOutput.depth` is. "expected": sum(w z) / sum(w). "accumulated": sum(w z). None: not computed; it
+      costs as much as one more colour channel. z is `Projected.depths`.
   """
 
   tile_size: int = 16
@@ -145,27 +173,31 @@ class Config:
   jacobian_limit: str = "image"
   jacobian_margin: float = 0.3
   max_intersections: int | None = None
-  with_depth: bool = True
+  on_overflow: str = "nan"
+  depth: str | None = "expected"
 
   def __post_init__(self):
-    if self.tile_size not in (4, 8, 16, 32):
-      raise ValueError(f"{self.tile_size=} must be one of 4, 8, 16, 32")
-    if not 0 < self.alpha_min < self.alpha_max < 1:
-      raise ValueError(f"{self.alpha_min=} and {self.alpha_max=} must satisfy 0 < alpha_min < alpha_max < 1")
-    if not 0 < self.transmittance_min < 1:
-      raise ValueError(f"{self.transmittance_min=} must lie in (0, 1)")
-    if not self.near > 0:
-      raise ValueError(f"{self.near=} must be positive")
-    if not self.low_pass >= 0:
-      raise ValueError(f"{self.low_pass=} must not be negative")
-    if not 0 <= self.antialias_floor <= 1:
-      raise ValueError(f"{self.antialias_floor=} must lie in [0, 1]")
-    if self.support not in ("ellipse", "square"):
-      raise ValueError(f"{self.support=} must be 'ellipse' or 'square'")
-    if self.jacobian_limit not in ("image", "centred", "none"):
-      raise ValueError(f"{self.jacobian_limit=} must be 'image', 'centred' or 'none'")
-    if self.max_intersections is not None and self.max_intersections < 1:
-      raise ValueError(f"{self.max_intersections=} must be positive or None")
+    _check(self.tile_size in (4, 8, 16, 32), tile_size=self.tile_size, must="be one of 4, 8, 16, 32")
+    bounds = {"alpha_min": self.alpha_min, "alpha_max": self.alpha_max}
+    _check(0 < self.alpha_min < self.alpha_max < 1, **bounds, must="satisfy 0 < alpha_min < alpha_max < 1")
+    _check(0 < self.transmittance_min < 1, transmittance_min=self.transmittance_min, must="lie in (0, 1)")
+    _check(self.near > 0, near=self.near, must="be positive")
+    _check(self.low_pass >= 0, low_pass=self.low_pass, must="not be negative")
+    _check(0 <= self.antialias_floor <= 1, antialias_floor=self.antialias_floor, must="lie in [0, 1]")
+    _check(self.support in ("ellipse", "square"), support=self.support, must="be 'ellipse' or 'square'")
+    known = self.jacobian_limit in ("image", "centred", "none")
+    _check(known, jacobian_limit=self.jacobian_limit, must="be 'image', 'centred' or 'none'")
+    enough = self.max_intersections is None or self.max_intersections >= 1
+    _check(enough, max_intersections=self.max_intersections, must="be positive or None")
+    known = self.on_overflow in ("nan", "error", "report")
+    _check(known, on_overflow=self.on_overflow, must="be 'nan', 'error' or 'report'")
+    known = self.depth in ("expected", "accumulated", None)
+    _check(known, depth=self.depth, must="be 'expected', 'accumulated' or None")
+
+
+def _check(holds: bool, *, must: str, **values) -> None:
+  if not holds:
+    raise ValueError(f"Config: {', '.join(f'{name}={value!r}' for name, value in values.items())} must {must}")
 
 
 # Kerbl et al.'s diff-gaussian-rasterization. It culls at exactly 0.2, too: the next float32 is the first one drawn.
