@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from splat_kernels import Camera, Config, RenderOutput, binning, implementations, rasterize
+from splat_kernels import Camera, Config, RenderOutput, implementations, rasterize
 from splat_kernels.specs import SPECS, make_scene
 
 # Each spec under the constants that make it say something else than the others.
@@ -212,15 +212,6 @@ class RasterizerContract:
     )
     at_centre = output.image[5, 6]
     assert at_centre[0] > 1.5 * at_centre[1]
-
-  def test_tiles_and_ranks_that_do_not_fit_into_one_key(self, monkeypatch):
-    scene = jax_scene("odd_size")
-    config = Config(max_intersections=1021)  # Of its own: nothing compiled before is found again.
-    packed = rasterize(**scene, config=config, **of(self.implementation))
-    monkeypatch.setattr(binning, "rank_bits", lambda num, num_tiles: 0)
-    jax.clear_caches()
-    unpacked = rasterize(**scene, config=config, **of(self.implementation))
-    np.testing.assert_array_equal(unpacked.image, packed.image)
 
   def test_a_tile_mask_draws_what_it_shows_and_nothing_else(self):
     scene = jax_scene("dense")  # Four tiles.
