@@ -4,6 +4,8 @@ See docs/rasterizer.md for the algorithm, the conventions and how to size buffer
 """
 
 from splat_kernels.api import project, rasterize, round_capacity
+from splat_kernels.projection import finite_gaussians
+from splat_kernels.surfaces import normals
 from splat_kernels.types import GSPLAT_1_5, GSPLAT_1_6, INRIA, Camera, Config, Projected, RenderOutput
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "Config",
     "Projected",
     "RenderOutput",
+    "finite_gaussians",
+    "normals",
     "project",
     "rasterize",
     "round_capacity",

@@ -7,12 +7,13 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from splat_kernels import pallas_gpu, pallas_gpu_mosaic, pallas_tpu, reference, sh, xla
+from splat_kernels.cameras import camera_arrays, check_camera, with_arrays
 from splat_kernels.platforms import current_platform
-from splat_kernels.projection import project_gaussians
-from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput
+from splat_kernels.projection import finite_gaussians, project_gaussians
+from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput, float_array
 
 # A name is strict. None takes the platform's, or else DEFAULT.
 IMPLEMENTATIONS: dict[str, ModuleType] = {
@@ -28,20 +29,35 @@ DEFAULT = "xla"
 
 def project(
     means: Float[InputArray, "*#b N 3"],
-    quats: Float[InputArray, "*#b N 4"],
-    scales: Float[InputArray, "*#b N 3"],
+    quats: Float[InputArray, "*#b N 4"] | None,
+    scales: Float[InputArray, "*#b N 3"] | None,
     opacities: Float[InputArray, "*#b N"],
     camera: Camera,
     *,
+    covariances: Float[InputArray, "*#b N 3 3"] | None = None,
     config: Config = Config(),
 ) -> Projected:
   """Projects Gaussians to the image plane: what `rasterize` does first. Arguments and errors as there.
 
   Differentiable in everything but `extents` and `radii`.
+
+  Args:
+    covariances: in the world, world units squared, in place of `quats` and `scales`, which are None then. Symmetric, or
+      else their symmetric part; positive semidefinite.
   """
-  _check_geometry(means, quats, scales, opacities, camera)
-  batch = _batch_shape(means.shape[:-2], quats.shape[:-2], scales.shape[:-2], opacities.shape[:-1], _camera_batch(camera))
-  return _project(means, quats, scales, opacities, camera, batch, config)
+  means, opacities = float_array("means", means), float_array("opacities", opacities)
+  given = {"quats": quats, "scales": scales, "covariances": covariances}
+  quats, scales, covariances = (None if a is None else float_array(name, a) for name, a in given.items())
+  camera = with_arrays(camera)
+  _check_geometry(means, quats, scales, opacities, camera, covariances)
+  batch = _batch_shape(
+      means.shape[:-2],
+      *(a.shape[:-2] for a in (quats, scales) if a is not None),
+      () if covariances is None else covariances.shape[:-3],
+      opacities.shape[:-1],
+      _camera_batch(camera),
+  )
+  return _project(means, quats, scales, opacities, camera, covariances, batch, config)
 
 
 def rasterize(
@@ -74,7 +90,7 @@ def rasterize(
       K >= (sh_degree + 1)^2, seen from the camera, plus 0.5, clamped below at 0.
     camera: see `Camera`.
     background: colour behind everything; None is black.
-    sh_degree: 0 to 3 if `colors` holds SH coefficients.
+    sh_degree: 0 to 4 if `colors` holds SH coefficients.
     means2d_offset: pixels added to the projected centres. Pass zeros and take its gradient: the screen-space gradient
       of the centres, which density control needs.
     means2d_abs_offset: zeros, which are not added to anything; the gradient that they get is, for each Gaussian, the
@@ -92,6 +108,7 @@ def rasterize(
   """
   if implementation not in (None, *IMPLEMENTATIONS):
     raise ValueError(f"{implementation=} must be None or one of {', '.join(IMPLEMENTATIONS)}")
+  camera = with_arrays(camera)
   _check_geometry(means, quats, scales, opacities, camera)
   channels = _check_colors(colors, sh_degree, means.shape[-2])
   if background is None:
@@ -160,9 +177,12 @@ def _overflowing(output: RenderOutput) -> int | None:
 
 
 @functools.partial(jax.jit, static_argnames=("batch", "config"))
-def _project(means, quats, scales, opacities, camera: Camera, batch: tuple[int, ...], config: Config) -> Projected:
+def _project(
+    means, quats, scales, opacities, camera: Camera, covariances, batch: tuple[int, ...], config: Config
+) -> Projected:
   geometry = _flatten_geometry(batch, means, quats, scales, opacities, camera)
-  flat = jax.vmap(functools.partial(project_gaussians, config=config))(*geometry)
+  covariances = None if covariances is None else _flatten(batch, covariances, 3)
+  flat = jax.vmap(functools.partial(project_gaussians, config=config))(*geometry, covariances)
   return jax.tree.map(lambda a: a.reshape(batch + a.shape[1:]), flat)
 
 
@@ -180,7 +200,7 @@ def _rasterize(
   colors = _flatten(batch, colors, 2 if sh_degree is None else 3)
   background, means2d_offset = _flatten(batch, background, 1), _flatten(batch, means2d_offset, 2)
   means, quats, scales, opacities, camera = _flatten_geometry(batch, means, quats, scales, opacities, camera)
-  finite = _all_finite(means, quats, scales, opacities, colors)
+  finite = finite_gaussians(camera, means, quats, scales, opacities, colors)
   opacities = jnp.where(finite, opacities, 0)  # Culls.
 
   projected = jax.vmap(functools.partial(project_gaussians, config=config))(means, quats, scales, opacities, camera)
@@ -222,31 +242,22 @@ def _rasterize(
   return jax.tree.map(lambda a: a.reshape(batch + a.shape[1:]), flat)
 
 
-def _all_finite(*arrays) -> Bool[Array, "B N"]:
-  """Whether all numbers of a Gaussian are finite, in all of the arrays (B, N, …)."""
-  return functools.reduce(
-      jnp.logical_and, (jnp.all(jnp.isfinite(a), axis=tuple(range(2, a.ndim))) for a in arrays)
-  )
-
-
-def _check_geometry(means, quats, scales, opacities, camera: Camera) -> None:
+def _check_geometry(means, quats, scales, opacities, camera: Camera, covariances=None) -> None:
   if means.ndim < 2 or means.shape[-1] != 3:
     raise ValueError(f"{means.shape=} must be (*b, N, 3)")
   num = means.shape[-2]
-  if quats.shape[-2:] != (num, 4):
+  if (quats is None) != (scales is None) or (quats is None) == (covariances is None):
+    given = [name for name, a in (("quats", quats), ("scales", scales), ("covariances", covariances)) if a is not None]
+    raise ValueError(f"either quats and scales or covariances must be given, but is {', '.join(given) or 'none of them'}")
+  if quats is not None and quats.shape[-2:] != (num, 4):
     raise ValueError(f"{quats.shape=} must be (*b, {num}, 4) to match {means.shape=}")
-  if scales.shape[-2:] != (num, 3):
+  if scales is not None and scales.shape[-2:] != (num, 3):
     raise ValueError(f"{scales.shape=} must be (*b, {num}, 3) to match {means.shape=}")
+  if covariances is not None and covariances.shape[-3:] != (num, 3, 3):
+    raise ValueError(f"{covariances.shape=} must be (*b, {num}, 3, 3) to match {means.shape=}")
   if opacities.shape[-1:] != (num,):
     raise ValueError(f"{opacities.shape=} must be (*b, {num}) to match {means.shape=}")
-  if camera.world_to_camera.shape[-2:] != (4, 4):
-    raise ValueError(f"{camera.world_to_camera.shape=} must be (*b, 4, 4)")
-  if camera.intrinsics.shape[-2:] != (3, 3):
-    raise ValueError(f"{camera.intrinsics.shape=} must be (*b, 3, 3)")
-  if camera.width < 1 or camera.height < 1:
-    raise ValueError(f"{camera.width=} and {camera.height=} must be positive")
-  if not 0 < (camera.far if camera.near is None else camera.near) <= camera.far:
-    raise ValueError(f"{camera.near=} and {camera.far=} must satisfy 0 < near <= far")
+  check_camera(camera)
 
 
 def _check_colors(colors, sh_degree: int | None, num: int) -> int:
@@ -264,7 +275,7 @@ def _check_colors(colors, sh_degree: int | None, num: int) -> int:
 
 
 def _camera_batch(camera: Camera) -> tuple[int, ...]:
-  return jnp.broadcast_shapes(camera.world_to_camera.shape[:-2], camera.intrinsics.shape[:-2])
+  return _batch_shape(*(a.shape[:-rank] for a, rank in camera_arrays(camera).values()))
 
 
 def _batch_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -282,9 +293,8 @@ def _flatten(batch: tuple[int, ...], array, rank: int):
 
 def _flatten_geometry(batch, means, quats, scales, opacities, camera: Camera):
   camera = dataclasses.replace(
-      camera,
-      world_to_camera=_flatten(batch, camera.world_to_camera, 2),
-      intrinsics=_flatten(batch, camera.intrinsics, 2),
+      camera, **{name: _flatten(batch, a, rank) for name, (a, rank) in camera_arrays(camera).items()}
   )
-  flat = (_flatten(batch, a, r) for a, r in ((means, 2), (quats, 2), (scales, 2), (opacities, 1)))
+  ranked = ((means, 2), (quats, 2), (scales, 2), (opacities, 1))
+  flat = (None if a is None else _flatten(batch, a, rank) for a, rank in ranked)
   return (*flat, camera)

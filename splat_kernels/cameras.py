@@ -1,0 +1,228 @@
+"""Camera models: from camera coordinates to the image, and where a camera stands while its shutter runs.
+
+All of it is written on tuples of arrays x, y, z of equal shape and on one camera; batches by `jax.vmap`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from splat_kernels.types import MODELS, SHUTTERS, Camera, float_array
+
+# Where a ray is so oblique (tangent of its angle with the axis) that it counts as beside the camera. It bounds the
+# powers in the models below, so that none overflows.
+WIDEST_TANGENT = 1e4
+# Fixed-point steps for the time at which a moving camera sees a point. Each divides the error by the image's extent over
+# what the point moves in the image during the exposure.
+SHUTTER_STEPS = 5
+
+Point = tuple[Float[Array, "*n"], Float[Array, "*n"], Float[Array, "*n"]]
+ImagePoint = tuple[Float[Array, "*n"], Float[Array, "*n"]]
+
+
+def camera_arrays(camera: Camera) -> dict[str, tuple[Float[Array, "..."], int]]:
+  """The arrays that a camera has, by field, each with the number of its dimensions that are not of the batch."""
+  ranks = {"world_to_camera": 2, "intrinsics": 2, "distortion": 1, "world_to_camera_end": 2}
+  return {name: (getattr(camera, name), rank) for name, rank in ranks.items() if getattr(camera, name) is not None}
+
+
+def with_arrays(camera: Camera) -> Camera:
+  """The camera with JAX arrays of floating numbers for whatever arrays, lists and numbers it was given."""
+  arrays = {name: float_array(f"camera.{name}", a) for name, (a, _) in camera_arrays(camera).items()}
+  return dataclasses.replace(camera, **arrays)
+
+
+def check_camera(camera: Camera) -> None:
+  """Raises a ValueError that names the field which is wrong, with its value."""
+  if camera.world_to_camera.shape[-2:] != (4, 4):
+    raise ValueError(f"{camera.world_to_camera.shape=} must be (*b, 4, 4)")
+  if camera.intrinsics.shape[-2:] != (3, 3):
+    raise ValueError(f"{camera.intrinsics.shape=} must be (*b, 3, 3)")
+  if not isinstance(camera.width, int) or not isinstance(camera.height, int):
+    raise ValueError(f"{camera.width=} and {camera.height=} must be whole numbers that are known outside jit")
+  if camera.width < 1 or camera.height < 1:
+    raise ValueError(f"{camera.width=} and {camera.height=} must be positive")
+  if not isinstance(camera.near, float | None) or not isinstance(camera.far, float):
+    raise ValueError(f"{camera.near=} and {camera.far=} must be numbers that are known outside jit")
+  if not 0 < (camera.far if camera.near is None else camera.near) <= camera.far:
+    raise ValueError(f"{camera.near=} and {camera.far=} must satisfy 0 < near <= far")
+  if camera.model not in MODELS:
+    raise ValueError(f"{camera.model=} must be one of {', '.join(MODELS)}")
+  if camera.shutter not in SHUTTERS:
+    raise ValueError(f"{camera.shutter=} must be one of {', '.join(SHUTTERS)}")
+  if camera.distortion is not None:
+    counts = {"pinhole": (4, 5, 8), "fisheye": (4,)}.get(camera.model)
+    if counts is None:
+      raise ValueError(f"{camera.model=} has no distortion; {camera.distortion.shape=} must be None")
+    if camera.distortion.shape[-1:] not in ((count,) for count in counts):
+      wanted = " or ".join(map(str, counts))
+      raise ValueError(f"{camera.distortion.shape=} must be (*b, {wanted}) for {camera.model=}")
+  if (camera.world_to_camera_end is None) != (camera.shutter == "global"):
+    given = "absent" if camera.world_to_camera_end is None else "given"
+    raise ValueError(f"{camera.shutter=} with camera.world_to_camera_end {given}: a rolling shutter, and no other, needs it")
+  if camera.world_to_camera_end is not None and camera.world_to_camera_end.shape[-2:] != (4, 4):
+    raise ValueError(f"{camera.world_to_camera_end.shape=} must be (*b, 4, 4)")
+
+
+def is_finite(camera: Camera) -> Bool[Array, "*b"]:
+  """Whether all numbers of a camera, leading dimensions `*b` on all of its arrays, are finite."""
+  finite = [jnp.all(jnp.isfinite(a), axis=tuple(range(-rank, 0))) for a, rank in camera_arrays(camera).values()]
+  return jnp.all(jnp.stack(finite), axis=0)
+
+
+def without_nonfinite(camera: Camera, finite: Bool[Array, ""]) -> Camera:
+  """A harmless camera in place of one that is not finite, which gets no gradient then, rather than NaN."""
+  harmless = lambda a: jnp.where(finite, a, jnp.eye(*a.shape, dtype=a.dtype) if a.ndim == 2 else 0)
+  return jax.tree.map(harmless, camera)
+
+
+def is_plain(camera: Camera) -> bool:
+  """Whether the camera is a pinhole without distortion."""
+  return camera.model == "pinhole" and camera.distortion is None
+
+
+def to_camera(m: list, camera: Camera) -> Point:
+  """World points in camera coordinates; with a rolling shutter those of the beginning of the exposure."""
+  w2c = camera.world_to_camera
+  return tuple(w2c[i, 0] * m[0] + w2c[i, 1] * m[1] + w2c[i, 2] * m[2] + w2c[i, 3] for i in range(3))
+
+
+def move_camera(point: Point, time: Float[Array, "*n"] | float, camera: Camera) -> Point:
+  """What is at `point` at the beginning of the exposure, as seen by the camera at a time in [0, 1].
+
+  `world_to_camera` is interpolated: its translation linearly, its rotation by slerp.
+  """
+  start, end = camera.world_to_camera, camera.world_to_camera_end
+  # The turn from start to end, end_rotation start_rotation^T, as a quaternion. w is positive, as no exposure sees half a
+  # turn, so this form of it is smooth everywhere.
+  turn = [[sum(end[i, k] * start[j, k] for k in range(3)) for j in range(3)] for i in range(3)]
+  w = jnp.sqrt(jnp.maximum(1 + turn[0][0] + turn[1][1] + turn[2][2], 1e-6)) / 2
+  sines = [(turn[2][1] - turn[1][2]) / (4 * w), (turn[0][2] - turn[2][0]) / (4 * w), (turn[1][0] - turn[0][1]) / (4 * w)]
+  # Slerp from no turn: sin(time angle) / sin(angle) times the axis, by its series where the angle is small.
+  squared = sum(a * a for a in sines)
+  small = squared < 1e-3
+  sine = jnp.sqrt(jnp.where(small, 1, squared))
+  angle = jnp.arctan2(sine, jnp.where(small, 1, w))
+  series = time * (1 + (1 - time**2) * squared / 6 * (1 + (9 - time**2) * squared / 20))
+  part = jnp.where(small, series, jnp.sin(time * angle) / sine)
+  qx, qy, qz = (part * a for a in sines)
+  qw = jnp.sqrt(1 - (qx * qx + qy * qy + qz * qz))
+
+  def rotate(p):
+    x, y, z = p
+    tx, ty, tz = 2 * (qy * z - qz * y), 2 * (qz * x - qx * z), 2 * (qx * y - qy * x)
+    return (
+        x + qw * tx + qy * tz - qz * ty,
+        y + qw * ty + qz * tx - qx * tz,
+        z + qw * tz + qx * ty - qy * tx,
+    )
+
+  origin = rotate(tuple(start[i, 3] for i in range(3)))
+  return tuple(
+      a + (start[i, 3] + time * (end[i, 3] - start[i, 3]) - origin[i]) for i, a in enumerate(rotate(point))
+  )
+
+
+def shutter_time(point: ImagePoint, camera: Camera) -> Float[Array, "*n"]:
+  """Time in [0, 1] at which a rolling shutter reads an image point: 0 in the middle of the first row, 1 in the last's."""
+  x, y = point
+  time = {
+      "top_to_bottom": lambda: (y - 0.5) / max(camera.height - 1, 1),
+      "bottom_to_top": lambda: 1 - (y - 0.5) / max(camera.height - 1, 1),
+      "left_to_right": lambda: (x - 0.5) / max(camera.width - 1, 1),
+      "right_to_left": lambda: 1 - (x - 0.5) / max(camera.width - 1, 1),
+  }[camera.shutter]()
+  return jnp.clip(time, 0, 1)
+
+
+def map_point(x, y, z, camera: Camera) -> ImagePoint:
+  """Camera coordinates to the plane: the image point is (fx, fy) times it plus (cx, cy).
+
+  Points have to be `is_visible`; the result for others has no meaning, and may be infinite.
+  """
+  if camera.model == "orthographic":
+    return x, y
+  k = _coefficients(camera)
+  if camera.model == "fisheye":
+    tangent2 = (x * x + y * y) / (z * z)
+    near_axis = tangent2 < 1e-3
+    tangent = jnp.sqrt(jnp.where(near_axis, 1, tangent2))
+    # Angle over tangent is smooth on the axis, which shows in its series alone.
+    series = 1 + tangent2 * (
+        k[0] - 1 / 3 + tangent2 * (k[1] - k[0] + 1 / 5 + tangent2 * (k[2] - k[1] * 5 / 3 + k[0] * 14 / 15 - 1 / 7))
+    )
+    scale = jnp.where(near_axis, series, _distort_angle(jnp.arctan(tangent), k) / tangent) / z
+    return scale * x, scale * y
+  x, y = x / z, y / z
+  if camera.distortion is None:
+    return x, y
+  radius2, xy = x * x + y * y, x * y
+  numerator, denominator = _radial(radius2, k)
+  scale = numerator / denominator
+  p1, p2 = k[2], k[3]
+  return (
+      scale * x + 2 * p1 * xy + p2 * (radius2 + 2 * x * x),
+      scale * y + p1 * (radius2 + 2 * y * y) + 2 * p2 * xy,
+  )
+
+
+def is_visible(x, y, z, camera: Camera, widest: Float[Array, ""]) -> Bool[Array, "*n"]:
+  """Whether a camera can see a point in whatever direction: before it, and where its distortion is one to one."""
+  if camera.model == "orthographic":
+    return jnp.ones_like(z, bool)
+  return (z > 0) & (x * x + y * y < jnp.square(widest * z))
+
+
+def widest_tangent(camera: Camera) -> Float[Array, ""]:
+  """Tangent of the angle with the axis up to which the camera's distortion only grows. Without gradient.
+
+  Polynomials of a calibration turn back somewhere outside of the image, and would draw what lies there over it.
+  """
+  end = jnp.arctan(jnp.asarray(WIDEST_TANGENT, camera.intrinsics.dtype))
+  if camera.distortion is None:
+    return jnp.tan(end)
+  k = jax.lax.stop_gradient(_coefficients(camera))
+
+  def grows(angle):
+    if camera.model == "fisheye":
+      return jax.jvp(lambda a: _distort_angle(a, k), (angle,), (jnp.ones_like(angle),))[1] > 0
+    radius = jnp.tan(angle)
+    ratio = lambda r: r * jnp.divide(*_radial(r * r, k))
+    slope = jax.jvp(ratio, (radius,), (jnp.ones_like(radius),))[1]
+    return (slope > 0) & (_radial(radius * radius, k)[1] > 0)  # A pole ends the range, too.
+
+  return jnp.tan(_first_false(grows, jax.lax.stop_gradient(end)))
+
+
+def _first_false(condition: Callable, end: Float[Array, ""], samples: int = 64) -> Float[Array, ""]:
+  """Where a condition that holds at 0 first fails, to samples^-3 of `end`; `end` if it does not."""
+  low, high = jnp.zeros_like(end), end
+  for _ in range(3):
+    step = (high - low) / samples
+    at = low + step * jnp.arange(1, samples + 1, dtype=end.dtype)
+    failed = ~condition(at)
+    first = at[jnp.argmax(failed)]
+    low, high = jnp.where(jnp.any(failed), first - step, high), jnp.where(jnp.any(failed), first, high)
+  return low
+
+
+def _coefficients(camera: Camera) -> list[Float[Array, ""]]:
+  """Distortion filled up with zeros."""
+  given = [] if camera.distortion is None else [camera.distortion[i] for i in range(camera.distortion.shape[0])]
+  return given + [jnp.zeros((), camera.intrinsics.dtype)] * (8 - len(given))
+
+
+def _radial(radius2, k):
+  """Numerator and denominator of OpenCV's radial distortion (k1, k2, p1, p2, k3, k4, k5, k6)."""
+  numerator = 1 + radius2 * (k[0] + radius2 * (k[1] + radius2 * k[4]))
+  denominator = 1 + radius2 * (k[5] + radius2 * (k[6] + radius2 * k[7]))
+  return numerator, denominator
+
+
+def _distort_angle(angle, k):
+  """OpenCV's fisheye (Kannala and Brandt, 2006)."""
+  squared = angle * angle
+  return angle * (1 + squared * (k[0] + squared * (k[1] + squared * (k[2] + squared * k[3]))))
