@@ -90,10 +90,11 @@ def to_camera(m: list, camera: Camera) -> Point:
   return tuple(w2c[i, 0] * m[0] + w2c[i, 1] * m[1] + w2c[i, 2] * m[2] + w2c[i, 3] for i in range(3))
 
 
-def move_camera(point: Point, time: Float[Array, "*n"] | float, camera: Camera) -> Point:
-  """What is at `point` at the beginning of the exposure, as seen by the camera at a time in [0, 1].
+def make_motion(camera: Camera) -> Callable[[Point, Float[Array, "*n"] | float], Point]:
+  """How the camera moves: a function of a point in camera coordinates at the beginning of the exposure and of a time.
 
-  `world_to_camera` is interpolated: its translation linearly, its rotation by slerp.
+  It returns where the point is in camera coordinates at that time, in [0, 1]. The translation of `world_to_camera` is
+  interpolated linearly, its rotation by slerp.
   """
   start, end = camera.world_to_camera, camera.world_to_camera_end
   # The turn from start to end, end_rotation start_rotation^T, as a quaternion. w is positive, as no exposure sees half a
@@ -101,29 +102,23 @@ def move_camera(point: Point, time: Float[Array, "*n"] | float, camera: Camera) 
   turn = [[sum(end[i, k] * start[j, k] for k in range(3)) for j in range(3)] for i in range(3)]
   w = jnp.sqrt(jnp.maximum(1 + turn[0][0] + turn[1][1] + turn[2][2], 1e-6)) / 2
   sines = [(turn[2][1] - turn[1][2]) / (4 * w), (turn[0][2] - turn[2][0]) / (4 * w), (turn[1][0] - turn[0][1]) / (4 * w)]
-  # Slerp from no turn: sin(time angle) / sin(angle) times the axis, by its series where the angle is small.
   squared = sum(a * a for a in sines)
   small = squared < 1e-3
   sine = jnp.sqrt(jnp.where(small, 1, squared))
   angle = jnp.arctan2(sine, jnp.where(small, 1, w))
-  series = time * (1 + (1 - time**2) * squared / 6 * (1 + (9 - time**2) * squared / 20))
-  part = jnp.where(small, series, jnp.sin(time * angle) / sine)
-  qx, qy, qz = (part * a for a in sines)
-  qw = jnp.sqrt(1 - (qx * qx + qy * qy + qz * qz))
 
-  def rotate(p):
-    x, y, z = p
+  def move(point, time):
+    # Slerp from no turn: sin(time angle) / sin(angle) times the axis, by its series where the angle is small.
+    series = time * (1 + (1 - time**2) * squared / 6 * (1 + (9 - time**2) * squared / 20))
+    part = jnp.where(small, series, jnp.sin(time * angle) / sine)
+    qx, qy, qz = (part * a for a in sines)
+    qw = jnp.sqrt(1 - part * part * squared)
+    x, y, z = (a - start[i, 3] for i, a in enumerate(point))
     tx, ty, tz = 2 * (qy * z - qz * y), 2 * (qz * x - qx * z), 2 * (qx * y - qy * x)
-    return (
-        x + qw * tx + qy * tz - qz * ty,
-        y + qw * ty + qz * tx - qx * tz,
-        z + qw * tz + qx * ty - qy * tx,
-    )
+    turned = x + qw * tx + qy * tz - qz * ty, y + qw * ty + qz * tx - qx * tz, z + qw * tz + qx * ty - qy * tx
+    return tuple(a + (start[i, 3] + time * (end[i, 3] - start[i, 3])) for i, a in enumerate(turned))
 
-  origin = rotate(tuple(start[i, 3] for i in range(3)))
-  return tuple(
-      a + (start[i, 3] + time * (end[i, 3] - start[i, 3]) - origin[i]) for i, a in enumerate(rotate(point))
-  )
+  return move
 
 
 def shutter_time(point: ImagePoint, camera: Camera) -> Float[Array, "*n"]:
@@ -199,14 +194,16 @@ def widest_tangent(camera: Camera) -> Float[Array, ""]:
 
 def _first_false(condition: Callable, end: Float[Array, ""], samples: int = 64) -> Float[Array, ""]:
   """Where a condition that holds at 0 first fails, to samples^-3 of `end`; `end` if it does not."""
-  low, high = jnp.zeros_like(end), end
-  for _ in range(3):
+
+  def narrow(_, bounds):
+    low, high = bounds
     step = (high - low) / samples
     at = low + step * jnp.arange(1, samples + 1, dtype=end.dtype)
     failed = ~condition(at)
     first = at[jnp.argmax(failed)]
-    low, high = jnp.where(jnp.any(failed), first - step, high), jnp.where(jnp.any(failed), first, high)
-  return low
+    return jnp.where(jnp.any(failed), first - step, high), jnp.where(jnp.any(failed), first, high)
+
+  return jax.lax.fori_loop(0, 3, narrow, (jnp.zeros_like(end), end))[0]
 
 
 def _coefficients(camera: Camera) -> list[Float[Array, ""]]:

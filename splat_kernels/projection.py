@@ -70,7 +70,7 @@ def project_gaussians(
   # Camera coordinates of the centre.
   m = [jnp.where(finite, a, 0) for a in m]
   x, y, z = cameras.to_camera(m, camera)
-  depth = z if camera.shutter == "global" else cameras.move_camera((x, y, z), 0.5, camera)[2]
+  depth = z if camera.shutter == "global" else cameras.make_motion(camera)((x, y, z), 0.5)[2]
   near = config.near if camera.near is None else camera.near
   valid = finite & (depth >= near) & (depth <= camera.far)
   widest = cameras.widest_tangent(camera)
@@ -104,7 +104,8 @@ def project_gaussians(
   mean_x, mean_y = mean_x + cx, mean_y + cy
   det = det_sharp + config.low_pass * (cov_xx + cov_yy) + config.low_pass**2
   cov_xx, cov_yy = cov_xx + config.low_pass, cov_yy + config.low_pass
-  solid = valid & (det > 1e-30)  # Without a low-pass filter a covariance can be singular.
+  # Without a low-pass filter a covariance can be singular. The gradient of its inverse needs 1 / det^2.
+  solid = valid & (det > 1e-18)
   det = jnp.where(solid, det, 1)
   cov_xx, cov_xy, cov_yy = jnp.where(solid, cov_xx, 1), jnp.where(solid, cov_xy, 0), jnp.where(solid, cov_yy, 1)
   conic = (cov_yy / det, -cov_xy / det, cov_xx / det)
@@ -158,13 +159,13 @@ def _linearize(x, y, z, camera: Camera, config: Config):
   if camera.model == "pinhole":
     # The limit is one of the image, hence of the distorted point; the true one goes back by the same share.
     x, y = (p * _share(limit, at) for p, limit, at in zip((x, y), _limit_point(u, v, camera, config), (u, v)))
-  one, zero = jnp.ones_like(z), jnp.zeros_like(z)
-  derivatives = [
-      jax.jvp(lambda *p: cameras.map_point(*p, camera), (x, y, z), tangent)[1]
-      for tangent in ((one, zero, zero), (zero, one, zero), (zero, zero, one))
-  ]
-  row_x = [fx * sum(d[0] * w2c[i, k] for i, d in enumerate(derivatives)) for k in range(3)]
-  row_y = [fy * sum(d[1] * w2c[i, k] for i, d in enumerate(derivatives)) for k in range(3)]
+  # All three columns in one array, so that their program is compiled once.
+  tangents = tuple(jnp.broadcast_to(row[:, None], (3, *z.shape)) for row in jnp.eye(3, dtype=z.dtype))
+  _, (by_u, by_v) = jax.jvp(
+      lambda *p: cameras.map_point(*p, camera), tuple(jnp.broadcast_to(a, (3, *a.shape)) for a in (x, y, z)), tangents
+  )
+  row_x = [fx * _dot(by_u, [w2c[i, k] for i in range(3)]) for k in range(3)]
+  row_y = [fy * _dot(by_v, [w2c[i, k] for i in range(3)]) for k in range(3)]
   return fx * u, fy * v, row_x, row_y
 
 
@@ -279,12 +280,14 @@ def _see_point(point: cameras.Point, camera: Camera, widest):
   if camera.shutter == "global":
     return image(point)
 
+  move = cameras.make_motion(camera)
+
   def step(_, time):
-    (x, y), _ = image(cameras.move_camera(point, time, camera))
+    (x, y), _ = image(move(point, time))
     return cameras.shutter_time((x + cx, y + cy), camera)
 
   time = jax.lax.fori_loop(0, cameras.SHUTTER_STEPS, step, jnp.full_like(point[0], 0.5))
-  return image(cameras.move_camera(point, time, camera))
+  return image(move(point, time))
 
 
 def rotation_columns(w, x, y, z):
