@@ -15,9 +15,8 @@ from splat_kernels.types import MODELS, SHUTTERS, Camera, float_array
 # Where a ray is so oblique (tangent of its angle with the axis) that it counts as beside the camera. It bounds the
 # powers in the models below, so that none overflows.
 WIDEST_TANGENT = 1e4
-# Fixed-point steps for the time at which a moving camera sees a point. Each divides the error by the image's extent over
-# what the point moves in the image during the exposure.
-SHUTTER_STEPS = 5
+# Newton's, for the time at which a moving camera sees a point. One would do if the point moved evenly over the image.
+SHUTTER_STEPS = 3
 
 Point = tuple[Float[Array, "*n"], Float[Array, "*n"], Float[Array, "*n"]]
 ImagePoint = tuple[Float[Array, "*n"], Float[Array, "*n"]]

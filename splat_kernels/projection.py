@@ -269,25 +269,35 @@ def _transform_points(centre, axes, camera: Camera, config: Config, widest):
 
 def _see_point(point: cameras.Point, camera: Camera, widest):
   """Image point relative to the principal point, at the time at which the shutter reads it; whether it can be seen."""
-  fx, fy, cx, cy = camera.intrinsics[0, 0], camera.intrinsics[1, 1], camera.intrinsics[0, 2], camera.intrinsics[1, 2]
 
-  def image(point):
+  def image(point, camera):
     visible = cameras.is_visible(*point, camera, widest)
     x, y, z = (jnp.where(visible, a, harmless) for a, harmless in zip(point, (0, 0, 1)))
     u, v = cameras.map_point(x, y, z, camera)
-    return (fx * u, fy * v), visible
+    return (camera.intrinsics[0, 0] * u, camera.intrinsics[1, 1] * v), visible
 
   if camera.shutter == "global":
-    return image(point)
+    return image(point, camera)
 
-  move = cameras.make_motion(camera)
+  def read(time, point, camera):
+    """When the shutter reads what the camera sees of the point at a time."""
+    (x, y), _ = image(cameras.make_motion(camera)(point, time), camera)
+    return cameras.shutter_time((x + camera.intrinsics[0, 2], y + camera.intrinsics[1, 2]), camera)
 
-  def step(_, time):
-    (x, y), _ = image(move(point, time))
-    return cameras.shutter_time((x + cx, y + cy), camera)
+  still = jax.lax.stop_gradient((point, camera))
 
-  time = jax.lax.fori_loop(0, cameras.SHUTTER_STEPS, step, jnp.full_like(point[0], 0.5))
-  return image(move(point, time))
+  def newton(time, point, camera):
+    """A step towards the time at which `read` returns what it is given."""
+    _, speed = jax.jvp(lambda time: read(time, *still), (time,), (jnp.ones_like(time),))
+    # A point that runs along with the shutter is read at no one time.
+    return time + (read(time, point, camera) - time) / jnp.maximum(1 - speed, 0.1)
+
+  time = jax.lax.fori_loop(
+      0, cameras.SHUTTER_STEPS - 1, lambda _, time: newton(time, *still), jnp.full_like(point[0], 0.5)
+  )
+  # The gradient goes through the last step alone: that is the implicit function theorem.
+  time = newton(time, point, camera)
+  return image(cameras.make_motion(camera)(point, time), camera)
 
 
 def rotation_columns(w, x, y, z):

@@ -13,13 +13,9 @@ from splat_kernels import Camera, Config, project
 from splat_kernels.cameras import make_motion, map_point, shutter_time, widest_tangent
 
 WIDTH, HEIGHT = 40, 30
-DISTORTIONS = {
-    "pinhole4": ("pinhole", (-0.2, 0.1, 0.01, -0.02)),
-    "pinhole5": ("pinhole", (-0.2, 0.1, 0.01, -0.02, 0.05)),
-    "pinhole8": ("pinhole", (-0.2, 0.1, 0.01, -0.02, 0.05, 0.1, -0.05, 0.02)),
+CAMERAS = {
+    "pinhole": ("pinhole", (-0.2, 0.1, 0.01, -0.02, 0.05, 0.1, -0.05, 0.02)),
     "fisheye": ("fisheye", (0.05, -0.02, 0.01, -0.003)),
-    "equidistant": ("fisheye", None),
-    "orthographic": ("orthographic", None),
 }
 IDENTITY = np.float32([1, 0, 0, 0])
 UNSCENTED = Config(projection="unscented", low_pass=0.0)
@@ -46,7 +42,7 @@ def camera_64(points, model, distortion, intrinsics):
 def make_scene(case: str, num: int = 20, size: float = 0.1) -> tuple[dict, Camera]:
   """Gaussians inside of the image, for all models, and a camera that looks along no axis."""
   rng = np.random.default_rng(0)
-  model, distortion = DISTORTIONS[case]
+  model, distortion = CAMERAS[case]
   pose = np.eye(4)
   pose[:3, :3] = Rotation.from_rotvec([0.2, -0.3, 0.1]).as_matrix()
   pose[:3, 3] = [0.1, -0.2, 2.0]
@@ -101,29 +97,18 @@ def outputs_of(p) -> tuple:
   return p.means2d, p.conics, p.depths, p.opacities
 
 
-def differentiate(arrays, camera, config, weights=(1.0, 1.0, 1.0, 1.0)):
+def differentiate(arrays, camera, config, by_means2d=1.0, by_conics=1.0, by_others=1.0):
   """Gradients by Gaussians and camera of a linear function of the outputs, and the outputs; few programs for many tests."""
-  return _program(config)(arrays, camera, weights)
-
-
-@pytest.mark.parametrize("case", DISTORTIONS)
-def test_positions_and_covariances(case):
-  arrays, camera = make_scene(case)
-  projected = project(**arrays, camera=camera)
-  centres, covariances = ewa_64(arrays, camera)
-  assert np.all(projected.radii > 0)
-  assert_close(projected.means2d, centres, 1e-6)
-  np.testing.assert_allclose(covariances_of(projected), covariances + 0.3 * np.eye(2), rtol=1e-4, atol=1e-3)
-  # What sorts is z for all models.
-  z = arrays["means"] @ camera.world_to_camera[2, :3] + camera.world_to_camera[2, 3]
-  np.testing.assert_allclose(projected.depths, z, rtol=1e-6)
+  shapes = {(20, 2): by_means2d, (20, 3): by_conics, (20,): by_others}
+  means2d, conics, others = (np.broadcast_to(np.float32(weight), shape) for shape, weight in shapes.items())
+  return _program(config)(arrays, camera, (means2d, conics, others, others))
 
 
 EWA = Config(low_pass=0.0, antialiased=True)
 PROGRAMS = {
-    "pinhole8": ("pinhole8", EWA),
+    "pinhole": ("pinhole", EWA),
     "fisheye": ("fisheye", EWA),
-    "unscented": ("pinhole8", UNSCENTED),
+    "unscented": ("pinhole", UNSCENTED),
     "rolling": ("rolling", UNSCENTED),
 }
 
@@ -133,13 +118,26 @@ def scene_of(program: str, size: float = 0.1) -> tuple[dict, Camera, Config]:
   return *(rolling_camera(size=size) if case == "rolling" else make_scene(case, size=size)), config
 
 
+@pytest.mark.parametrize("case", CAMERAS)
+def test_positions_and_covariances(case):
+  arrays, camera = make_scene(case)
+  _, projected = differentiate(arrays, camera, EWA)
+  centres, covariances = ewa_64(arrays, camera)
+  assert np.all(projected.radii > 0)
+  assert_close(projected.means2d, centres, 1e-6)
+  assert_close(covariances_of(projected), covariances, 1e-4)
+  # What sorts is z for all models.
+  z = arrays["means"] @ camera.world_to_camera[2, :3] + camera.world_to_camera[2, 3]
+  np.testing.assert_allclose(projected.depths, z, rtol=1e-6)
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_gradients_are_those_of_float64_differences(program):
   arrays, camera, config = scene_of(program)
   rng = np.random.default_rng(1)
   weights = rng.normal(size=(20, 2)), 10 * rng.normal(size=(20, 3))
   names = [name for name in ("intrinsics", "distortion", "world_to_camera", "world_to_camera_end") if getattr(camera, name) is not None]
-  (by_arrays, by_camera), _ = differentiate(arrays, camera, config, (*map(jnp.float32, weights), 0.0, 0.0))
+  (by_arrays, by_camera), _ = differentiate(arrays, camera, config, *weights, by_others=0)
   gradients = {**by_arrays, **{name: getattr(by_camera, name) for name in names}}
   del gradients["opacities"]
 
@@ -167,7 +165,7 @@ def test_gradients_are_those_of_float64_differences(program):
 def test_a_distortion_of_zeros_changes_nothing():
   # Far outside of the image, too, where the Jacobian is limited.
   rng = np.random.default_rng(0)
-  arrays, camera = make_scene("pinhole4", num=200)
+  arrays, camera = make_scene("pinhole", num=200)
   arrays["means"] = rng.uniform(-6, 6, (200, 3)).astype(np.float32)
   arrays["scales"] *= 30
   plain, zeros = (project(**arrays, camera=dataclasses.replace(camera, distortion=k)) for k in (None, np.zeros(4, np.float32)))
@@ -230,7 +228,7 @@ def test_nothing_is_drawn_beyond_where_a_distortion_turns_back(case, projection)
     np.testing.assert_array_equal(drawn, tangents < turns_at)
 
 
-@pytest.mark.parametrize("model", ["pinhole", "fisheye", "orthographic"])
+@pytest.mark.parametrize("model", ["fisheye", "orthographic"])
 def test_near_and_far_are_of_z(model):
   camera = Camera(np.eye(4), np.float32([[5, 0, 50], [0, 5, 50], [0, 0, 1]]), 100, 100, near=0.5, far=3.0, model=model)
   points = [[0.6, 0, 0.4], [0.6, 0, 0.6], [0.6, 0, 2.9], [0.6, 0, 3.1], [0.6, 0, -1.0], [0.6, 0, 0]]
@@ -242,15 +240,15 @@ def test_fisheye_on_the_axis():
   # x / tan and its derivatives by a series there; where it meets the formula, at a tangent of sqrt(1e-3), no step.
   camera = jax.tree.map(jnp.asarray, make_scene("fisheye")[1])
   k = np.asarray(camera.distortion, np.float64)
-  scale = lambda x: map_point(x, 0.0, 1.0, camera)[0] / x
+  scale = jax.jit(lambda x: map_point(x, 0.0, 1.0, camera)[0] / x)
   for tangent in (1e-6, 1e-3, 0.0316, 0.0317, 0.1):
     angle = np.arctan(tangent)
     bent = angle * (1 + k[0] * angle**2 + k[1] * angle**4 + k[2] * angle**6 + k[3] * angle**8)
     np.testing.assert_allclose(scale(tangent), bent / tangent, rtol=3e-7)
-  gradient = jax.grad(lambda p: map_point(*p, camera)[0])((0.0, 0.0, 2.0))
+  gradient = jax.jit(jax.grad(lambda p: map_point(*p, camera)[0]))((0.0, 0.0, 2.0))
   np.testing.assert_allclose(gradient, (0.5, 0, 0), atol=1e-7)
   # d^2 u / dx^2 to second order: u = x / z (1 + (k1 - 1/3) x^2 / z^2).
-  second = jax.grad(jax.grad(lambda x: map_point(x, 0.0, 2.0, camera)[0]))
+  second = jax.jit(jax.grad(jax.grad(lambda x: map_point(x, 0.0, 2.0, camera)[0])))
   for x in (1e-3, 0.06, 0.065):
     angle = np.arctan(x / 2)
     h = 1e-4
@@ -286,8 +284,9 @@ def unscented_64(arrays, camera, **constants):
 
 @pytest.mark.parametrize("constants", [(0.1, 2.0, 0.0), (0.7, 1.0, 0.5)])
 def test_unscented_transform(constants):
-  arrays, camera = make_scene("pinhole8", size=0.6)
-  projected = project(**arrays, camera=camera, config=dataclasses.replace(UNSCENTED, sigma_points=constants))
+  arrays, camera = make_scene("pinhole", size=0.6)
+  config = dataclasses.replace(UNSCENTED, sigma_points=constants)
+  projected = differentiate(arrays, camera, config)[1] if config == UNSCENTED else project(**arrays, camera=camera, config=config)
   means, covariances = unscented_64(arrays, camera, **dict(zip(("alpha", "beta", "kappa"), constants)))
   drawn = np.asarray(projected.radii) > 0
   assert drawn.sum() > 15
@@ -297,10 +296,9 @@ def test_unscented_transform(constants):
   assert np.abs(ewa_64(arrays, camera)[1] - covariances)[drawn].max() > 1
 
 
-@pytest.mark.parametrize("case", ["pinhole8", "orthographic"])
-def test_unscented_agrees_with_the_jacobian_for_small_gaussians(case):
-  arrays, camera = make_scene(case, size=0.02)
-  ewa, unscented = (project(**arrays, camera=camera, config=config) for config in (EWA, UNSCENTED))
+def test_unscented_agrees_with_the_jacobian_for_small_gaussians():
+  arrays, camera = make_scene("pinhole", size=0.02)
+  ewa, unscented = (differentiate(arrays, camera, config)[1] for config in (EWA, UNSCENTED))
   np.testing.assert_allclose(unscented.means2d, ewa.means2d, atol=0.02)
   np.testing.assert_allclose(covariances_of(unscented), covariances_of(ewa), rtol=5e-3, atol=5e-3)
   np.testing.assert_array_equal(unscented.depths, ewa.depths)
@@ -317,7 +315,7 @@ def test_all_seven_points_must_be_seen():
 
 
 def rolling_camera(motion: float = 1.0, size: float = 0.05):
-  arrays, camera = make_scene("pinhole8", size=size)
+  arrays, camera = make_scene("pinhole", size=size)
   end = np.eye(4)
   end[:3, :3] = Rotation.from_rotvec(motion * np.array([0.1, 0.05, -0.08])).as_matrix() @ camera.world_to_camera[:3, :3]
   end[:3, 3] = camera.world_to_camera[:3, 3] + motion * np.array([0.1, 0.2, -0.3])
@@ -381,7 +379,7 @@ def test_rolling_shutter():
   middle, translation = poses_64(camera, np.array(0.5))
   np.testing.assert_allclose(projected.depths, (arrays["means"] @ middle.T + translation)[:, 2], rtol=1e-5)
   still = dataclasses.replace(camera, world_to_camera_end=None, shutter="global")
-  assert np.abs(project(**arrays, camera=still, config=UNSCENTED).means2d - means).max() > 2
+  assert np.abs(differentiate(arrays, still, UNSCENTED)[1].means2d - means).max() > 2
 
 
 def test_an_orthographic_camera_on_the_move_in_closed_form():
@@ -405,14 +403,13 @@ def test_an_orthographic_camera_on_the_move_in_closed_form():
     return jnp.sum(projected.means2d[:, 1]), projected
 
   (by_shift, by_means), projected = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(shift, means)
-  # Five steps leave share^5 of the way.
-  np.testing.assert_allclose(projected.means2d[:, 1], expected, atol=2 * 20 * shift * share**5)
-  np.testing.assert_allclose(covariances_of(projected)[:, 1, 1], (20 * 0.05 / (1 - share)) ** 2, rtol=2e-2)
+  np.testing.assert_allclose(projected.means2d[:, 1], expected, atol=1e-3)
+  np.testing.assert_allclose(covariances_of(projected)[:, 1, 1], (20 * 0.05 / (1 - share)) ** 2, rtol=1e-3)
   d_share = 20 / (HEIGHT - 1)
   np.testing.assert_allclose(
-      by_shift, np.sum((20 * y + 15 - 0.5 * share) / (1 - share) ** 2 - 0.5 / (1 - share)) * d_share, rtol=2e-2
+      by_shift, np.sum((20 * y + 15 - 0.5 * share) / (1 - share) ** 2 - 0.5 / (1 - share)) * d_share, rtol=1e-4
   )
-  np.testing.assert_allclose(by_means[:, 1], 20 / (1 - share), rtol=1e-2)
+  np.testing.assert_allclose(by_means[:, 1], 20 / (1 - share), rtol=1e-4)
 
 
 def test_a_camera_that_stands_still_has_a_global_shutter():
