@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation, Slerp
 
-from splat_kernels import Camera, Config, project
+from splat_kernels import Camera, Config, project, rasterize
 from splat_kernels.cameras import make_motion, map_point, shutter_time, widest_tangent
 
 WIDTH, HEIGHT = 40, 30
@@ -435,6 +435,26 @@ def test_a_camera_that_is_not_finite_culls_everything_and_has_no_gradient(progra
       assert all(np.all(np.isfinite(a)) for a in outputs_of(projected)), field
       for gradient in jax.tree.leaves(gradients):
         np.testing.assert_array_equal(gradient, 0)
+
+
+def test_an_image_counts_all_gaussians_of_a_camera_that_is_not_finite():
+  arrays, camera = make_scene("fisheye")
+  coefficients = np.random.default_rng(0).normal(size=(20, 4, 3)).astype(np.float32)
+
+  @jax.jit
+  def draw(arrays, coefficients, camera):
+    def loss(arrays, coefficients, camera):
+      output = rasterize(**arrays, colors=coefficients, camera=camera, sh_degree=1, implementation="reference")
+      return jnp.sum(output.image) + jnp.sum(output.depth), output
+
+    return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(arrays, coefficients, camera)
+
+  arrays["means"][3, 1] = np.nan
+  coefficients[4, 2, 0] = np.inf
+  for distortion, count in ((camera.distortion, 2), (camera.distortion * np.float32(np.nan), 20)):
+    gradients, output = draw(arrays, coefficients, dataclasses.replace(camera, distortion=distortion))
+    assert output.nonfinite == count and np.sum(np.asarray(output.radii) == 0) == count
+    assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves((gradients, output)))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
