@@ -30,7 +30,6 @@ from rsatalker_jax import sharding
 from rsatalker_jax.runs import workdir as workdirs  # noqa: E402
 from rsatalker_jax.runs import load_run  # noqa: E402
 from rsatalker_jax.types import FPS, MOTION_GROUPS  # noqa: E402
-from splat_kernels.api import default_implementation  # noqa: E402
 from splat_kernels.bench import time_in_turns  # noqa: E402
 
 SIZES = ((802, 550), (512, 512))  # Height, width.
@@ -115,7 +114,7 @@ def main() -> None:
   before = os.getloadavg()[0]
   times = time_in_turns({key: call for key, (call, *_) in rounds.items()}, args.rounds)
   device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
-  print(f"{device}; {talker.implementation or default_implementation()}; avatar {what}")
+  print(f"{device}; {talker.implementation or "the platform's implementation"}; avatar {what}")
   print(
       f"{len(avatar.binding)} Gaussians, harmonics of degree {round(avatar.gaussians.sh.shape[-2] ** 0.5) - 1}; "
       f"{args.rounds} rounds; load {before:.1f} before, {os.getloadavg()[0]:.1f} after\n"

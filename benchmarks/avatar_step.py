@@ -31,7 +31,6 @@ from rsatalker_jax import sharding
 from rsatalker_jax.training import loop  # noqa: E402
 from rsatalker_jax.training.avatar_stage import avatar_stage  # noqa: E402
 from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
-from splat_kernels.api import default_implementation  # noqa: E402
 from splat_kernels.bench import time_in_turns  # noqa: E402
 
 
@@ -106,7 +105,7 @@ def main() -> None:
 
   device = f"{mesh.size} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
   load = f"load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
-  print(f"{device}; {talker.implementation or default_implementation()}; {load}")
+  print(f"{device}; {talker.implementation or "the platform's implementation"}; {load}")
   what = f"{args.gaussians} Gaussians, {args.batch} frames of {args.size} x {args.size}"
   print(f"{what}, {steps.intersections} pairs a frame\n")
   megabytes = lambda size: f"{size / 2**20:.0f}"

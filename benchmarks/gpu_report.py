@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_report.py [--out FOLDER]
 
-  1. Parity: image, alpha and all gradients of `pallas_gpu`, compiled for the GPU, against `reference` and `xla` on the
+  1. Parity: image, alpha and all gradients of `pallas_triton`, compiled for the GPU, against `reference` and `xla` on the
      same GPU, for the cases of the shared test class; and whether two runs give the same bits. On Hopper and later, of
-     `pallas_gpu_mosaic`, too, for the cases whose tiles it can draw.
+     `pallas_mosaic_gpu`, too, for the cases whose tiles it can draw.
   2. Time: forward and forward + backward, by `splat_kernels.bench`, of these and, on the smallest scene, of `xla`, with
      gsplat's and splax's rows beside them where these are installed.
 
@@ -36,7 +36,7 @@ TIMED = {"head10k": ("xla",), "head50k": (), "head100k": ()}  # Beside the kerne
 
 def kernels_here() -> tuple[str, ...]:
   hopper = float(jax.devices()[0].compute_capability) >= 9
-  return ("pallas_gpu", "pallas_gpu_mosaic") if hopper else ("pallas_gpu",)
+  return ("pallas_triton", "pallas_mosaic_gpu") if hopper else ("pallas_triton",)
 
 
 def compare(case: str, name: str) -> list[dict]:
@@ -63,7 +63,7 @@ def compare(case: str, name: str) -> list[dict]:
 
 
 def time_specs(runs: int) -> list[dict]:
-  config = Config(with_depth=False)
+  config = Config(depth=None)
   floors = {config.tile_size: bench.measure_floor(config.tile_size, runs)}
   rows = []
   for name, others in TIMED.items():
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
   begin = time.perf_counter()
   parity = []
   for name in kernels_here():
-    cases = [case for case in CASES if name == "pallas_gpu" or CASES[case].tile_size >= 16]
+    cases = [case for case in CASES if name == "pallas_triton" or CASES[case].tile_size >= 16]
     parity += [row for case in cases for row in compare(case, name)]
   device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
   report = f"{device}\n\n{format_parity(parity)}\n"

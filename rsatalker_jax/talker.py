@@ -223,7 +223,8 @@ def make_talker(config: ConfigDict) -> Talker:
       raster=splat_kernels.Config(
           tile_size=config.render.tile_size,
           max_intersections=config.render.max_intersections,
-          with_depth=False,
+          depth=None,
+          on_overflow="report",  # Who draws looks at it: training takes the step again, `render_frames` the frames.
       ),
       implementation=config.render.implementation,
       background=tuple(config.render.background),

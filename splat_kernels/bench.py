@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from splat_kernels import Config, binning, peers, project, rasterize, round_capacity, xla
-from splat_kernels.api import IMPLEMENTATIONS, default_implementation
+from splat_kernels import Config, binning, implementations, peers, project, rasterize, round_capacity, xla
+from splat_kernels.platforms import current_device
 from splat_kernels.specs import SPECS, Spec, make_scene
 from splat_kernels.tiles import count_tiles
 
@@ -74,8 +74,9 @@ def make_candidate(name: str, spec: Spec, config: Config) -> Candidate:
   scene = make_scene(spec)
   camera, sh_degree = scene.pop("camera"), scene.pop("sh_degree")
   scene = jax.tree.map(jnp.asarray, scene)
+  interpret = implementations.load(name).unsupported(current_device(), config) is not None
   draw = lambda config, **arrays: rasterize(
-      **arrays, camera=camera, sh_degree=sh_degree, config=config, implementation=name
+      **arrays, camera=camera, sh_degree=sh_degree, config=config, implementation=name, interpret=interpret
   )
   output = draw(config, **scene)  # Outside jit: the list grows to what is needed.
   config = dataclasses.replace(config, max_intersections=round_capacity(int(output.intersections.max())))
@@ -83,17 +84,12 @@ def make_candidate(name: str, spec: Spec, config: Config) -> Candidate:
   arrays = {key: value for key, value in scene.items() if key != "colors"}
   fit = lambda arrays: project(**arrays, camera=camera, config=config)
   projected = jax.jit(fit)(arrays)
-  list_tiles = lambda p: jax.vmap(
-      lambda one, always: binning.make_bins(
-          one,
-          always,
-          width=spec.width,
-          height=spec.height,
-          config=config,
-          capacity=config.max_intersections,
-      ),
-      in_axes=(0, None),
-  )(p, p.radii[0, 0] >= 0)
+
+  def list_tiles(p):
+    shape = dict(width=spec.width, height=spec.height, config=config, capacity=config.max_intersections)
+    with implementations.load(name).around_stages(p.radii):
+      return jax.vmap(functools.partial(binning.make_bins, **shape))(p)
+
   loss = lambda arrays: jnp.sum(draw(config, **arrays).image ** 2)
 
   parts = {"project": _compile(fit, arrays)}
@@ -265,20 +261,21 @@ def format_table(rows: Iterable[Mapping]) -> str:
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m splat_kernels.bench", description=__doc__.splitlines()[0])
   parser.add_argument("--spec", nargs="+", default=DEFAULT_SPECS, help=f"of {', '.join(BENCHMARKS)}; or all")
-  default, known = [default_implementation()], ", ".join(IMPLEMENTATIONS)
-  parser.add_argument("--implementation", nargs="+", default=default, help=f"of {known}")
+  known = implementations.names()
+  default = [implementations.choose(None, current_device(), jnp.dtype("float32"), Config()).name]
+  parser.add_argument("--implementation", nargs="+", default=default, help=f"of {', '.join(known)}")
   parser.add_argument("--tile_size", type=int, nargs="+", default=[16])
   parser.add_argument("--runs", type=int, default=9, help="rounds that count")
   parser.add_argument("--json", help="file to write the rows to")
   parser.add_argument("--markdown", help="file to write the table to")
   args = parser.parse_args(argv)
   specs = BENCHMARKS if list(args.spec) == ["all"] else args.spec
-  for flag, given, known in (("spec", specs, SPECS), ("implementation", args.implementation, IMPLEMENTATIONS)):
-    if wrong := [name for name in given if name not in known]:
-      print(f"--{flag}={wrong[0]}: not one of {', '.join(known)}", file=sys.stderr)
+  for flag, given, choices in (("spec", specs, SPECS), ("implementation", args.implementation, known)):
+    if wrong := [name for name in given if name not in choices]:
+      print(f"--{flag}={wrong[0]}: not one of {', '.join(choices)}", file=sys.stderr)
       sys.exit(2)
   try:
-    configs = [Config(tile_size=size, with_depth=False) for size in args.tile_size]
+    configs = [Config(tile_size=size, depth=None) for size in args.tile_size]
   except ValueError as e:
     print(e, file=sys.stderr)
     sys.exit(2)

@@ -4,13 +4,15 @@ All of it is written on tuples of arrays x, y, z of equal shape and on one camer
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from splat_kernels.types import MODELS, SHUTTERS, Camera, float_array
+from splat_kernels import arguments
+from splat_kernels.types import MODELS, SHUTTERS, Camera, Config
 
 # Where a ray is so oblique (tangent of its angle with the axis) that it counts as beside the camera. It bounds the
 # powers in the models below, so that none overflows.
@@ -22,54 +24,58 @@ Point = tuple[Float[Array, "*n"], Float[Array, "*n"], Float[Array, "*n"]]
 ImagePoint = tuple[Float[Array, "*n"], Float[Array, "*n"]]
 
 
-def camera_arrays(camera: Camera) -> dict[str, tuple[Float[Array, "..."], int]]:
-  """The arrays that a camera has, by field, each with the number of its dimensions that are not of the batch."""
-  ranks = {"world_to_camera": 2, "intrinsics": 2, "distortion": 1, "world_to_camera_end": 2}
-  return {name: (getattr(camera, name), rank) for name, rank in ranks.items() if getattr(camera, name) is not None}
+# The arrays of a camera, and how many of their dimensions are not of the batch.
+RANKS = {"world_to_camera": 2, "intrinsics": 2, "distortion": 1, "world_to_camera_end": 2}
 
 
-def with_arrays(camera: Camera) -> Camera:
-  """The camera with JAX arrays of floating numbers for whatever arrays, lists and numbers it was given."""
-  arrays = {name: float_array(f"camera.{name}", a) for name, (a, _) in camera_arrays(camera).items()}
-  return dataclasses.replace(camera, **arrays)
+def arrays_of(camera: Camera) -> dict[str, Float[Array, "..."]]:
+  """The arrays that a camera has, by field."""
+  return {name: getattr(camera, name) for name in RANKS if getattr(camera, name) is not None}
 
 
-def check_camera(camera: Camera) -> None:
-  """Raises a ValueError that names the field which is wrong, with its value."""
-  if camera.world_to_camera.shape[-2:] != (4, 4):
-    raise ValueError(f"{camera.world_to_camera.shape=} must be (*b, 4, 4)")
-  if camera.intrinsics.shape[-2:] != (3, 3):
-    raise ValueError(f"{camera.intrinsics.shape=} must be (*b, 3, 3)")
-  if not isinstance(camera.width, int) or not isinstance(camera.height, int):
-    raise ValueError(f"{camera.width=} and {camera.height=} must be whole numbers that are known outside jit")
-  if camera.width < 1 or camera.height < 1:
-    raise ValueError(f"{camera.width=} and {camera.height=} must be positive")
-  if not isinstance(camera.near, float | None) or not isinstance(camera.far, float):
-    raise ValueError(f"{camera.near=} and {camera.far=} must be numbers that are known outside jit")
-  if not 0 < (camera.far if camera.near is None else camera.near) <= camera.far:
-    raise ValueError(f"{camera.near=} and {camera.far=} must satisfy 0 < near <= far")
-  if camera.model not in MODELS:
-    raise ValueError(f"{camera.model=} must be one of {', '.join(MODELS)}")
-  if camera.shutter not in SHUTTERS:
-    raise ValueError(f"{camera.shutter=} must be one of {', '.join(SHUTTERS)}")
-  if camera.distortion is not None:
-    counts = {"pinhole": (4, 5, 8), "fisheye": (4,)}.get(camera.model)
-    if counts is None:
-      raise ValueError(f"{camera.model=} has no distortion; {camera.distortion.shape=} must be None")
-    if camera.distortion.shape[-1:] not in ((count,) for count in counts):
-      wanted = " or ".join(map(str, counts))
-      raise ValueError(f"{camera.distortion.shape=} must be (*b, {wanted}) for {camera.model=}")
+def check_camera(camera: Camera) -> Camera:
+  """The camera with JAX arrays for arrays and lists of any kind, and Python's numbers for any other library's.
+
+  Raises:
+    ValueError: naming the field which is wrong, with its value.
+  """
+  for name, known in (("model", MODELS), ("shutter", SHUTTERS)):
+    if getattr(camera, name) not in known:
+      raise ValueError(f"camera.{name}={getattr(camera, name)!r} must be one of {', '.join(known)}")
+  tails = {"world_to_camera": (4, 4), "intrinsics": (3, 3), "distortion": (None,), "world_to_camera_end": (4, 4)}
+  fields = {name: arguments.floats(f"camera.{name}", a, tails[name]) for name, a in arrays_of(camera).items()}
+  if "distortion" in fields:
+    counts = {"pinhole": (4, 5, 8), "fisheye": (4,), "orthographic": ()}[camera.model]
+    if not counts:
+      raise ValueError(f"{camera.model=} has no distortion; camera.distortion must be None")
+    if (count := fields["distortion"].shape[-1]) not in counts:
+      raise ValueError(f"camera.distortion has {count} coefficients, of {camera.model=} {' or '.join(map(str, counts))}")
   if (camera.world_to_camera_end is None) != (camera.shutter == "global"):
     given = "absent" if camera.world_to_camera_end is None else "given"
     raise ValueError(f"{camera.shutter=} with camera.world_to_camera_end {given}: a rolling shutter, and no other, needs it")
-  if camera.world_to_camera_end is not None and camera.world_to_camera_end.shape[-2:] != (4, 4):
-    raise ValueError(f"{camera.world_to_camera_end.shape=} must be (*b, 4, 4)")
+  for name in ("width", "height"):
+    fields[name] = arguments.size(f"camera.{name}", getattr(camera, name))
+  for name in ("near", "far"):
+    if (value := getattr(camera, name)) is not None:
+      try:
+        fields[name] = float(value)
+      except (TypeError, ValueError):  # Of a tracer, too.
+        raise ValueError(f"camera.{name}={value!r} must be a number that is known outside jit") from None
+  if not 0 < fields.get("near", fields["far"]) <= fields["far"]:
+    raise ValueError(f"camera.near={camera.near} and camera.far={camera.far} must satisfy 0 < near <= far")
+  return dataclasses.replace(camera, **fields)
+
+
+def check_shutter(camera: Camera, config: Config) -> None:
+  """Raises a ValueError if the projection cannot draw what the camera's shutter sees."""
+  if camera.shutter != "global" and config.projection != "unscented":
+    raise ValueError(f"{camera.shutter=} needs Config(projection='unscented'), not {config.projection!r}")
 
 
 def is_finite(camera: Camera) -> Bool[Array, "*b"]:
-  """Whether all numbers of a camera, leading dimensions `*b` on all of its arrays, are finite."""
-  finite = [jnp.all(jnp.isfinite(a), axis=tuple(range(-rank, 0))) for a, rank in camera_arrays(camera).values()]
-  return jnp.all(jnp.stack(finite), axis=0)
+  """Whether all numbers of a camera are finite; leading dimensions of its arrays broadcast."""
+  finite = (jnp.all(jnp.isfinite(a), axis=tuple(range(-RANKS[name], 0))) for name, a in arrays_of(camera).items())
+  return functools.reduce(jnp.logical_and, finite)
 
 
 def without_nonfinite(camera: Camera, finite: Bool[Array, ""]) -> Camera:

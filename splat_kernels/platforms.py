@@ -3,15 +3,32 @@
 import jax
 
 
-def current_platform() -> str:
-  """ "cpu", "gpu" or "tpu": the platform of `jax.default_device` if that is set, else of JAX's default backend.
+def current_device() -> jax.Device:
+  """`jax.default_device` if that is set, else the first of JAX's default backend.
 
   Asked while tracing. To compile ahead of time for devices that are not there, trace under
   `jax.default_device(topology.devices[0])`.
   """
   device = jax.config.jax_default_device
   if device is None:
-    platform = jax.default_backend()
-  else:
-    platform = device if isinstance(device, str) else device.platform
+    return jax.local_devices()[0]
+  return jax.local_devices(backend=device)[0] if isinstance(device, str) else device
+
+
+def current_platform() -> str:
+  """ "cpu", "gpu" or "tpu", of `current_device`."""
+  platform = current_device().platform
   return "gpu" if platform in ("cuda", "rocm") else platform
+
+
+def needs_nvidia(device: jax.Device, generation: int) -> str | None:
+  """Why a device is not an NVIDIA GPU of at least a compute capability; None if it is."""
+  if device.platform not in ("gpu", "cuda"):
+    return f"needs an NVIDIA GPU, not {device.platform}"
+  capability = str(getattr(device, "compute_capability", ""))
+  major = capability.split(".")[0]
+  if not major.isdigit():  # AMD's are called gfx90a and the like.
+    return f"needs an NVIDIA GPU, not {device.device_kind} ({capability})"
+  if int(major) < generation:
+    return f"needs compute capability {generation}.0, {device.device_kind} has {capability}"
+  return None

@@ -8,27 +8,12 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from splat_kernels import cameras
-from splat_kernels.fusion import columns
+from splat_kernels.stages import columns
 from splat_kernels.tiles import inria_spans
 from splat_kernels.types import Camera, Config, Projected
-
-
-def finite_gaussians(camera: Camera, *arrays: Float[Array, "..."] | None) -> Bool[Array, "*b N"]:
-  """Which Gaussians have only finite numbers, in all of the arrays and in their frame's camera.
-
-  Args:
-    camera: with the leading dimensions `*b` on all of its arrays.
-    *arrays: whatever is given for each Gaussian, colours included: (*b, N, …). None is skipped.
-  """
-  finite = cameras.is_finite(camera)[..., None]
-  rank = finite.ndim
-  for array in arrays:
-    if array is not None:
-      finite = finite & jnp.all(jnp.isfinite(array), axis=tuple(range(rank, array.ndim)))
-  return finite
 
 
 def project_gaussians(
@@ -37,9 +22,8 @@ def project_gaussians(
     scales: Float[Array, "N 3"] | None,
     opacities: Float[Array, "N"],
     camera: Camera,
-    covariances: Float[Array, "N 3 3"] | None = None,
-    *,
     config: Config,
+    covariances: Float[Array, "N 3 3"] | None = None,
 ) -> Projected:
   """Projects N Gaussians, given by quats and scales or by covariances, into one camera. Batches by `jax.vmap`.
 
@@ -51,8 +35,6 @@ def project_gaussians(
   Written component by component on (N,) arrays: XLA fuses all of it into a few loops, where batches of 3x3 products
   would be a loop of small calls.
   """
-  if camera.shutter != "global" and config.projection == "ewa":
-    raise ValueError(f"{camera.shutter=} needs Config(projection='unscented'), not 'ewa'")
   components = lambda a: [a[:, i] for i in range(a.shape[1])]
   m = components(means)
   # Rotations with scales, or the six numbers of symmetric matrices.

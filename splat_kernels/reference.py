@@ -7,48 +7,50 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from splat_kernels.binning import tile_box
 from splat_kernels.types import Config, Projected
 
 
-def composite(
-    projected: Projected,
-    features: Float[Array, "B N C"],
-    background: Float[Array, "B C"],
-    *,
-    width: int,
-    height: int,
-    config: Config,
-    capacity: int,
-    means2d_abs: Float[Array, "B N 2"] | None = None,
-) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
-  """Composites features front to back over a background. The contract that every implementation fulfils.
+class Reference:
+  """See `implementations.Implementation`. Pairs are counted by boxes: at least what tile-based implementations need."""
 
-  Args:
-    projected: one batch dimension B.
-    features: what is composited: colour channels, and depth if asked for.
-    background: what lies behind everything.
-    width: of the image, pixels.
-    height: of the image, pixels.
-    config: see `Config`.
-    capacity: how many (Gaussian, tile) pairs a frame may hold; not used here.
-    means2d_abs: zeros, whose gradient is the sum over pixels of the absolute gradients of the centres; an
-      implementation may refuse all but None.
+  name = "reference"
 
-  Returns:
-    sum over Gaussians of weight * feature, plus transmittance * background; transmittance behind the last Gaussian;
-    (Gaussian, tile) pairs, counted by boxes and thus at least what tile-based implementations need; pairs dropped:
-    none.
-  """
-  del capacity
-  if means2d_abs is None:
-    means2d_abs = jnp.zeros_like(projected.means2d)
-  one = lambda p, f, a: _composite_frame(p, f, a, width, height, config)
-  summed, transmittance, intersections = jax.vmap(one)(projected, features, means2d_abs)
-  image = summed + transmittance[..., None] * background[:, None, None]
-  return image, transmittance, intersections, jnp.zeros_like(intersections)
+  def unsupported(self, device: jax.Device, config: Config) -> str | None:
+    del device, config
+
+  def unsupported_dtype(self, dtype: jnp.dtype) -> str | None:
+    del dtype
+
+  def most_channels(self, config: Config) -> int | None:
+    del config
+
+  def most_tiles(self, config: Config) -> int | None:
+    del config
+
+  def composite(
+      self,
+      projected: Projected,
+      features: Float[Array, "B N C"],
+      *,
+      width: int,
+      height: int,
+      config: Config,
+      capacity: int,
+      interpret: bool = False,
+      tile_mask: Bool[Array, "B rows columns"] | None = None,
+      means2d_abs: Float[Array, "B N 2"] | None = None,
+  ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
+    """See `Implementation.composite`. Differentiable in every mode and order, but for `means2d_abs`, which asks for one."""
+    del capacity, interpret
+    one = lambda p, f, m, a: _composite_frame(p, f, m, a, width, height, config)
+    summed, transmittance, intersections = jax.vmap(one)(projected, features, tile_mask, means2d_abs)
+    return summed, transmittance, intersections, jnp.zeros_like(intersections)
+
+
+IMPLEMENTATION = Reference()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -66,16 +68,18 @@ _at_pixels.defvjp(
 )
 
 
-def _composite_frame(projected: Projected, features, means2d_abs, width: int, height: int, config: Config):
+def _composite_frame(projected: Projected, features, tile_mask, means2d_abs, width: int, height: int, config: Config):
   visible = projected.radii > 0
   order = jnp.argsort(jnp.where(visible, projected.depths, jnp.inf), stable=True)  # Ties by Gaussian index.
   p = jax.tree.map(lambda a: a[order], projected)
-  features, visible, means2d_abs = features[order], visible[order], means2d_abs[order]
+  features, visible = features[order], visible[order]
 
   dtype = p.means2d.dtype
   y, x = jnp.mgrid[:height, :width].astype(dtype) + 0.5  # (H, W) pixel centres.
-  dx = x - _at_pixels(p.means2d[:, 0], means2d_abs[:, 0], height, width)  # (N, H, W)
-  dy = y - _at_pixels(p.means2d[:, 1], means2d_abs[:, 1], height, width)
+  centre_x, centre_y = (p.means2d[:, i, None, None] for i in range(2))
+  if means2d_abs is not None:
+    centre_x, centre_y = (_at_pixels(p.means2d[:, i], means2d_abs[order, i], height, width) for i in range(2))
+  dx, dy = x - centre_x, y - centre_y  # (N, H, W)
   xx, xy, yy = (p.conics[:, i, None, None] for i in range(3))
   exponent = -0.5 * (xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy)
   # The form is positive definite, so an exponent above 0 is rounding; others skip such pixels, which leaves pinholes.
@@ -89,6 +93,8 @@ def _composite_frame(projected: Projected, features, means2d_abs, width: int, he
   in_box = (tx >= tiles[:, 0, None, None]) & (tx < tiles[:, 2, None, None])
   in_box &= (ty >= tiles[:, 1, None, None]) & (ty < tiles[:, 3, None, None])
   drawn = visible[:, None, None] & in_box & (alpha >= config.alpha_min)
+  if tile_mask is not None:
+    drawn &= tile_mask[ty.astype(jnp.int32), tx.astype(jnp.int32)]
   clamped = jnp.where(drawn, clamped, 0)
 
   # Transmittance only falls, so "stop before the Gaussian that would bring it to the minimum" is a plain mask.

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from splat_kernels.cameras import check_camera, with_arrays
+from splat_kernels import arguments
+from splat_kernels.cameras import check_camera
 from splat_kernels.projection import rotation_columns
-from splat_kernels.types import Camera, InputArray, float_array
+from splat_kernels.types import Camera, InputArray
 
 
 def normals(
@@ -23,14 +24,10 @@ def normals(
   Raises:
     ValueError: if shapes do not fit, naming them with their values.
   """
-  means, quats, scales = float_array("means", means), float_array("quats", quats), float_array("scales", scales)
-  camera = with_arrays(camera)
-  if means.ndim < 2 or means.shape[-1] != 3:
-    raise ValueError(f"{means.shape=} must be (*b, N, 3)")
+  means = arguments.floats("means", means, (None, 3))
   num = means.shape[-2]
-  if quats.shape[-2:] != (num, 4) or scales.shape[-2:] != (num, 3):
-    raise ValueError(f"{quats.shape=} and {scales.shape=} must be (*b, {num}, 4) and (*b, {num}, 3)")
-  check_camera(camera)
+  quats, scales = arguments.floats("quats", quats, (num, 4)), arguments.floats("scales", scales, (num, 3))
+  camera = check_camera(camera)
 
   pose = camera.world_to_camera
   finite = jnp.all(jnp.isfinite(pose), axis=(-2, -1))[..., None]

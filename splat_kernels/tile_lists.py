@@ -17,18 +17,26 @@ from splat_kernels.binning import Bins
 class TileLists:
   """J chunks (a static bound) of K slots, tile after tile over all frames, front to back within a tile.
 
+  Every axis that grows with the number of frames is a multiple of it, so that batches can be joined and split.
+
   Attributes:
     gaussians: Gaussian of each slot, counted through all frames: frame * N + index; B * N in empty slots, which are
       the last ones of a tile's last chunk and all slots of unused chunks.
     tiles: tile of each chunk, counted through all frames: frame * T + tile; any tile in unused chunks.
-    starts: first chunk of each tile; entry BT is the number of chunks in use.
+    starts: first chunk of each tile.
     counts: slots of each tile that are not empty.
   """
 
   gaussians: Int[Array, "J K"]
   tiles: UInt[Array, "J"]
-  starts: Int[Array, "BT1"]
+  starts: Int[Array, "BT"]
   counts: Int[Array, "BT"]
+
+  @property
+  def ends(self) -> Int[Array, "BT"]:
+    """One past the last chunk of each tile."""
+    chunk = self.gaussians.shape[1]
+    return self.starts + (self.counts + chunk - 1) // chunk
 
 
 def make_tile_lists(bins: Bins, num: int, chunk: int) -> TileLists:
@@ -47,7 +55,7 @@ def make_tile_lists(bins: Bins, num: int, chunk: int) -> TileLists:
   counts = ends - starts
   chunk_counts = (counts + chunk - 1) // chunk
   chunk_ends = jnp.cumsum(chunk_counts)
-  size = batch * (capacity // chunk + min(num_tiles, capacity)) + 1
+  size = batch * (capacity // chunk + min(num_tiles, capacity) + 1)
   tiles = jnp.cumsum(jnp.zeros(size, jnp.int32).at[chunk_ends].add(1, mode="drop"))
   tiles = jnp.minimum(tiles, batch * num_tiles - 1)
   index = jnp.arange(size, dtype=jnp.int32)
@@ -59,6 +67,6 @@ def make_tile_lists(bins: Bins, num: int, chunk: int) -> TileLists:
   return TileLists(
       gaussians=jnp.where(used, gaussians, batch * num),
       tiles=tiles.astype(jnp.uint32),
-      starts=jnp.concatenate([jnp.zeros_like(chunk_ends[:1]), chunk_ends]),
+      starts=chunk_ends - chunk_counts,
       counts=counts,
   )

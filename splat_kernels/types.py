@@ -6,32 +6,14 @@ coefficients, `H W` pixels.
 
 import dataclasses
 import functools
-import operator
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 InputArray = Array | np.ndarray
 MODELS = ("pinhole", "orthographic", "fisheye")
 SHUTTERS = ("global", "top_to_bottom", "bottom_to_top", "left_to_right", "right_to_left")
-
-
-def float_array(name: str, value) -> Float[Array, "..."]:
-  """Numbers, lists of them, and arrays of any kind of number, as an array of floating numbers.
-
-  Raises:
-    ValueError: if they are anything else, with `name`.
-  """
-  try:
-    array = jnp.asarray(value)
-  except (TypeError, ValueError, OverflowError):
-    raise ValueError(f"{name} must be an array of numbers, but is {str(value)[:80]!r}") from None
-  if jnp.issubdtype(array.dtype, jnp.complexfloating):
-    raise ValueError(f"{name} must be an array of real numbers, but its dtype is {array.dtype}")
-  return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 @functools.partial(
@@ -78,18 +60,6 @@ class Camera:
   world_to_camera_end: Float[InputArray, "*#b 4 4"] | None = None
   shutter: str = "global"
 
-  def __post_init__(self):
-    for name, kind in (("width", operator.index), ("height", operator.index), ("near", float), ("far", float)):
-      object.__setattr__(self, name, _python_number(getattr(self, name), kind))
-
-
-def _python_number(value, kind: Callable):
-  """Of whatever library a number is, Python's own, which hashes; all else unchanged, for the checks to name."""
-  try:
-    return kind(value)
-  except (TypeError, ValueError):
-    return value
-
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -98,7 +68,12 @@ def _python_number(value, kind: Callable):
 )
 @dataclasses.dataclass(frozen=True)
 class Projected:
-  """Gaussians as the image plane sees them. Culled ones have radius 0 and finite, meaningless other fields.
+  """Gaussians as the image plane sees them: what `project` returns and `composite` draws, whoever made it.
+
+  A projector of your own has to give: centres and conics in pixels; depths, by which Gaussians are ordered, near ones
+  first, ties by index (positive, as their bits are compared); `extents`, outside of which a Gaussian is not looked for:
+  sqrt(2 ln(opacity / alpha_min) Sigma_ii) for Sigma, the inverse of the conic, holds all that is visible;
+  `radii` > 0 where a Gaussian is drawn. `support` stays as it is. A culled one has radius 0, extents 0 and finite, meaningless other fields.
 
   Attributes:
     means2d: centres, pixels.
@@ -121,6 +96,26 @@ class Projected:
 
 
 @functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("image", "alpha", "intersections", "overflow"), meta_fields=()
+)
+@dataclasses.dataclass(frozen=True)
+class Composited:
+  """What `composite` returns.
+
+  Attributes:
+    image: sum over Gaussians of weight * feature, front to back, plus transmittance * background.
+    alpha: 1 - transmittance behind the last Gaussian drawn: the sum of weights.
+    intersections: see `RenderOutput`.
+    overflow: see `RenderOutput`.
+  """
+
+  image: Float[Array, "*b H W C"]
+  alpha: Float[Array, "*b H W"]
+  intersections: Int[Array, "*b"]
+  overflow: Int[Array, "*b"]
+
+
+@functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("image", "alpha", "depth", "radii", "nonfinite", "intersections", "overflow"),
     meta_fields=(),
@@ -132,8 +127,7 @@ class RenderOutput:
   Attributes:
     image: colour composited front to back over the background.
     alpha: 1 - transmittance behind the last Gaussian drawn.
-    depth: expected camera z, sum(w z) / sum(w), world units; 0 where nothing was drawn. None with
-      `Config(with_depth=False)`.
+    depth: of `Config.depth`, world units; 0 where nothing was drawn. None with `Config(depth=None)`.
     radii: see `Projected.radii`; a Gaussian is visible where radii > 0.
     nonfinite: Gaussians that were culled because one of their numbers is NaN or infinite.
     intersections: pairs (Gaussian, tile) that this frame needs; where the list has no room even for the rows of tiles
@@ -187,10 +181,14 @@ class Config:
     sigma_points: alpha, beta and kappa of the unscented transform; gsplat's and 3DGUT's are the default. The points are
       the centre and those alpha sqrt(3 + kappa) standard deviations away along the axes.
     radius_clip: Gaussians whose radius in whole pixels is not above this are culled.
-    max_intersections: capacity of the list of (Gaussian, tile) pairs of one frame; None takes a guess from N and the
-      number of tiles. Outside jit a full list is grown and the frame drawn again; under jit it cannot be, and
-      `RenderOutput.overflow` tells. See docs/rasterizer.md for how to size it. Not used by `reference`.
-    with_depth: whether to compute `RenderOutput.depth`, which costs as much as one more colour channel.
+    max_intersections: capacity of the list of (Gaussian, tile) pairs of one frame; None takes what was enough the last
+      time outside jit for as many Gaussians and pixels, else a guess. Outside jit a full list is grown and the frame
+      drawn again; under jit (grad of jit, vmap, scan, shard_map) it cannot be. See docs/rasterizer.md for how to size it.
+      Not used by `reference`.
+    on_overflow: what a frame is whose list was full all the same. "nan": NaN in every pixel. "error": a callback raises
+      while the program runs. "report": the nearest Gaussians alone, for callers who look at `RenderOutput.overflow`.
+    depth: what `RenderOutput.depth` is. "expected": sum(w z) / sum(w). "accumulated": sum(w z). None: not computed; it
+      costs as much as one more colour channel. z is `Projected.depths`.
   """
 
   tile_size: int = 16
@@ -209,37 +207,38 @@ class Config:
   sigma_points: tuple[float, float, float] = (0.1, 2.0, 0.0)
   radius_clip: float = 0.0
   max_intersections: int | None = None
-  with_depth: bool = True
+  on_overflow: str = "nan"
+  depth: str | None = "expected"
 
   def __post_init__(self):
-    if self.tile_size not in (4, 8, 16, 32):
-      raise ValueError(f"{self.tile_size=} must be one of 4, 8, 16, 32")
-    if not 0 < self.alpha_min < self.alpha_max < 1:
-      raise ValueError(f"{self.alpha_min=} and {self.alpha_max=} must satisfy 0 < alpha_min < alpha_max < 1")
-    if not 0 < self.transmittance_min < 1:
-      raise ValueError(f"{self.transmittance_min=} must lie in (0, 1)")
-    if not self.near > 0:
-      raise ValueError(f"{self.near=} must be positive")
-    if not self.low_pass >= 0:
-      raise ValueError(f"{self.low_pass=} must not be negative")
-    if not 0 <= self.antialias_floor <= 1:
-      raise ValueError(f"{self.antialias_floor=} must lie in [0, 1]")
-    if self.support not in ("ellipse", "inria"):
-      raise ValueError(f"support={self.support!r} must be 'ellipse' or 'inria'")
-    if self.jacobian_limit not in ("image", "centred", "none"):
-      raise ValueError(f"{self.jacobian_limit=} must be 'image', 'centred' or 'none'")
-    if self.projection not in ("ewa", "unscented"):
-      raise ValueError(f"projection={self.projection!r} must be 'ewa' or 'unscented'")
+    _check(self.tile_size in (4, 8, 16, 32), tile_size=self.tile_size, must="be one of 4, 8, 16, 32")
+    bounds = {"alpha_min": self.alpha_min, "alpha_max": self.alpha_max}
+    _check(0 < self.alpha_min < self.alpha_max < 1, **bounds, must="satisfy 0 < alpha_min < alpha_max < 1")
+    _check(0 < self.transmittance_min < 1, transmittance_min=self.transmittance_min, must="lie in (0, 1)")
+    _check(self.near > 0, near=self.near, must="be positive")
+    _check(self.low_pass >= 0, low_pass=self.low_pass, must="not be negative")
+    _check(0 <= self.antialias_floor <= 1, antialias_floor=self.antialias_floor, must="lie in [0, 1]")
+    _check(self.support in ("ellipse", "inria"), support=self.support, must="be 'ellipse' or 'inria'")
+    known = self.jacobian_limit in ("image", "centred", "none")
+    _check(known, jacobian_limit=self.jacobian_limit, must="be 'image', 'centred' or 'none'")
+    _check(self.projection in ("ewa", "unscented"), projection=self.projection, must="be 'ewa' or 'unscented'")
     object.__setattr__(self, "sigma_points", tuple(self.sigma_points))  # Hashable.
     alpha, beta, kappa = self.sigma_points if len(self.sigma_points) == 3 else (0, 0, 0)
-    if not (alpha > 0 and kappa > -3 and beta >= alpha**2):  # Else variances can be negative.
-      raise ValueError(
-          f"sigma_points={self.sigma_points!r} must be (alpha, beta, kappa), alpha > 0, beta >= alpha^2, kappa > -3"
-      )
-    if not self.radius_clip >= 0:
-      raise ValueError(f"radius_clip={self.radius_clip!r} must not be negative")
-    if self.max_intersections is not None and self.max_intersections < 1:
-      raise ValueError(f"{self.max_intersections=} must be positive or None")
+    sound = alpha > 0 and kappa > -3 and beta >= alpha**2  # Else variances can be negative.
+    must = "be alpha, beta and kappa with alpha > 0, beta >= alpha^2, kappa > -3"
+    _check(sound, sigma_points=self.sigma_points, must=must)
+    _check(self.radius_clip >= 0, radius_clip=self.radius_clip, must="not be negative")
+    enough = self.max_intersections is None or self.max_intersections >= 1
+    _check(enough, max_intersections=self.max_intersections, must="be positive or None")
+    known = self.on_overflow in ("nan", "error", "report")
+    _check(known, on_overflow=self.on_overflow, must="be 'nan', 'error' or 'report'")
+    known = self.depth in ("expected", "accumulated", None)
+    _check(known, depth=self.depth, must="be 'expected', 'accumulated' or None")
+
+
+def _check(holds: bool, *, must: str, **values) -> None:
+  if not holds:
+    raise ValueError(f"Config: {', '.join(f'{name}={value!r}' for name, value in values.items())} must {must}")
 
 
 # Kerbl et al.'s diff-gaussian-rasterization. It culls at exactly 0.2, too: the next float32 is the first one drawn. And it

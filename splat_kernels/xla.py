@@ -1,11 +1,12 @@
 """Tiled compositing in plain XLA, with a hand-written backward pass: the portable implementation, the CPU's default.
 
 The lists of all tiles are cut into chunks of CHUNK slots, and one loop walks all chunks, tile after tile and front to
-back within a tile; a tile whose pixels are all finished is left early. What surrounds the walk is in compositing.py.
+back within a tile; a tile whose pixels are all finished is left early. What surrounds the walk is in tiled.py.
 
-How the loop body is written matters more than how much it computes; see `fusion.apart`.
+How the loop body is written matters more than how much it computes; see `stages.apart`.
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -15,12 +16,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from splat_kernels.binning import Bins
-from splat_kernels.compositing import Walk, composite_with
-from splat_kernels.fusion import apart
 from splat_kernels.platforms import current_platform
+from splat_kernels.stages import apart, computed_once
 from splat_kernels.tile_lists import make_tile_lists
+from splat_kernels.tiled import Tiled
 from splat_kernels.tiles import monomials, pixel_offsets
-from splat_kernels.types import Config, Projected
+from splat_kernels.types import Config
 
 CHUNK = 8  # Slots of one tile processed together.
 
@@ -37,95 +38,122 @@ class Chunks:
     tiles: as in `TileLists`.
     first: whether it is the tile's first chunk.
     next_tile: index of the first chunk of the next tile.
-    total: number of chunks in use.
+    total: number of chunks in use, of all frames, once per frame.
   """
 
   gaussians: Int[Array, "J K"]
   tiles: UInt[Array, "J"]
   first: Bool[Array, "J"]
   next_tile: UInt[Array, "J"]
-  total: UInt[Array, ""]
+  total: UInt[Array, "B"]
 
 
-def make_chunks(bins: Bins, num: int, config: Config) -> Chunks:
-  """Lists in chunks of CHUNK slots, and what the loops jump by."""
-  lists = make_tile_lists(bins, num, CHUNK)
-  tiles = lists.tiles.astype(jnp.int32)
-  first = lists.starts[tiles] == jnp.arange(tiles.shape[0], dtype=jnp.int32)
-  next_tile = lists.starts[tiles + 1].astype(jnp.uint32)
-  return Chunks(lists.gaussians, lists.tiles, first, next_tile, lists.starts[-1].astype(jnp.uint32))
+class Xla(Tiled):
+  """See the head of this file. Draws on any device, in float32."""
 
+  name = "xla"
+  scale = 1 / 8
+  has_second_order = True
 
-def _forward(table, chunks: Chunks, num_tiles: int, config: Config, save: bool) -> tuple[Float[Array, "BT C1 P"], None]:
-  """See `Walk.forward`; nothing is saved."""
-  del save
-  pixels = config.tile_size**2
+  def unsupported(self, device: jax.Device, config: Config) -> str | None:
+    del device, config
 
-  def draw_chunk(state):
-    at, transmittance, summed, tiles = state
-    used = at < chunks.total
-    alphas = apart(used, lambda: chunk_alphas(config, table[at]))
-    weights = apart(used, lambda: _weights(config, alphas, transmittance))
-    following, transmittance = apart(used, lambda: _advance(config, at, alphas, transmittance, chunks))
-    summed = jnp.where(chunks.first[at], 0, summed)
-    for k in range(CHUNK):
-      summed = summed + table[at, k, 6:, None] * weights[k]
-    tiles = jax.lax.dynamic_update_index_in_dim(tiles, summed, chunks.tiles[at], 0)
-    return following, transmittance, summed, tiles
+  def around_stages(self, indices: Int[Array, "*s"]) -> contextlib.AbstractContextManager:
+    return computed_once(indices.reshape(-1)[0] >= 0)
 
-  summed = jnp.zeros((table.shape[-1] - 6, pixels), table.dtype)
-  tiles = jnp.zeros((num_tiles,) + summed.shape, table.dtype)
-  state = jnp.uint32(0), jnp.ones(pixels, table.dtype), summed, tiles
-  return jax.lax.while_loop(lambda s: s[0] < chunks.total, draw_chunk, state)[3], None
+  def frames_apart(self) -> bool:
+    # On a CPU one frame's arrays stay in the cache and a batch's do not.
+    return current_platform() == "cpu"
 
+  def make_lists(self, bins: Bins, num: int, config: Config) -> Chunks:
+    """Lists in chunks of CHUNK slots, and what the loops jump by."""
+    lists = make_tile_lists(bins, num, CHUNK)
+    tiles = lists.tiles.astype(jnp.int32)
+    first = lists.starts[tiles] == jnp.arange(tiles.shape[0], dtype=jnp.int32)
+    next_tile = lists.ends[tiles].astype(jnp.uint32)
+    total = jnp.broadcast_to(lists.ends[-1:].astype(jnp.uint32), bins.overflow.shape)
+    return Chunks(lists.gaussians, lists.tiles, first, next_tile, total)
 
-def _backward(
-    table, chunks: Chunks, gradient, total, saved: None, config: Config, *, absolute: bool = False
-) -> Float[Array, "J K M"]:
-  """See `Walk.backward` and `Walk.backward_absolute`."""
-  always = chunks.total < jnp.uint32(2**31)  # See `fusion.apart`.
-  channels = gradient.shape[1] - 1
-  # Right-hand sides of the moments, padded to 8 columns: a vector register wide, which XLA:CPU needs to be fast.
-  padding = -channels % 8
-  swapped = lambda: jnp.pad(gradient[:, :channels].swapaxes(1, 2), ((0, 0), (0, 0), (0, padding)))
-  color_side = apart(always, swapped)
-  shape_side, (abs_x_side, abs_y_side) = monomials(config.tile_size), _absolute_sides(config.tile_size)
-  pixels = config.tile_size**2
+  def forward(self, table, lists: Chunks, num_tiles: int, config: Config, *, save: bool, interpret: bool):
+    """See `Tiled.forward`; the sums are saved."""
+    del interpret
+    chunks, total = lists, lists.total[0]
+    pixels = config.tile_size**2
 
-  def walk_chunk(state):
-    at, transmittance, remaining, moments = state
-    used = at < chunks.total
-
-    def weigh():
-      alphas = chunk_alphas(config, table[at])
-      gains = sum(table[at, :, 6 + c, None] * gradient[chunks.tiles[at], c] for c in range(channels + 1))
-      return alphas, gains, apart(used, lambda: _weights(config, alphas, transmittance))
-
-    def pull():
-      left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
-      pulls = _pulls(config, alphas, gains, weights, left)
-      if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
-        free = chunk_alphas(config, table[at], clamp=False)
-        pulls = pulls * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
+    def draw_chunk(state):
+      at, transmittance, summed, tiles = state
+      used = at < total
+      alphas = apart(used, lambda: chunk_alphas(config, table[at]))
+      weights = apart(used, lambda: _weights(config, alphas, transmittance))
+      following, transmittance = apart(used, lambda: _advance(config, at, alphas, transmittance, chunks))
+      summed = jnp.where(chunks.first[at], 0, summed)
       for k in range(CHUNK):
-        left = left - weights[k] * gains[k]
-      return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
+        summed = summed + table[at, k, 6:, None] * weights[k]
+      tiles = jax.lax.dynamic_update_index_in_dim(tiles, summed, chunks.tiles[at], 0)
+      return following, transmittance, summed, tiles
 
-    def sum_moments():
-      shape = _dot(pulls, shape_side)
-      if absolute:
-        towards_x, towards_y = _centre_slopes(config, table[at])
-        shape += _dot(jnp.abs(pulls * towards_x), abs_x_side) + _dot(jnp.abs(pulls * towards_y), abs_y_side)
-      return jnp.concatenate([shape, _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
+    zero = _zero(table)
+    summed = jnp.zeros((table.shape[-1] - 6, pixels), table.dtype) + zero
+    tiles = jnp.zeros((num_tiles,) + summed.shape, table.dtype) + zero
+    state = jnp.uint32(0) + zero.astype(jnp.uint32), jnp.ones(pixels, table.dtype) + zero, summed, tiles
+    tiles = jax.lax.while_loop(lambda s: s[0] < total, draw_chunk, state)[3]
+    return tiles, tiles if save else None
 
-    alphas, gains, weights = apart(used, weigh)
-    pulls, remaining, following, transmittance = apart(used, pull)
-    row = apart(used, sum_moments)
-    return following, transmittance, remaining, jax.lax.dynamic_update_index_in_dim(moments, row, at, 0)
+  def backward(self, table, lists: Chunks, gradient, saved, config: Config, *, absolute: bool, interpret: bool):
+    """See `Tiled.backward`."""
+    del interpret
+    chunks, sums, end = lists, saved, lists.total[0]
+    used = end < jnp.uint32(2**31)  # See `stages.apart`.
+    channels = gradient.shape[1] - 1
+    total = apart(used, lambda: sum(sums[:, c] * gradient[:, c] for c in range(channels + 1)))
+    # Right-hand sides of the moments, padded to 8 columns: a vector register wide, which XLA:CPU needs to be fast.
+    padding = -channels % 8
+    swapped = lambda: jnp.pad(gradient[:, :channels].swapaxes(1, 2), ((0, 0), (0, 0), (0, padding)))
+    color_side = apart(used, swapped)
+    shape_side, (abs_x_side, abs_y_side) = monomials(config.tile_size), _absolute_sides(config.tile_size)
+    pixels = config.tile_size**2
 
-  moments = jnp.zeros(table.shape[:2] + (8 + channels + padding,), table.dtype)
-  state = jnp.uint32(0), jnp.ones(pixels, table.dtype), jnp.zeros(pixels, table.dtype), moments
-  return jax.lax.while_loop(lambda s: s[0] < chunks.total, walk_chunk, state)[3]
+    def walk_chunk(state):
+      at, transmittance, remaining, moments = state
+      used = at < end
+
+      def weigh():
+        alphas = chunk_alphas(config, table[at])
+        gains = sum(table[at, :, 6 + c, None] * gradient[chunks.tiles[at], c] for c in range(channels + 1))
+        return alphas, gains, apart(used, lambda: _weights(config, alphas, transmittance))
+
+      def pull():
+        left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
+        pulls = _pulls(config, alphas, gains, weights, left)
+        if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
+          free = chunk_alphas(config, table[at], clamp=False)
+          pulls = pulls * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
+        for k in range(CHUNK):
+          left = left - weights[k] * gains[k]
+        return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
+
+      def sum_moments():
+        shape = _dot(pulls, shape_side)
+        if absolute:
+          towards_x, towards_y = _centre_slopes(config, table[at])
+          shape += _dot(jnp.abs(pulls * towards_x), abs_x_side) + _dot(jnp.abs(pulls * towards_y), abs_y_side)
+        return jnp.concatenate([shape, _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
+
+      alphas, gains, weights = apart(used, weigh)
+      pulls, remaining, following, transmittance = apart(used, pull)
+      row = apart(used, sum_moments)
+      return following, transmittance, remaining, jax.lax.dynamic_update_index_in_dim(moments, row, at, 0)
+
+    zero = _zero(table)
+    moments = jnp.zeros(table.shape[:2] + (8 + channels + padding,), table.dtype) + zero
+    start = jnp.uint32(0) + zero.astype(jnp.uint32)
+    state = start, jnp.ones(pixels, table.dtype) + zero, jnp.zeros(pixels, table.dtype) + zero, moments
+    return jax.lax.while_loop(lambda s: s[0] < end, walk_chunk, state)[3]
+
+
+def _zero(table) -> Float[Array, ""]:
+  """0 that varies over the devices of a `shard_map` as the table does: a loop's first state has to, under `check_vma`."""
+  return jnp.where(jnp.isnan(table[0, 0, -1]), jnp.ones((), table.dtype), 0)
 
 
 # ---- Stages of a chunk ----
@@ -141,7 +169,7 @@ def chunk_alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "K
 
 
 def _whiten(config: Config, rows) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
-  """u and v with ln(alpha) / 8 = e - u^2 - v^2; see `Walk`."""
+  """u and v with ln(alpha) / 8 = e - u^2 - v^2; see `Tiled`."""
   x, y = pixel_offsets(config.tile_size)
   column = lambda i: rows[:, i : i + 1]
   return column(0) * x + (column(1) * y + column(2)), column(3) * y + column(4)
@@ -214,38 +242,4 @@ def _dot(a, b):
   return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-WALK = Walk(
-    make_chunks,
-    _forward,
-    _backward,
-    scale=1 / 8,
-    transposed=False,
-    apart=True,
-    backward_absolute=functools.partial(_backward, absolute=True),
-)
-
-
-def composite(
-    projected: Projected,
-    features: Float[Array, "B N C"],
-    background: Float[Array, "B C"],
-    *,
-    width: int,
-    height: int,
-    config: Config,
-    capacity: int,
-    means2d_abs: Float[Array, "B N 2"] | None = None,
-) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
-  """See `reference.composite`.
-
-  On a CPU frames are drawn one after another, as one frame's arrays stay in the cache and a batch's do not.
-  """
-  composite = functools.partial(composite_with, WALK, width=width, height=height, config=config, capacity=capacity)
-  if features.shape[0] <= 1 or current_platform() != "cpu":
-    return composite(projected, features, background, means2d_abs=means2d_abs)
-
-  def draw_frame(arrays):
-    *arrays, means2d_abs = jax.tree.map(lambda a: a[None], arrays)
-    return jax.tree.map(lambda a: a[0], composite(*arrays, means2d_abs=means2d_abs))
-
-  return jax.lax.map(draw_frame, (projected, features, background, means2d_abs))
+IMPLEMENTATION = Xla()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rsatalker_jax.errors import InputError
+from splat_kernels import implementations
 
 _MOST = 2**31 - 1  # Steps and seeds are counted in 32 bits.
 
@@ -166,7 +167,7 @@ RULES: dict[str, Any] = {
         "color_frames": _COUNT_OR_0,
     },
     "render": {
-        "implementation": _or_none(_one_of("reference", "xla", "pallas_gpu", "pallas_gpu_mosaic", "pallas_tpu")),
+        "implementation": _or_none(_one_of(*implementations.names())),
         "tile_size": _one_of(4, 8, 16, 32),
         "max_intersections": _or_none(_COUNT),
         "background": Rule(

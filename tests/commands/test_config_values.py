@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-import splat_kernels.api
+import splat_kernels.implementations
 from configs import demo, rsatalker
 from configs.ablations import VARIANTS
 from configs.common import base_config
@@ -270,9 +270,9 @@ def test_what_is_no_config_is_one_line():
 
 def test_names_in_the_rules_are_those_of_the_code():
   names = lambda key: {value for value in VALUES if accepts(key, value)}
-  VALUES = {*splat_kernels.api.IMPLEMENTATIONS, "cuda", "gsplat"}
+  VALUES = {*splat_kernels.implementations.names(), "cuda", "gsplat"}
   accepts = lambda key, value: RULES[key.split(".")[0]][key.split(".")[1]].accepts(value)
-  assert names("render.implementation") == set(splat_kernels.api.IMPLEMENTATIONS)
+  assert names("render.implementation") == set(splat_kernels.implementations.names())
   sizes = set()
   for size in range(70):
     try:

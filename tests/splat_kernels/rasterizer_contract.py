@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from splat_kernels import Camera, Config, RenderOutput, rasterize
+from splat_kernels import Camera, Config, RenderOutput, implementations, rasterize
 from splat_kernels.specs import SPECS, make_scene
 
 # Each spec under the constants that make it say something else than the others.
@@ -18,10 +18,16 @@ CASES = {
     "tiny": Config(),
     "odd_size": Config(tile_size=8, antialiased=True),
     "sh3": Config(support="inria", jacobian_limit="centred", clamp_passes_gradient=True, alpha_max=0.9),
-    "dense": Config(with_depth=False),
+    "dense": Config(depth=None),
     "large": Config(low_pass=0.0, jacobian_limit="none", transmittance_min=1e-2),
 }
 ARRAYS = ("means", "quats", "scales", "opacities", "colors")
+
+
+def of(implementation: str) -> dict:
+  """Arguments that choose an implementation, interpreted where its device is not."""
+  interpret = implementations.load(implementation).unsupported(jax.devices()[0], Config()) is not None
+  return {"implementation": implementation, "interpret": interpret}
 
 
 def jax_scene(name: str) -> dict:
@@ -48,10 +54,10 @@ def draw_and_differentiate(name: str, config: Config, implementation: str) -> tu
     arrays = {key: value for key, value in inputs.items() if key not in poses}
     camera = dataclasses.replace(scene["camera"], **poses)
     output = rasterize(
-        **arrays, camera=camera, sh_degree=spec.sh_degree, config=config, implementation=implementation
+        **arrays, camera=camera, sh_degree=spec.sh_degree, config=config, **of(implementation)
     )
     total = jnp.sum(output.image * weights[..., :channels]) + jnp.sum(output.alpha * weights[..., channels])
-    if config.with_depth:  # Divided by alpha: nearly discontinuous where alpha is, so with a small weight.
+    if config.depth:  # Divided by alpha: nearly discontinuous where alpha is, so with a small weight.
       total += 0.1 * jnp.sum(output.depth * output.alpha * weights[..., channels + 1])
     return total, output
 
@@ -74,7 +80,7 @@ def _offset_gradients(implementation: str) -> tuple[jax.Array, jax.Array]:
   scene = jax_scene("tiny")
   weights = np.random.default_rng(3).normal(size=(1, 24, 40, 3)).astype(np.float32)
   draw = lambda plain, absolute: rasterize(
-      **scene, means2d_offset=plain, means2d_abs_offset=absolute, implementation=implementation
+      **scene, means2d_offset=plain, means2d_abs_offset=absolute, **of(implementation)
   )
   loss = lambda plain, absolute: jnp.sum(weights * draw(plain, absolute).image)
   return jax.grad(loss, argnums=(0, 1))(jnp.zeros((60, 2)), jnp.zeros((60, 2)))
@@ -88,7 +94,7 @@ def _draw_degenerate(implementation: str):
   config = Config(tile_size=4, max_intersections=128)
 
   def loss(arrays):
-    output = rasterize(**arrays, camera=camera, config=config, implementation=implementation)
+    output = rasterize(**arrays, camera=camera, config=config, **of(implementation))
     return jnp.sum(output.image) + jnp.sum(output.alpha) + jnp.sum(output.depth), output
 
   def draw(arrays):
@@ -114,7 +120,7 @@ class RasterizerContract:
       difference = np.abs(np.asarray(getattr(output, key) - getattr(expected, key)))
       assert np.mean(difference > 1e-4) <= 1e-3, (key, difference.max())
       assert difference.max() < 5e-3 + CASES[name].transmittance_min, key
-    if CASES[name].with_depth:
+    if CASES[name].depth:
       seen = np.asarray(expected.alpha) > 0.01  # In fainter pixels the quotient is sensitive.
       np.testing.assert_allclose(np.asarray(output.depth)[seen], np.asarray(expected.depth)[seen], rtol=1e-3)
     np.testing.assert_array_equal(output.radii, expected.radii)
@@ -163,9 +169,9 @@ class RasterizerContract:
 
   def test_batch_equals_frames_drawn_alone(self):
     scene = jax_scene("batch")
-    together = rasterize(**scene, implementation=self.implementation)
+    together = rasterize(**scene, **of(self.implementation))
     for i in range(SPECS["batch"].batch):
-      alone = rasterize(**{**scene, **{key: scene[key][i] for key in ARRAYS}}, implementation=self.implementation)
+      alone = rasterize(**{**scene, **{key: scene[key][i] for key in ARRAYS}}, **of(self.implementation))
       np.testing.assert_allclose(together.image[i], alone.image, atol=1e-6)
       assert together.intersections[i] == alone.intersections
 
@@ -174,8 +180,8 @@ class RasterizerContract:
     arrays = {key: scene[key][0] for key in ARRAYS}
     moved = jnp.stack([scene["camera"].world_to_camera.at[0, 3].set(x) for x in (-0.3, 0.0, 0.3)])
     camera = dataclasses.replace(scene["camera"], world_to_camera=moved)
-    many = rasterize(**arrays, camera=camera, implementation=self.implementation)
-    one = rasterize(**arrays, camera=scene["camera"], implementation=self.implementation)
+    many = rasterize(**arrays, camera=camera, **of(self.implementation))
+    one = rasterize(**arrays, camera=scene["camera"], **of(self.implementation))
     assert many.image.shape == (3, 24, 40, 3)
     np.testing.assert_allclose(many.image[1], one.image, atol=1e-6)
     assert np.abs(many.image[0] - one.image).max() > 0.05
@@ -205,7 +211,7 @@ class RasterizerContract:
     broken = jax.tree.map(jnp.asarray, broken)
 
     def loss(arrays):
-      output = rasterize(**arrays, camera=scene["camera"], implementation=self.implementation)
+      output = rasterize(**arrays, camera=scene["camera"], **of(self.implementation))
       return jnp.sum(output.image**2) + jnp.sum(output.depth) + jnp.sum(output.alpha), output
 
     gradients, output = jax.grad(loss, has_aux=True)(broken)
@@ -217,7 +223,7 @@ class RasterizerContract:
     np.testing.assert_array_equal(np.asarray(output.radii)[lost], 0)
     assert np.all(np.asarray(output.radii)[[10, 11, 12, 13]] > 0)
     kept = jax.tree.map(lambda a: a[10:], broken)
-    alone = rasterize(**kept, camera=scene["camera"], implementation=self.implementation)
+    alone = rasterize(**kept, camera=scene["camera"], **of(self.implementation))
     np.testing.assert_allclose(output.image, alone.image, atol=1e-6)
 
   @pytest.mark.parametrize("num", [0, 3])
@@ -234,7 +240,7 @@ class RasterizerContract:
         zeros(3),
         camera,
         background=background,
-        implementation=self.implementation,
+        **of(self.implementation),
     )
     output = draw(zeros(3))
     np.testing.assert_allclose(output.image, background[None, None])

@@ -61,7 +61,7 @@ def test_rows_and_table_of_two_implementations_and_a_peer(capsys, tmp_path, monk
     [
         (("--spec", "tiny", "huge"), "--spec=huge: not one of head10k, "),
         (("--implementation", "cuda"), "--implementation=cuda: not one of reference, xla"),
-        (("--tile_size", "12"), "self.tile_size=12 must be one of"),
+        (("--tile_size", "12"), "Config: tile_size=12 must be one of"),
     ],
 )
 def test_bad_names_end_in_one_line_and_code_2(capsys, arguments, message):
@@ -71,7 +71,7 @@ def test_bad_names_end_in_one_line_and_code_2(capsys, arguments, message):
 
 def test_slots_before_sorting_are_sorted_into_the_lists():
   # What "sort" times is what binning sorts: by tile, and within a tile by depth.
-  candidate = bench.make_candidate("xla", bench.SPECS["tiny"], bench.Config(with_depth=False))
+  candidate = bench.make_candidate("xla", bench.SPECS["tiny"], bench.Config(depth=None))
   (_, (keys, _)), bins = candidate.parts["sort"](), candidate.parts["bins"]()
   used = int(bins.starts[0, -1])
   tiles = np.asarray(keys[0, :used]) >> bench.binning.rank_bits(60, 6)

@@ -23,7 +23,7 @@ def test_without_a_gpu_it_says_so_in_one_line(script, capsys, tmp_path):
 
 
 def test_parity_rows(script):
-  rows = script["compare"]("tiny", "pallas_gpu")
+  rows = script["compare"]("tiny", "pallas_triton")
   assert [row["against"] for row in rows] == ["reference", "xla"]
   for row in rows:  # The bounds of the shared test class.
     assert 0 < row["image_max"] < 5e-3 and row["share_above_1e-4"] < 1e-3 and row["bit_equal_reruns"]

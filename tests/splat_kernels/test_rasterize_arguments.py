@@ -37,7 +37,7 @@ def arguments():
         ({"means2d_offset": jnp.zeros((5, 3))}, r"means2d_offset.shape=\(5, 3\)"),
         ({"means2d_abs_offset": jnp.zeros((4, 2))}, r"means2d_abs_offset.shape=\(4, 2\)"),
         ({"implementation": "cuda"}, "implementation='cuda' must be None or one of reference, xla"),
-        ({"means": jnp.zeros((2, 5, 3)), "quats": jnp.zeros((3, 5, 4))}, r"must broadcast, but are \(\(2,\), \(3,\)"),
+        ({"means": jnp.zeros((2, 5, 3)), "quats": jnp.zeros((3, 5, 4))}, r"must broadcast, but are \(\(2,\), "),
         ({"world_to_camera": jnp.eye(3)}, r"world_to_camera.shape=\(3, 3\)"),
         ({"intrinsics": jnp.eye(4)}, r"intrinsics.shape=\(4, 4\)"),
         ({"width": 0}, "camera.width=0"),

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from rasterizer_contract import ARRAYS, RasterizerContract, jax_scene
 
-from splat_kernels import Config, rasterize
-from splat_kernels.api import round_capacity
+from splat_kernels import Config, rasterize, round_capacity
 from splat_kernels.specs import SPECS, make_scene
 
 
@@ -21,7 +20,7 @@ def test_a_full_list_grows_outside_jit_and_is_reported_inside():
   whole = rasterize(**scene, implementation="xla")
   needed = int(whole.intersections[0])
   # A sixth too small: every row of tiles still fits, so the count is exact.
-  config = Config(max_intersections=needed - needed // 6)
+  config = Config(max_intersections=needed - needed // 6, on_overflow="report")
 
   grown = rasterize(**scene, config=config, implementation="xla")
   np.testing.assert_array_equal(grown.image, whole.image)
@@ -41,7 +40,7 @@ def test_a_full_list_grows_outside_jit_and_is_reported_inside():
 def test_too_many_rows_still_report_overflow():
   # Capacity below even the number of tile rows: the count is then an upper bound, and growing once is enough.
   scene = jax_scene("large")
-  config = Config(max_intersections=3)
+  config = Config(max_intersections=3, on_overflow="report")
   draw = jax.jit(lambda arrays: rasterize(**arrays, camera=scene["camera"], config=config, implementation="xla"))
   output = draw({key: scene[key] for key in ARRAYS})
   assert output.overflow[0] > 0 and np.all(np.isfinite(output.image))

@@ -1,6 +1,7 @@
 """The TPU kernels, interpreted: the shared contract, and their memory traffic as a TPU would do it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,12 @@ from jax._src.pallas.mosaic.interpret import interpret_pallas_call  # Where the 
 from jax.experimental.pallas import tpu as pltpu
 from rasterizer_contract import RasterizerContract
 
-from splat_kernels import Config, Projected, pallas_tpu, xla
+from splat_kernels import Config, Projected, pallas_mosaic_tpu, xla
 from splat_kernels.tiles import pixel_offsets
 
 
-class TestPallasTpu(RasterizerContract):
-  implementation = "pallas_tpu"
+class TestPallasMosaicTpu(RasterizerContract):
+  implementation = "pallas_mosaic_tpu"
 
 
 def four_tiles() -> tuple[Projected, jax.Array]:
@@ -40,14 +41,14 @@ def four_tiles() -> tuple[Projected, jax.Array]:
   return projected, jnp.asarray(rng.uniform(size=(1, num, 2)), jnp.float32)
 
 
-def draw_and_pull_back(composite, projected: Projected, features):
+def draw_and_pull_back(draw, projected: Projected, features):
   """Image, and gradients of a linear function of it."""
   config = Config()
   weights = jnp.asarray(np.random.default_rng(1).normal(size=(32, 32, 2)), jnp.float32)
 
   def loss(means2d, conics, opacities, features):
     p = dataclasses.replace(projected, means2d=means2d, conics=conics, opacities=opacities)
-    image, *_ = composite(p, features, jnp.ones((1, 2)), width=32, height=32, config=config, capacity=600)
+    image, *_ = draw(p, features, width=32, height=32, config=config, capacity=600)
     return jnp.sum(image * weights), image
 
   arguments = projected.means2d, projected.conics, projected.opacities, features
@@ -60,11 +61,11 @@ def test_no_races_and_no_memory_read_before_it_is_written(copies):
   # A TPU's memories start as NaN here. Copies are done when they are started, which shows what is read without waiting,
   # or when they are waited for, which shows what is overwritten without waiting.
   params = pltpu.InterpretParams(detect_races=True, dma_execution_mode=copies)
-  with pltpu.force_tpu_interpret_mode(params):
-    image, gradients = draw_and_pull_back(pallas_tpu.composite, *four_tiles())
-    jax.block_until_ready(gradients)
+  draw = functools.partial(pallas_mosaic_tpu.IMPLEMENTATION.composite, interpret=params)
+  image, gradients = draw_and_pull_back(draw, *four_tiles())
+  jax.block_until_ready(gradients)
   assert interpret_pallas_call.races is not None and not interpret_pallas_call.races.races_found
-  expected, expected_gradients = draw_and_pull_back(xla.composite, *four_tiles())
+  expected, expected_gradients = draw_and_pull_back(xla.IMPLEMENTATION.composite, *four_tiles())
   np.testing.assert_allclose(image, expected, atol=1e-5)  # Sums of hundreds of weights in another order.
   for value, other in zip(gradients, expected_gradients):
     assert np.linalg.norm(value - other) < 1e-4 * np.linalg.norm(other)
@@ -79,16 +80,16 @@ def test_exponents_of_needles(low_pass):
   thin, long = 1 / low_pass, 1 / (low_pass + 10 * rng.exponential(2, num) ** 2)
   cos, sin = np.cos(angle), np.sin(angle)
   a, b, c = cos**2 * thin + sin**2 * long, cos * sin * (thin - long), sin**2 * thin + cos**2 * long
-  l_xx = np.sqrt(a * pallas_tpu.walk.scale / 2)
-  l_xy, l_yy = b / a * l_xx, np.sqrt((c - b * b / a) * pallas_tpu.walk.scale / 2)
+  l_xx = np.sqrt(a * pallas_mosaic_tpu.IMPLEMENTATION.scale / 2)
+  l_xy, l_yy = b / a * l_xx, np.sqrt((c - b * b / a) * pallas_mosaic_tpu.IMPLEMENTATION.scale / 2)
   table = [l_xx, l_xy, -l_xx * mean[:, 0] - l_xy * mean[:, 1], l_yy, -l_yy * mean[:, 1], 0 * a, 1 + 0 * a]
   table = np.stack(table).astype(np.float32)
   l_xx, l_xy, u, l_yy, v, *_ = table.astype(np.float64)[..., None]
   x, y = pixel_offsets(16)
   expected = -((l_xx * x + l_xy * y + u) ** 2) - (l_yy * y + v) ** 2
-  parameters = pallas_tpu._pack_parameters(jnp.asarray(table))
-  (side,) = pallas_tpu._shape_side(16, parameters.shape[0])
-  exponents = np.asarray(pallas_tpu._dot(parameters, side, contract=(0, 0)), np.float64)
-  error = np.abs(exponents - expected)[expected > np.log2(1 / 255)].max() / pallas_tpu.walk.scale
+  parameters = pallas_mosaic_tpu._pack_parameters(jnp.asarray(table))
+  (side,) = pallas_mosaic_tpu._shape_side(16, parameters.shape[0])
+  exponents = np.asarray(pallas_mosaic_tpu._dot(parameters, side, contract=(0, 0)), np.float64)
+  error = np.abs(exponents - expected)[expected > np.log2(1 / 255)].max() / pallas_mosaic_tpu.IMPLEMENTATION.scale
   # Coefficients times monomials are as large as 8^2 / low_pass, and float32 rounds at 6e-8 of that, a few times.
   assert error < 1.2e-5 / low_pass

@@ -1,4 +1,4 @@
-"""Tiled compositing on NVIDIA GPUs: Pallas kernels in their Triton form, for Ampere and later. Interpreted elsewhere.
+"""Tiled compositing on NVIDIA GPUs: Pallas kernels in their Triton form, for Ampere and later.
 
 Forward, one program draws one tile: its pixels lie in registers, a few per thread, and Gaussians are taken one after
 the other, UNROLL between two looks at whether all pixels are finished. At the start of every chunk of CHUNK slots the
@@ -25,70 +25,99 @@ from jax.experimental.pallas import triton as pltriton
 from jaxtyping import Array, Float, Int
 
 from splat_kernels.binning import Bins
-from splat_kernels.compositing import Walk, composite_with
-from splat_kernels.platforms import current_platform
+from splat_kernels.platforms import needs_nvidia
 from splat_kernels.tile_lists import TileLists, make_tile_lists
-from splat_kernels.types import Config, Projected
+from splat_kernels.tiled import Tiled, result_shape
+from splat_kernels.types import Config
 
 CHUNK = 64  # Slots of one program of the backward pass; the saved state takes (C + 1) * P * 4 bytes per chunk.
 UNROLL = 8  # Slots between two looks at the transmittance in the forward pass, written out one after the other.
 BLOCK = 32  # Slots whose moments a program collects before it writes them: one per thread of a warp.
 CHANNELS = 8  # Drawn at a time.
 LOG2_E = float(np.log2(np.e))
-HEAD = 6  # Numbers in a slot's row before the features; see `Walk`.
+HEAD = 6  # Numbers in a slot's row before the features; see `Tiled`.
 
 
-def _make_lists(bins: Bins, num: int, config: Config) -> TileLists:
-  del config
-  return make_tile_lists(bins, num, CHUNK)
+class PallasTriton(Tiled):
+  """See the head of this file."""
 
+  name = "pallas_triton"
+  scale = LOG2_E
 
-def _forward(call_kernel: Callable, table, lists: TileLists, num_tiles: int, config: Config, save: bool):
-  """See `Walk.forward`; saved: the state before each chunk (J, C + 1, P) and the slots walked in each tile."""
-  channels, pixels = table.shape[-1] - HEAD - 1, config.tile_size**2
-  chunks = table.shape[0]
-  shapes = [jax.ShapeDtypeStruct((num_tiles, channels + 1, pixels), jnp.float32)]
-  if save:
-    shapes += [
-        jax.ShapeDtypeStruct((chunks, channels + 1, pixels), jnp.float32),
-        jax.ShapeDtypeStruct((num_tiles,), jnp.int32),
-    ]
-  kernel = functools.partial(_forward_kernel, channels, config)
-  # Four pixels per thread. With two, twice as many threads load the same parameters; with eight, a frame of 512 x 512
-  # may have too few warps to hide how long loads take.
-  call = call_kernel(kernel, shapes, grid=num_tiles, pixels=pixels, per_thread=4, name="splat_forward")
-  tiles, *saved = call(_pad_rows(table), lists.starts[:-1], lists.counts)
-  return _swap(tiles, config), saved
+  def unsupported(self, device: jax.Device, config: Config) -> str | None:
+    del config
+    return needs_nvidia(device, 8)
 
+  def most_channels(self, config: Config) -> int:
+    del config
+    return CHANNELS  # A thread's registers hold no more.
 
-def _backward(
-    call_kernel: Callable, table, lists: TileLists, gradient, total, saved, config: Config, *, absolute: bool = False
-) -> Float[Array, "J K M"]:
-  """See `Walk.backward` and `Walk.backward_absolute`."""
-  channels, pixels = table.shape[-1] - HEAD - 1, config.tile_size**2
-  chunks = table.shape[0]
-  states, walked = saved
-  shape = jax.ShapeDtypeStruct((8 + channels, chunks * CHUNK), jnp.float32)
-  kernel = functools.partial(_backward_kernel, channels, absolute, config)
-  # Eight pixels per thread: a tile of 16 x 16 is one warp's, whose sums need neither shared memory nor a barrier.
-  call = call_kernel(kernel, [shape], grid=chunks, pixels=pixels, per_thread=8, name="splat_backward")
-  tiles = lists.tiles.astype(jnp.int32)
-  left = walked[tiles] - (jnp.arange(chunks, dtype=jnp.int32) - lists.starts[tiles]) * CHUNK
-  in_use = jnp.arange(chunks, dtype=jnp.int32) < lists.starts[-1]
-  counts = jnp.where(in_use, jnp.clip(left, 0, CHUNK), -1)
-  (moments,) = call(_pad_rows(table), tiles, counts, _swap(gradient, config), _swap(total, config), states)
-  return jnp.moveaxis(moments.reshape(-1, chunks, CHUNK), 0, -1)
+  def make_lists(self, bins: Bins, num: int, config: Config) -> TileLists:
+    del config
+    return make_tile_lists(bins, num, CHUNK)
 
+  def forward(self, table, lists: TileLists, num_tiles: int, config: Config, *, save: bool, interpret: bool):
+    """See `Tiled.forward`; saved: sums, the state before each chunk (J, C + 1, P), the slots walked in each tile."""
+    channels, pixels = table.shape[-1] - HEAD - 1, config.tile_size**2
+    chunks = table.shape[0]
+    shapes = [result_shape((num_tiles, channels + 1, pixels), jnp.float32, table)]
+    if save:
+      shapes += [
+          result_shape((chunks, channels + 1, pixels), jnp.float32, table),
+          result_shape((num_tiles,), jnp.int32, table),
+      ]
+    kernel = functools.partial(_forward_kernel, channels, config)
+    # Four pixels per thread. With two, twice as many threads load the same parameters; with eight, a frame of 512 x 512
+    # may have too few warps to hide how long loads take.
+    call = self.call(
+        kernel, shapes, grid=num_tiles, pixels=pixels, per_thread=4, name="splat_forward", interpret=interpret
+    )
+    tiles, *saved = call(_pad_rows(table), lists.starts, lists.counts)
+    sums = _swap(tiles, config)
+    return sums, (sums, *saved) if save else None
 
-def _sum_slots(values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int) -> Float[Array, "G M"]:
-  """See `Walk.sum_slots`. XLA's own segment sums add by atomics on GPUs, in an order that differs between runs."""
-  slots, starts = sort_by_gaussian(gaussians, num)
-  columns = values.shape[1]
-  values = jnp.pad(values, ((0, 0), (0, _stride(columns) - columns)))
-  shape = jax.ShapeDtypeStruct((num, values.shape[1]), jnp.float32)
-  call = _call(_sum_kernel, [shape], grid=num, pixels=BLOCK, per_thread=1, name="splat_sum")
-  (sums,) = call(jnp.pad(slots, (0, BLOCK)), starts, values)
-  return sums[:, :columns]
+  def backward(self, table, lists: TileLists, gradient, saved, config: Config, *, absolute: bool, interpret: bool):
+    """See `Tiled.backward`."""
+    channels, pixels = table.shape[-1] - HEAD - 1, config.tile_size**2
+    chunks = table.shape[0]
+    sums, states, walked = saved
+    total = sum(sums[:, c] * gradient[:, c] for c in range(channels + 1))
+    shape = result_shape((8 + channels, chunks * CHUNK), jnp.float32, table)
+    kernel = functools.partial(_backward_kernel, channels, absolute, config)
+    # Eight pixels per thread: a tile of 16 x 16 is one warp's, whose sums need neither shared memory nor a barrier.
+    call = self.call(
+        kernel, [shape], grid=chunks, pixels=pixels, per_thread=8, name="splat_backward", interpret=interpret
+    )
+    tiles = lists.tiles.astype(jnp.int32)
+    left = walked[tiles] - (jnp.arange(chunks, dtype=jnp.int32) - lists.starts[tiles]) * CHUNK
+    in_use = jnp.arange(chunks, dtype=jnp.int32) < lists.ends[-1]
+    counts = jnp.where(in_use, jnp.clip(left, 0, CHUNK), -1)
+    (moments,) = call(_pad_rows(table), tiles, counts, _swap(gradient, config), _swap(total, config), states)
+    return jnp.moveaxis(moments.reshape(-1, chunks, CHUNK), 0, -1)
+
+  def sum_slots(self, values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int, *, interpret: bool):
+    """See `Tiled.sum_slots`. XLA's own segment sums add by atomics on GPUs, in an order that differs between runs."""
+    slots, starts = sort_by_gaussian(gaussians, num)
+    columns = values.shape[1]
+    values = jnp.pad(values, ((0, 0), (0, _stride(columns) - columns)))
+    shape = result_shape((num, values.shape[1]), jnp.float32, values)
+    call = self.call(_sum_kernel, [shape], grid=num, pixels=BLOCK, per_thread=1, name="splat_sum", interpret=interpret)
+    (sums,) = call(jnp.pad(slots, (0, BLOCK)), starts, values)
+    return sums[:, :columns]
+
+  def call(
+      self, kernel: Callable, shapes: list, *, grid: int, pixels: int, per_thread: int, name: str, interpret: bool
+  ) -> Callable:
+    """A `pallas_call` of `kernel(target, *refs)`."""
+    if interpret:  # Fewer and longer vectors, and less written out: XLA compiles it in a tenth of the time.
+      target = Target(pixels // 2, 2, PLAIN)
+      how = {"interpret": True}
+    else:
+      warps = max(1, pixels // (32 * per_thread))
+      target = Target(min(pixels, 32 * warps), UNROLL, _PTX)
+      # Parameters name the backend: without them JAX 0.10 would take Mosaic GPU, which needs Hopper.
+      how = {"compiler_params": pltriton.CompilerParams(num_warps=warps, num_stages=1)}
+    return pl.pallas_call(functools.partial(kernel, target), shapes, grid=(grid,), name=name, **how)
 
 
 def sort_by_gaussian(gaussians: Int[Array, "S"], num: int) -> tuple[Int[Array, "S"], Int[Array, "G1"]]:
@@ -98,62 +127,7 @@ def sort_by_gaussian(gaussians: Int[Array, "S"], num: int) -> tuple[Int[Array, "
   return slots, jnp.cumsum(jnp.zeros(num + 1, jnp.int32).at[gaussians + 1].add(1, mode="drop"))
 
 
-def make_walk(call_kernel: Callable, sum_slots: Callable) -> Walk:
-  """The walk by this module's kernels, which `call_kernel` calls as `_call` does."""
-  backward = functools.partial(_backward, call_kernel)
-  return Walk(
-      _make_lists,
-      functools.partial(_forward, call_kernel),
-      backward,
-      scale=LOG2_E,
-      transposed=False,
-      apart=False,
-      backward_absolute=functools.partial(backward, absolute=True),
-      sum_slots=sum_slots,
-  )
-
-
-def composite_in_groups(
-    walk: Walk,
-    projected: Projected,
-    features: Float[Array, "B N C"],
-    background: Float[Array, "B C"],
-    *,
-    means2d_abs: Float[Array, "B N 2"] | None = None,
-    **arguments,
-) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"], Int[Array, "B"], Int[Array, "B"]]:
-  """See `reference.composite`. Many channels are drawn a few at a time, as a thread's registers hold no more."""
-  channels = features.shape[-1]
-  # But an absolute value of a sum over all channels is wanted whole, at whatever speed.
-  most = max(1, channels if means2d_abs is not None else CHANNELS)
-  groups = [
-      composite_with(
-          walk,
-          projected,
-          features[..., i : i + most],
-          background[..., i : i + most],
-          means2d_abs=means2d_abs,
-          **arguments,
-      )
-      for i in range(0, max(1, channels), most)
-  ]
-  return jnp.concatenate([image for image, *_ in groups], axis=-1), *groups[0][1:]
-
-
-# ---- Calling a kernel ----
-
-
-def _call(kernel: Callable, shapes: list, *, grid: int, pixels: int, per_thread: int, name: str) -> Callable:
-  """A `pallas_call` of `kernel(target, *refs)`: compiled for a GPU, interpreted for anything else."""
-  if current_platform() == "gpu":
-    warps = max(1, pixels // (32 * per_thread))
-    target = Target(min(pixels, 32 * warps), UNROLL, _PTX)
-    # Parameters name the backend: without them JAX 0.10 would take Mosaic GPU, which needs Hopper.
-    how = {"compiler_params": pltriton.CompilerParams(num_warps=warps, num_stages=1)}
-  else:  # Fewer and longer vectors, and less written out: XLA compiles it in a tenth of the time.
-    target = Target(pixels // 2, 2, PLAIN)
-    how = {"interpret": True}
-  return pl.pallas_call(functools.partial(kernel, target), shapes, grid=(grid,), name=name, **how)
+# ---- Layouts ----
 
 
 def _pad_rows(table: Float[Array, "J K D"]) -> Float[Array, "S"]:
@@ -252,7 +226,7 @@ def _pixels(target: Target, size: int) -> _Pixels:
 def _exponents(ops: Arithmetic, table, row, pixels: _Pixels) -> tuple[list, list, Float[Array, "lanes"]]:
   """log2 of a Gaussian's alpha before it is clamped, and what is squared and subtracted, along x and along y.
 
-  See `Walk`; the Gaussian's numbers stand in `table` from `row` on.
+  See `Tiled`; the Gaussian's numbers stand in `table` from `row` on.
   """
   l_xx, l_xy, u, l_yy, v, log_opacity = (table[row + i] for i in range(HEAD))
   below = ops.fma(l_yy, pixels.y, v)
@@ -457,5 +431,4 @@ def _sum_kernel(target: Target, slots, starts, values, sums):
   sums[gaussian, :] = jnp.sum(total, axis=0)
 
 
-walk = make_walk(_call, _sum_slots)
-composite = functools.partial(composite_in_groups, walk)  # See `reference.composite`.
+IMPLEMENTATION = PallasTriton()

@@ -1,4 +1,4 @@
-"""Tiled compositing for TPUs: two Pallas (Mosaic) kernels, forward and backward. What surrounds them: compositing.py.
+"""Tiled compositing for TPUs: two Pallas (Mosaic) kernels, forward and backward. What surrounds them: tiled.py.
 
 One grid step is one tile; it goes through the tile's list in chunks of 128 slots, front to back, and ends early when
 all pixels are finished. Slots are rows and pixels are columns of (128, P) arrays, P = tile_size^2:
@@ -10,8 +10,6 @@ all pixels are finished. Slots are rows and pixels are columns of (128, P) array
 - Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs
   over registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
 - Chunks come by DMA through a ring of buffers, up to AHEAD chunks early and across the borders of tiles.
-
-Off a TPU the kernels are interpreted: for tests, slowly.
 """
 
 import functools
@@ -24,9 +22,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float
 
 from splat_kernels.binning import Bins
-from splat_kernels.compositing import Walk, composite_with
-from splat_kernels.platforms import current_platform
 from splat_kernels.tile_lists import TileLists, make_tile_lists
+from splat_kernels.tiled import Tiled, result_shape
 from splat_kernels.tiles import monomials
 from splat_kernels.types import Config
 
@@ -38,86 +35,94 @@ SHAPE_ROWS = 24  # Of the parameters: 3 parts of 6 coefficients, filled up to wh
 PARTS = 3  # A float32 as a sum of numbers that bfloat16 holds.
 
 
-def _make_lists(bins: Bins, num: int, config: Config) -> TileLists:
-  """Lists in chunks of CHUNK slots, in the order the kernels' running products want."""
-  lists = make_tile_lists(bins, num, CHUNK)
-  by_sublane = lists.gaussians.reshape(-1, SUBLANES, CHUNK // SUBLANES)
-  gaussians = by_sublane.swapaxes(1, 2).reshape(-1, CHUNK)
-  return TileLists(gaussians, lists.tiles, lists.starts, lists.counts)
+class PallasMosaicTpu(Tiled):
+  """See the head of this file."""
 
+  name = "pallas_mosaic_tpu"
+  scale = float(np.log2(np.e))
+  transposed = True
 
-def _forward(
-    table, lists: TileLists, num_tiles: int, config: Config, save: bool
-) -> tuple[Float[Array, "BT C1 P"], None]:
-  """See `Walk.forward`; nothing is saved."""
-  del save
-  channels, pixels = table.shape[0] - 6, config.tile_size**2
-  parameters = _pack_parameters(table)
-  shape_side = _shape_side(config.tile_size, parameters.shape[0])
-  tiles = _call(
-      functools.partial(_forward_kernel, config=config),
-      lists,
-      num_tiles,
-      inputs=[parameters, shape_side],
-      in_specs=[pl.BlockSpec(memory_space=pl.ANY), _whole(shape_side)],
-      out_shape=jax.ShapeDtypeStruct((num_tiles + num_tiles % 2, channels, pixels), jnp.float32),
-      out_specs=_one_tile(num_tiles, channels, pixels),
-      scratch_shapes=_ring(AHEAD, parameters.shape[0], jnp.bfloat16),
-      name="splat_forward",
-  )
-  return tiles[:num_tiles], None
+  def unsupported(self, device: jax.Device, config: Config) -> str | None:
+    del config
+    return None if device.platform == "tpu" else f"needs a TPU, not {device.platform}"
 
+  def make_lists(self, bins: Bins, num: int, config: Config) -> TileLists:
+    """Lists in chunks of CHUNK slots, in the order the kernels' running products want."""
+    del config
+    lists = make_tile_lists(bins, num, CHUNK)
+    by_sublane = lists.gaussians.reshape(-1, SUBLANES, CHUNK // SUBLANES)
+    gaussians = by_sublane.swapaxes(1, 2).reshape(-1, CHUNK)
+    return TileLists(gaussians, lists.tiles, lists.starts, lists.counts)
 
-def _backward(
-    table, lists: TileLists, gradient, total, saved: None, config: Config, *, absolute: bool = False
-) -> Float[Array, "M S"]:
-  """See `Walk.backward` and `Walk.backward_absolute`."""
-  del saved
-  num_tiles, channels, pixels = gradient.shape
-  parameters = _pack_parameters(table)
-  rows = parameters.shape[0]
-  shape_side = _shape_side(config.tile_size, rows, absolute)
-  moment_side = _moment_side(config.tile_size, absolute)
-  padded = _round_up(channels, SUBLANES)
-  moments = jnp.zeros((SUBLANES + padded, table.shape[1]), jnp.float32)
-  return _call(
-      functools.partial(_backward_kernel, config=config, absolute=absolute),
-      lists,
-      num_tiles,
-      inputs=[parameters, shape_side, moment_side, gradient, total[:, None], moments],
-      in_specs=[
-          pl.BlockSpec(memory_space=pl.ANY),
-          _whole(shape_side),
-          _whole(moment_side),
-          _one_tile(num_tiles, channels, pixels),
-          _one_tile(num_tiles, 1, pixels),
-          pl.BlockSpec(memory_space=pl.ANY),
-      ],
-      out_shape=jax.ShapeDtypeStruct(moments.shape, jnp.float32),
-      out_specs=pl.BlockSpec(memory_space=pl.ANY),
-      scratch_shapes=[
-          *_ring(AHEAD, rows, jnp.bfloat16),
-          *_ring(BEHIND, moments.shape[0], jnp.float32),
-          pltpu.VMEM((PARTS, rows, pixels), jnp.bfloat16),
-          pltpu.VMEM((PARTS * padded, pixels), jnp.bfloat16),
-      ],
-      name="splat_backward",
-      input_output_aliases={6: 0},  # Slots that are never reached keep their zeros.
-  )
+  def forward(self, table, lists: TileLists, num_tiles: int, config: Config, *, save: bool, interpret: bool):
+    """See `Tiled.forward`; the sums are saved."""
+    channels, pixels = table.shape[0] - 6, config.tile_size**2
+    parameters = _pack_parameters(table)
+    shape_side = _shape_side(config.tile_size, parameters.shape[0])
+    tiles = _call(
+        functools.partial(_forward_kernel, config=config),
+        lists,
+        num_tiles,
+        inputs=[parameters, shape_side],
+        in_specs=[pl.BlockSpec(memory_space=pl.ANY), _whole(shape_side)],
+        out_shape=result_shape((num_tiles + num_tiles % 2, channels, pixels), jnp.float32, table),
+        out_specs=_one_tile(num_tiles, channels, pixels),
+        scratch_shapes=_ring(AHEAD, parameters.shape[0], jnp.bfloat16),
+        name="splat_forward",
+        interpret=interpret,
+    )
+    sums = tiles[:num_tiles]
+    return sums, sums if save else None
+
+  def backward(self, table, lists: TileLists, gradient, saved, config: Config, *, absolute: bool, interpret: bool):
+    """See `Tiled.backward`."""
+    num_tiles, channels, pixels = gradient.shape
+    total = jnp.sum(saved * gradient, axis=1)
+    parameters = _pack_parameters(table)
+    rows = parameters.shape[0]
+    shape_side = _shape_side(config.tile_size, rows, absolute)
+    moment_side = _moment_side(config.tile_size, absolute)
+    padded = _round_up(channels, SUBLANES)
+    moments = jnp.zeros((SUBLANES + padded, table.shape[1]), jnp.float32)
+    return _call(
+        functools.partial(_backward_kernel, config=config, absolute=absolute),
+        lists,
+        num_tiles,
+        inputs=[parameters, shape_side, moment_side, gradient, total[:, None], moments],
+        in_specs=[
+            pl.BlockSpec(memory_space=pl.ANY),
+            _whole(shape_side),
+            _whole(moment_side),
+            _one_tile(num_tiles, channels, pixels),
+            _one_tile(num_tiles, 1, pixels),
+            pl.BlockSpec(memory_space=pl.ANY),
+        ],
+        out_shape=result_shape(moments.shape, jnp.float32, table),
+        out_specs=pl.BlockSpec(memory_space=pl.ANY),
+        scratch_shapes=[
+            *_ring(AHEAD, rows, jnp.bfloat16),
+            *_ring(BEHIND, moments.shape[0], jnp.float32),
+            pltpu.VMEM((PARTS, rows, pixels), jnp.bfloat16),
+            pltpu.VMEM((PARTS * padded, pixels), jnp.bfloat16),
+        ],
+        name="splat_backward",
+        input_output_aliases={6: 0},  # Slots that are never reached keep their zeros.
+        interpret=interpret,
+    )
 
 
 # ---- How the kernels are called ----
 
 
 def _call(
-    kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, **kw
+    kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, interpret, **kw
 ):
   """A kernel over all tiles: first and last chunk of every tile in scalar memory, one tile a grid step.
 
   The grid is (2, half): chips with two cores to a device (v4, v5p) draw the two halves at the same time.
   """
   half = (num_tiles + 1) // 2
-  starts = jnp.pad(lists.starts, (0, 2 * half - num_tiles), mode="edge")
+  starts = jnp.concatenate([lists.starts, jnp.broadcast_to(lists.ends[-1:], 2 * half + 1 - num_tiles)])
   return pl.pallas_call(
       kernel,
       grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -129,7 +134,7 @@ def _call(
       ),
       out_shape=out_shape,
       compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
-      interpret=current_platform() != "tpu",
+      interpret=interpret,
       name=name,
       **kw,
   )(starts, *inputs)
@@ -196,7 +201,7 @@ def _backward_kernel(
     config: Config,
     absolute: bool,
 ):
-  """Moments of the slots of one tile; see `Walk.backward`."""
+  """Moments of the slots of one tile; see `Tiled.backward`."""
   del zeros  # They are in `moments` already.
   channels, pixels = gradient.shape[1:]
   padded = _round_up(channels, SUBLANES)
@@ -443,13 +448,4 @@ def _round_up(size: int, multiple: int) -> int:
   return -(-size // multiple) * multiple
 
 
-walk = Walk(
-    _make_lists,
-    _forward,
-    _backward,
-    scale=float(np.log2(np.e)),
-    transposed=True,
-    apart=False,
-    backward_absolute=functools.partial(_backward, absolute=True),
-)
-composite = functools.partial(composite_with, walk)  # See `reference.composite`.
+IMPLEMENTATION = PallasMosaicTpu()

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from rasterizer_contract import ARRAYS, CASES, RasterizerContract, draw_and_differentiate, reference_of
+from rasterizer_contract import ARRAYS, CASES, RasterizerContract, of, draw_and_differentiate, reference_of
 
 from splat_kernels import Config, rasterize
-from splat_kernels.pallas_gpu import CHANNELS
+from splat_kernels.pallas_triton import CHANNELS
 from splat_kernels.specs import SPECS, make_scene
 
 
-class TestPallasGpu(RasterizerContract):
-  implementation = "pallas_gpu"
+class TestPallasTriton(RasterizerContract):
+  implementation = "pallas_triton"
 
 
 def test_many_channels_are_drawn_in_groups():
@@ -28,12 +28,12 @@ def test_many_channels_are_drawn_in_groups():
 
   def loss(inputs, implementation):
     output = rasterize(
-        **inputs, camera=camera, config=Config(with_depth=False, max_intersections=1024), implementation=implementation
+        **inputs, camera=camera, config=Config(depth=None, max_intersections=1024), **of(implementation)
     )
     return jnp.sum(output.image * weights) + jnp.sum(output.alpha), output.image
 
   differentiate = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
-  (expected, expected_image), (gradients, image) = (differentiate(inputs, i) for i in ("reference", "pallas_gpu"))
+  (expected, expected_image), (gradients, image) = (differentiate(inputs, i) for i in ("reference", "pallas_triton"))
   np.testing.assert_allclose(image, expected_image, atol=1e-4)  # As in the contract; no pixel is in its band here.
   for key, value in expected.items():
     assert np.linalg.norm(gradients[key] - value) < 1e-3 * np.linalg.norm(value), key
@@ -43,7 +43,7 @@ def test_many_channels_are_drawn_in_groups():
 def test_mosaic_form_matches_reference():
   # The same kernels as above, called in another way; one case, as JAX's interpreter of Mosaic GPU steps through Python.
   expected, expected_gradients = reference_of("tiny")
-  output, gradients = draw_and_differentiate("tiny", CASES["tiny"], "pallas_gpu_mosaic")
+  output, gradients = draw_and_differentiate("tiny", CASES["tiny"], "pallas_mosaic_gpu")
   np.testing.assert_allclose(output.image, expected.image, atol=1e-4)
   np.testing.assert_allclose(output.alpha, expected.alpha, atol=1e-4)
   for key, value in expected_gradients.items():
