@@ -37,7 +37,7 @@ def project(
   if (quats is None) != (scales is None) or (quats is None) == (covariances is None):
     given = [name for name, a in (("quats", quats), ("scales", scales), ("covariances", covariances)) if a is not None]
     raise ValueError(f"either quats and scales or covariances must be given, but is {', '.join(given) or 'none of them'}")
-  means, quats, scales, opacities, camera = _check_geometry(means, quats, scales, opacities, camera)
+  means, quats, scales, opacities, camera = _check_geometry(means, quats, scales, opacities, camera, covariances)
   if covariances is not None:
     covariances = arguments.floats("covariances", covariances, (means.shape[-2], 3, 3))
   cameras.check_shutter(camera, config)
@@ -218,12 +218,12 @@ def _median_depth(projected: Projected, camera: Camera, config: Config, tile_mas
   return jnp.where(seen.median < 0, 0, depth)
 
 
-def _check_geometry(means, quats, scales, opacities, camera: Camera):
-  """The arguments as arrays, the camera's, too; quats and scales may be None."""
+def _check_geometry(means, quats, scales, opacities, camera: Camera, covariances=None):
+  """The arguments as arrays, the camera's, too; quats and scales are None if there are covariances."""
   means = arguments.floats("means", means, (None, 3))
   num = means.shape[-2]
-  quats = None if quats is None else arguments.floats("quats", quats, (num, 4))
-  scales = None if scales is None else arguments.floats("scales", scales, (num, 3))
+  if covariances is None:
+    quats, scales = arguments.floats("quats", quats, (num, 4)), arguments.floats("scales", scales, (num, 3))
   opacities = arguments.floats("opacities", opacities, (num,))
   return means, quats, scales, opacities, cameras.check_camera(camera)
 

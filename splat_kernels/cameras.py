@@ -43,7 +43,8 @@ def check_camera(camera: Camera) -> Camera:
     if getattr(camera, name) not in known:
       raise ValueError(f"camera.{name}={getattr(camera, name)!r} must be one of {', '.join(known)}")
   tails = {"world_to_camera": (4, 4), "intrinsics": (3, 3), "distortion": (None,), "world_to_camera_end": (4, 4)}
-  fields = {name: arguments.floats(f"camera.{name}", a, tails[name]) for name, a in arrays_of(camera).items()}
+  needed = {"world_to_camera": camera.world_to_camera, "intrinsics": camera.intrinsics, **arrays_of(camera)}
+  fields = {name: arguments.floats(f"camera.{name}", a, tails[name]) for name, a in needed.items()}
   if "distortion" in fields:
     counts = {"pinhole": (4, 5, 8), "fisheye": (4,), "orthographic": ()}[camera.model]
     if not counts:
