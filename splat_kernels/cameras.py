@@ -53,7 +53,7 @@ def check_camera(camera: Camera) -> Camera:
       raise ValueError(f"camera.distortion has {count} coefficients, of {camera.model=} {' or '.join(map(str, counts))}")
   if (camera.world_to_camera_end is None) != (camera.shutter == "global"):
     given = "absent" if camera.world_to_camera_end is None else "given"
-    raise ValueError(f"{camera.shutter=} with camera.world_to_camera_end {given}: a rolling shutter, and no other, needs it")
+    raise ValueError(f"{camera.shutter=} with camera.world_to_camera_end {given}: rolling shutters, and no other, need it")
   for name in ("width", "height"):
     fields[name] = arguments.size(f"camera.{name}", getattr(camera, name))
   for name in ("near", "far"):
@@ -115,8 +115,7 @@ def make_motion(camera: Camera) -> Callable[[Point, Float[Array, "*n"] | float],
 
   def move(point, time):
     # Slerp from no turn: sin(time angle) / sin(angle) times the axis, by its series where the angle is small.
-    series = time * (1 + (1 - time**2) * squared / 6 * (1 + (9 - time**2) * squared / 20))
-    part = jnp.where(small, series, jnp.sin(time * angle) / sine)
+    part = jnp.where(small, time * (1 + (1 - time**2) * squared / 6), jnp.sin(time * angle) / sine)
     qx, qy, qz = (part * a for a in sines)
     qw = jnp.sqrt(1 - part * part * squared)
     x, y, z = (a - start[i, 3] for i, a in enumerate(point))

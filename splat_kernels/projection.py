@@ -42,7 +42,8 @@ def project_gaussians(
     q, s = components(quats), components(scales)
     shape = [*q, *s]
   else:
-    shape = [(covariances[:, i, j] + covariances[:, j, i]) / 2 for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))]
+    entries = (0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)
+    shape = [(covariances[:, i, j] + covariances[:, j, i]) / 2 for i, j in entries]
   camera_finite = cameras.is_finite(camera)
   camera = cameras.without_nonfinite(camera, camera_finite)
   finite = camera_finite & jnp.isfinite(opacities)
@@ -189,11 +190,13 @@ def _outer_product(halves_x, halves_y, valid):
 def _quadratic_form(row_x, row_y, covariance, valid):
   """As `_outer_product`, of rows J W and a covariance in the world (xx, xy, xz, yy, yz, zz)."""
   xx, xy, xz, yy, yz, zz = covariance
-  times = lambda r: (xx * r[0] + xy * r[1] + xz * r[2], xy * r[0] + yy * r[1] + yz * r[2], xz * r[0] + yz * r[1] + zz * r[2])
-  by_x, by_y = times(row_x), times(row_y)
+  matrix = (xx, xy, xz), (xy, yy, yz), (xz, yz, zz)
+  by_x, by_y = ([_dot(row, r) for row in matrix] for r in (row_x, row_y))
   entries = _dot(row_x, by_x), _dot(row_x, by_y), _dot(row_y, by_y)
   # Bounds as there. A negative variance is none.
-  valid &= (entries[0] >= 0) & (entries[0] < 1e18) & (entries[2] >= 0) & (entries[2] < 1e18) & (jnp.abs(entries[1]) < 1e18)
+  for variance in (entries[0], entries[2]):
+    valid &= (variance >= 0) & (variance < 1e18)
+  valid &= jnp.abs(entries[1]) < 1e18
   xx, xy, yy = (jnp.where(valid, a, 0) for a in entries)
   return xx, xy, yy, jnp.maximum(xx * yy - xy * xy, 0), valid
 

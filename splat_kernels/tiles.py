@@ -13,7 +13,9 @@ def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
   return -(-width // tile_size), -(-height // tile_size)
 
 
-def inria_spans(centres, radii, width: int, height: int, tile_size: int) -> list[tuple[Float[Array, "N"], Float[Array, "N"]]]:
+def inria_spans(
+    centres, radii, width: int, height: int, tile_size: int
+) -> list[tuple[Float[Array, "N"], Float[Array, "N"]]]:
   """First, and one past the last, of the columns, then of the rows of tiles that INRIA's code lists for a square.
 
   It is getRect of diff-gaussian-rasterization, in which pixel centres are whole numbers. The square's last column and

@@ -27,9 +27,7 @@ UNSCENTED = {
     "radial": ("pinhole", (-0.2, 0.1, 0.01, -0.02, 0.03, 0.05, -0.02, 0.01), "global"),
     "fisheye": ("fisheye", (0.05, -0.02, 0.01, -0.003), "global"),
     "top_to_bottom": ("pinhole", None, "top_to_bottom"),
-    "bottom_to_top": ("pinhole", None, "bottom_to_top"),
     "left_to_right": ("fisheye", (0.05, -0.02, 0.01, -0.003), "left_to_right"),
-    "right_to_left": ("pinhole", (-0.2, 0.1, 0.01, -0.02, 0.03, 0.05, -0.02, 0.01), "right_to_left"),
 }
 
 
@@ -164,7 +162,8 @@ void project(int shutter, int num, const float* means, const float* quats, const
     auto image = world_gaussian_to_image_gaussian_unscented_transform_shutter_pose(
         model, poses, UnscentedTransformParameters{}, glm::make_vec3(means + 3 * i), glm::make_vec3(scales + 3 * i), quat);
     auto c = image.covariance;
-    std::copy_n(std::array<float, 6>{image.mean.x, image.mean.y, c[0][0], c[0][1], c[1][1], float(image.valid)}.begin(), 6, out);
+    float row[] = {image.mean.x, image.mean.y, c[0][0], c[0][1], c[1][1], float(image.valid)};
+    std::copy_n(row, 6, out);
   }
 }
 

@@ -62,8 +62,7 @@ def test_spherical_harmonics(degree):
   assert_parity(f"sh{degree}", lambda inputs: outputs({**inputs, "coefficients": fixed}), ("means", "pose"))
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
-def test_image(implementation):
+def test_image():
   def outputs(inputs):
     output = rasterize(
         *(inputs[name] for name in GEOMETRY[:3]),
@@ -73,7 +72,7 @@ def test_image(implementation):
         sh_degree=0,
         background=inputs["background"],
         config=dataclasses.replace(GSPLAT_1_5, max_intersections=128),
-        implementation=implementation,
+        implementation="reference",  # With which all others are compared.
     )
     return {"image": output.image, "alpha": output.alpha}
 

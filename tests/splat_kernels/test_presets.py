@@ -99,7 +99,14 @@ def test_what_brings_transmittance_to_the_minimum(config, expected):
   means = np.float32([[0, 0, 1], [0, 0, 2], [0, 0, 3]])
   colors = jnp.array([[0.0], [0.0], [1.0]])
   output = rasterize(
-      means, num * np.float32([1, 0, 0, 0]), num * np.ones(3), opacities, colors, camera, config=config, implementation="reference"
+      means,
+      num * np.float32([1, 0, 0, 0]),
+      num * np.ones(3),
+      opacities,
+      colors,
+      camera,
+      config=config,
+      implementation="reference",
   )
   assert bool(output.image[0, 0, 0] > 0) == expected
 
