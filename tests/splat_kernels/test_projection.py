@@ -285,6 +285,7 @@ def test_normals_of_broken_gaussians_have_no_gradient(scene):
   arrays["quats"][0, 1] = np.nan
   arrays["means"][1, 1] = np.inf
   arrays["quats"][2] = 0
+  arrays["quats"][3, 0] = np.inf
 
   def loss(means, quats, pose):
     return jnp.sum(normals(means, quats, arrays["scales"], dataclasses.replace(camera, world_to_camera=pose)))
@@ -292,7 +293,7 @@ def test_normals_of_broken_gaussians_have_no_gradient(scene):
   inputs = arrays["means"], arrays["quats"], camera.world_to_camera
   gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
   gradients = gradient(*inputs)
-  assert all(np.all(np.isfinite(a)) for a in gradients) and np.any(gradients[1][3:] != 0)
+  assert all(np.all(np.isfinite(a)) for a in gradients) and np.any(gradients[1][4:] != 0)
   assert all(np.all(np.isfinite(a)) for a in gradient(*inputs[:2], np.full((4, 4), np.nan, np.float32)))
 
 
