@@ -228,7 +228,7 @@ def test_degenerate_covariances_stay_finite(scene, projection):
 
   def loss(covariances):
     given = arrays["means"], None, None, arrays["opacities"], camera
-    p = project(*given, covariances=covariances, config=Config(projection=projection))
+    p = project(*given, covariances=covariances, config=Config(projection=projection, support="inria"))
     return jnp.sum(p.means2d) + jnp.sum(p.conics) + jnp.sum(p.opacities), p
 
   gradient, projected = jax.grad(loss, has_aux=True)(covariances)
