@@ -86,7 +86,8 @@ def composite(
   dtype = jnp.promote_types(jnp.result_type(*floating.values()), jnp.float32)
   device = _device_of(arrays.values())
   chosen = implementations.choose(implementation, device, dtype, config, interpret=interpret)
-  draw = functools.partial(_composite, arrays, ranks, batch, dtype, width, height, config, chosen, interpret)
+  support = projected.support
+  draw = functools.partial(_composite, arrays, ranks, batch, dtype, support, width, height, config, chosen, interpret)
 
   return growing(draw, num, width, height, config)
 
@@ -163,10 +164,22 @@ def _device_of(arrays) -> jax.Device:
 
 
 def _composite(
-    arrays, ranks, batch, dtype, width: int, height: int, config: Config, chosen: Implementation, interpret, capacity: int
+    arrays,
+    ranks,
+    batch,
+    dtype,
+    support: str,
+    width: int,
+    height: int,
+    config: Config,
+    chosen: Implementation,
+    interpret: bool,
+    capacity: int,
 ) -> Composited:
   out_dtype = arrays["features"].dtype
-  draw = functools.partial(_draw, width=width, height=height, config=config, chosen=chosen, interpret=interpret)
+  draw = functools.partial(
+      _draw, support=support, width=width, height=height, config=config, chosen=chosen, interpret=interpret
+  )
 
   def draw_flat(arrays: dict) -> Composited:
     local = arguments.batch_shape(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))
@@ -181,10 +194,11 @@ def _composite(
   return arguments.over_explicit_mesh(draw_flat, batch, arrays, ranks)
 
 
-@functools.partial(jax.jit, static_argnames=("width", "height", "config", "chosen", "interpret", "capacity"))
+@functools.partial(jax.jit, static_argnames=("support", "width", "height", "config", "chosen", "interpret", "capacity"))
 def _draw(
     arrays: dict[str, Array],
     *,
+    support: str,
     width: int,
     height: int,
     config: Config,
@@ -193,7 +207,8 @@ def _draw(
     capacity: int,
 ) -> Composited:
   """`composite` of one batch dimension."""
-  projected = Projected(*(arrays[name] for name in ("means2d", "conics", "depths", "opacities", "extents", "radii")))
+  names = ("means2d", "conics", "depths", "opacities", "extents", "radii")
+  projected = Projected(*(arrays[name] for name in names), support=support)
   features, background = arrays["features"], arrays.get("background")
   frames, num, channels = features.shape
   if not frames or not num:

@@ -1,5 +1,6 @@
 """The TPU kernels, interpreted: the shared contract, and their memory traffic as a TPU would do it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -34,6 +35,7 @@ def four_tiles() -> tuple[Projected, jax.Array]:
       opacities=np.repeat(opacities, counts),
       extents=np.full((num, 2), 4.5),
       radii=np.full(num, 5),
+      support="inria",  # Tiles by the extents alone.
   )
   projected = jax.tree.map(lambda a: jnp.asarray(a[None], jnp.int32 if a.dtype == int else jnp.float32), projected)
   return projected, jnp.asarray(rng.uniform(size=(1, num, 2)), jnp.float32)
@@ -41,11 +43,11 @@ def four_tiles() -> tuple[Projected, jax.Array]:
 
 def draw_and_pull_back(draw, projected: Projected, features):
   """Image, and gradients of a linear function of it."""
-  config = Config(support="square")  # Tiles by the extents alone.
+  config = Config()
   weights = jnp.asarray(np.random.default_rng(1).normal(size=(32, 32, 2)), jnp.float32)
 
   def loss(means2d, conics, opacities, features):
-    p = Projected(means2d, conics, projected.depths, opacities, projected.extents, projected.radii)
+    p = dataclasses.replace(projected, means2d=means2d, conics=conics, opacities=opacities)
     image, *_ = draw(p, features, width=32, height=32, config=config, capacity=600)
     return jnp.sum(image * weights), image
 
