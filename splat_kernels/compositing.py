@@ -194,7 +194,8 @@ def _draw(
     )
     given = projected, features, arrays.get("tile_mask"), arrays.get("means2d_abs")
     most_frames = _most_frames(chosen, width, height, config)
-    image, transmittance, intersections, overflow = _in_groups(draw, *given, chosen.most_channels(config), most_frames)
+    most_channels = _most_channels(chosen, channels, config, "means2d_abs" in arrays)
+    image, transmittance, intersections, overflow = _in_groups(draw, *given, most_channels, most_frames)
   if background is not None:
     behind = background if background.ndim == 4 else background[:, None, None]
     image = image + transmittance[..., None] * behind
@@ -214,6 +215,17 @@ def _raise_overflow(intersections, overflow, capacity) -> None:
     )
 
 
+def _most_channels(chosen: Implementation, channels: int, config: Config, absolute: bool) -> int:
+  """How many channels to draw at a time. An absolute value of a sum over all channels is wanted whole."""
+  most = chosen.most_channels(config, absolute=absolute)
+  if absolute and most is not None and channels > most:
+    raise ValueError(
+        f"means2d_abs_offset with {channels} channels (depth is one) in tiles of {config.tile_size}: "
+        f"{chosen.name} takes at most {most}"
+    )
+  return channels if most is None else most
+
+
 def _most_frames(chosen: Implementation, width: int, height: int, config: Config) -> int | None:
   most = chosen.most_tiles(config)
   if most is None:
@@ -228,13 +240,11 @@ def _most_frames(chosen: Implementation, width: int, height: int, config: Config
 
 
 def _in_groups(
-    draw: Callable, projected, features, tile_mask, means2d_abs, most_channels: int | None, most_frames: int | None
+    draw: Callable, projected, features, tile_mask, means2d_abs, most_channels: int, most_frames: int | None
 ):
   """All frames and channels, as many at a time as the implementation draws."""
   frames, _, channels = features.shape
   most_frames = most_frames or frames
-  # An absolute value of a sum over all channels is wanted whole.
-  most_channels = channels if most_channels is None or means2d_abs is not None else most_channels
 
   def draw_frames(projected, features, tile_mask, means2d_abs):
     groups = [

@@ -13,6 +13,7 @@ all pixels are finished. Slots are rows and pixels are columns of (128, P) array
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ AHEAD = 8  # Chunks of parameters in vector memory: a copy takes longer than a c
 BEHIND = 4  # Chunks of results in vector memory, on their way out.
 COUNTS = 1024  # Tiles whose numbers of chunks lie in scalar memory at a time.
 SHAPE_ROWS = 24  # Of the parameters: 3 parts of 6 coefficients, filled up to whole registers.
+_VMEM, _SMEM = 16 * 2**20, 2**20  # Bytes of vector memory that a kernel gets unasked, and of scalar memory.
 PARTS = 3  # A float32 as a sum of numbers that bfloat16 holds.
 
 
@@ -48,6 +50,19 @@ class PallasMosaicTpu(Tiled):
     del config
     return None if device.platform == "tpu" else f"needs a TPU, not {device.platform}"
 
+  def most_channels(self, config: Config, *, absolute: bool = False) -> int:
+    """See `Tiled.most_channels`. What a channel takes of vector memory: chunks on their way in and out; for every pixel
+    the tile's gradient, twice, its parts, 4 times, and what the compiler keeps for a while. A third is left free."""
+    del absolute
+    pixels = max(config.tile_size**2, LANES)
+    per_channel = CHUNK * (AHEAD * PARTS * 2 + BEHIND * 4) + pixels * (2 * 4 + 4 * PARTS * 2 + 8)
+    return _VMEM * 2 // 3 // per_channel // SUBLANES * SUBLANES - 1  # The one is the channel of ones.
+
+  def most_tiles(self, config: Config) -> int:
+    """See `Tiled.most_tiles`: every tile's first chunk lies in scalar memory."""
+    del config
+    return _SMEM // 4 - 8 * COUNTS
+
   def make_lists(self, bins: Bins, num: int, config: Config) -> TileLists:
     """Lists in chunks of CHUNK slots, in the order the kernels' running products want."""
     del config
@@ -61,7 +76,7 @@ class PallasMosaicTpu(Tiled):
     channels, pixels = table.shape[0] - 6, config.tile_size**2
     chunks = lists.tiles.shape[0]
     parameters = _pack_parameters(table)
-    shape_side = _shape_side(config.tile_size, parameters.shape[0])
+    shape_side = _shape_side(config.tile_size, min(parameters.shape[0], LANES))
     shapes = [result_shape((num_tiles + num_tiles % 2, channels, pixels), jnp.float32, table)]
     out_specs = [_one_tile(num_tiles, channels, pixels)]
     scratch_shapes = _ring(AHEAD, (parameters.shape[0], CHUNK), jnp.bfloat16)
@@ -81,6 +96,7 @@ class PallasMosaicTpu(Tiled):
         out_shape=shapes,
         out_specs=out_specs,
         scratch_shapes=scratch_shapes,
+        products=shape_side.shape[0] + PARTS,
         name="splat_forward",
         interpret=interpret,
     )
@@ -92,7 +108,7 @@ class PallasMosaicTpu(Tiled):
     transmittances, walked = saved
     parameters = _pack_parameters(table)
     rows = parameters.shape[0]
-    shape_side = _shape_side(config.tile_size, rows, absolute)
+    shape_side = _shape_side(config.tile_size, min(rows, LANES), absolute)
     moment_side = _moment_side(config.tile_size, absolute)
     padded = _round_up(channels, SUBLANES)
     moments = jnp.zeros((SUBLANES + padded, table.shape[1]), jnp.float32)
@@ -119,6 +135,7 @@ class PallasMosaicTpu(Tiled):
             pltpu.VMEM((PARTS, rows, pixels), jnp.bfloat16),
             pltpu.VMEM((PARTS * padded, pixels), jnp.bfloat16),
         ],
+        products=shape_side.shape[0] + 3 * PARTS + 2 * PARTS * absolute,
         name="splat_backward",
         input_output_aliases={7: 0},  # Slots that are never reached keep their zeros.
         interpret=interpret,
@@ -130,13 +147,32 @@ class PallasMosaicTpu(Tiled):
 
 
 def _call(
-    kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, interpret, **kw
+    kernel,
+    lists: TileLists,
+    num_tiles: int,
+    *,
+    inputs: list,
+    out_shape: list,
+    in_specs: list,
+    out_specs: list,
+    scratch_shapes: list,
+    products: int,
+    **options,
 ):
   """A kernel over all tiles: first and last chunk of every tile in scalar memory, one tile a grid step.
 
-  The grid is (2, half): chips with two cores to a device (v4, v5p) draw the two halves at the same time.
+  The grid is (2, half): chips with two cores to a device (v4, v5p) draw the two halves at the same time. `products` are
+  how many matrix products of parameters, slots and pixels the kernel takes per chunk.
   """
   half = (num_tiles + 1) // 2
+  rows, slots = inputs[0].shape
+  pairs = slots * inputs[1].shape[-1]  # As if all lists were full and no tile was left early.
+  size = lambda array: math.prod(array.shape) * array.dtype.itemsize
+  cost = pl.CostEstimate(
+      flops=2 * products * rows * pairs,
+      transcendentals=pairs,
+      bytes_accessed=sum(map(size, inputs)) + sum(map(size, out_shape)),
+  )
   starts = jnp.concatenate([lists.starts, jnp.broadcast_to(lists.ends[-1:], 2 * half + 1 - num_tiles)])
   return pl.pallas_call(
       kernel,
@@ -149,9 +185,8 @@ def _call(
       ),
       out_shape=out_shape,
       compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
-      interpret=interpret,
-      name=name,
-      **kw,
+      cost_estimate=cost,
+      **options,
   )(starts, *inputs)
 
 
@@ -287,7 +322,8 @@ def _backward_kernel(
     pulls, behind = _pulls(config, alphas, free, weights, gains, behind)
     shape = sum(_dot(moment_side[0], part, contract=(1, 1)) for part in _split(pulls))
     for axis in range(2 * absolute):
-      slopes = _dot(rows, shape_side[axis - 2], contract=(0, 0)) * float(np.log(2))  # d ln(alpha) / d pixel.
+      slopes = _dot(rows[: shape_side.shape[1]], shape_side[axis - 2], contract=(0, 0))
+      slopes *= float(np.log(2))  # d ln(alpha) / d pixel.
       shape += sum(_dot(moment_side[1 + axis], part, contract=(1, 1)) for part in _split(jnp.abs(pulls * slopes)))
     color = sum(_dot(color_side[...], part, contract=(1, 1)) for part in _split(weights))
     fold = lambda sums, size: sum(sums[i : i + size] for i in range(0, sums.shape[0], size))
@@ -417,7 +453,8 @@ def _alphas(
     config: Config, rows: BFloat16[Array, "R K"], shape_side
 ) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
   """Alpha of a chunk's Gaussians, 0 where skipped, and the same before the clamp to alpha_max."""
-  exponent = sum(_dot(rows, shape_side[k], contract=(0, 0)) for k in range(shape_side.shape[0]))  # log2(alpha).
+  shape = rows[: shape_side.shape[1]]
+  exponent = sum(_dot(shape, shape_side[k], contract=(0, 0)) for k in range(shape_side.shape[0]))  # log2(alpha).
   free = jnp.where(exponent >= float(np.log2(config.alpha_min)), jnp.exp2(exponent), 0)
   return jnp.minimum(free, config.alpha_max), free
 
