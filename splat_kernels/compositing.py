@@ -89,7 +89,8 @@ def composite(
   dtype = jnp.promote_types(jnp.result_type(*floating.values()), jnp.float32)
   device = _device_of(arrays.values())
   chosen = implementations.choose(implementation, device, dtype, config, interpret=interpret)
-  draw = functools.partial(_composite, arrays, ranks, batch, dtype, width, height, config, chosen, interpret)
+  most = _most_channels(chosen, channels, config, "means2d_abs" in arrays), _most_frames(chosen, width, height, config)
+  draw = functools.partial(_composite, arrays, ranks, batch, dtype, width, height, config, chosen, interpret, most)
 
   key = (num, width, height, config)
   capacity = config.max_intersections or _enough.get(key) or guess_capacity(num, width, height, config)
@@ -151,10 +152,22 @@ def _device_of(arrays) -> jax.Device:
 
 
 def _composite(
-    arrays, ranks, batch, dtype, width: int, height: int, config: Config, chosen: Implementation, interpret, capacity: int
+    arrays,
+    ranks,
+    batch,
+    dtype,
+    width: int,
+    height: int,
+    config: Config,
+    chosen: Implementation,
+    interpret: bool,
+    most: tuple[int, int | None],
+    capacity: int,
 ) -> Composited:
   out_dtype = arrays["features"].dtype
-  draw = functools.partial(_draw, width=width, height=height, config=config, chosen=chosen, interpret=interpret)
+  draw = functools.partial(
+      _draw, width=width, height=height, config=config, chosen=chosen, interpret=interpret, most=most
+  )
 
   def draw_flat(arrays: dict) -> Composited:
     local = arguments.batch_shape(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))
@@ -169,7 +182,7 @@ def _composite(
   return arguments.over_explicit_mesh(draw_flat, batch, arrays, ranks)
 
 
-@functools.partial(jax.jit, static_argnames=("width", "height", "config", "chosen", "interpret", "capacity"))
+@functools.partial(jax.jit, static_argnames=("width", "height", "config", "chosen", "interpret", "most", "capacity"))
 def _draw(
     arrays: dict[str, Array],
     *,
@@ -178,9 +191,10 @@ def _draw(
     config: Config,
     chosen: Implementation,
     interpret: bool,
+    most: tuple[int, int | None],
     capacity: int,
 ) -> Composited:
-  """`composite` of one batch dimension."""
+  """`composite` of one batch dimension; `most` channels and frames at a time."""
   projected = Projected(*(arrays[name] for name in ("means2d", "conics", "depths", "opacities", "extents", "radii")))
   features, background = arrays["features"], arrays.get("background")
   frames, num, channels = features.shape
@@ -193,9 +207,7 @@ def _draw(
         chosen.composite, width=width, height=height, config=config, capacity=capacity, interpret=interpret
     )
     given = projected, features, arrays.get("tile_mask"), arrays.get("means2d_abs")
-    most_frames = _most_frames(chosen, width, height, config)
-    most_channels = _most_channels(chosen, channels, config, "means2d_abs" in arrays)
-    image, transmittance, intersections, overflow = _in_groups(draw, *given, most_channels, most_frames)
+    image, transmittance, intersections, overflow = _in_groups(draw, *given, *most)
   if background is not None:
     behind = background if background.ndim == 4 else background[:, None, None]
     image = image + transmittance[..., None] * behind
