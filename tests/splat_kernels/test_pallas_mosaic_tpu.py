@@ -56,9 +56,11 @@ def draw_and_pull_back(draw, projected: Projected, features):
 def test_no_races_and_no_memory_read_before_it_is_written(copies, monkeypatch):
   # A TPU's memories start as NaN here, and what is read outside of them raises. Copies are done when they are started,
   # which shows what is read without waiting, or when they are waited for, which shows what is overwritten without
-  # waiting. The rings are shorter than the lists of a core, and the second core has a tile too few.
+  # waiting. The rings are shorter than the lists of a core, the blocks of counts shorter than the three tiles of a core,
+  # and the second core has a tile too few.
   monkeypatch.setattr(pallas_mosaic_tpu, "AHEAD", 3)
   monkeypatch.setattr(pallas_mosaic_tpu, "BEHIND", 2)
+  monkeypatch.setattr(pallas_mosaic_tpu, "COUNTS", 2)
   params = pltpu.InterpretParams(detect_races=True, dma_execution_mode=copies)
   draw = functools.partial(pallas_mosaic_tpu.IMPLEMENTATION.composite, interpret=params)
   image, gradients = draw_and_pull_back(draw, *five_tiles())
