@@ -194,7 +194,7 @@ def test_frames_and_channels_in_groups_are_all_at_once():
   arrays = {key: jnp.asarray(scene[key]) for key in ARRAYS}
 
   class Small(type(xla.IMPLEMENTATION)):
-    def most_channels(self, config):
+    def most_channels(self, config, *, absolute=False):
       return 2
 
     def most_tiles(self, config):
