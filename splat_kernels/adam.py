@@ -55,7 +55,7 @@ def selective_adam(
     chosen, taken = each(visible), jnp.maximum(each(steps), 1).astype(value.dtype)
     mean = b1 * state["mean"][name] + (1 - b1) * gradients[name]
     square = b2 * state["square"][name] + (1 - b2) * gradients[name] ** 2
-    # 1 - b^t; written so, float32 has lost four of its digits after the first step.
+    # 1 - b^t: in float32 that difference would have lost half of its digits after the first step.
     share1, share2 = (-jnp.expm1(taken * math.log(b)) for b in (b1, b2))
     step = rates[name] * (mean / share1) / (jnp.sqrt(square / share2) + eps)
     new_params[name] = jnp.where(chosen, value - step, value)
