@@ -1,4 +1,4 @@
-"""Fits 3D Gaussians to posed pictures of a scene: python examples/fit_scene.py [--density=mcmc|adaptive|none]
+"""Fits 3D Gaussians to posed pictures of a scene: python examples/fit_scene.py [--density=adaptive|mcmc|none]
 
 The pictures are drawn from a hidden set of Gaussians, a torus knot over a chequered floor, by the library itself; the
 fit begins with few Gaussians at random places and grows. Every eighth view is held out. A few minutes on two CPU cores.
@@ -29,8 +29,8 @@ def make_scene(random: np.random.Generator) -> dict[str, np.ndarray]:
   means = np.concatenate([knot, floor])
   return {
       "means": means,
-      "quats": random.normal(size=(6000, 4)),
-      "scales": np.concatenate([random.uniform(0.01, 0.03, (3000, 3)), random.uniform(0.02, 0.03, (3000, 3)) * [1, 1, 0.1]]),
+      "quats": np.concatenate([random.normal(size=(3000, 4)), np.tile([1, 0, 0, 0], (3000, 1))]),
+      "scales": random.uniform(0.015, 0.035, (6000, 3)) * np.where(np.arange(6000)[:, None] < 3000, 1, [1, 1, 0.1]),
       "opacities": np.full(6000, 0.9),
       "colors": np.concatenate([0.5 + 0.4 * np.cos(t[:, None] + [0, 2, 4]), chequers]),
   }
@@ -61,22 +61,22 @@ def change_density(way: str, key, params, state, live, statistics):
   """Prunes and grows; optimizer moments of new Gaussians are forgotten."""
   opacities = jax.nn.sigmoid(params["opacity_logits"])
   alive = live & (opacities > 0.005)
-  if way == "mcmc":  # What is transparent moves, and a tenth more come.
-    born = ~live & (jnp.cumsum(~live) <= jnp.sum(live) // 10)
-    params, source, fresh = densification.refill(key, params, born | (live & ~alive), jnp.where(alive, opacities, 0))
-    return params, adam.forget_moments(state, fresh), (live | born)
+  if way == "mcmc":  # What is transparent moves, and a fifth more come.
+    born = ~live & (jnp.cumsum(~live) <= jnp.sum(live) // 5)
+    params, _, fresh = densification.refill(key, params, born | (live & ~alive), jnp.where(alive, opacities, 0))
+    return params, adam.forget_moments(state, fresh), live | born
   large = jnp.max(params["log_scales"], axis=-1) > np.log(0.03)
   pull = statistics.mean_gradient
   wanted = alive & (pull > 4e-4)
-  grown = densification.grow(key, params, alive, duplicated=wanted & ~large, split=wanted & large, priority=pull)
-  params, source, fresh = grown
+  masks = {"duplicated": wanted & ~large, "split": wanted & large}
+  params, source, fresh = densification.grow(key, params, alive, **masks, priority=pull)
   return params, adam.forget_moments(state, fresh), alive[source]
 
 
 def main(argv: list[str] | None = None) -> tuple[float, int]:
   """Returns the PSNR of held-out views in dB, and the number of Gaussians."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--density", choices=["mcmc", "adaptive", "none"], default="mcmc")
+  parser.add_argument("--density", choices=["adaptive", "mcmc", "none"], default="adaptive")
   parser.add_argument("--size", type=int, default=128, help="of the pictures, pixels")
   parser.add_argument("--views", type=int, default=48)
   parser.add_argument("--start", type=int, default=1000, help="Gaussians at the beginning")
