@@ -32,7 +32,7 @@ def make_draws(devices: int) -> dict:
   per_frame = lambda a: jnp.broadcast_to(a, (spec.batch, *a.shape))
   arrays = per_frame(camera.world_to_camera), per_frame(camera.intrinsics), *(scene[name] for name in ARRAYS)
   needed = int(rasterize(**{name: scene[name] for name in ARRAYS}, camera=camera).intersections.max())
-  config = Config(depth=None, max_intersections=round_capacity(needed))
+  config = Config(with_depth=False, max_intersections=round_capacity(needed))
 
   def losses(world_to_camera, intrinsics, *arrays):
     view = dataclasses.replace(camera, world_to_camera=world_to_camera, intrinsics=intrinsics)

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "splat_kernels")]
 
-from rasterizer_contract import CASES, draw_and_differentiate  # noqa: E402
+from splat_kernels.testing import CASES, draw_and_differentiate  # noqa: E402
 
 from splat_kernels import Config, bench  # noqa: E402
 from splat_kernels.specs import SPECS  # noqa: E402
@@ -63,7 +63,7 @@ def compare(case: str, name: str) -> list[dict]:
 
 
 def time_specs(runs: int) -> list[dict]:
-  config = Config(depth=None)
+  config = Config(with_depth=False)
   floors = {config.tile_size: bench.measure_floor(config.tile_size, runs)}
   rows = []
   for name, others in TIMED.items():

@@ -223,7 +223,7 @@ def make_talker(config: ConfigDict) -> Talker:
       raster=splat_kernels.Config(
           tile_size=config.render.tile_size,
           max_intersections=config.render.max_intersections,
-          depth=None,
+          with_depth=False,
           on_overflow="report",  # Who draws looks at it: training takes the step again, `render_frames` the frames.
       ),
       implementation=config.render.implementation,

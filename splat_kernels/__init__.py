@@ -5,6 +5,7 @@ See docs/rasterizer.md for a first picture, the algorithm, the conventions and h
 
 from splat_kernels.api import project, rasterize
 from splat_kernels.compositing import composite, round_capacity
+from splat_kernels.visibility import Contributors, contributors
 from splat_kernels.implementations import Implementation, register
 from splat_kernels.types import GSPLAT_1_5, GSPLAT_1_6, INRIA, Camera, Composited, Config, Projected, RenderOutput
 
@@ -15,10 +16,12 @@ __all__ = [
     "Camera",
     "Composited",
     "Config",
+    "Contributors",
     "Implementation",
     "Projected",
     "RenderOutput",
     "composite",
+    "contributors",
     "project",
     "rasterize",
     "register",

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from splat_kernels import arguments, sh
 from splat_kernels.compositing import composite
+from splat_kernels.visibility import contributors
 from splat_kernels.implementations import Implementation
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput
@@ -119,10 +120,11 @@ def rasterize(
   if means2d_offset is not None:
     offset = arguments.floats("means2d_offset", means2d_offset, (num, 2))
     projected = dataclasses.replace(projected, means2d=projected.means2d + offset)
-  features = _features(colors, means, camera, projected, sh_degree, config.depth is not None)
+  composited_depth = config.with_depth and config.depth_mode != "median"
+  features = _features(colors, means, camera, projected, sh_degree, composited_depth)
   if background is not None:
     background = arguments.floats("background", background, (3 if sh_degree is not None else colors.shape[-1],))
-    if config.depth is not None:
+    if composited_depth:
       background = jnp.pad(background, [(0, 0)] * (background.ndim - 1) + [(0, 1)])
   drawn = composite(
       projected,
@@ -137,10 +139,13 @@ def rasterize(
       means2d_abs_offset=means2d_abs_offset,
   )
   image, depth = drawn.image, None
-  if config.depth is not None:
+  if composited_depth:
     image, depth = image[..., :-1], image[..., -1]
-  if config.depth == "expected":  # NaN where alpha is: a lost frame.
-    depth = jnp.where(drawn.alpha == 0, 0, depth / jnp.where(drawn.alpha == 0, 1, drawn.alpha))
+    if config.depth_mode == "expected":  # NaN where alpha is: a lost frame.
+      depth = jnp.where(drawn.alpha == 0, 0, depth / jnp.where(drawn.alpha == 0, 1, drawn.alpha))
+  elif config.with_depth:
+    depth = _median_depth(projected, camera, config, tile_mask)
+
   batch = drawn.intersections.shape
   return RenderOutput(
       image=image.astype(dtype),
@@ -189,6 +194,16 @@ def _shade(arrays: dict[str, Array], sh_degree: int | None, with_depth: bool) ->
   return jnp.concatenate([features, jnp.broadcast_to(depths, (*features.shape[:-1], 1))], axis=-1)
 
 
+def _median_depth(projected: Projected, camera: Camera, config: Config, tile_mask) -> Float[Array, "*b H W"]:
+  """Depths of the Gaussians at which pixels' transmittance falls to one half."""
+  seen = contributors(projected, width=camera.width, height=camera.height, config=config, tile_mask=tile_mask)
+  batch, num = seen.median.shape[:-2], projected.depths.shape[-1]
+  depths = jnp.broadcast_to(projected.depths, (*batch, num))
+  index = jnp.maximum(seen.median, 0).reshape(*batch, -1)
+  depth = jnp.take_along_axis(depths, index, axis=-1).reshape(seen.median.shape)
+  return jnp.where(seen.median < 0, 0, depth)
+
+
 def _check_geometry(means, quats, scales, opacities, camera: Camera):
   """The arguments as arrays, the camera's, too."""
   means = arguments.floats("means", means, (None, 3))
@@ -213,10 +228,10 @@ def _check_geometry(means, quats, scales, opacities, camera: Camera):
 
 def _check_colors(colors, sh_degree: int | None, num: int) -> Float[Array, "*b N C"] | Float[Array, "*b N K 3"]:
   if sh_degree is None:
-    try:
-      return arguments.floats("colors", colors, (num, None))
-    except ValueError as e:
-      raise ValueError(f"{e}; pass sh_degree for SH coefficients") from None
+    colors = arguments.floats("colors", colors, (None, None))
+    if colors.shape[-2] != num:
+      raise ValueError(f"{colors.shape=} must be (*b, {num}, C); pass sh_degree for SH coefficients")
+    return colors
   if sh_degree not in range(sh.MAX_DEGREE + 1):
     raise ValueError(f"{sh_degree=} must be None or 0 to {sh.MAX_DEGREE}")
   colors = arguments.floats("colors", colors, (num, None, 3))

@@ -66,12 +66,9 @@ def composite(
     ValueError: if shapes do not fit, naming them with their values; if no implementation can draw here, and why not.
   """
   width, height = arguments.size("width", width), arguments.size("height", height)
-  num = jnp.shape(projected.means2d)[-2]
-  arrays = {"features": arguments.floats("features", features, (num, None))}
-  for name, tail in (("means2d", (num, 2)), ("conics", (num, 3)), ("depths", (num,)), ("opacities", (num,))):
-    arrays[name] = arguments.floats(f"projected.{name}", getattr(projected, name), tail)
-  arrays["extents"] = arguments.floats("projected.extents", projected.extents, (num, 2))
-  arrays["radii"] = arguments.array("projected.radii", projected.radii, (num,))
+  arrays = projected_arrays(projected)
+  num = arrays["means2d"].shape[-2]
+  arrays["features"] = arguments.floats("features", features, (num, None))
   channels = arrays["features"].shape[-1]
   if background is not None:
     per_pixel = jnp.ndim(background) >= 3 and jnp.shape(background)[-3:-1] == (height, width)
@@ -82,7 +79,7 @@ def composite(
     arrays["tile_mask"] = arguments.array("tile_mask", tile_mask, (rows, columns)).astype(bool)
   if means2d_abs_offset is not None:
     arrays["means2d_abs"] = arguments.floats("means2d_abs_offset", means2d_abs_offset, (num, 2))
-  ranks = _RANKS | ({"background": 3} if background is not None and per_pixel else {})
+  ranks = RANKS | ({"background": 3} if background is not None and per_pixel else {})
 
   batch = arguments.batch_shape(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))
   floating = {name: a for name, a in arrays.items() if jnp.issubdtype(a.dtype, jnp.floating)}
@@ -91,21 +88,11 @@ def composite(
   chosen = implementations.choose(implementation, device, dtype, config, interpret=interpret)
   draw = functools.partial(_composite, arrays, ranks, batch, dtype, width, height, config, chosen, interpret)
 
-  key = (num, width, height, config)
-  capacity = config.max_intersections or _enough.get(key) or guess_capacity(num, width, height, config)
-  output = draw(capacity)
-  while (needed := _overflowing(output)) is not None:
-    if needed >= 2**30:
-      raise ValueError(
-          f"{needed} or more (Gaussian, tile) pairs in one frame of {width} x {height}: do scales diverge, or does the "
-          "camera stand inside of large Gaussians?"
-      )
-    _enough[key] = round_capacity(needed)
-    output = draw(_enough[key])
-  return output
+  return growing(draw, num, width, height, config)
 
 
-_RANKS = {
+# Of the arrays of `composite`, the dimensions that are not leading.
+RANKS = {
     "features": 2,
     "means2d": 2,
     "conics": 2,
@@ -117,6 +104,31 @@ _RANKS = {
     "tile_mask": 2,
     "means2d_abs": 2,
 }
+
+
+def projected_arrays(projected: Projected) -> dict[str, Array]:
+  """The fields of `projected` as arrays, checked."""
+  means2d = arguments.floats("projected.means2d", projected.means2d, (None, 2))
+  num = means2d.shape[-2]
+  arrays = {"means2d": means2d}
+  for name, tail in (("conics", (num, 3)), ("depths", (num,)), ("opacities", (num,)), ("extents", (num, 2))):
+    arrays[name] = arguments.floats(f"projected.{name}", getattr(projected, name), tail)
+  return arrays | {"radii": arguments.array("projected.radii", projected.radii, (num,))}
+
+
+def growing(draw: Callable, num: int, width: int, height: int, config: Config):
+  """`draw(capacity)`, outside jit with as much room as it turns out to need; its result says `overflow`."""
+  key = (num, width, height, config)
+  output = draw(config.max_intersections or _enough.get(key) or guess_capacity(num, width, height, config))
+  while (needed := _overflowing(output)) is not None:
+    if needed >= 2**30:
+      raise ValueError(
+          f"{needed} or more (Gaussian, tile) pairs in one frame of {width} x {height}: do scales diverge, or does the "
+          "camera stand inside of large Gaussians?"
+      )
+    _enough[key] = round_capacity(needed)
+    output = draw(_enough[key])
+  return output
 
 
 def round_capacity(needed: int) -> int:
@@ -132,7 +144,7 @@ def guess_capacity(num: int, width: int, height: int, config: Config) -> int:
   return round_capacity(max(1, min(12 * num + 2 * tiles, num * tiles)))
 
 
-def _overflowing(output: Composited) -> int | None:
+def _overflowing(output) -> int | None:
   """Capacity that would have been enough, if a list was full and the values can be seen, that is, outside jit."""
   try:
     if output.overflow.size and int(output.overflow.max()) > 0:

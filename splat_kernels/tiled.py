@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from splat_kernels.binning import make_bins
 from splat_kernels.stages import columns, stage
@@ -243,7 +243,7 @@ def _growing_axes(tree, *, columns: bool):
   )
 
 
-def _merge(array: Float[Array, "A *s"], axis: int):
+def _merge(array: Shaped[Array, "A *s"], axis: int) -> Shaped[Array, "*t"]:
   """The batches of an axis of `vmap`, one behind the other."""
   array = jnp.moveaxis(array, 0, axis)
   return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])

@@ -104,7 +104,7 @@ class RenderOutput:
   Attributes:
     image: colour composited front to back over the background.
     alpha: 1 - transmittance behind the last Gaussian drawn.
-    depth: of `Config.depth`, world units; 0 where nothing was drawn. None with `Config(depth=None)`.
+    depth: of `Config.depth_mode`, world units; 0 where nothing was drawn. None with `Config(with_depth=False)`.
     radii: see `Projected.radii`; a Gaussian is visible where radii > 0.
     nonfinite: Gaussians that were culled because one of their numbers is NaN or infinite.
     intersections: pairs (Gaussian, tile) that this frame needs; where the list has no room even for the rows of tiles
@@ -156,8 +156,9 @@ class Config:
       Not used by `reference`.
     on_overflow: what a frame is whose list was full all the same. "nan": NaN in every pixel. "error": a callback raises
       while the program runs. "report": the nearest Gaussians alone, for callers who look at `RenderOutput.overflow`.
-    depth: what `RenderOutput.depth` is. "expected": sum(w z) / sum(w). "accumulated": sum(w z). None: not computed; it
-      costs as much as one more colour channel. z is `Projected.depths`.
+    with_depth: whether to compute `RenderOutput.depth`, which costs as much as one more colour channel.
+    depth_mode: what it is, of z = `Projected.depths`. "expected": sum(w z) / sum(w). "accumulated": sum(w z). "median":
+      z of the Gaussian at which transmittance falls to one half or less; differentiable in that z alone.
   """
 
   tile_size: int = 16
@@ -174,7 +175,8 @@ class Config:
   jacobian_margin: float = 0.3
   max_intersections: int | None = None
   on_overflow: str = "nan"
-  depth: str | None = "expected"
+  with_depth: bool = True
+  depth_mode: str = "expected"
 
   def __post_init__(self):
     _check(self.tile_size in (4, 8, 16, 32), tile_size=self.tile_size, must="be one of 4, 8, 16, 32")
@@ -191,8 +193,8 @@ class Config:
     _check(enough, max_intersections=self.max_intersections, must="be positive or None")
     known = self.on_overflow in ("nan", "error", "report")
     _check(known, on_overflow=self.on_overflow, must="be 'nan', 'error' or 'report'")
-    known = self.depth in ("expected", "accumulated", None)
-    _check(known, depth=self.depth, must="be 'expected', 'accumulated' or None")
+    known = self.depth_mode in ("expected", "accumulated", "median")
+    _check(known, depth_mode=self.depth_mode, must="be 'expected', 'accumulated' or 'median'")
 
 
 def _check(holds: bool, *, must: str, **values) -> None:

@@ -71,7 +71,7 @@ def test_bad_names_end_in_one_line_and_code_2(capsys, arguments, message):
 
 def test_slots_before_sorting_are_sorted_into_the_lists():
   # What "sort" times is what binning sorts: by tile, and within a tile by depth.
-  candidate = bench.make_candidate("xla", bench.SPECS["tiny"], bench.Config(depth=None))
+  candidate = bench.make_candidate("xla", bench.SPECS["tiny"], bench.Config(with_depth=False))
   (_, (keys, _)), bins = candidate.parts["sort"](), candidate.parts["bins"]()
   used = int(bins.starts[0, -1])
   tiles = np.asarray(keys[0, :used]) >> bench.binning.rank_bits(60, 6)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from rasterizer_contract import ARRAYS, CASES, RasterizerContract, of, draw_and_differentiate, reference_of
+from splat_kernels.testing import ARRAYS, CASES, RasterizerContract, of, draw_and_differentiate, reference_of
 
 from splat_kernels import Config, rasterize
 from splat_kernels.pallas_triton import CHANNELS
@@ -28,7 +28,7 @@ def test_many_channels_are_drawn_in_groups():
 
   def loss(inputs, implementation):
     output = rasterize(
-        **inputs, camera=camera, config=Config(depth=None, max_intersections=1024), **of(implementation)
+        **inputs, camera=camera, config=Config(with_depth=False, max_intersections=1024), **of(implementation)
     )
     return jnp.sum(output.image * weights) + jnp.sum(output.alpha), output.image
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rasterizer_contract import ARRAYS, RasterizerContract, jax_scene
+from splat_kernels.testing import ARRAYS, RasterizerContract, jax_scene
 
 from splat_kernels import Config, rasterize, round_capacity
 from splat_kernels.specs import SPECS, make_scene
