@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> tuple[float, int]:
 
   random, key = np.random.default_rng(args.seed), jax.random.key(args.seed)
   scene, cameras = make_scene(random), orbit(args.views, args.size)
-  config = Config(depth=None, max_intersections=32 * 1024)
+  config = Config(with_depth=False, max_intersections=32 * 1024)
   pictures = rasterize(**scene, camera=cameras, config=config).image
   held_out = np.arange(args.views) % 8 == 4
   view = lambda i: Camera(cameras.world_to_camera[i], cameras.intrinsics, args.size, args.size)

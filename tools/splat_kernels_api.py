@@ -13,20 +13,20 @@ import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "splat_kernels.md"
-MODULES = (
-    "splat_kernels",
-    "splat_kernels.densification",
-    "splat_kernels.adam",
-    "splat_kernels.specs",
-    "splat_kernels.bench",
-)
+# Of each module the names that are public; None: all of `__all__`, or else all functions and classes without an underscore.
+MODULES = {
+    "splat_kernels": None,
+    "splat_kernels.densification": None,
+    "splat_kernels.adam": None,
+    "splat_kernels.testing": (),  # `RasterizerContract` is, whose methods are tests.
+    "splat_kernels.specs": None,
+    "splat_kernels.bench": (),  # The command is.
+}
 HEAD = """# splat_kernels: public names
 
 Written by `python tools/splat_kernels_api.py` from the docstrings. What is not here may change in any version.
 [rasterizer.md](rasterizer.md) has a first picture, conventions and how to size buffers.
 """
-# Of the benchmark, the command is public.
-_COMMANDS = ("splat_kernels.bench",)
 
 
 def main() -> None:
@@ -35,11 +35,10 @@ def main() -> None:
 
 def make_page() -> str:
   sections = [HEAD]
-  for module_name in MODULES:
+  for module_name, names in MODULES.items():
     module = importlib.import_module(module_name)
     sections.append(f"## `{module_name}`\n\n{_format_docstring(module.__doc__)}\n")
-    if module_name not in _COMMANDS:
-      sections += [_describe(name, module) for name in _public_names(module)]
+    sections += [_describe(name, module) for name in (_public_names(module) if names is None else names)]
   return "\n".join(sections)
 
 

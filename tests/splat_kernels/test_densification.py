@@ -147,7 +147,7 @@ def draw(params, live):
       jnp.where(live, jax.nn.sigmoid(params["opacity_logits"]), 0),
       jax.nn.sigmoid(params["colors"]),
       camera,
-      config=Config(max_intersections=1024, depth=None),
+      config=Config(max_intersections=1024, with_depth=False),
   ).image
 
 
