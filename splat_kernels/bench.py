@@ -2,6 +2,7 @@
 
 What is compared takes turns, run by run, so that a busy machine slows all of it alike; the first run of each is not
 counted. Milliseconds are per frame. docs/rasterizer.md says what the columns mean.
+The command is public, the functions are not.
 """
 
 import argparse

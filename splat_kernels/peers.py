@@ -1,4 +1,4 @@
-"""Other rasterizers on the benchmark's scenes, if they are installed and their device is there."""
+"""Other rasterizers on the benchmark's scenes, if they are installed and their device is there. Not public."""
 
 import importlib
 import math

@@ -67,13 +67,6 @@ def multiply_quaternions(p: Float[Array, "*b 4"], q: Float[Array, "*b 4"]) -> Fl
   )
 
 
-def rotate_by_quaternion(q: Float[Array, "*b 4"], x: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
-  """x turned by the rotation of a quaternion (wxyz) of any length but 0."""
-  q = q / jnp.linalg.norm(q, axis=-1, keepdims=True)
-  twice = 2 * jnp.cross(q[..., 1:], x)
-  return x + q[..., :1] * twice + jnp.cross(q[..., 1:], twice)
-
-
 def bind(
     means: Float[Array, "N 3"],
     quats: Float[Array, "N 4"],

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rsatalker_jax.avatar.binding import rotate_by_quaternion
 from rsatalker_jax.avatar.gaussians import FREE, Gaussians
+from splat_kernels import densification
 
 # Names of a Gaussian's trained arrays.
 ATTRIBUTES = tuple(field.name for field in dataclasses.fields(Gaussians))
@@ -76,51 +76,6 @@ class DensityConfig(Interval):
 
 
 @flax.struct.dataclass
-class ScreenStatistics:
-  """What density control knows of each Gaussian since it acted last.
-
-  Attributes:
-    gradient: sum over frames of the length of the loss's gradient by its place on screen, per frame and in normalised
-      device coordinates.
-    seen: number of frames in which it was visible, be it behind others.
-    radius: largest on screen, pixels.
-  """
-
-  gradient: Float[Array, "N"]
-  seen: Float[Array, "N"]
-  radius: Float[Array, "N"]
-
-
-def no_statistics(capacity: int) -> ScreenStatistics:
-  """Nothing seen yet."""
-  return ScreenStatistics(jnp.zeros(capacity), jnp.zeros(capacity), jnp.zeros(capacity))
-
-
-def add_frames(
-    statistics: ScreenStatistics,
-    gradients: Float[Array, "B N 2"],
-    radii: Float[Array, "B N"],
-    width: int,
-    height: int,
-) -> ScreenStatistics:
-  """Adds a step's frames.
-
-  Args:
-    statistics: of the steps before.
-    gradients: by the places on screen, in pixels, of a loss that is a mean over the B frames.
-    radii: on screen, pixels; 0 where a Gaussian is not visible.
-    width, height: of the frames, pixels.
-  """
-  # Normalised device coordinates span 2 over the image; each frame's own loss is B times its share of the mean.
-  lengths = len(gradients) * jnp.linalg.norm(gradients * jnp.array([width / 2, height / 2]), axis=-1)
-  return ScreenStatistics(
-      gradient=statistics.gradient + jnp.sum(lengths, axis=0),
-      seen=statistics.seen + jnp.sum(radii > 0, axis=0),
-      radius=jnp.maximum(statistics.radius, jnp.max(radii, axis=0)),
-  )
-
-
-@flax.struct.dataclass
 class Change:
   """Gaussians after density control.
 
@@ -139,7 +94,7 @@ class Change:
 def densify_and_prune(
     gaussians: Gaussians,
     binding: Int[Array, "N"],
-    statistics: ScreenStatistics,
+    statistics: densification.ScreenStatistics,
     sizes: Float[Array, "F"],
     key: jax.Array,
     prune_large: bool | Bool[Array, ""],
@@ -168,43 +123,27 @@ def densify_and_prune(
   pruned = spare_last((opacity < config.min_opacity) | (prune_large & large), opacity, binding, len(sizes))
   binding = jnp.where(pruned, FREE, binding)
 
-  # Parents, those with the largest gradients first, and a free slot for each as long as there are any.
-  pull = jnp.where(binding != FREE, statistics.gradient / jnp.maximum(statistics.seen, 1), 0.0)
-  wanted = pull > config.gradient_threshold
-  parents = jnp.argsort(jnp.where(wanted, -pull, jnp.inf))
-  slots = jnp.argsort(binding != FREE)  # Stable: free slots in order, then the others.
-  granted = jnp.arange(count) < jnp.minimum(jnp.sum(wanted), jnp.sum(binding == FREE))
-
-  splits = (largest > config.dense_size)[parents]
-  family = jax.tree.map(lambda x: x[parents], gaussians)
-  halves = [_sample_half(family, half_key, config.split_shrink) for half_key in jax.random.split(key)]
-  choose = lambda split, clone: jnp.where(splits.reshape((-1,) + (1,) * (clone.ndim - 1)), split, clone)
-  stays, goes = (jax.tree.map(choose, half, family) for half in halves)
-
-  beyond = count  # An index that scatters drop.
-  at_parents, at_slots = jnp.where(granted & splits, parents, beyond), jnp.where(granted, slots, beyond)
-  place = lambda x, at, rows: x.at[at].set(rows, mode="drop")
-  gaussians = jax.tree.map(lambda x, stay, go: place(place(x, at_parents, stay), at_slots, go), gaussians, stays, goes)
-  born_on = binding[parents]
-  binding = place(binding, at_slots, born_on)
-  fresh = place(place(pruned, at_parents, True), at_slots, True)
+  wanted = (binding != FREE) & (statistics.mean_gradient > config.gradient_threshold)
+  splits = wanted & (largest > config.dense_size)
+  params, source, fresh = densification.grow(
+      key,
+      dict(vars(gaussians)),
+      binding != FREE,
+      duplicated=wanted & ~splits,
+      split=splits,
+      priority=statistics.mean_gradient,
+      shrink=config.split_shrink,
+  )
+  binding = binding[source]
+  born = source != jnp.arange(count)
   counts = {
       "pruned": jnp.sum(pruned),
-      "cloned": jnp.sum(granted & ~splits),
-      "split": jnp.sum(granted & splits),
-      "refused": jnp.sum(wanted) - jnp.sum(granted),
+      "cloned": jnp.sum(born & ~splits[source]),
+      "split": jnp.sum(born & splits[source]),
+      "refused": jnp.sum(wanted) - jnp.sum(born),
       "live": jnp.sum(binding != FREE),
   }
-  return Change(gaussians, binding, fresh, counts)
-
-
-def _sample_half(parents: Gaussians, key: jax.Array, shrink: float) -> Gaussians:
-  """One half of each split: drawn from the parent's own distribution, and smaller."""
-  local = jnp.exp(parents.log_scales) * jax.random.normal(key, parents.means.shape)
-  return parents.replace(
-      means=parents.means + rotate_by_quaternion(parents.quats, local),
-      log_scales=parents.log_scales - jnp.log(shrink),
-  )
+  return Change(Gaussians(**params), binding, pruned | fresh, counts)
 
 
 def spare_last(

@@ -14,6 +14,7 @@ from rsatalker_jax.avatar import FREE, Gaussians, density, mcmc
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.training.checkpoints import TrainState
 from rsatalker_jax.training.loop import Hook
+from splat_kernels import densification
 
 Params = dict[str, Any]
 
@@ -118,7 +119,7 @@ def _adaptive(config, capacity, sizes, batch, image_size, key, say) -> DensityCo
   probe = "means2d_abs_offset" if config.absolute else "means2d_offset"
 
   def observe(buffers, gradients):
-    statistics = density.add_frames(
+    statistics = densification.add_frames(
         buffers["density"]["statistics"], gradients["probes"][probe], gradients["radii"], *image_size
     )
     return buffers | {"density": {"statistics": statistics}}
@@ -129,7 +130,7 @@ def _adaptive(config, capacity, sizes, batch, image_size, key, say) -> DensityCo
     gaussians, binding = Gaussians(**state.params["avatar"]), state.buffers["avatar"]["binding"]
     change = density.densify_and_prune(gaussians, binding, statistics, sizes, key, prune_large, config)
     state, counts = _apply(state, change)
-    empty = {"density": {"statistics": density.no_statistics(capacity)}}
+    empty = {"density": {"statistics": densification.no_statistics(capacity)}}
     return state.replace(buffers=state.buffers | empty), counts
 
   @jax.jit
@@ -141,7 +142,7 @@ def _adaptive(config, capacity, sizes, batch, image_size, key, say) -> DensityCo
     return state.replace(params=state.params | {"avatar": avatar}, opt_state=opt_state)
 
   return DensityControl(
-      buffers={"density": {"statistics": density.no_statistics(capacity)}},
+      buffers={"density": {"statistics": densification.no_statistics(capacity)}},
       probes={"probes": {probe: jnp.zeros((batch, capacity, 2))}, "radii": jnp.zeros((batch, capacity))},
       observe=observe,
       hooks=(
@@ -175,11 +176,16 @@ def _mcmc(config, num_faces, mean_rate, key, say) -> DensityControl:
     def update(updates, state, params):
       count, inner = state
       updates, inner = optimizer.update(updates, inner, params)
-      noise = mcmc.position_noise(
-          Gaussians(**params["avatar"]), jax.random.fold_in(noise_key, count), config.noise * mean_rate(count)
+      gaussians = Gaussians(**params["avatar"])
+      means = densification.inject_noise(
+          jax.random.fold_in(noise_key, count),
+          updates["avatar"]["means"],
+          gaussians.quats,
+          jnp.exp(gaussians.log_scales),
+          jax.nn.sigmoid(gaussians.opacity_logits),
+          config.noise * mean_rate(count),
       )
-      avatar = updates["avatar"] | {"means": updates["avatar"]["means"] + noise}
-      return updates | {"avatar": avatar}, (count + 1, inner)
+      return updates | {"avatar": updates["avatar"] | {"means": means}}, (count + 1, inner)
 
     return optax.GradientTransformation(lambda params: (jnp.zeros((), jnp.int32), optimizer.init(params)), update)
 

@@ -12,14 +12,12 @@ import scipy.spatial.transform
 from rsatalker_jax.avatar import FREE, Gaussians
 from rsatalker_jax.avatar.density import (
     DensityConfig,
-    ScreenStatistics,
-    add_frames,
     densify_and_prune,
     forget_moments,
-    no_statistics,
     reset_opacities,
     spare_last,
 )
+from splat_kernels.densification import ScreenStatistics
 
 FACES = 4
 CAPACITY = 12
@@ -160,22 +158,6 @@ def test_large_ones_are_pruned_where_the_config_says_so(options, prune_large, pr
   change = act(gaussians, binding, np.zeros(CAPACITY), radius=radius, prune_large=prune_large, config=config)
   np.testing.assert_array_equal(np.flatnonzero((change.binding == FREE) & (binding != FREE)), pruned)
   assert int(change.counts["pruned"]) == len(pruned)
-
-
-def test_gradients_are_added_per_frame_in_device_coordinates():
-  r = np.random.default_rng(0)
-  gradients = r.normal(size=(2, 3, 2))
-  radii = np.array([[3.0, 1, 2], [5, 2, 0]])
-  gradients[1, 2] = 0  # Not visible in the second frame.
-  gradients[0, 0] = 0  # Visible in the first, but behind others: counts.
-  statistics = no_statistics(3)
-  for scale in (1, 0.5):
-    statistics = add_frames(statistics, jnp.asarray(gradients), jnp.asarray(scale * radii), width=40, height=20)
-  # x_ndc = 2 x / width - 1: d loss / d x_ndc is width / 2 as large; a frame's own loss is twice its share of the mean.
-  lengths = 2 * np.sqrt((20 * gradients[..., 0]) ** 2 + (10 * gradients[..., 1]) ** 2)
-  np.testing.assert_allclose(statistics.gradient, 2 * lengths.sum(0), rtol=1e-5)
-  np.testing.assert_array_equal(statistics.seen, [4, 4, 2])
-  np.testing.assert_array_equal(statistics.radius, [5, 2, 2])
 
 
 def test_reset_and_forgotten_moments():

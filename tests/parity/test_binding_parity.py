@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from rsatalker_jax.avatar import binding
+from splat_kernels.densification import rotate_by_quaternion
 
 V, F, N = 12, 15, 20
 
@@ -63,7 +64,7 @@ def test_gradients_of_all_inputs(inputs):
   def total(changed):
     means, quats, scales = binding.bind(**{**inputs, **changed})
     axes = jnp.broadcast_to(jnp.eye(3)[:, None], (3, N, 3))
-    turned = jax.vmap(binding.rotate_by_quaternion, (None, 0), 2)(quats, axes)
+    turned = jax.vmap(rotate_by_quaternion, (None, 0), 2)(quats, axes)
     return sum(jnp.sum(w * x) for w, x in zip(weights, (means, turned, scales)))
 
   floats = {name: x for name, x in inputs.items() if x.dtype == np.float64}

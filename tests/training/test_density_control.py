@@ -189,7 +189,9 @@ def test_density_control_forgets_moments_of_new_gaussians_alone():
   control = adaptive_control(capacity, said=said, gradient_threshold=1.0, min_opacity=0.0, dense_size=1e3)
   state = trained_state(capacity, control.buffers)
   pull = jnp.where(jnp.arange(capacity) == 2, 5.0, 0.0)
-  statistics = control.buffers["density"]["statistics"].replace(gradient=pull, seen=jnp.ones(capacity))
+  statistics = dataclasses.replace(
+      control.buffers["density"]["statistics"], gradient=pull, seen=jnp.ones(capacity)
+  )
   state = state.replace(buffers=state.buffers | {"density": {"statistics": statistics}})
   after = control.hooks[0].call(state, 10)
   assert said == ["avatar: step 10: 10 Gaussians; 1 cloned, 0 pruned, 0 refused, 0 split"]
