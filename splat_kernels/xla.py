@@ -16,6 +16,7 @@ loses nothing to something bright in front of it.
 import contextlib
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -28,13 +29,15 @@ from splat_kernels.platforms import current_platform
 from splat_kernels.stages import apart, computed_once
 from splat_kernels.tile_lists import make_tile_lists
 from splat_kernels.tiled import Tiled
-from splat_kernels.tiles import monomials, pixel_offsets
+from splat_kernels.tiles import pixel_offsets
 from splat_kernels.types import Config
 
 CHUNK = 8  # Slots of one tile processed together.
 # Pixels times slots of a round: XLA:CPU shares a kernel among cores from about 2^16 elements on; more leave the cache.
 ROUND = {"cpu": 2**17}
 ROUND_ELSEWHERE = 2**23
+HALF = CHUNK // 2  # What comes before a Gaussian in its chunk is computed again for each, but only half of it.
+BAND = 16  # Rows of pixels summed in one loop.
 FEATURES = 4  # Summed at a time: LLVM unrolls a reduction over a chunk, and only then vectorizes it, if it is not too long.
 
 
@@ -118,7 +121,7 @@ class Xla(Tiled):
 
       def add():
         first = lanes.at == _at(lists.starts, lanes.tile)
-        new = _stack(folded[2:] + folded[1:2], axis=1)
+        new = jnp.stack(folded[2:] + folded[1:2], axis=1)
         return jnp.where(first[:, None, None], 0, summed) + new
 
       def advance():
@@ -153,43 +156,45 @@ class Xla(Tiled):
     del interpret
     before, last = saved
     num_tiles, channels, pixels = gradient.shape[0], gradient.shape[1] - 1, gradient.shape[2]
-    shape_side, (abs_x_side, abs_y_side) = monomials(config.tile_size), _absolute_sides(config.tile_size)
+    groups = [range(channels)[c : c + FEATURES] for c in range(0, channels, FEATURES)]
+    of_bands, y = _moments_of_bands(config.tile_size, channels, absolute), pixel_offsets(config.tile_size)[1]
     num_lanes = _count_lanes(num_tiles, pixels)
 
     def walk_round(state):
-      lanes, behind, moments = state
+      lanes, behind_last, moments = state
       used = lanes.taken >= 0
       rows = _at(table, lanes.at)
       colors = apart(used, lambda: _at(gradient, lanes.tile))
       alphas = apart(used, lambda: chunk_alphas(config, rows))
-      weights = apart(used, lambda: _weights(config, alphas, _at(before, lanes.at)))
+      weights = _weights(config, used, alphas, _at(before, lanes.at))
 
       def weigh():
         return weights * sum(rows[..., 6 + c, None] * colors[:, None, c] for c in range(channels + 1))
 
-      def differentiate():
-        rest = jnp.where((lanes.at == _at(last, lanes.tile))[:, None], 0, behind)
-        return _log_alpha_gradients(config, rows, alphas, gains, rest)
+      gains = apart(used, weigh)
+      behind = apart(used, lambda: jnp.where((lanes.at == _at(last, lanes.tile))[:, None], 0, behind_last))
+      slopes, behind = _log_alpha_gradients(config, used, rows, alphas, gains, behind)
 
-      def sum_moments():
-        shape = _dot(slopes, shape_side)
+      def shape_sums():
+        products = [slopes, slopes * y, slopes * (y * y)]
         if absolute:
-          towards_x, towards_y = _centre_slopes(config, rows)
-          shape += _dot(jnp.abs(slopes * towards_x), abs_x_side) + _dot(jnp.abs(slopes * towards_y), abs_y_side)
-        of_colors = jnp.einsum("lkp,lcp->lkc", weights, colors, precision=jax.lax.Precision.HIGHEST)
-        return jnp.concatenate([shape, of_colors], axis=-1)
+          products += [jnp.abs(slopes * towards) for towards in _centre_slopes(config, rows)]
+        return _sum_bands(products)
+
+      def color_sums():
+        return sum((_sum_bands([weights * colors[:, None, c] for c in group]) for group in groups), ())
+
+      sums = apart(used, shape_sums) + apart(used, color_sums)
+      row = apart(used, lambda: _dot(jnp.concatenate(sums, axis=-1), of_bands))
 
       def advance():
         done = lanes.at == _at(lists.starts, lanes.tile)
         return _advance(lanes, lanes.at - 1, done, last, lists)
 
-      gains = apart(used, weigh)
-      slopes, behind = apart(used, differentiate)
-      row = apart(used, sum_moments)
       return apart(used, advance), behind, _put(moments, lanes.at, row)
 
     zero = _zero(table)
-    moments = jnp.zeros(table.shape[:2] + (9 + channels,), table.dtype) + zero
+    moments = jnp.zeros(table.shape[:2] + (8 + channels,), table.dtype) + zero
     state = _first_lanes(num_lanes, last, lists), jnp.zeros((num_lanes, pixels), table.dtype) + zero, moments
     return jax.lax.while_loop(lambda s: s[0].busy, walk_round, state)[2]
 
@@ -234,10 +239,6 @@ def _zero(table) -> Float[Array, ""]:
   return jnp.where(jnp.isnan(table[0, 0, -1]), jnp.ones((), table.dtype), 0)
 
 
-def _stack(arrays, axis: int):
-  return jnp.stack(arrays, axis=axis)
-
-
 # ---- A round ----
 
 
@@ -262,11 +263,6 @@ def _centre_slopes(config: Config, rows) -> tuple[Float[Array, "*l K P"], Float[
   u, v = _whiten(config, rows)
   column = lambda i: rows[..., i : i + 1]
   return 16 * column(0) * u, 16 * (column(1) * u + column(3) * v)
-
-
-def _absolute_sides(tile_size: int) -> np.ndarray:
-  """Sums over pixels, put into the columns 6 and 7 that `monomials` leaves free: (2, P, 8)."""
-  return np.tile(np.eye(8, dtype=np.float32)[6:, None], (1, tile_size**2, 1))
 
 
 def _exp_of_eighth(p, lowest: float):
@@ -342,27 +338,73 @@ def _(config: Config, primals, tangents):
   return jax.jvp(functools.partial(_fold_in_turn, config), primals, tangents)
 
 
-def _weights(config: Config, alphas, transmittance) -> Float[Array, "L K P"]:
+def _weights(config: Config, used, alphas, transmittance) -> Float[Array, "L K P"]:
   """Weight of each Gaussian of a chunk."""
-  weights, factor = [], jnp.ones_like(transmittance)
-  for k in range(CHUNK):
-    factor, weight = _blend(config, factor, transmittance, alphas[:, k])
-    weights.append(weight)
-  return _stack(weights, axis=1)
+
+  def draw(factor, first):
+    weights = []
+    for k in range(first, first + HALF):
+      factor, weight = _blend(config, factor, transmittance, alphas[:, k])
+      weights.append(weight)
+    return factor, weights
+
+  middle = apart(used, lambda: draw(jnp.ones_like(transmittance), 0)[0])
+  return apart(used, lambda: jnp.stack(draw(jnp.ones_like(transmittance), 0)[1] + draw(middle, HALF)[1], axis=1))
 
 
-def _log_alpha_gradients(config: Config, rows, alphas, gains, behind):
+def _log_alpha_gradients(config: Config, used, rows, alphas, gains, behind):
   """d loss / d ln(alpha) of each Gaussian of a chunk, and what lies behind the chunk before it; see the head."""
-  slopes = []
-  for k in reversed(range(CHUNK)):
-    slope = gains[:, k] - behind * (alphas[:, k] / (1 - alphas[:, k]))
-    slopes.append(slope if config.clamp_passes_gradient else jnp.where(alphas[:, k] < config.alpha_max, slope, 0))
-    behind = behind + gains[:, k]
-  slopes = _stack(slopes[::-1], axis=1)
-  if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
-    free = chunk_alphas(config, rows, clamp=False)
-    slopes = slopes * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
-  return slopes, behind
+
+  def walk(behind, first):
+    slopes = []
+    for k in reversed(range(first, first + HALF)):
+      slope = gains[:, k] - behind * (alphas[:, k] / (1 - alphas[:, k]))
+      slopes.append(slope if config.clamp_passes_gradient else jnp.where(alphas[:, k] < config.alpha_max, slope, 0))
+      behind = behind + gains[:, k]
+    return behind, slopes[::-1]
+
+  def all_slopes():
+    slopes = jnp.stack(walk(middle, 0)[1] + walk(behind, HALF)[1], axis=1)
+    if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
+      free = chunk_alphas(config, rows, clamp=False)
+      slopes = slopes * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
+    return slopes
+
+  middle = apart(used, lambda: walk(behind, HALF)[0])
+  return apart(used, all_slopes), apart(used, lambda: walk(middle, 0)[0])
+
+
+def _sum_bands(arrays) -> tuple[Float[Array, "L K S"], ...]:
+  """Sums over bands of 16 rows of pixels: what lies in one column of one band, one after the other."""
+  size = int(math.sqrt(arrays[0].shape[-1]))
+  bands = [a.reshape(*a.shape[:2], -1, min(size, BAND), size) for a in arrays]
+  return tuple(a.reshape(*a.shape[:2], -1) for a in _sum_together(bands))
+
+
+@jax.custom_jvp
+def _sum_together(arrays):
+  """Sums over the last axis but one, of all arrays in one loop."""
+  add = lambda so_far, more: tuple(a + b for a, b in zip(so_far, more))
+  zeros = [jnp.zeros((), a.dtype) for a in arrays]
+  return tuple(jax.lax.reduce(tuple(arrays), tuple(zeros), add, (3,)))
+
+
+@_sum_together.defjvp
+def _(primals, tangents):
+  return _sum_together(*primals), _sum_together(*tangents)
+
+
+def _moments_of_bands(tile_size: int, channels: int, absolute: bool) -> Float[np.ndarray, "S M"]:
+  """What makes a slot's moments of all its `_sum_bands`: those of slopes times 1, y, y^2, of absolute ones, of colours."""
+  x = np.tile(pixel_offsets(tile_size)[0][:tile_size], max(1, tile_size // BAND))
+  parts = 3 + 2 * absolute + channels
+  matrix = np.zeros((parts, len(x), 8 + channels), np.float32)
+  matrix[0, :, 0], matrix[0, :, 1], matrix[0, :, 3] = 1, x, x * x
+  matrix[1, :, 2], matrix[1, :, 4] = 1, x
+  matrix[2, :, 5] = 1
+  for part, moment in enumerate([6, 7] * absolute + list(range(8, 8 + channels)), 3):
+    matrix[part, :, moment] = 1
+  return matrix.reshape(-1, 8 + channels)
 
 
 def _dot(a, b):
