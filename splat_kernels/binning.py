@@ -98,7 +98,8 @@ def make_bins(
   tiles = _expand(starts[1:], capacity, end=num_tiles)
 
   # With too many rows even the number of tiles is unknown; the sum of boxes is an upper bound.
-  boxes = _saturating_sums((box[:, 2] - box[:, 0]) * row_counts)[-1]
+  boxes = 1.001 * jnp.sum((box[:, 2] - box[:, 0]).astype(jnp.float32) * row_counts)
+  boxes = jnp.minimum(boxes, SATURATED).astype(jnp.int32)
   needed = jnp.where(row_ends[-1] > capacity, jnp.maximum(boxes, capacity + 1), total)
   return Bins(gaussians, tiles, starts, needed, jnp.maximum(needed - capacity, 0))
 
@@ -117,11 +118,18 @@ def _boxes(projected: Projected, width: int, height: int, tile_size: int) -> Int
 SATURATED = 2**30
 
 
+@stage
 def _saturating_sums(counts: Int[Array, "M"]) -> Int[Array, "M"]:
-  """Prefix sums, not above SATURATED: a diverged scale may ask for more pairs than int32 counts."""
-  # uint32 holds the sum of two saturated numbers, so it is exact until it saturates and never wraps around.
-  counts = jnp.minimum(counts, SATURATED).astype(jnp.uint32)
-  return jax.lax.associative_scan(lambda a, b: jnp.minimum(a + b, SATURATED), counts).astype(jnp.int32)
+  """Prefix sums, not above SATURATED, of counts below 2^24: diverged scales may ask for more pairs than int32 counts."""
+  # Blocks of 16, which XLA:CPU sums faster than a whole prefix sum, and compiles faster than an associative scan.
+  blocks = jnp.pad(counts, (0, -counts.shape[0] % 16)).reshape(-1, 16)
+  place = jnp.arange(16)
+  within = jnp.sum(jnp.where(place <= place[:, None], blocks[:, None], 0), axis=-1, dtype=jnp.int32)
+  totals = within[:, -1]
+  before = jnp.cumsum(totals, dtype=jnp.int32) - totals
+  # Where int32 has wrapped around, float32 still says that it has.
+  before = jnp.where(jnp.cumsum(totals.astype(jnp.float32)) > 1.5 * SATURATED, SATURATED, before)
+  return jnp.minimum(before[:, None] + within, SATURATED).reshape(-1)[: counts.shape[0]]
 
 
 def _inside(mask: Bool[Array, "rows columns"], row, first, end) -> tuple[Int[Array, "R"], Int[Array, "R"]]:
@@ -158,8 +166,8 @@ def sort_slots(tiles: Int[Array, "M"], num_tiles: int) -> tuple[Int[Array, "M"],
     parts, size = 1, num
   padded = jnp.pad(tiles, (0, parts * size - num), constant_values=num_tiles).reshape(parts, size)
   counts = jnp.zeros((parts, num_tiles + 1), jnp.int32).at[jnp.arange(parts)[:, None], padded].add(1)
-  in_all = jnp.sum(counts, axis=0)
-  starts = jnp.cumsum(in_all) - in_all
+  in_all = jnp.sum(counts, axis=0, dtype=jnp.int32)
+  starts = jnp.cumsum(in_all, dtype=jnp.int32) - in_all
   if not fits:
     return jax.lax.sort((tiles, jnp.arange(num, dtype=jnp.int32)), num_keys=1, is_stable=True)[1], starts
 
@@ -170,7 +178,7 @@ def sort_slots(tiles: Int[Array, "M"], num_tiles: int) -> tuple[Int[Array, "M"],
   if parts == 1:
     return slots[0], starts
   # A slot's place: behind all of earlier tiles, behind its own tile's of earlier parts, and as in its own part.
-  shifts = starts + jnp.cumsum(counts, axis=0) - counts - (jnp.cumsum(counts, axis=1) - counts)
+  shifts = starts + jnp.cumsum(counts, axis=0, dtype=jnp.int32) - jnp.cumsum(counts, axis=1, dtype=jnp.int32)
   part = jnp.arange(parts, dtype=jnp.int32)[:, None]
   places = jnp.arange(size, dtype=jnp.int32) + shifts[part, (keys >> bits).astype(jnp.int32)]
   return jnp.zeros(num, jnp.int32).at[places].set(slots + part * size, mode="drop", unique_indices=True), starts
@@ -200,7 +208,7 @@ def depth_order(projected: Projected) -> Int[Array, "N"]:
 def _expand(ends: Int[Array, "N"], size: int, end: int | None = None) -> Int[Array, "size"]:
   """For each position, which of the consecutive ranges that end at `ends` it lies in; behind all `end`, or the last."""
   jumps = jnp.zeros(size, jnp.int32).at[ends].add(1, mode="drop")
-  return jnp.minimum(jax.lax.associative_scan(jnp.add, jumps), ends.shape[0] - 1 if end is None else end)
+  return jnp.minimum(_saturating_sums(jumps), ends.shape[0] - 1 if end is None else end)
 
 
 @stage
