@@ -121,15 +121,21 @@ SATURATED = 2**30
 @stage
 def _saturating_sums(counts: Int[Array, "M"]) -> Int[Array, "M"]:
   """Prefix sums, not above SATURATED, of counts below 2^24: diverged scales may ask for more pairs than int32 counts."""
-  # Blocks of 16, which XLA:CPU sums faster than a whole prefix sum, and compiles faster than an associative scan.
+  before, within = _sums_in_blocks(counts)
+  # Where int32 has wrapped around, float32 still says that it has.
+  before = jnp.where(jnp.cumsum(within[:, -1].astype(jnp.float32)) > 1.5 * SATURATED, SATURATED, before)
+  return jnp.minimum(before[:, None] + within, SATURATED).reshape(-1)[: counts.shape[0]]
+
+
+def _sums_in_blocks(counts: Int[Array, "M"]) -> tuple[Int[Array, "R"], Int[Array, "R 16"]]:
+  """Prefix sums of blocks of 16: what comes before each, and those within it.
+
+  XLA:CPU takes half the time of `cumsum` for them, and a fraction of the time to compile an associative scan.
+  """
   blocks = jnp.pad(counts, (0, -counts.shape[0] % 16)).reshape(-1, 16)
   place = jnp.arange(16)
   within = jnp.sum(jnp.where(place <= place[:, None], blocks[:, None], 0), axis=-1, dtype=jnp.int32)
-  totals = within[:, -1]
-  before = jnp.cumsum(totals, dtype=jnp.int32) - totals
-  # Where int32 has wrapped around, float32 still says that it has.
-  before = jnp.where(jnp.cumsum(totals.astype(jnp.float32)) > 1.5 * SATURATED, SATURATED, before)
-  return jnp.minimum(before[:, None] + within, SATURATED).reshape(-1)[: counts.shape[0]]
+  return jnp.cumsum(within[:, -1], dtype=jnp.int32) - within[:, -1], within
 
 
 def _inside(mask: Bool[Array, "rows columns"], row, first, end) -> tuple[Int[Array, "R"], Int[Array, "R"]]:
@@ -208,7 +214,8 @@ def depth_order(projected: Projected) -> Int[Array, "N"]:
 def _expand(ends: Int[Array, "N"], size: int, end: int | None = None) -> Int[Array, "size"]:
   """For each position, which of the consecutive ranges that end at `ends` it lies in; behind all `end`, or the last."""
   jumps = jnp.zeros(size, jnp.int32).at[ends].add(1, mode="drop")
-  return jnp.minimum(_saturating_sums(jumps), ends.shape[0] - 1 if end is None else end)
+  before, within = _sums_in_blocks(jumps)
+  return jnp.minimum((before[:, None] + within).reshape(-1)[:size], ends.shape[0] - 1 if end is None else end)
 
 
 @stage
