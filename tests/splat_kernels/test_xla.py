@@ -183,7 +183,7 @@ def test_the_fold_in_registers_is_the_fold_in_turn(channels):
 def test_few_lanes_walk_as_many_do(monkeypatch):
   # 3 lanes for 9 tiles, of which some have no chunk and others many: lanes change tiles, and the last ones run idle.
   rng = np.random.default_rng(0)
-  config, chunks = Config(tile_size=4, depth=None), np.array([0, 3, 1, 0, 5, 2, 1, 1, 4])
+  config, chunks = Config(tile_size=4, with_depth=False), np.array([0, 3, 1, 0, 5, 2, 1, 1, 4])
   ends = np.cumsum(chunks)
   lists = xla.Chunks(
       gaussians=jnp.zeros((20, xla.CHUNK), jnp.int32),
