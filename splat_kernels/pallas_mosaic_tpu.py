@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float
+from jaxtyping import Array, BFloat16, Float, Int
 
 from splat_kernels.binning import Bins
 from splat_kernels.tile_lists import TileLists, make_tile_lists
@@ -83,9 +83,9 @@ class PallasMosaicTpu(Tiled):
     if save:
       shapes += [
           result_shape((chunks, 1, pixels), jnp.float32, table),
-          result_shape(_walked_shape(num_tiles), jnp.int32, table),
+          result_shape(_counts_shape(num_tiles), jnp.int32, table),
       ]
-      out_specs += [pl.BlockSpec(memory_space=pl.ANY), _walked_block(num_tiles)]
+      out_specs += [pl.BlockSpec(memory_space=pl.ANY), _counts_block(num_tiles)]
       scratch_shapes += _ring(BEHIND, (1, pixels), jnp.float32)
     tiles, *saved = _call(
         functools.partial(_forward_kernel, config=config),
@@ -100,7 +100,7 @@ class PallasMosaicTpu(Tiled):
         name="splat_forward",
         interpret=interpret,
     )
-    return tiles[:num_tiles], tuple(saved)
+    return tiles[:num_tiles], (saved[0], _by_tile(saved[1], num_tiles)) if save else None
 
   def backward(self, table, lists: TileLists, gradient, saved, config: Config, *, absolute: bool, interpret: bool):
     """See `Tiled.backward`."""
@@ -116,11 +116,11 @@ class PallasMosaicTpu(Tiled):
         functools.partial(_backward_kernel, config=config, absolute=absolute),
         lists,
         num_tiles,
-        inputs=[parameters, transmittances, walked, shape_side, moment_side, gradient, moments],
+        inputs=[parameters, transmittances, _in_blocks(walked), shape_side, moment_side, gradient, moments],
         in_specs=[
             pl.BlockSpec(memory_space=pl.ANY),
             pl.BlockSpec(memory_space=pl.ANY),
-            _walked_block(num_tiles, back=True),
+            _counts_block(num_tiles, back=True),
             _whole(shape_side),
             _whole(moment_side),
             _one_tile(num_tiles, channels, pixels, back=True),
@@ -204,12 +204,21 @@ def _one_tile(num_tiles: int, channels: int, pixels: int, *, back: bool = False)
   return pl.BlockSpec((1, channels, pixels), index)
 
 
-def _walked_shape(num_tiles: int) -> tuple[int, int, int]:
+def _counts_shape(num_tiles: int) -> tuple[int, int, int]:
   """One number per tile, in whole blocks of COUNTS for each half of the tiles."""
   return 2 * pl.cdiv((num_tiles + 1) // 2, COUNTS), 1, COUNTS
 
 
-def _walked_block(num_tiles: int, *, back: bool = False) -> pl.BlockSpec:
+def _in_blocks(counts: Int[Array, "BT"]) -> Int[Array, "b 1 k"]:
+  halves = jnp.pad(counts, (0, counts.shape[0] % 2)).reshape(2, -1)
+  return jnp.pad(halves, ((0, 0), (0, -halves.shape[1] % COUNTS))).reshape(_counts_shape(counts.shape[0]))
+
+
+def _by_tile(blocks: Int[Array, "b 1 k"], num_tiles: int) -> Int[Array, "BT"]:
+  return blocks.reshape(2, -1)[:, : (num_tiles + 1) // 2].reshape(-1)[:num_tiles]
+
+
+def _counts_block(num_tiles: int, *, back: bool = False) -> pl.BlockSpec:
   """The block that holds a grid step's tile's number."""
   half = (num_tiles + 1) // 2
 
