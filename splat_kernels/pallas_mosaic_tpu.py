@@ -10,6 +10,9 @@ all pixels are finished. Slots are rows and pixels are columns of (128, P) array
 - Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs
   over registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
 - Chunks come by DMA through a ring of buffers, up to AHEAD chunks early and across the borders of tiles.
+
+Backward the same chunks are gone through from the last one that was reached to the first, and tiles from the last to the
+first. The transmittance before each chunk is known from the forward pass; what lies behind is summed on the way.
 """
 
 import functools
@@ -35,8 +38,9 @@ AHEAD = 8  # Chunks of parameters in vector memory: a copy takes longer than a c
 BEHIND = 4  # Chunks of results in vector memory, on their way out.
 COUNTS = 1024  # Tiles whose numbers of chunks lie in scalar memory at a time.
 SHAPE_ROWS = 24  # Of the parameters: 3 parts of 6 coefficients, filled up to whole registers.
-_VMEM, _SMEM = 16 * 2**20, 2**20  # Bytes of vector memory that a kernel gets unasked, and of scalar memory.
 PARTS = 3  # A float32 as a sum of numbers that bfloat16 holds.
+VMEM_BYTES = 16 * 2**20  # Vector memory that a kernel gets unasked.
+SMEM_BYTES = 2**20  # Scalar memory.
 
 
 class PallasMosaicTpu(Tiled):
@@ -56,12 +60,12 @@ class PallasMosaicTpu(Tiled):
     del absolute
     pixels = max(config.tile_size**2, LANES)
     per_channel = CHUNK * (AHEAD * PARTS * 2 + BEHIND * 4) + pixels * (2 * 4 + 4 * PARTS * 2 + 8)
-    return _VMEM * 2 // 3 // per_channel // SUBLANES * SUBLANES - 1  # The one is the channel of ones.
+    return VMEM_BYTES * 2 // 3 // per_channel // SUBLANES * SUBLANES - 1  # The one is the channel of ones.
 
   def most_tiles(self, config: Config) -> int:
     """See `Tiled.most_tiles`: every tile's first chunk lies in scalar memory."""
     del config
-    return _SMEM // 4 - 8 * COUNTS
+    return SMEM_BYTES // 4 - 8 * COUNTS
 
   def make_lists(self, bins: Bins, num: int, config: Config) -> TileLists:
     """Lists in chunks of CHUNK slots, in the order the kernels' running products want."""
@@ -242,7 +246,7 @@ def _ring(size: int, shape: tuple[int, int], dtype) -> list:
 
 
 def _forward_kernel(starts, parameters, shape_side, tile, *refs, config: Config):
-  """Sums of weight times feature of one tile. `refs`: what is saved, if anything is, and the rings."""
+  """Sums of weight times feature of one tile. `refs`: what is saved, two arrays or none, and the rings, of three each."""
   saved, (buffers, semaphores, fetched, *out_ring) = refs[: len(refs) % 3], refs[len(refs) % 3 :]
   channels, pixels = tile.shape[1:]
   chunks = _Chunks(starts, fetched, [_Columns(parameters, buffers, semaphores)])

@@ -192,5 +192,5 @@ def test_limits_are_known_and_kept():
   projected, _ = seven_tiles()
   absolute = {"implementation": draw.name, "interpret": True, "means2d_abs_offset": jnp.zeros_like(projected.means2d)}
   shape = *projected.depths.shape, 224
-  with pytest.raises(ValueError, match=r"^means2d_abs_offset with 224 channels .* tiles of 32: pallas_mosaic_tpu .* 223$"):
+  with pytest.raises(ValueError, match="^means2d_abs_offset with 224 channels .* of 32: pallas_mosaic_tpu .* 223$"):
     composite(projected, jnp.zeros(shape), width=112, height=16, config=Config(tile_size=32), **absolute)
