@@ -7,6 +7,7 @@ from splat_kernels.api import project, rasterize
 from splat_kernels.compositing import composite, round_capacity
 from splat_kernels.visibility import Contributors, contributors
 from splat_kernels.implementations import Implementation, register
+from splat_kernels.surfaces import normals
 from splat_kernels.types import GSPLAT_1_5, GSPLAT_1_6, INRIA, Camera, Composited, Config, Projected, RenderOutput
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "RenderOutput",
     "composite",
     "contributors",
+    "normals",
     "project",
     "rasterize",
     "register",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from splat_kernels import arguments, sh
+from splat_kernels import arguments, cameras, sh
 from splat_kernels.compositing import composite
 from splat_kernels.visibility import contributors
 from splat_kernels.implementations import Implementation
@@ -18,29 +18,40 @@ from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOut
 
 def project(
     means: Float[InputArray, "*#b N 3"],
-    quats: Float[InputArray, "*#b N 4"],
-    scales: Float[InputArray, "*#b N 3"],
+    quats: Float[InputArray, "*#b N 4"] | None,
+    scales: Float[InputArray, "*#b N 3"] | None,
     opacities: Float[InputArray, "*#b N"],
     camera: Camera,
     *,
+    covariances: Float[InputArray, "*#b N 3 3"] | None = None,
     config: Config = Config(),
 ) -> Projected:
   """Projects Gaussians to the image plane: what `rasterize` does first. Arguments and errors as there.
 
   Differentiable in everything but `extents` and `radii`. Computes in float32, or in float64 where an argument is.
+
+  Args:
+    covariances: in the world, world units squared, in place of `quats` and `scales`, which are None then. Their symmetric
+      part counts; positive semidefinite.
   """
-  means, quats, scales, opacities, camera = _check_geometry(means, quats, scales, opacities, camera)
-  poses = {"world_to_camera": camera.world_to_camera, "intrinsics": camera.intrinsics}
-  arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, **poses}
+  if (quats is None) != (scales is None) or (quats is None) == (covariances is None):
+    given = [name for name, a in (("quats", quats), ("scales", scales), ("covariances", covariances)) if a is not None]
+    raise ValueError(f"either quats and scales or covariances must be given, but is {', '.join(given) or 'none of them'}")
+  means, quats, scales, opacities, camera = _check_geometry(means, quats, scales, opacities, camera, covariances)
+  if covariances is not None:
+    covariances = arguments.floats("covariances", covariances, (means.shape[-2], 3, 3))
+  cameras.check_shutter(camera, config)
+  arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "covariances": covariances}
+  arrays = {name: a for name, a in arrays.items() if a is not None} | cameras.arrays_of(camera)
   batch = arguments.batch_shape(*(a.shape[: a.ndim - _RANKS[name]] for name, a in arrays.items()))
   return arguments.over_explicit_mesh(functools.partial(_project, camera=camera, config=config), batch, arrays, _RANKS)
 
 
-_RANKS = {"means": 2, "quats": 2, "scales": 2, "opacities": 1, "world_to_camera": 2, "intrinsics": 2}
+_RANKS = {"means": 2, "quats": 2, "scales": 2, "opacities": 1, "covariances": 3, **cameras.RANKS}
 
 
 def _project(arrays: dict[str, Array], camera: Camera, config: Config) -> Projected:
-  static = dataclasses.replace(camera, world_to_camera=None, intrinsics=None)
+  static = dataclasses.replace(camera, **dict.fromkeys(cameras.RANKS))
   return _project_static(arrays, static, config)
 
 
@@ -51,11 +62,13 @@ def _project_static(arrays: dict[str, Array], camera: Camera, config: Config) ->
   dtype = jnp.promote_types(jnp.result_type(*arrays.values()), jnp.float32)
   flat = {name: arguments.flatten(batch, a.astype(dtype), _RANKS[name]) for name, a in arrays.items()}
 
-  def one(means, quats, scales, opacities, world_to_camera, intrinsics):
-    posed = dataclasses.replace(camera, world_to_camera=world_to_camera, intrinsics=intrinsics)
-    return project_gaussians(means, quats, scales, opacities, posed, config)
+  def one(arrays):
+    posed = dataclasses.replace(camera, **{name: a for name, a in arrays.items() if name in cameras.RANKS})
+    shapes = (arrays.get(name) for name in ("quats", "scales"))
+    given = arrays["means"], *shapes, arrays["opacities"], posed, config, arrays.get("covariances")
+    return project_gaussians(*given)
 
-  return jax.tree.map(lambda a: a.reshape(batch + a.shape[1:]), jax.vmap(one)(*(flat[name] for name in _RANKS)))
+  return jax.tree.map(lambda a: a.reshape(batch + a.shape[1:]), jax.vmap(one)(flat))
 
 
 def rasterize(
@@ -90,7 +103,7 @@ def rasterize(
       K >= (sh_degree + 1)^2, seen from the camera, plus 0.5, clamped below at 0.
     camera: see `Camera`.
     background: colour behind everything, one or one per pixel; None is black.
-    sh_degree: 0 to 3 if `colors` holds SH coefficients.
+    sh_degree: 0 to 4 if `colors` holds SH coefficients.
     means2d_offset: pixels added to the projected centres. Pass zeros and take its gradient: the screen-space gradient
       of the centres, which density control needs.
     means2d_abs_offset: zeros, which are not added to anything; the gradient that they get is, for each Gaussian, the
@@ -111,7 +124,8 @@ def rasterize(
   num = means.shape[-2]
   colors = _check_colors(colors, sh_degree, num)
   color_rank = 2 if sh_degree is None else 3
-  leading = [a.shape[:-2] for a in (means, quats, scales, camera.world_to_camera, camera.intrinsics)]
+  leading = [a.shape[:-2] for a in (means, quats, scales)]
+  leading += [a.shape[: a.ndim - _RANKS[name]] for name, a in cameras.arrays_of(camera).items()]
   arguments.batch_shape(*leading, opacities.shape[:-1], colors.shape[:-color_rank])
   dtype = jnp.result_type(means, quats, scales, opacities, colors)
 
@@ -164,7 +178,7 @@ def _finite(means, quats, scales, opacities, colors, camera: Camera, *, color_ra
   whole = lambda a, rank: jnp.all(jnp.isfinite(a), axis=tuple(range(-rank, 0)))
   of_gaussians = whole(means, 1) & whole(quats, 1) & whole(scales, 1) & jnp.isfinite(opacities)
   of_gaussians &= whole(colors, color_rank - 1)
-  return of_gaussians & (whole(camera.world_to_camera, 2) & whole(camera.intrinsics, 2))[..., None]
+  return of_gaussians & cameras.is_finite(camera)[..., None]
 
 
 def _features(colors, means, camera: Camera, projected: Projected, sh_degree: int | None, with_depth: bool):
@@ -204,26 +218,14 @@ def _median_depth(projected: Projected, camera: Camera, config: Config, tile_mas
   return jnp.where(seen.median < 0, 0, depth)
 
 
-def _check_geometry(means, quats, scales, opacities, camera: Camera):
-  """The arguments as arrays, the camera's, too."""
+def _check_geometry(means, quats, scales, opacities, camera: Camera, covariances=None):
+  """The arguments as arrays, the camera's, too; quats and scales are None if there are covariances."""
   means = arguments.floats("means", means, (None, 3))
   num = means.shape[-2]
-  quats = arguments.floats("quats", quats, (num, 4))
-  scales = arguments.floats("scales", scales, (num, 3))
+  if covariances is None:
+    quats, scales = arguments.floats("quats", quats, (num, 4)), arguments.floats("scales", scales, (num, 3))
   opacities = arguments.floats("opacities", opacities, (num,))
-  camera = dataclasses.replace(
-      camera,
-      world_to_camera=arguments.floats("camera.world_to_camera", camera.world_to_camera, (4, 4)),
-      intrinsics=arguments.floats("camera.intrinsics", camera.intrinsics, (3, 3)),
-      width=arguments.size("camera.width", camera.width),
-      height=arguments.size("camera.height", camera.height),
-  )
-  near = camera.near if camera.near is not None else camera.far
-  if isinstance(near, jax.core.Tracer) or isinstance(camera.far, jax.core.Tracer):
-    raise ValueError("camera.near and camera.far must be known while tracing: Python numbers, not traced arrays")
-  if not 0 < near <= camera.far:
-    raise ValueError(f"camera.near={camera.near} and camera.far={camera.far} must satisfy 0 < near <= far")
-  return means, quats, scales, opacities, camera
+  return means, quats, scales, opacities, cameras.check_camera(camera)
 
 
 def _check_colors(colors, sh_degree: int | None, num: int) -> Float[Array, "*b N C"] | Float[Array, "*b N K 3"]:

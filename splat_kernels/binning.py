@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from splat_kernels.stages import columns, stage
-from splat_kernels.tiles import tile_grid
+from splat_kernels.tiles import inria_spans, tile_grid
 from splat_kernels.types import Config, Projected
 
 
@@ -44,12 +44,17 @@ class Bins:
 
 def tile_box(projected: Projected, width: int, height: int, tile_size: int) -> Int[Array, "N 4"]:
   """Tiles that a Gaussian's box touches: first column, first row, and one past the last of each; empty if culled."""
-  corners = jnp.concatenate([projected.means2d - projected.extents, projected.means2d + projected.extents], axis=-1)
-  last = jnp.array(tile_grid(width, height, tile_size))
-  first = jnp.floor(corners[:, :2] / tile_size)
-  end = jnp.floor(corners[:, 2:] / tile_size) + 1
-  box = jnp.concatenate([jnp.clip(first, 0, last), jnp.clip(end, 0, last)], axis=-1).astype(jnp.int32)
-  return jnp.where((projected.radii > 0)[:, None], box, 0)
+  if projected.support == "inria":
+    spans = inria_spans(projected.means2d.T, projected.extents.T, width, height, tile_size)
+    (first_x, end_x), (first_y, end_y) = spans
+    box = jnp.stack([first_x, first_y, end_x, end_y], axis=-1)
+  else:
+    corners = jnp.concatenate([projected.means2d - projected.extents, projected.means2d + projected.extents], axis=-1)
+    last = jnp.array(tile_grid(width, height, tile_size))
+    first = jnp.floor(corners[:, :2] / tile_size)
+    end = jnp.floor(corners[:, 2:] / tile_size) + 1
+    box = jnp.concatenate([jnp.clip(first, 0, last), jnp.clip(end, 0, last)], axis=-1)
+  return jnp.where((projected.radii > 0)[:, None], box.astype(jnp.int32), 0)
 
 
 def make_bins(
@@ -195,7 +200,7 @@ def _row_span(p: Projected, box, ranks, row, config: Config) -> tuple[Int[Array,
   """First column, and one past the last, of the tiles that a Gaussian touches in a row of tiles."""
   size = config.tile_size
   limits = box[:, ::2][ranks]
-  if config.support == "square":
+  if p.support == "inria":
     return limits[:, 0], limits[:, 1]
   x, y, half_height, a, b, det, scaled_level, widest = (_ellipses(p, ranks, config)[:, i] for i in range(8))
   low = jnp.maximum(row * size - y, -half_height)  # The band of the row inside the ellipse, relative to the centre.

@@ -86,7 +86,11 @@ def composite(
   dtype = jnp.promote_types(jnp.result_type(*floating.values()), jnp.float32)
   device = _device_of(arrays.values())
   chosen = implementations.choose(implementation, device, dtype, config, interpret=interpret)
-  draw = functools.partial(_composite, arrays, ranks, batch, dtype, width, height, config, chosen, interpret)
+  most = _most_channels(chosen, channels, config, "means2d_abs" in arrays), _most_frames(chosen, width, height, config)
+  static = dict(
+      support=projected.support, width=width, height=height, config=config, chosen=chosen, interpret=interpret, most=most
+  )
+  draw = lambda capacity: _composite(arrays, ranks, batch, dtype, static | {"capacity": capacity})
 
   return growing(draw, num, width, height, config)
 
@@ -162,17 +166,14 @@ def _device_of(arrays) -> jax.Device:
   return current_device()
 
 
-def _composite(
-    arrays, ranks, batch, dtype, width: int, height: int, config: Config, chosen: Implementation, interpret, capacity: int
-) -> Composited:
+def _composite(arrays, ranks, batch, dtype, static: dict) -> Composited:
   out_dtype = arrays["features"].dtype
-  draw = functools.partial(_draw, width=width, height=height, config=config, chosen=chosen, interpret=interpret)
 
   def draw_flat(arrays: dict) -> Composited:
     local = arguments.batch_shape(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))
     cast = lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
     flat = {name: arguments.flatten(local, cast(a), ranks[name]) for name, a in arrays.items()}
-    output = draw(flat, capacity=capacity)
+    output = _draw(flat, **static)
     output = Composited(
         output.image.astype(out_dtype), output.alpha.astype(out_dtype), output.intersections, output.overflow
     )
@@ -181,19 +182,24 @@ def _composite(
   return arguments.over_explicit_mesh(draw_flat, batch, arrays, ranks)
 
 
-@functools.partial(jax.jit, static_argnames=("width", "height", "config", "chosen", "interpret", "capacity"))
+@functools.partial(
+    jax.jit, static_argnames=("support", "width", "height", "config", "chosen", "interpret", "most", "capacity")
+)
 def _draw(
     arrays: dict[str, Array],
     *,
+    support: str,
     width: int,
     height: int,
     config: Config,
     chosen: Implementation,
     interpret: bool,
+    most: tuple[int, int | None],
     capacity: int,
 ) -> Composited:
-  """`composite` of one batch dimension."""
-  projected = Projected(*(arrays[name] for name in ("means2d", "conics", "depths", "opacities", "extents", "radii")))
+  """`composite` of one batch dimension; `most` channels and frames at a time."""
+  names = ("means2d", "conics", "depths", "opacities", "extents", "radii")
+  projected = Projected(*(arrays[name] for name in names), support=support)
   features, background = arrays["features"], arrays.get("background")
   frames, num, channels = features.shape
   if not frames or not num:
@@ -205,8 +211,7 @@ def _draw(
         chosen.composite, width=width, height=height, config=config, capacity=capacity, interpret=interpret
     )
     given = projected, features, arrays.get("tile_mask"), arrays.get("means2d_abs")
-    most_frames = _most_frames(chosen, width, height, config)
-    image, transmittance, intersections, overflow = _in_groups(draw, *given, chosen.most_channels(config), most_frames)
+    image, transmittance, intersections, overflow = _in_groups(draw, *given, *most)
   if background is not None:
     behind = background if background.ndim == 4 else background[:, None, None]
     image = image + transmittance[..., None] * behind
@@ -226,6 +231,17 @@ def _raise_overflow(intersections, overflow, capacity) -> None:
     )
 
 
+def _most_channels(chosen: Implementation, channels: int, config: Config, absolute: bool) -> int:
+  """How many channels to draw at a time. An absolute value of a sum over all channels is wanted whole."""
+  most = chosen.most_channels(config, absolute=absolute)
+  if absolute and most is not None and channels > most:
+    raise ValueError(
+        f"means2d_abs_offset with {channels} channels (depth is one) in tiles of {config.tile_size}: "
+        f"{chosen.name} takes at most {most}"
+    )
+  return channels if most is None else most
+
+
 def _most_frames(chosen: Implementation, width: int, height: int, config: Config) -> int | None:
   most = chosen.most_tiles(config)
   if most is None:
@@ -240,13 +256,11 @@ def _most_frames(chosen: Implementation, width: int, height: int, config: Config
 
 
 def _in_groups(
-    draw: Callable, projected, features, tile_mask, means2d_abs, most_channels: int | None, most_frames: int | None
+    draw: Callable, projected, features, tile_mask, means2d_abs, most_channels: int, most_frames: int | None
 ):
   """All frames and channels, as many at a time as the implementation draws."""
   frames, _, channels = features.shape
   most_frames = most_frames or frames
-  # An absolute value of a sum over all channels is wanted whole.
-  most_channels = channels if most_channels is None or means2d_abs is not None else most_channels
 
   def draw_frames(projected, features, tile_mask, means2d_abs):
     groups = [

@@ -30,8 +30,8 @@ class Implementation(Protocol):
   def unsupported_dtype(self, dtype: jnp.dtype) -> str | None:
     """Why this cannot compute in a dtype of float32 or better; None if it can."""
 
-  def most_channels(self, config: Config) -> int | None:
-    """How many features can be drawn at a time; None: any number."""
+  def most_channels(self, config: Config, *, absolute: bool = False) -> int | None:
+    """How many features can be drawn at a time, with absolute gradients at all; None: any number."""
 
   def most_tiles(self, config: Config) -> int | None:
     """How many tiles of all frames can be drawn at a time; None: any number."""

@@ -13,6 +13,8 @@ all pixels are finished. Slots are rows and pixels are columns of (128, P) array
 """
 
 import functools
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +32,10 @@ from splat_kernels.types import Config
 LANES, SUBLANES = 128, 8  # A register's.
 CHUNK = LANES  # Slots of one tile processed together: what DMA is aligned to.
 AHEAD = 8  # Chunks of parameters in vector memory: a copy takes longer than a chunk's computation.
-BEHIND = 4  # Chunks of moments in vector memory, on their way out.
+BEHIND = 4  # Chunks of results in vector memory, on their way out.
+COUNTS = 1024  # Tiles whose numbers of chunks lie in scalar memory at a time.
 SHAPE_ROWS = 24  # Of the parameters: 3 parts of 6 coefficients, filled up to whole registers.
+_VMEM, _SMEM = 16 * 2**20, 2**20  # Bytes of vector memory that a kernel gets unasked, and of scalar memory.
 PARTS = 3  # A float32 as a sum of numbers that bfloat16 holds.
 
 
@@ -46,6 +50,19 @@ class PallasMosaicTpu(Tiled):
     del config
     return None if device.platform == "tpu" else f"needs a TPU, not {device.platform}"
 
+  def most_channels(self, config: Config, *, absolute: bool = False) -> int:
+    """See `Tiled.most_channels`. What a channel takes of vector memory: chunks on their way in and out; for every pixel
+    the tile's gradient, twice, its parts, 4 times, and what the compiler keeps for a while. A third is left free."""
+    del absolute
+    pixels = max(config.tile_size**2, LANES)
+    per_channel = CHUNK * (AHEAD * PARTS * 2 + BEHIND * 4) + pixels * (2 * 4 + 4 * PARTS * 2 + 8)
+    return _VMEM * 2 // 3 // per_channel // SUBLANES * SUBLANES - 1  # The one is the channel of ones.
+
+  def most_tiles(self, config: Config) -> int:
+    """See `Tiled.most_tiles`: every tile's first chunk lies in scalar memory."""
+    del config
+    return _SMEM // 4 - 8 * COUNTS
+
   def make_lists(self, bins: Bins, num: int, config: Config) -> TileLists:
     """Lists in chunks of CHUNK slots, in the order the kernels' running products want."""
     del config
@@ -55,73 +72,107 @@ class PallasMosaicTpu(Tiled):
     return TileLists(gaussians, lists.tiles, lists.starts, lists.counts)
 
   def forward(self, table, lists: TileLists, num_tiles: int, config: Config, *, save: bool, interpret: bool):
-    """See `Tiled.forward`; the sums are saved."""
+    """See `Tiled.forward`; saved are the transmittance before each chunk, and how many chunks each tile went through."""
     channels, pixels = table.shape[0] - 6, config.tile_size**2
+    chunks = lists.tiles.shape[0]
     parameters = _pack_parameters(table)
-    shape_side = _shape_side(config.tile_size, parameters.shape[0])
-    tiles = _call(
+    shape_side = _shape_side(config.tile_size, min(parameters.shape[0], LANES))
+    shapes = [result_shape((num_tiles + num_tiles % 2, channels, pixels), jnp.float32, table)]
+    out_specs = [_one_tile(num_tiles, channels, pixels)]
+    scratch_shapes = _ring(AHEAD, (parameters.shape[0], CHUNK), jnp.bfloat16)
+    if save:
+      shapes += [
+          result_shape((chunks, 1, pixels), jnp.float32, table),
+          result_shape(_walked_shape(num_tiles), jnp.int32, table),
+      ]
+      out_specs += [pl.BlockSpec(memory_space=pl.ANY), _walked_block(num_tiles)]
+      scratch_shapes += _ring(BEHIND, (1, pixels), jnp.float32)
+    tiles, *saved = _call(
         functools.partial(_forward_kernel, config=config),
         lists,
         num_tiles,
         inputs=[parameters, shape_side],
         in_specs=[pl.BlockSpec(memory_space=pl.ANY), _whole(shape_side)],
-        out_shape=result_shape((num_tiles + num_tiles % 2, channels, pixels), jnp.float32, table),
-        out_specs=_one_tile(num_tiles, channels, pixels),
-        scratch_shapes=_ring(AHEAD, parameters.shape[0], jnp.bfloat16),
+        out_shape=shapes,
+        out_specs=out_specs,
+        scratch_shapes=scratch_shapes,
+        products=shape_side.shape[0] + PARTS,
         name="splat_forward",
         interpret=interpret,
     )
-    sums = tiles[:num_tiles]
-    return sums, sums if save else None
+    return tiles[:num_tiles], tuple(saved)
 
   def backward(self, table, lists: TileLists, gradient, saved, config: Config, *, absolute: bool, interpret: bool):
     """See `Tiled.backward`."""
     num_tiles, channels, pixels = gradient.shape
-    total = jnp.sum(saved * gradient, axis=1)
+    transmittances, walked = saved
     parameters = _pack_parameters(table)
     rows = parameters.shape[0]
-    shape_side = _shape_side(config.tile_size, rows, absolute)
+    shape_side = _shape_side(config.tile_size, min(rows, LANES), absolute)
     moment_side = _moment_side(config.tile_size, absolute)
     padded = _round_up(channels, SUBLANES)
     moments = jnp.zeros((SUBLANES + padded, table.shape[1]), jnp.float32)
-    return _call(
+    (moments,) = _call(
         functools.partial(_backward_kernel, config=config, absolute=absolute),
         lists,
         num_tiles,
-        inputs=[parameters, shape_side, moment_side, gradient, total[:, None], moments],
+        inputs=[parameters, transmittances, walked, shape_side, moment_side, gradient, moments],
         in_specs=[
             pl.BlockSpec(memory_space=pl.ANY),
+            pl.BlockSpec(memory_space=pl.ANY),
+            _walked_block(num_tiles, back=True),
             _whole(shape_side),
             _whole(moment_side),
-            _one_tile(num_tiles, channels, pixels),
-            _one_tile(num_tiles, 1, pixels),
+            _one_tile(num_tiles, channels, pixels, back=True),
             pl.BlockSpec(memory_space=pl.ANY),
         ],
-        out_shape=result_shape(moments.shape, jnp.float32, table),
-        out_specs=pl.BlockSpec(memory_space=pl.ANY),
+        out_shape=[result_shape(moments.shape, jnp.float32, table)],
+        out_specs=[pl.BlockSpec(memory_space=pl.ANY)],
         scratch_shapes=[
-            *_ring(AHEAD, rows, jnp.bfloat16),
-            *_ring(BEHIND, moments.shape[0], jnp.float32),
+            *_ring(AHEAD, (rows, CHUNK), jnp.bfloat16),
+            *_ring(AHEAD, (1, pixels), jnp.float32)[:2],
+            *_ring(BEHIND, (moments.shape[0], CHUNK), jnp.float32),
             pltpu.VMEM((PARTS, rows, pixels), jnp.bfloat16),
             pltpu.VMEM((PARTS * padded, pixels), jnp.bfloat16),
         ],
+        products=shape_side.shape[0] + 3 * PARTS + 2 * PARTS * absolute,
         name="splat_backward",
-        input_output_aliases={6: 0},  # Slots that are never reached keep their zeros.
+        input_output_aliases={7: 0},  # Slots that are never reached keep their zeros.
         interpret=interpret,
     )
+    return moments
 
 
 # ---- How the kernels are called ----
 
 
 def _call(
-    kernel, lists: TileLists, num_tiles: int, *, inputs, out_shape, in_specs, out_specs, scratch_shapes, name, interpret, **kw
+    kernel,
+    lists: TileLists,
+    num_tiles: int,
+    *,
+    inputs: list,
+    out_shape: list,
+    in_specs: list,
+    out_specs: list,
+    scratch_shapes: list,
+    products: int,
+    **options,
 ):
   """A kernel over all tiles: first and last chunk of every tile in scalar memory, one tile a grid step.
 
-  The grid is (2, half): chips with two cores to a device (v4, v5p) draw the two halves at the same time.
+  The grid is (2, half): chips with two cores to a device (v4, v5p) draw the two halves at the same time. `products` are
+  how many matrix products of parameters, slots and pixels the kernel takes per chunk.
   """
   half = (num_tiles + 1) // 2
+  rows, slots = inputs[0].shape
+  pairs = slots * inputs[1].shape[-1]  # As if all lists were full and no tile was left early.
+  size = lambda array: math.prod(array.shape) * array.dtype.itemsize
+  cost = pl.CostEstimate(
+      flops=2 * products * rows * pairs,
+      transcendentals=pairs,
+      bytes_accessed=sum(map(size, inputs)) + sum(map(size, out_shape)),
+  )
   starts = jnp.concatenate([lists.starts, jnp.broadcast_to(lists.ends[-1:], 2 * half + 1 - num_tiles)])
   return pl.pallas_call(
       kernel,
@@ -134,37 +185,67 @@ def _call(
       ),
       out_shape=out_shape,
       compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
-      interpret=interpret,
-      name=name,
-      **kw,
+      cost_estimate=cost,
+      **options,
   )(starts, *inputs)
 
 
-def _one_tile(num_tiles: int, channels: int, pixels: int) -> pl.BlockSpec:
+def _one_tile(num_tiles: int, channels: int, pixels: int, *, back: bool = False) -> pl.BlockSpec:
+  """A grid step's tile of a result or, where the tiles are gone through `back` from the last one, of an input.
+
+  With an odd number of tiles the second core has a tile too few. Results have one more than that; inputs do not.
+  """
   half = (num_tiles + 1) // 2
-  return pl.BlockSpec((1, channels, pixels), lambda core, step, starts: (core * half + step, 0, 0))
+
+  def index(core, step, starts):
+    del starts
+    return (jnp.minimum(core * half + half - 1 - step, num_tiles - 1) if back else core * half + step), 0, 0
+
+  return pl.BlockSpec((1, channels, pixels), index)
+
+
+def _walked_shape(num_tiles: int) -> tuple[int, int, int]:
+  """One number per tile, in whole blocks of COUNTS for each half of the tiles."""
+  return 2 * pl.cdiv((num_tiles + 1) // 2, COUNTS), 1, COUNTS
+
+
+def _walked_block(num_tiles: int, *, back: bool = False) -> pl.BlockSpec:
+  """The block that holds a grid step's tile's number."""
+  half = (num_tiles + 1) // 2
+
+  def index(core, step, starts):
+    del starts
+    return core * pl.cdiv(half, COUNTS) + (half - 1 - step if back else step) // COUNTS, 0, 0
+
+  return pl.BlockSpec((1, 1, COUNTS), index, memory_space=pltpu.SMEM)
 
 
 def _whole(array) -> pl.BlockSpec:
   return pl.BlockSpec(array.shape, lambda *_: (0,) * array.ndim)
 
 
-def _ring(size: int, rows: int, dtype) -> list:
+def _ring(size: int, shape: tuple[int, int], dtype) -> list:
   """Buffers of chunks, a semaphore for each, and a counter."""
-  return [pltpu.VMEM((size, rows, CHUNK), dtype), pltpu.SemaphoreType.DMA((size,)), pltpu.SMEM((1,), jnp.int32)]
+  return [pltpu.VMEM((size, *shape), dtype), pltpu.SemaphoreType.DMA((size,)), pltpu.SMEM((1,), jnp.int32)]
 
 
 # ---- Kernels ----
 
 
-def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, fetched, *, config: Config):
-  """Sums of weight times feature of one tile."""
+def _forward_kernel(starts, parameters, shape_side, tile, *refs, config: Config):
+  """Sums of weight times feature of one tile. `refs`: what is saved, if anything is, and the rings."""
+  saved, (buffers, semaphores, fetched, *out_ring) = refs[: len(refs) % 3], refs[len(refs) % 3 :]
   channels, pixels = tile.shape[1:]
-  chunks = _Chunks(starts, parameters, buffers, semaphores, fetched)
+  chunks = _Chunks(starts, fetched, [_Columns(parameters, buffers, semaphores)])
+  if saved:
+    transmittances, walked = saved
+    out = _Outgoing(_Rows(transmittances, *out_ring[:2]), out_ring[2])
 
   def draw_chunk(state):
     chunk, transmittance, summed = state
-    rows = chunks.read(chunk)
+    (rows,) = chunks.read(chunk)
+    if saved:
+      out.write(chunk, [transmittance])
     alphas, _ = _alphas(config, rows, shape_side[...])
     weights, transmittance = _weights(config, alphas, transmittance)
     # All rows take part, as the unused coefficients cost nothing; the parts of the features are added up at the end.
@@ -172,26 +253,36 @@ def _forward_kernel(starts, parameters, shape_side, tile, buffers, semaphores, f
       summed = summed + _dot(rows, part)
     return chunk + 1, transmittance, summed
 
+  def more(state):
+    chunk, transmittance, _ = state
+    return (chunk < chunks.last) & (jnp.max(transmittance) > config.transmittance_min)
+
   state = chunks.first, jnp.ones((1, pixels), jnp.float32), jnp.zeros((parameters.shape[0], pixels), jnp.float32)
-  chunk, _, summed = jax.lax.while_loop(lambda s: chunks.more(s[0], s[1], config), draw_chunk, state)
-  chunks.leave(chunk)
+  chunk, _, summed = jax.lax.while_loop(more, draw_chunk, state)
+  chunks.skip(chunk, chunks.last)
   padded = _round_up(channels, SUBLANES)
   parts = [summed[SHAPE_ROWS + k * padded :][:channels] for k in range(PARTS)]
   tile[0] = sum(parts)
+  if saved:
+    walked[0, 0, pl.program_id(1) % COUNTS] = chunk - chunks.first
+    out.finish()
 
 
 def _backward_kernel(
     starts,
     parameters,
+    transmittances,
+    walked,
     shape_side,
     moment_side,
     gradient,
-    total,
     zeros,
     moments,
     buffers,
     semaphores,
     fetched,
+    transmittance_buffers,
+    transmittance_semaphores,
     out_buffers,
     out_semaphores,
     written,
@@ -201,16 +292,16 @@ def _backward_kernel(
     config: Config,
     absolute: bool,
 ):
-  """Moments of the slots of one tile; see `Tiled.backward`."""
+  """Moments of the slots of one tile, from the last chunk that was reached to the first; see `Tiled.backward`."""
   del zeros  # They are in `moments` already.
   channels, pixels = gradient.shape[1:]
   padded = _round_up(channels, SUBLANES)
-  chunks = _Chunks(starts, parameters, buffers, semaphores, fetched)
-  step, steps = pl.program_id(1), pl.num_programs(1)
-
-  @pl.when(step == 0)
-  def _():
-    written[0] = 0
+  incoming = [
+      _Columns(parameters, buffers, semaphores),
+      _Rows(transmittances, transmittance_buffers, transmittance_semaphores),
+  ]
+  chunks = _Chunks(starts, fetched, incoming, back=True)
+  out = _Outgoing(_Columns(moments, out_buffers, out_semaphores), written)
 
   # The tile's gradient: against the rows of the parameters (gains), and by itself (moments of colours).
   grown = gradient[0]
@@ -223,93 +314,136 @@ def _backward_kernel(
   for k in range(PARTS):
     gain_side[k] = jnp.concatenate([above] + PARTS * [parts[k]] + ([below] if below.size else [])).astype(jnp.bfloat16)
 
-  def write(slot, chunk):
-    return _copy_chunk(moments, chunk, out_buffers.at[slot], out_semaphores.at[slot], back=True)
-
-  def walk_chunk(state):
-    chunk, transmittance, remaining = state
-    rows = chunks.read(chunk)
+  def walk_chunk(at, behind):
+    rows, transmittance = chunks.read(at)
     alphas, free = _alphas(config, rows, shape_side[: shape_side.shape[0] - 2 * absolute])
-    weights, transmittance = _weights(config, alphas, transmittance)
+    weights, _ = _weights(config, alphas, transmittance)
     gains = sum(_dot(rows, gain_side[k], contract=(0, 0)) for k in range(PARTS))
-    pulls, remaining = _pulls(config, alphas, free, weights, gains, remaining)
+    pulls, behind = _pulls(config, alphas, free, weights, gains, behind)
     shape = sum(_dot(moment_side[0], part, contract=(1, 1)) for part in _split(pulls))
     for axis in range(2 * absolute):
-      slopes = _dot(rows, shape_side[axis - 2], contract=(0, 0)) * float(np.log(2))  # d ln(alpha) / d pixel.
+      slopes = _dot(rows[: shape_side.shape[1]], shape_side[axis - 2], contract=(0, 0))
+      slopes *= float(np.log(2))  # d ln(alpha) / d pixel.
       shape += sum(_dot(moment_side[1 + axis], part, contract=(1, 1)) for part in _split(jnp.abs(pulls * slopes)))
     color = sum(_dot(color_side[...], part, contract=(1, 1)) for part in _split(weights))
-    slot = written[0] % BEHIND
+    fold = lambda sums, size: sum(sums[i : i + size] for i in range(0, sums.shape[0], size))
+    out.write(chunks.chunk(at), [fold(shape, SUBLANES), fold(color, padded)])
+    return behind
 
-    @pl.when(written[0] >= BEHIND)
-    def _():
-      write(slot, chunk).wait()  # For the copy of BEHIND chunks ago: all are of the same size.
-
-    out_buffers[slot, :SUBLANES] = sum(shape[i : i + SUBLANES] for i in range(0, shape.shape[0], SUBLANES))
-    out_buffers[slot, SUBLANES:] = sum(color[i : i + padded] for i in range(0, color.shape[0], padded))
-    write(slot, chunk).start()
-    written[0] += 1
-    return chunk + 1, transmittance, remaining
-
-  state = chunks.first, jnp.ones((1, pixels), jnp.float32), total[0]
-  chunk, _, _ = jax.lax.while_loop(lambda s: chunks.more(s[0], s[1], config), walk_chunk, state)
-  chunks.leave(chunk)
-
-  for age in range(1, BEHIND + 1):
-
-    @pl.when((step == steps - 1) & (written[0] >= age))
-    def _(age=age):
-      write((written[0] - age) % BEHIND, chunks.first).wait()
+  step, steps = pl.program_id(1), pl.num_programs(1)
+  reached = chunks.last - walked[0, 0, (steps - 1 - step) % COUNTS]
+  chunks.skip(chunks.first, reached)
+  jax.lax.fori_loop(reached, chunks.last, walk_chunk, jnp.zeros((1, pixels), jnp.float32))
+  out.finish()
 
 
 class _Chunks:
-  """The chunks of this grid step's tile, out of a ring of buffers that is filled ahead, past the tile's end, too.
+  """The chunks of this grid step's tile, out of rings of buffers that are filled ahead, past the tile's end, too.
 
-  The lists of a core's tiles follow one another in memory, so the ring knows nothing of tiles: chunk c goes to buffer
-  c % AHEAD. What is fetched is waited for exactly once, when it is read or when its tile is left early.
+  Chunks are read in the order of their places: forward a chunk's place is its number; `back` they count from the last
+  chunk of the core's last tile, which is the first that is gone through. The lists of a core's tiles follow one another
+  in memory, so the rings know nothing of tiles: a place's chunk goes to buffer place % AHEAD. What is fetched is waited
+  for exactly once, when it is read or skipped.
   """
 
-  def __init__(self, starts, parameters, buffers, semaphores, fetched):
+  def __init__(self, starts, fetched, incoming: list, *, back: bool = False):
     step, steps = pl.program_id(1), pl.num_programs(1)
-    tile = pl.program_id(0) * steps + step
-    self.first, self.last = starts[tile], starts[tile + 1]
-    self._core_end = starts[(pl.program_id(0) + 1) * steps]
-    self._parameters, self._buffers, self._semaphores = parameters, buffers, semaphores
-    self._fetched = fetched  # One number: the next chunk to be fetched.
+    core = pl.program_id(0) * steps
+    tile = core + (steps - 1 - step if back else step)
+    first, end = starts[tile], starts[tile + 1]
+    core_first, core_end = starts[core], starts[core + steps]
+    self.chunk = (lambda at: core_end - 1 - at) if back else (lambda at: at)
+    self.first, self.last = (core_end - end, core_end - first) if back else (first, end)
+    self._core_last = core_end - core_first if back else core_end
+    self._incoming = incoming
+    self._fetched = fetched  # One number: the next place to be fetched.
 
     @pl.when(step == 0)
     def _():
       fetched[0] = self.first
 
-  def _copy(self, chunk):
-    return _copy_chunk(self._parameters, chunk, self._buffers.at[chunk % AHEAD], self._semaphores.at[chunk % AHEAD])
+  def _copies(self, at):
+    return [array.copy(self.chunk(at), at % AHEAD) for array in self._incoming]
 
-  def read(self, chunk):
-    """The parameters of a chunk; starts to fetch what now finds room in the ring."""
+  def read(self, at) -> list:
+    """What is known of the chunk of a place; starts to fetch what now finds room in the rings."""
 
     def fetch(following):
-      self._copy(following).start()
+      for copy in self._copies(following):
+        copy.start()
       return following + 1
 
-    until = jnp.minimum(chunk + AHEAD, self._core_end)
+    until = jnp.minimum(at + AHEAD, self._core_last)
     self._fetched[0] = jax.lax.while_loop(lambda following: following < until, fetch, self._fetched[0])
-    self._copy(chunk).wait()
-    return self._buffers[chunk % AHEAD]
+    self._wait(at)
+    return [array.buffers[at % AHEAD] for array in self._incoming]
 
-  def more(self, chunk, transmittance, config: Config):
-    """Whether there is a chunk to draw and a pixel that is not finished."""
-    return (chunk < self.last) & (jnp.max(transmittance) > config.transmittance_min)
+  def skip(self, begin, end):
+    """Passes over places that are not read."""
+    waited = lambda at: (self._wait(at), at + 1)[1]
+    jax.lax.while_loop(lambda at: at < jnp.minimum(end, self._fetched[0]), waited, begin)
+    self._fetched[0] = jnp.maximum(self._fetched[0], end)
 
-  def leave(self, chunk):
-    """Skips the rest of the tile, beginning with a chunk."""
-    waited = lambda skipped: (self._copy(skipped).wait(), skipped + 1)[1]
-    jax.lax.while_loop(lambda skipped: skipped < jnp.minimum(self.last, self._fetched[0]), waited, chunk)
-    self._fetched[0] = jnp.maximum(self._fetched[0], self.last)
+  def _wait(self, at) -> None:
+    for copy in self._copies(at):
+      copy.wait()
 
 
-def _copy_chunk(array, chunk, buffer, semaphore, *, back: bool = False):
-  """The copy of a chunk's columns of an array to a buffer, or back."""
-  window = array.at[:, pl.ds(pl.multiple_of(chunk * CHUNK, CHUNK), CHUNK)]
-  return pltpu.make_async_copy(*((buffer, window) if back else (window, buffer)), semaphore)
+class _Outgoing:
+  """Chunks on their way out through a ring of buffers."""
+
+  def __init__(self, array, written):
+    self._array, self._written = array, written  # The latter one number: how many chunks have been written.
+
+    @pl.when(pl.program_id(1) == 0)
+    def _():
+      written[0] = 0
+
+  def write(self, chunk, blocks: list) -> None:
+    """Writes blocks of rows, one below the other, to a chunk."""
+    slot = self._written[0] % BEHIND
+
+    @pl.when(self._written[0] >= BEHIND)
+    def _():
+      self._array.copy(chunk, slot, back=True).wait()  # For the copy of BEHIND chunks ago: all are of the same size.
+
+    row = 0
+    for block in blocks:
+      self._array.buffers[slot, row : row + block.shape[0]] = block
+      row += block.shape[0]
+    self._array.copy(chunk, slot, back=True).start()
+    self._written[0] += 1
+
+  def finish(self) -> None:
+    """Waits for all that is on its way, in a core's last step."""
+    last = pl.program_id(1) == pl.num_programs(1) - 1
+    for age in range(1, BEHIND + 1):
+
+      @pl.when(last & (self._written[0] >= age))
+      def _(age=age):
+        self._array.copy(0, (self._written[0] - age) % BEHIND, back=True).wait()
+
+
+class _Columns(NamedTuple):
+  """An array of a column per slot, and the buffers in vector memory that its chunks are copied to or from."""
+
+  array: Any
+  buffers: Any
+  semaphores: Any
+
+  def copy(self, chunk, slot, *, back: bool = False):
+    return self._copy(self.array.at[:, pl.ds(pl.multiple_of(chunk * CHUNK, CHUNK), CHUNK)], slot, back)
+
+  def _copy(self, window, slot, back: bool):
+    buffer = self.buffers.at[slot]
+    return pltpu.make_async_copy(*((buffer, window) if back else (window, buffer)), self.semaphores.at[slot])
+
+
+class _Rows(_Columns):
+  """An array of a row per chunk and pixel."""
+
+  def copy(self, chunk, slot, *, back: bool = False):
+    return self._copy(self.array.at[chunk], slot, back)
 
 
 # ---- Stages of a chunk ----
@@ -319,7 +453,8 @@ def _alphas(
     config: Config, rows: BFloat16[Array, "R K"], shape_side
 ) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
   """Alpha of a chunk's Gaussians, 0 where skipped, and the same before the clamp to alpha_max."""
-  exponent = sum(_dot(rows, shape_side[k], contract=(0, 0)) for k in range(shape_side.shape[0]))  # log2(alpha).
+  shape = rows[: shape_side.shape[1]]
+  exponent = sum(_dot(shape, shape_side[k], contract=(0, 0)) for k in range(shape_side.shape[0]))  # log2(alpha).
   free = jnp.where(exponent >= float(np.log2(config.alpha_min)), jnp.exp2(exponent), 0)
   return jnp.minimum(free, config.alpha_max), free
 
@@ -342,12 +477,16 @@ def _pulls(
     free: Float[Array, "K P"],
     weights: Float[Array, "K P"],
     gains: Float[Array, "K P"],
-    remaining: Float[Array, "1 P"],
+    behind: Float[Array, "1 P"],
 ) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
-  """d loss / d ln(alpha) of each Gaussian, T gain alpha - (what comes behind) alpha / (1 - alpha); what remains."""
+  """d loss / d ln(alpha) of each Gaussian, T gain alpha - (what lies behind) alpha / (1 - alpha).
+
+  `behind` is the sum of T gain alpha of all that lies behind the chunk; the same with the chunk is returned, too. It is
+  summed from the back, as "the total minus what lies before" would lose what is faint behind what is bright.
+  """
   gained = weights * gains
-  ahead, behind = _accumulate(-gained, remaining, jnp.add)
-  pulls = gained - (ahead - gained) * alphas * _reciprocal(1 - alphas)
+  following, behind = _accumulate(gained, behind, jnp.add, back=True)
+  pulls = gained - following * alphas * _reciprocal(1 - alphas)
   passes = weights > 0
   if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
     pulls = pulls * free * _reciprocal(jnp.maximum(alphas, config.alpha_min))
@@ -357,20 +496,24 @@ def _pulls(
 
 
 def _accumulate(
-    values: Float[Array, "K P"], start: Float[Array, "1 P"], combine
+    values: Float[Array, "K P"], start: Float[Array, "1 P"], combine, *, back: bool = False
 ) -> tuple[Float[Array, "K P"], Float[Array, "1 P"]]:
-  """`start` combined with the values of all slots before each, and with all values."""
-  total, *others = (values[i : i + SUBLANES] for i in range(0, CHUNK, SUBLANES))
+  """`start` combined with the values of all slots before each, `back` of all behind each, and with all values."""
+  groups = [values[i : i + SUBLANES] for i in range(0, CHUNK, SUBLANES)]
+  total, *others = reversed(groups) if back else groups
   before = []  # What comes before in the same sublane.
   for other in others:
     before.append(total)
     total = combine(total, other)
   sublane = jax.lax.broadcasted_iota(jnp.int32, total.shape, 0)
-  ahead = jnp.where(sublane == 0, start, pltpu.roll(total, 1, 0))
+  place = SUBLANES - 1 - sublane if back else sublane
+  shift = lambda a, distance: pltpu.roll(a, SUBLANES - distance if back else distance, 0)
+  ahead = jnp.where(place == 0, start, shift(total, 1))
   for distance in (1, 2, 4):
-    ahead = jnp.where(sublane < distance, ahead, combine(ahead, pltpu.roll(ahead, distance, 0)))
-  all_before = jnp.concatenate([ahead] + [combine(ahead, product) for product in before])
-  return all_before, combine(ahead, total)[SUBLANES - 1 :]
+    ahead = jnp.where(place < distance, ahead, combine(ahead, shift(ahead, distance)))
+  all_before = [ahead] + [combine(ahead, product) for product in before]
+  end = 0 if back else SUBLANES - 1
+  return jnp.concatenate(all_before[::-1] if back else all_before), combine(ahead, total)[end : end + 1]
 
 
 def _reciprocal(x):

@@ -48,9 +48,9 @@ class PallasTriton(Tiled):
     del config
     return needs_nvidia(device, 8)
 
-  def most_channels(self, config: Config) -> int:
+  def most_channels(self, config: Config, *, absolute: bool = False) -> int | None:
     del config
-    return CHANNELS  # A thread's registers hold no more.
+    return None if absolute else CHANNELS  # A thread's registers hold no more.
 
   def make_lists(self, bins: Bins, num: int, config: Config) -> TileLists:
     del config

@@ -24,8 +24,8 @@ class Reference:
   def unsupported_dtype(self, dtype: jnp.dtype) -> str | None:
     del dtype
 
-  def most_channels(self, config: Config) -> int | None:
-    del config
+  def most_channels(self, config: Config, *, absolute: bool = False) -> int | None:
+    del config, absolute
 
   def most_tiles(self, config: Config) -> int | None:
     del config

@@ -1,10 +1,10 @@
-"""Real spherical harmonics up to degree 3: colour that changes with the direction of view."""
+"""Real spherical harmonics up to degree 4: colour that changes with the direction of view."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MAX_DEGREE = 3
+MAX_DEGREE = 4
 
 
 def num_coefficients(degree: int) -> int:
@@ -18,7 +18,7 @@ def sh_basis(degree: int, directions: Float[Array, "N 3"]) -> Float[Array, "N K"
   Order: degree by degree, m = -l … l; the Condon-Shortley phase is kept, so degree 1 is (-y, z, -x).
 
   Args:
-    degree: 0 to 3.
+    degree: 0 to 4.
     directions: unit vectors.
   """
   return jnp.stack(_basis(degree, directions), axis=-1)
@@ -49,6 +49,18 @@ def _basis(degree: int, directions) -> list:
         1.445305721320277 * z * (x * x - y * y),  # sqrt(105 / 16 pi)
         -0.5900435899266435 * x * (x * x - 3 * y * y),
     ]
+  if degree >= 4:
+    basis += [
+        2.5033429417967046 * x * y * (x * x - y * y),  # sqrt(315 / 16 pi)
+        -1.7701307697799304 * y * z * (3 * x * x - y * y),  # sqrt(315 / 32 pi)
+        0.9461746957575601 * x * y * (7 * z * z - 1),  # sqrt(45 / 16 pi)
+        -0.6690465435572892 * y * z * (7 * z * z - 3),  # sqrt(45 / 32 pi)
+        0.10578554691520431 * (35 * z * z * z * z - 30 * z * z + 3),  # sqrt(9 / 256 pi)
+        -0.6690465435572892 * x * z * (7 * z * z - 3),
+        0.47308734787878004 * (x * x - y * y) * (7 * z * z - 1),  # sqrt(45 / 64 pi)
+        -1.7701307697799304 * x * z * (x * x - 3 * y * y),
+        0.6258357354491761 * (x * x * (x * x - 3 * y * y) - y * y * (3 * x * x - y * y)),  # sqrt(315 / 256 pi)
+    ]
   return basis
 
 
@@ -64,14 +76,19 @@ def sh_colors(
     world_to_camera: (4, 4).
   """
   used = coefficients[:, : num_coefficients(degree)]
+  # Whoever calls culls what is not finite. Here it must not reach the gradient of what is: 0 * NaN is NaN.
+  used = jnp.where(jnp.isfinite(used), used, 0)
   if degree == 0:  # No direction, hence no gradient to means or camera.
     summed = 0.28209479177387814 * used[:, 0]
   else:
+    finite = jnp.all(jnp.isfinite(world_to_camera))
+    world_to_camera = jnp.where(finite, world_to_camera, jnp.eye(4, dtype=world_to_camera.dtype))
     rotation, translation = world_to_camera[:3, :3], world_to_camera[:3, 3]
+    usable = jnp.all(jnp.abs(means) < 1e10, axis=-1, keepdims=True)  # As in the projection.
     # Camera centre = -R^T t. By default a GPU may multiply matrices with 10 bits of mantissa, a TPU with 7.
-    offsets = means + jnp.matmul(rotation.T, translation, precision="highest")
+    offsets = jnp.where(usable, means, 0) + jnp.matmul(rotation.T, translation, precision="highest")
     squared = jnp.sum(offsets * offsets, axis=-1, keepdims=True)
-    usable = jnp.isfinite(squared) & (squared > 1e-24)  # Else a Gaussian at the camera centre, or not finite: culled.
+    usable &= jnp.isfinite(squared) & (squared > 1e-24)  # Else a Gaussian at the camera centre: culled.
     directions = jnp.where(usable, offsets, 0) * jax.lax.rsqrt(jnp.where(usable, squared, 1))
     # Written as a sum over the few basis functions: XLA fuses it, where a batched (1, K) x (K, 3) product would not be.
     summed = sum(b[:, None] * used[:, k] for k, b in enumerate(_basis(degree, directions)))

@@ -58,9 +58,10 @@ class Tiled(abc.ABC):
     """Why this cannot compute in a dtype of float32 or better; None if it can."""
     return None if dtype == jnp.float32 else f"computes in float32, not {dtype}"
 
-  def most_channels(self, config: Config) -> int | None:
-    """How many channels can be drawn at a time; more are drawn in groups. None: any number. Includes depth."""
-    del config
+  def most_channels(self, config: Config, *, absolute: bool = False) -> int | None:
+    """How many channels can be drawn at a time; more are drawn in groups, but not where gradients are `absolute`. None:
+    any number. Includes depth."""
+    del config, absolute
 
   def most_tiles(self, config: Config) -> int | None:
     """How many tiles of all frames can be drawn at a time; more frames are drawn in groups. None: any number."""

@@ -13,6 +13,29 @@ def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
   return -(-width // tile_size), -(-height // tile_size)
 
 
+def inria_spans(
+    centres, radii, width: int, height: int, tile_size: int
+) -> list[tuple[Float[Array, "N"], Float[Array, "N"]]]:
+  """First, and one past the last, of the columns, then of the rows of tiles that INRIA's code lists for a square.
+
+  It is getRect of diff-gaussian-rasterization, in which pixel centres are whole numbers. The square's last column and
+  row of pixels do not count.
+
+  Args:
+    centres: x and y, pixels, the first pixel's centre at 0.5.
+    radii: half width and half height, whole pixels.
+    width: of the image, pixels.
+    height: of the image, pixels.
+    tile_size: pixels.
+  """
+  spans = []
+  for centre, radius, count in zip(centres, radii, tile_grid(width, height, tile_size)):
+    first = jnp.floor((centre - 0.5 - radius) / tile_size)
+    end = jnp.floor((centre - 0.5 + radius + (tile_size - 1)) / tile_size)
+    spans.append((jnp.clip(first, 0, count), jnp.clip(end, 0, count)))
+  return spans
+
+
 def count_tiles(batch: int, width: int, height: int, tile_size: int) -> int:
   """Tiles of all frames."""
   columns, rows = tile_grid(width, height, tile_size)

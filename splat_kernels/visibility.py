@@ -67,18 +67,22 @@ def contributors(
   batch = arguments.batch_shape(*(a.shape[: a.ndim - RANKS[name]] for name, a in arrays.items()))
 
   def draw(capacity: int) -> Contributors:
-    look = functools.partial(_look, width=width, height=height, config=config, capacity=capacity)
+    look = functools.partial(
+        _look, support=projected.support, width=width, height=height, config=config, capacity=capacity
+    )
     return arguments.over_explicit_mesh(look, batch, arrays, RANKS)
 
   return growing(draw, arrays["means2d"].shape[-2], width, height, config)
 
 
-@functools.partial(jax.jit, static_argnames=("width", "height", "config", "capacity"))
-def _look(arrays: dict[str, Array], *, width: int, height: int, config: Config, capacity: int) -> Contributors:
+@functools.partial(jax.jit, static_argnames=("support", "width", "height", "config", "capacity"))
+def _look(
+    arrays: dict[str, Array], *, support: str, width: int, height: int, config: Config, capacity: int
+) -> Contributors:
   batch = arguments.batch_shape(*(a.shape[: a.ndim - RANKS[name]] for name, a in arrays.items()))
   flat = {name: arguments.flatten(batch, a, RANKS[name]) for name, a in arrays.items()}
   tile_mask = flat.pop("tile_mask", None)
-  projected = Projected(**flat)
+  projected = Projected(**flat, support=support)
   frames, num = projected.depths.shape
   size = config.tile_size
   if not frames or not num:

@@ -24,7 +24,7 @@ CASES = {
     "tiny": Config(),
     "batch": Config(tile_size=32),  # Three frames with gradients of their own, and the widest tiles.
     "odd_size": Config(tile_size=8, antialiased=True),
-    "sh3": Config(support="square", jacobian_limit="centred", clamp_passes_gradient=True, alpha_max=0.9),
+    "sh3": Config(support="inria", jacobian_limit="centred", clamp_passes_gradient=True, alpha_max=0.9),
     "dense": Config(with_depth=False),
     "large": Config(low_pass=0.0, jacobian_limit="none", transmittance_min=1e-2),
 }

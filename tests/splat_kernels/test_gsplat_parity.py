@@ -1,92 +1,114 @@
-"""Parity with gsplat 1.5's own torch formulas for projection and SH, values and gradients, where it is installed."""
+"""Parity with gsplat 1.5.3's own formulas, values and gradients, from stored numbers; and that they are what they say."""
 
 import dataclasses
+import shutil
 
+import gsplat_numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
-import oracles
-from splat_kernels import GSPLAT_1_5, Camera, project
+from splat_kernels import GSPLAT_1_5, Camera, project, rasterize
 from splat_kernels.sh import sh_colors
-from splat_kernels.specs import Spec, make_scene
 
-pytestmark = oracles.needs("torch", "gsplat")
-if not pytestmark.args[0]:
-  import torch
-  from gsplat.cuda import _torch_impl as formulas
-
-GEOMETRY = ("means", "quats", "scales")
+NUMBERS = dict(np.load(gsplat_numbers.PATH))
+INPUTS = gsplat_numbers.make_inputs()
+GEOMETRY = gsplat_numbers.GEOMETRY
 
 
-def as_torch(array):
-  return torch.tensor(np.asarray(array), requires_grad=True)
+def camera_of(inputs, **fields) -> Camera:
+  return Camera(inputs["pose"], inputs["intrinsics"], gsplat_numbers.WIDTH, gsplat_numbers.HEIGHT, **fields)
 
 
-@pytest.fixture(scope="module")
-def scene():
-  scene = make_scene(Spec(200, 64, 48, 60.0, 0.05, sh_degree=3, seed=8))
-  pose = scene["camera"].world_to_camera.copy()
-  angle = 0.4
-  pose[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
-  intrinsics = np.array([[60.0, 0, 29.0], [0, 55.0, 26.0], [0, 0, 1]], np.float32)
-  return {name: value[0] for name, value in scene.items() if name not in ("camera", "sh_degree")} | {
-      "camera": Camera(pose, intrinsics, 64, 48)
-  }
+def assert_parity(case: str, function, names, rtol=1e-4, atol=1e-4):
+  """Outputs and gradients against the stored ones, number by number; `atol` is relative to the largest of an array."""
+  inputs = {name: jnp.asarray(INPUTS[name]) for name in names}
+  outputs, pull_back = jax.vjp(function, inputs)
+  (gradients,) = pull_back({name: jnp.asarray(INPUTS[f"weights_{name}"]) for name in outputs})
+  for name, value in {**outputs, **{f"d_{name}": value for name, value in gradients.items()}}.items():
+    expected = NUMBERS.get(f"{case}/{name}", np.zeros_like(value))  # torch has no gradient where there is no path.
+    if name == "d_intrinsics":
+      expected = expected * np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0]])  # Their pinhole reads the skew.
+    if name == "d_pose":
+      value, expected = value[:3], expected[:3]
+    np.testing.assert_allclose(value, expected, rtol=rtol, atol=atol * max(np.abs(expected).max(), 1e-3), err_msg=name)
 
 
-def test_projection(scene):
-  camera = scene["camera"]
-  rng = np.random.default_rng(0)
-  weights = [rng.normal(size=(200, k)).astype(np.float32) for k in (2, 3, 1, 1)]
-  weights[1] *= 10  # Conics are small.
-
-  inputs = {name: as_torch(scene[name]) for name in GEOMETRY} | {"pose": as_torch(camera.world_to_camera)}
-  covariances, _ = formulas._quat_scale_to_covar_preci(inputs["quats"], inputs["scales"], compute_preci=False)
-  intrinsics = torch.tensor(camera.intrinsics)[None]
-  radii, *theirs = formulas._fully_fused_projection(
-      inputs["means"], covariances, inputs["pose"][None], intrinsics, 64, 48, calc_compensations=True
-  )
-  theirs = [(x[0] if x.ndim == 3 else x[0][:, None]) for x in (theirs[0], theirs[2], theirs[1], theirs[3])]
-
+@pytest.mark.parametrize("model", gsplat_numbers.MODELS)
+def test_projection(model):
   def outputs(inputs):
-    moved = dataclasses.replace(camera, world_to_camera=inputs["pose"])
-    config = dataclasses.replace(GSPLAT_1_5, antialiased=True)
-    ones = jnp.ones(200)
-    p = project(*(inputs[name] for name in GEOMETRY), ones, moved, config=config)
-    return [p.means2d, p.conics, p.depths[:, None], p.opacities[:, None]], p.radii
+    p = project(
+        *(inputs[name] for name in GEOMETRY[:3]),
+        jnp.ones(gsplat_numbers.NUM),
+        camera_of(inputs, model=model),
+        config=dataclasses.replace(GSPLAT_1_5, antialiased=True),
+    )
+    return {"means2d": p.means2d, "conics": p.conics, "depths": p.depths, "compensations": p.opacities}
 
-  ours_inputs = {name: jnp.asarray(value.detach().numpy()) for name, value in inputs.items()}
-  ours, our_radii = outputs(ours_inputs)
-  drawn = (np.asarray(our_radii) > 0) & np.all(radii[0].numpy() > 0, axis=-1)
-  assert drawn.sum() > 150
-  for mine, other in zip(ours, theirs):
-    np.testing.assert_allclose(np.asarray(mine)[drawn], other.detach().numpy()[drawn], rtol=1e-4, atol=1e-4)
-
-  masked = [w * drawn[:, None] for w in weights]
-  loss = lambda inputs: sum(jnp.sum(w * x) for w, x in zip(masked, outputs(inputs)[0]))
-  gradients = jax.grad(loss)(ours_inputs)
-  sum((torch.tensor(w) * x).sum() for w, x in zip(masked, theirs)).backward()
-  for name, value in inputs.items():
-    expected = value.grad.numpy()
-    error = np.linalg.norm(np.asarray(gradients[name]) - expected) / np.linalg.norm(expected)
-    assert error < 1e-3, (name, error)  # Sums in float32 on both sides.
+  assert_parity(model, outputs, GEOMETRY)
 
 
-@pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_spherical_harmonics(scene, degree):
-  means, pose = scene["means"], scene["camera"].world_to_camera
-  centre = -pose[:3, :3].T @ pose[:3, 3]
-  directions, coefficients = as_torch(means - centre), as_torch(scene["colors"])
-  theirs = torch.clamp(formulas._spherical_harmonics(degree, directions, coefficients) + 0.5, min=0.0)
-  weights = np.random.default_rng(1).normal(size=(200, 3)).astype(np.float32)
-  (torch.tensor(weights) * theirs).sum().backward()
+@pytest.mark.parametrize("degree", gsplat_numbers.DEGREES)
+def test_spherical_harmonics(degree):
+  def outputs(inputs):
+    return {"colors": sh_colors(degree, inputs["coefficients"], inputs["means"], inputs["pose"])}
 
-  draw = lambda coefficients, means: sh_colors(degree, coefficients, means, jnp.asarray(pose))
-  arguments = jnp.asarray(scene["colors"]), jnp.asarray(means)
-  np.testing.assert_allclose(draw(*arguments), theirs.detach().numpy(), atol=1e-5)
-  by_coefficients, by_means = jax.grad(lambda *a: jnp.sum(weights * draw(*a)), argnums=(0, 1))(*arguments)
-  np.testing.assert_allclose(by_coefficients, coefficients.grad.numpy(), atol=1e-5)
-  if degree:
-    np.testing.assert_allclose(by_means, directions.grad.numpy(), atol=1e-4)
+  names = ("means", "coefficients", "pose")
+  if degree == max(gsplat_numbers.DEGREES):
+    return assert_parity(f"sh{degree}", outputs, names)
+  fixed = jnp.asarray(INPUTS["coefficients"])
+  assert_parity(f"sh{degree}", lambda inputs: outputs({**inputs, "coefficients": fixed}), ("means", "pose"))
+
+
+def test_image():
+  def outputs(inputs):
+    output = rasterize(
+        *(inputs[name] for name in GEOMETRY[:3]),
+        inputs["opacities"],
+        inputs["coefficients"],
+        camera_of(inputs),
+        sh_degree=0,
+        background=inputs["background"],
+        config=dataclasses.replace(GSPLAT_1_5, max_intersections=128),
+        implementation="reference",  # With which all others are compared.
+    )
+    return {"image": output.image, "alpha": output.alpha}
+
+  assert_parity("image", outputs, (*GEOMETRY, "opacities", "coefficients", "background"))
+
+
+@pytest.mark.parametrize("case", gsplat_numbers.UNSCENTED)
+def test_unscented_projection(case):
+  model, distortion, shutter = gsplat_numbers.UNSCENTED[case]
+  fine = 1 if shutter == "global" else gsplat_numbers.FINE
+  camera = Camera(
+      INPUTS["pose"],
+      INPUTS["intrinsics"] * np.float32([[fine], [fine], [1]]),
+      gsplat_numbers.WIDTH * fine,
+      gsplat_numbers.HEIGHT * fine,
+      model=model,
+      distortion=None if distortion is None else np.float32(distortion),
+      world_to_camera_end=None if shutter == "global" else INPUTS["pose_end"],
+      shutter=shutter,
+  )
+  config = dataclasses.replace(GSPLAT_1_5, projection="unscented", low_pass=0.0)
+  p = project(*(INPUTS[name] for name in GEOMETRY[:3]), jnp.ones(gsplat_numbers.NUM), camera, config=config)
+  covariances = np.linalg.inv(np.asarray(p.conics, np.float64)[:, [[0, 1], [1, 2]]])
+  expected = NUMBERS[f"unscented/{case}"]
+  # Theirs are sums of positions in pixels with weights of up to 99, in float32.
+  np.testing.assert_allclose(p.means2d, expected[:, :2], atol=2e-3 * fine)
+  np.testing.assert_allclose(
+      covariances.reshape(-1, 4)[:, [0, 1, 3]], expected[:, 2:], rtol=2e-3, atol=5e-3 * fine**2
+  )
+
+
+@oracles.needs("torch", "gsplat")
+def test_stored_numbers_are_gsplats():
+  numbers = gsplat_numbers.make_numbers()
+  if shutil.which("g++"):
+    numbers |= gsplat_numbers.make_unscented_numbers()
+  assert numbers.keys() == NUMBERS.keys() - (set() if shutil.which("g++") else {k for k in NUMBERS if "unscented" in k})
+  for name, value in numbers.items():
+    np.testing.assert_allclose(value, NUMBERS[name], rtol=1e-4, atol=1e-4 * np.abs(value).max(), err_msg=name)

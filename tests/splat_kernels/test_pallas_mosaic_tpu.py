@@ -1,5 +1,6 @@
 """The TPU kernels, interpreted: the shared contract, and their memory traffic as a TPU would do it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,7 @@ from jax._src.pallas.mosaic.interpret import interpret_pallas_call  # Where the 
 from jax.experimental.pallas import tpu as pltpu
 from splat_kernels.testing import RasterizerContract
 
-from splat_kernels import Config, Projected, pallas_mosaic_tpu, xla
+from splat_kernels import Config, Projected, composite, pallas_mosaic_tpu, xla
 from splat_kernels.tiles import pixel_offsets
 
 
@@ -18,35 +19,32 @@ class TestPallasMosaicTpu(RasterizerContract):
   implementation = "pallas_mosaic_tpu"
 
 
-def four_tiles() -> tuple[Projected, jax.Array]:
-  """Lists of 260, 300, 0 and 1 Gaussians: left early after one of three chunks, walked to the end, empty, almost."""
-  rng = np.random.default_rng(0)
-  counts, opacities = (260, 300, 0, 1), (0.95, 0.02, 0, 0.5)
-  corners = np.array([[0, 0], [16, 0], [0, 16], [16, 16]])
-  means = np.concatenate([rng.uniform(5, 11, size=(n, 2)) + corner for n, corner in zip(counts, corners)])
+def projected_at(means, conics, depths, opacities) -> Projected:
+  """One frame of Gaussians, each in the tile of 16 its centre is in, if that is far enough from the border: by extents alone."""
   num = len(means)
-  conics = np.tile([1 / 9, 0.0, 1 / 9], (num, 1))
-  conics[:260] /= 100  # Wider than the tile: every pixel is finished soon.
-  projected = Projected(
-      means2d=means,
-      conics=conics,
-      depths=rng.uniform(1, 2, size=num),
-      opacities=np.repeat(opacities, counts),
-      extents=np.full((num, 2), 4.5),
-      radii=np.full(num, 5),
-  )
-  projected = jax.tree.map(lambda a: jnp.asarray(a[None], jnp.int32 if a.dtype == int else jnp.float32), projected)
-  return projected, jnp.asarray(rng.uniform(size=(1, num, 2)), jnp.float32)
+  arrays = means, conics, depths, opacities, np.full((num, 2), 4.5)
+  return Projected(*(jnp.asarray(a[None], jnp.float32) for a in arrays), radii=jnp.full((1, num), 5), support="inria")
+
+
+def five_tiles() -> tuple[Projected, jax.Array]:
+  """Lists walked to the end, left early after one of three chunks, empty, of one Gaussian, and of two chunks."""
+  rng = np.random.default_rng(0)
+  counts, opacities = (300, 260, 0, 1, 140), (0.02, 0.95, 0, 0.5, 0.02)
+  means = np.concatenate([rng.uniform(5, 11, size=(n, 2)) + (16 * i, 0) for i, n in enumerate(counts)])
+  conics = np.tile([1 / 9, 0.0, 1 / 9], (len(means), 1))
+  conics[300:560] /= 100  # Wider than the tile: every pixel is finished soon.
+  projected = projected_at(means, conics, rng.uniform(1, 2, size=len(means)), np.repeat(opacities, counts))
+  return projected, jnp.asarray(rng.uniform(size=(1, len(means), 2)), jnp.float32)
 
 
 def draw_and_pull_back(draw, projected: Projected, features):
   """Image, and gradients of a linear function of it."""
-  config = Config(support="square")  # Tiles by the extents alone.
-  weights = jnp.asarray(np.random.default_rng(1).normal(size=(32, 32, 2)), jnp.float32)
+  config = Config()
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=(16, 80, 2)), jnp.float32)
 
   def loss(means2d, conics, opacities, features):
-    p = Projected(means2d, conics, projected.depths, opacities, projected.extents, projected.radii)
-    image, *_ = draw(p, features, width=32, height=32, config=config, capacity=600)
+    p = dataclasses.replace(projected, means2d=means2d, conics=conics, opacities=opacities)
+    image, *_ = draw(p, features, width=80, height=16, config=config, capacity=720)
     return jnp.sum(image * weights), image
 
   arguments = projected.means2d, projected.conics, projected.opacities, features
@@ -55,18 +53,82 @@ def draw_and_pull_back(draw, projected: Projected, features):
 
 
 @pytest.mark.parametrize("copies", ["eager", "on_wait"])
-def test_no_races_and_no_memory_read_before_it_is_written(copies):
-  # A TPU's memories start as NaN here. Copies are done when they are started, which shows what is read without waiting,
-  # or when they are waited for, which shows what is overwritten without waiting.
+def test_no_races_and_no_memory_read_before_it_is_written(copies, monkeypatch):
+  # A TPU's memories start as NaN here, and what is read outside of them raises. Copies are done when they are started,
+  # which shows what is read without waiting, or when they are waited for, which shows what is overwritten without
+  # waiting. The rings are shorter than the lists of a core, the blocks of counts shorter than the three tiles of a core,
+  # and the second core has a tile too few.
+  monkeypatch.setattr(pallas_mosaic_tpu, "AHEAD", 3)
+  monkeypatch.setattr(pallas_mosaic_tpu, "BEHIND", 2)
+  monkeypatch.setattr(pallas_mosaic_tpu, "COUNTS", 2)
   params = pltpu.InterpretParams(detect_races=True, dma_execution_mode=copies)
   draw = functools.partial(pallas_mosaic_tpu.IMPLEMENTATION.composite, interpret=params)
-  image, gradients = draw_and_pull_back(draw, *four_tiles())
+  image, gradients = draw_and_pull_back(draw, *five_tiles())
   jax.block_until_ready(gradients)
   assert interpret_pallas_call.races is not None and not interpret_pallas_call.races.races_found
-  expected, expected_gradients = draw_and_pull_back(xla.IMPLEMENTATION.composite, *four_tiles())
+  expected, expected_gradients = draw_and_pull_back(xla.IMPLEMENTATION.composite, *five_tiles())
   np.testing.assert_allclose(image, expected, atol=1e-5)  # Sums of hundreds of weights in another order.
   for value, other in zip(gradients, expected_gradients):
     assert np.linalg.norm(value - other) < 1e-4 * np.linalg.norm(other)
+
+
+def composite_in_float64(means, conics, opacities, features, weights):
+  """The image of one tile, and the gradients of the sum of weights times image by means, opacities and features, with the
+  sums over pixels of their absolute values.
+
+  Gaussians front to back, in none of which a pixel is skipped, clamped or finished.
+  """
+  size = len(weights)
+  y, x = np.mgrid[:size, :size] + 0.5
+  dx, dy = x - means[:, 0, None, None], y - means[:, 1, None, None]
+  a, b, c = conics.T[..., None, None]
+  alphas = opacities[:, None, None] * np.exp(-0.5 * (a * dx**2 + 2 * b * dx * dy + c * dy**2))
+  assert alphas.min() > 1 / 255 and alphas.max() < 0.99 and np.prod(1 - alphas, axis=0).min() > 1e-4
+  ahead = np.concatenate([np.ones_like(alphas[:1]), np.cumprod(1 - alphas, axis=0)[:-1]])
+  drawn = (ahead * alphas)[..., None] * features[:, None, None]
+  behind = np.cumsum(drawn[::-1], axis=0)[::-1] - drawn  # float64 has digits enough.
+  pulls = np.sum((drawn - behind * (alphas / (1 - alphas))[..., None]) * weights, axis=-1)  # By ln(alpha).
+  by_pixel = {
+      "means": np.stack([pulls * (a * dx + b * dy), pulls * (b * dx + c * dy)], axis=-1),
+      "opacities": pulls / opacities[:, None, None],
+      "features": (ahead * alphas)[..., None] * weights,
+  }
+  return drawn.sum(axis=0), [(np.sum(g, axis=(1, 2)), np.sum(abs(g), axis=(1, 2))) for g in by_pixel.values()]
+
+
+@pytest.mark.parametrize("tile_size, num", [(16, 150), (32, 20)])
+def test_a_tile_against_float64(tile_size, num):
+  # Of every Gaussian by itself: behind a colour of 1e5, in the same chunk and in the next one, too. In tiles of 32 the
+  # squares of coordinates need two bfloat16.
+  rng = np.random.default_rng(0)
+  means = rng.uniform(0.2 * tile_size, 0.8 * tile_size, size=(num, 2))
+  conics = np.tile([3.0, 0.5, 2.0], (num, 1)) / tile_size**2
+  opacities = rng.uniform(1, 2, size=num) * 3 / num
+  weights = rng.normal(size=(tile_size, tile_size, 2))
+  projected = projected_at(means, conics, np.linspace(1, 2, num), opacities)
+  config = Config(tile_size=tile_size, alpha_min=1e-3, support="square")
+  draw = functools.partial(
+      pallas_mosaic_tpu.IMPLEMENTATION.composite,
+      **{"width": tile_size, "height": tile_size, "config": config, "capacity": num, "interpret": True},
+  )
+
+  def loss(means2d, opacities, features):
+    p = dataclasses.replace(projected, means2d=means2d, opacities=opacities)
+    image = draw(p, features)[0][0]
+    return jnp.sum(image * jnp.asarray(weights, jnp.float32)), image
+
+  pull = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+  for front in (1.0, 1e5):
+    features = rng.uniform(0.2, 1, size=(num, 2))
+    features[0] = front
+    given = [np.asarray(a, np.float64) for a in (projected.means2d[0], projected.conics[0], projected.opacities[0])]
+    features = np.asarray(features, np.float32)
+    (_, image), gradients = pull(projected.means2d, projected.opacities, jnp.asarray(features)[None])
+    expected, expected_gradients = composite_in_float64(*given, features.astype(np.float64), weights)
+    np.testing.assert_allclose(image, expected, rtol=1e-5)
+    for gradient, (wanted, magnitude) in zip(gradients, expected_gradients):
+      error = np.abs(gradient[0] - wanted) / magnitude
+      assert error.max() < 1e-5, (front, error.argmax(), error.max())
 
 
 @pytest.mark.parametrize("low_pass", [0.3, 0.003])
@@ -91,3 +153,39 @@ def test_exponents_of_needles(low_pass):
   error = np.abs(exponents - expected)[expected > np.log2(1 / 255)].max() / pallas_mosaic_tpu.IMPLEMENTATION.scale
   # Coefficients times monomials are as large as 8^2 / low_pass, and float32 rounds at 6e-8 of that, a few times.
   assert error < 1.2e-5 / low_pass
+
+
+def test_frames_with_gaussians_backgrounds_and_gradients_of_their_own():
+  rng = np.random.default_rng(0)
+  frames, num = 3, 40
+  uniform = lambda low, high, *shape: jnp.asarray(rng.uniform(low, high, size=(frames, *shape)), jnp.float32)
+  means, opacities, features = uniform(2, 22, num, 2), uniform(0.2, 0.9, num), uniform(0, 1, num, 2)
+  conics, depths = jnp.full((frames, num, 3), 0.1).at[..., 1].set(0.02), uniform(1, 2, num)
+  given = means, conics, opacities, features, uniform(0, 1, 2)
+  weights = uniform(-1, 1, 8, 24, 2)
+
+  def pull(implementation):
+    def loss(means, conics, opacities, features, background):
+      extents, radii = jnp.full((frames, num, 2), 6.0), jnp.full((frames, num), 6)
+      projected = Projected(means, conics, depths, opacities, extents, radii)
+      options = {"config": Config(tile_size=8, max_intersections=400), "implementation": implementation}
+      image = composite(projected, features, background, width=24, height=8, interpret=True, **options).image
+      return jnp.sum(image * weights), image
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))(*given)
+
+  (_, image), gradients = pull("pallas_mosaic_tpu")
+  (_, expected), expected_gradients = pull("xla")
+  np.testing.assert_allclose(image, expected, atol=1e-5)
+  for value, other in zip(gradients, expected_gradients):
+    for i in range(frames):
+      assert np.linalg.norm(value[i] - other[i]) < 1e-4 * np.linalg.norm(other[i])
+
+
+def test_limits_are_of_both_walks_and_smaller_in_larger_tiles():
+  # That this much compiles is tests_aot's to show.
+  draw = pallas_mosaic_tpu.IMPLEMENTATION
+  most = [draw.most_channels(Config(tile_size=size)) for size in (4, 8, 16, 32)]
+  assert most == [839, 839, 599, 223]
+  assert draw.most_channels(Config(), absolute=True) == 599
+  assert draw.most_tiles(Config()) == 253_952

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from splat_kernels import GSPLAT_1_5, GSPLAT_1_6, INRIA, Camera, Config, project, rasterize
+from splat_kernels.binning import tile_box
 
 PRESETS = {"INRIA": INRIA, "GSPLAT_1_5": GSPLAT_1_5, "GSPLAT_1_6": GSPLAT_1_6}
 
@@ -62,13 +63,52 @@ def test_near_plane(config, expected):
 _SIGMA = 4.98  # px
 
 
-@by_preset(0.0, *[np.exp(-0.5 * (16 / _SIGMA) ** 2)] * 2)
+@by_preset((0.0, True), (np.exp(-0.5 * (16 / _SIGMA) ** 2), True), (np.exp(-0.5 * (16 / _SIGMA) ** 2), True))
 def test_support_beyond_three_sigmas(config, expected):
-  # From the centre at 24.5, ceil(3 sigma) = 15 ends in the tile before pixel 40, whose centre is 16 px away; the
-  # 1/255 contour is at 3.33 sigma, 16.6 px.
+  # sqrt(0.1) is added to the variance before its root, so the radius is ceil(3 * 5.01) = 16. In pixels whose centres are
+  # whole numbers the centre lies at 24: getRect lists tiles from int(8 / 8) up to before int((24 + 16 + 7) / 8) = 5, hence
+  # pixels 8 to 39. The 1/255 contour is at 3.33 sigma, 16.6 px.
   image, projected = one_gaussian(config, scale=np.sqrt(_SIGMA**2 - 0.3) * 2 / 50)
-  np.testing.assert_allclose(image[24, 40], expected, rtol=1e-4)
-  assert projected.radii[0] == (15 if config is INRIA else 17)
+  np.testing.assert_allclose(image[24, 40], expected[0], rtol=1e-4)
+  assert (image[24, 8] > 0.005) == expected[1]
+  assert projected.radii[0] == (16 if config is INRIA else 17)
+
+
+def test_inria_lists_a_row_less_to_the_right():
+  # ceil(3 sqrt(m + sqrt(0.1))) = 15 for m = 24.6. Tiles 9 / 8 to 46 / 8, exclusive: pixels 8 to 39. The same radius in
+  # exact pixels about 24.5 would be 9.5 to 39.5.
+  for x, first, last in ((0.0, 8, 39), (0.04, 8, 39), (0.08, 8, 47), (-0.04, 8, 39), (-0.08, 0, 39)):
+    # x moves the centre by 25 px per unit: to 24, 25, 26, 23 and 22.
+    _, projected = one_gaussian(INRIA, scale=np.sqrt(24.6 - 0.3) * 2 / 50, x=x)
+    assert projected.radii[0] == 15
+    box = np.asarray(tile_box(projected, 49, 49, 8))[0]
+    np.testing.assert_array_equal(box[[0, 2]], [first // 8, (last + 1) // 8])
+
+
+@by_preset(True, False, False)
+def test_what_brings_transmittance_to_the_minimum(config, expected):
+  # Alphas whose complements are i, j and 2^23 units of 2^-24, and whose product rounds to the float32 next to 0.0001.
+  target = np.float32(1e-4)
+  i = np.arange(200_000, 400_000)
+  j = np.round(float(target) * 2**25 * 2**24 / i).astype(int)
+  product = (i * 2.0**-24).astype(np.float32) * (j * 2.0**-24).astype(np.float32) * np.float32(0.5)
+  k = np.flatnonzero(product == target)[0]
+  opacities = 1 - np.float32([i[k] * 2.0**-24, j[k] * 2.0**-24, 0.5])
+  camera = Camera(jnp.eye(4), jnp.array([[10.0, 0, 0.5], [0, 10, 0.5], [0, 0, 1]]), 1, 1)
+  num = np.ones((3, 1), np.float32)
+  means = np.float32([[0, 0, 1], [0, 0, 2], [0, 0, 3]])
+  colors = jnp.array([[0.0], [0.0], [1.0]])
+  output = rasterize(
+      means,
+      num * np.float32([1, 0, 0, 0]),
+      num * np.ones(3),
+      opacities,
+      colors,
+      camera,
+      config=config,
+      implementation="reference",
+  )
+  assert bool(output.image[0, 0, 0] > 0) == expected
 
 
 @by_preset(1.3, 1.3, 1.3)

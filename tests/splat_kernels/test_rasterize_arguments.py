@@ -32,7 +32,7 @@ def arguments():
         ({"opacities": jnp.zeros((5, 1))}, r"opacities.shape=\(5, 1\)"),
         ({"colors": jnp.zeros((4, 3))}, r"colors.shape=\(4, 3\).*sh_degree"),
         ({"colors": jnp.zeros((5, 3, 3)), "sh_degree": 1}, r"colors.shape=\(5, 3, 3\).*K >= 4"),
-        ({"sh_degree": 4}, "sh_degree=4"),
+        ({"sh_degree": 5}, "sh_degree=5"),
         ({"background": jnp.zeros(4)}, r"background.shape=\(4,\) must be \(\*b, 3\)"),
         ({"means2d_offset": jnp.zeros((5, 3))}, r"means2d_offset.shape=\(5, 3\)"),
         ({"means2d_abs_offset": jnp.zeros((4, 2))}, r"means2d_abs_offset.shape=\(4, 2\)"),
