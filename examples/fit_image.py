@@ -1,4 +1,4 @@
-"""Fits 2D Gaussians to a picture: python examples/fit_image.py [--image=photo.jpg] [--out=fit.png]
+"""Fits 2D Gaussians to a picture: python -m examples.fit_image [--image=photo.jpg] [--out=fit.png]
 
 No camera and no third dimension: the Gaussians are made on the image plane, as `splat_kernels.Projected`, and drawn by
 `splat_kernels.composite`, which is what stands behind `rasterize`. Takes under a minute on two CPU cores.
@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> float:
   parser.add_argument("--image", help="picture to fit; one is drawn if there is none")
   parser.add_argument("--size", type=int, default=256, help="of the longer side, pixels")
   parser.add_argument("--gaussians", type=int, default=2000)
+  parser.add_argument("--pairs", type=int, default=25_000, help="room for (Gaussian, tile) pairs")
   parser.add_argument("--steps", type=int, default=500)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--out", default="fit_image.png", help="target and fit side by side")
@@ -78,13 +79,16 @@ def main(argv: list[str] | None = None) -> float:
 
   target = draw_target(args.size)
   if args.image:
-    picture = Image.open(args.image).convert("RGB")
+    try:
+      picture = Image.open(args.image).convert("RGB")
+    except OSError as e:
+      parser.error(f"--image={args.image}: {e}")
     picture.thumbnail((args.size, args.size))
     target = np.asarray(picture) / 255
   target = jnp.asarray(target, jnp.float32)
   height, width, _ = target.shape
   params = init_params(np.random.default_rng(args.seed), args.gaussians, np.asarray(target))
-  config = Config(max_intersections=12 * args.gaussians + 1024)
+  config = Config(max_intersections=args.pairs)
 
   def loss(params):
     image = composite(project(params, config), params["colors"], width=width, height=height, config=config).image
@@ -102,6 +106,8 @@ def main(argv: list[str] | None = None) -> float:
     params, state, image = step(params, state, 0.1 ** (i / args.steps))
     if i % 100 == 0 or i == args.steps - 1:
       print(f"step {i}: PSNR {psnr(image, target):.2f} dB, {time.time() - start:.1f} s")
+      if not jnp.all(jnp.isfinite(image)):  # What an image is whose list was full.
+        parser.exit(1, f"--pairs={args.pairs} is too small for this picture\n")
   both = jnp.concatenate([target, jnp.clip(image, 0, 1)], axis=1)
   Image.fromarray(np.asarray(both * 255 + 0.5, np.uint8)).save(args.out)
   return psnr(image, target)

@@ -1,4 +1,4 @@
-"""Fits 3D Gaussians to posed pictures of a scene: python examples/fit_scene.py [--density=adaptive|mcmc|none]
+"""Fits 3D Gaussians to posed pictures of a scene: python -m examples.fit_scene [--density=adaptive|mcmc|none]
 
 The pictures are drawn from a hidden set of Gaussians, a torus knot over a chequered floor, by the library itself; the
 fit begins with few Gaussians at random places and grows. Every eighth view is held out. A few minutes on two CPU cores.
@@ -81,14 +81,17 @@ def main(argv: list[str] | None = None) -> tuple[float, int]:
   parser.add_argument("--views", type=int, default=48)
   parser.add_argument("--start", type=int, default=1000, help="Gaussians at the beginning")
   parser.add_argument("--capacity", type=int, default=4000, help="Gaussians at most")
+  parser.add_argument("--pairs", type=int, default=32 * 1024, help="room for (Gaussian, tile) pairs of a frame")
   parser.add_argument("--steps", type=int, default=1500)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--out", default="fit_scene.png", help="held-out views above, the fit below")
   args = parser.parse_args(argv)
+  if args.start > args.capacity:
+    parser.error(f"--start={args.start} is more than --capacity={args.capacity}")
 
   random, key = np.random.default_rng(args.seed), jax.random.key(args.seed)
   scene, cameras = make_scene(random), orbit(args.views, args.size)
-  config = Config(with_depth=False, max_intersections=32 * 1024)
+  config = Config(with_depth=False, max_intersections=args.pairs)
   pictures = rasterize(**scene, camera=cameras, config=config).image
   held_out = np.arange(args.views) % 8 == 4
   view = lambda i: Camera(cameras.world_to_camera[i], cameras.intrinsics, args.size, args.size)
@@ -138,6 +141,8 @@ def main(argv: list[str] | None = None) -> tuple[float, int]:
       statistics = densification.no_statistics(count)
     if i % 250 == 0:
       print(f"step {i}: {int(live.sum())} Gaussians, {time.time() - start:.1f} s")
+      if not jnp.all(jnp.isfinite(params["means"])):  # An image whose list was full is NaN, and so is its gradient.
+        parser.exit(1, f"--pairs={args.pairs} is too small for these pictures\n")
   images = jnp.clip(draw(params, live, view(held_out), config).image, 0, 1)
   error = jnp.mean((images - jnp.clip(pictures[held_out], 0, 1)) ** 2, axis=(1, 2, 3))
   psnr = float(jnp.mean(-10 * jnp.log10(error)))

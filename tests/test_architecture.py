@@ -78,6 +78,7 @@ def test_of_the_commands_only_training_imports_training_code():
     assert imported_rooms(path) <= allowed, path
 
 
-def test_the_rasterizer_is_a_library_of_its_own():
-  for path in (ROOT / "splat_kernels").rglob("*.py"):
+@pytest.mark.parametrize("folder", ["splat_kernels", "examples"])
+def test_the_rasterizer_is_a_library_of_its_own(folder):
+  for path in (ROOT / folder).rglob("*.py"):
     assert imported_rooms(path) <= {"splat_kernels"}, path
