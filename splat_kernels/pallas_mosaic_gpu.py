@@ -54,7 +54,10 @@ class PallasMosaicGpu(PallasTriton):
     slots, starts = sort_by_gaussian(gaussians, num)
     shape = result_shape((num * values.shape[1],), jnp.float32, values)
     kernel = functools.partial(_sum_kernel, values.shape[1])
-    call = self.call(kernel, [shape], grid=num, pixels=0, per_thread=0, name="splat_sum", interpret=interpret)
+    cost = pl.CostEstimate(flops=values.size, transcendentals=0, bytes_accessed=4 * values.size)
+    call = self.call(
+        kernel, [shape], grid=num, pixels=0, per_thread=0, name="splat_sum", cost=cost, interpret=interpret
+    )
     (sums,) = call(starts, values[slots].reshape(-1))
     return sums.reshape(num, -1)
 
