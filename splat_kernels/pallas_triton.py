@@ -75,13 +75,13 @@ class PallasTriton(Tiled):
 
   def make_lists(self, bins: Bins, num: int, config: Config) -> TileLists:
     del config
-    lists = make_tile_lists(bins, num, CHUNK)
-    if lists.gaussians.size >= 2**31:
+    slots = bins.gaussians.size + bins.starts.size * CHUNK  # A tile's last chunk may be nearly empty.
+    if slots >= 2**31:
       raise ValueError(
-          f"{bins.gaussians.size} (Gaussian, tile) pairs of all frames need {lists.gaussians.size} slots, {self.name} "
-          f"counts to {2**31 - 1}: draw fewer frames at a time"
+          f"capacity for {bins.gaussians.size} (Gaussian, tile) pairs in {len(bins.gaussians)} frames takes {slots} "
+          f"slots, {self.name} counts to {2**31 - 1}: draw fewer frames at a time"
       )
-    return lists
+    return make_tile_lists(bins, num, CHUNK)
 
   def forward(self, table, lists: TileLists, num_tiles: int, config: Config, *, save: bool, interpret: bool):
     """See `Tiled.forward`; what is saved is a `Saved`."""
@@ -115,7 +115,8 @@ class PallasTriton(Tiled):
         pixels=pixels,
         per_thread=4,
         name="splat_forward",
-        cost=_cost(lists, pixels, 12 + 2 * channels, rows, *shapes),
+        evaluations=lists.gaussians.size * pixels,
+        flops=12 + 2 * channels,
         interpret=interpret,
     )
     return call(rows, lists.starts, lists.counts)
@@ -137,7 +138,8 @@ class PallasTriton(Tiled):
           pixels=pixels,
           per_thread=4,
           name="splat_behind",
-          cost=_cost(lists, pixels / CHUNK, 2 * count, states, of_group, shape),
+          evaluations=chunks * pixels,
+          flops=2 * count,
           interpret=interpret,
       )
       behind += call(lists.starts, walked, of_group, states)[0]
@@ -145,7 +147,7 @@ class PallasTriton(Tiled):
     tiles, index = lists.tiles.astype(jnp.int32), jnp.arange(chunks, dtype=jnp.int32)
     before = (index - lists.starts[tiles]) * CHUNK
     counts = jnp.where(index < lists.ends[-1], jnp.clip(walked[tiles] - before, 0, CHUNK), -1)
-    shape = result_shape((8 + channels, chunks * CHUNK), jnp.float32, saved.rows)
+    shape = result_shape((chunks * CHUNK, 8 + channels), jnp.float32, saved.rows)
     # Eight pixels per thread: a tile of 16 x 16 is one warp's, whose sums need neither shared memory nor a barrier. No
     # GPU has timed it.
     call = self.call(
@@ -155,17 +157,17 @@ class PallasTriton(Tiled):
         pixels=pixels,
         per_thread=8,
         name="splat_backward",
-        cost=_cost(lists, pixels, 25 + 4 * channels, saved.rows, gradient, *saved.states, behind, shape),
+        evaluations=lists.gaussians.size * pixels,
+        flops=25 + 4 * channels,
         interpret=interpret,
     )
     (moments,) = call(saved.rows, tiles, counts, before, gradient, saved.walked, saved.states[0], behind)
-    return jnp.moveaxis(moments.reshape(-1, chunks, CHUNK), 0, -1)
+    return moments.reshape(chunks, CHUNK, -1)
 
   def sum_slots(self, values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int, *, interpret: bool):
     """See `Tiled.sum_slots`. XLA's own segment sums add by atomics on GPUs, in an order that differs between runs."""
     slots, starts = sort_by_gaussian(gaussians, num)
     shape = result_shape((num, values.shape[1]), jnp.float32, values)
-    size = 4 * (values.size + slots.size + starts.size + num * values.shape[1])
     call = self.call(
         _sum_kernel,
         [shape],
@@ -173,7 +175,8 @@ class PallasTriton(Tiled):
         pixels=BLOCK,
         per_thread=1,
         name="splat_sum",
-        cost=pl.CostEstimate(flops=values.size, transcendentals=0, bytes_accessed=size),
+        evaluations=values.size,
+        flops=1,
         interpret=interpret,
     )
     return call(jnp.pad(slots, (0, BLOCK)), starts, values)[0]
@@ -187,10 +190,23 @@ class PallasTriton(Tiled):
       pixels: int,
       per_thread: int,
       name: str,
-      cost: pl.CostEstimate,
+      evaluations: int,
+      flops: int,
       interpret: bool,
   ) -> Callable:
-    """A `pallas_call` of `kernel(target, *refs)`."""
+    """A `pallas_call` of `kernel(target, *refs)`.
+
+    Args:
+      kernel: the body.
+      shapes: of the results.
+      grid: number of programs.
+      pixels: of a program.
+      per_thread: how many of them a thread has, 32 threads to a warp.
+      name: of the kernel.
+      evaluations: of the innermost loop, over all programs, if lists are full: for the scheduler.
+      flops: of each.
+      interpret: see `Implementation.composite`.
+    """
     warps = max(1, pixels // (32 * per_thread))
     target = Target(min(pixels, 32 * warps), UNROLL, _PTX)
     if interpret:
@@ -198,22 +214,21 @@ class PallasTriton(Tiled):
     else:
       # Parameters name the backend: without them JAX 0.10 would take Mosaic GPU, which needs Hopper.
       how = {"compiler_params": pltriton.CompilerParams(num_warps=warps, num_stages=1)}
-    return pl.pallas_call(
-        functools.partial(kernel, target), shapes, grid=(grid,), name=name, cost_estimate=cost, **how
-    )
+
+    def run(*arrays):
+      size = sum(a.size * a.dtype.itemsize for a in (*arrays, *shapes))
+      exponentials = evaluations if name in ("splat_forward", "splat_backward") else 0
+      cost = pl.CostEstimate(flops=flops * evaluations, transcendentals=exponentials, bytes_accessed=size)
+      call = functools.partial(pl.pallas_call, grid=(grid,), name=name, cost_estimate=cost, **how)
+      return call(functools.partial(kernel, target), shapes)(*arrays)
+
+    return run
 
   def interpreted(self, target: "Target", pixels: int) -> "Target":
     """How to write out a kernel for an interpreter: fewer and longer vectors, and less written out, which XLA compiles
     in a tenth of the time."""
     del target
     return Target(pixels // 2, 2, PLAIN)
-
-
-def _cost(lists: TileLists, pixels: float, flops: int, *arrays) -> pl.CostEstimate:
-  """Of a walk with full lists: operations per slot and pixel, an exponential each, and every array once."""
-  evaluations = int(lists.gaussians.size * pixels)
-  size = sum(a.size * a.dtype.itemsize for a in arrays)
-  return pl.CostEstimate(flops=flops * evaluations, transcendentals=evaluations, bytes_accessed=size)
 
 
 def sort_by_gaussian(gaussians: Int[Array, "S"], num: int) -> tuple[Int[Array, "S"], Int[Array, "G1"]]:
@@ -306,7 +321,7 @@ class _Pixels(NamedTuple):
   y: Float[Array, "lanes"]  # The same in all vectors.
   step: float
 
-  def load(self, ref, *index) -> list[Float[Array, "lanes"]]:
+  def load(self, ref, *index) -> list[Float[Array, "lanes"] | Int[Array, "lanes"]]:
     return [ref[(*index, pl.ds(i * self.lanes, self.lanes))] for i in range(self.vectors)]
 
   def store(self, ref, *index, values) -> None:
@@ -352,7 +367,7 @@ def _forward_kernel(channels: int, config: Config, target: Target, table, starts
   start, count = starts[tile], counts[tile]
 
   def draw_group(state):
-    at, transmittance, walked, sums = state
+    at, _, transmittance, walked, sums = state
     for k in range(target.unroll):
       slot = (start * (CHUNK // target.unroll) + at // target.unroll) * target.unroll + k
       alphas = [_alpha(ops, config, e) for e in _exponents(ops, table, slot, pixels)[0]]
@@ -363,18 +378,16 @@ def _forward_kernel(channels: int, config: Config, target: Target, table, starts
       transmittance = tuple(jnp.where(d, f, -jnp.abs(t)) for d, f, t in zip(drawn, following, transmittance))
       walked = tuple(jnp.where(d, at + (k + 1), w) for d, w in zip(drawn, walked))
       sums = tuple(tuple(ops.fma(f, w, s) for w, s in zip(weights, sums[c])) for c, f in enumerate(features))
-    return at + target.unroll, transmittance, walked, sums
-
-  def unfinished(transmittance):
-    return jnp.max(functools.reduce(jnp.maximum, transmittance)) > config.transmittance_min
+    unfinished = jnp.max(functools.reduce(jnp.maximum, transmittance)) > config.transmittance_min
+    return at + target.unroll, unfinished, transmittance, walked, sums
 
   def draw_until(end, state):
-    return jax.lax.while_loop(lambda state: (state[0] < end) & unfinished(state[1]), draw_group, state)
+    return jax.lax.while_loop(lambda state: (state[0] < end) & state[1], draw_group, state)
 
   constant = lambda value: (jnp.full(pixels.lanes, value, jnp.float32),) * pixels.vectors
   nothing = (constant(0.0),) * channels
   walked = (jnp.full(pixels.lanes, 0, jnp.int32),) * pixels.vectors if saved else ()
-  state = jnp.int32(0), constant(1.0), walked
+  state = jnp.int32(0), jnp.bool(True), constant(1.0), walked
   if saved:
     states, walked_of_tiles = saved
     for c in range(channels):
@@ -387,15 +400,14 @@ def _forward_kernel(channels: int, config: Config, target: Target, table, starts
         pixels.store(states, chunk, c, values=own)
         before = pixels.load(tiles, tile, c)  # Not in registers, of which the loop needs every one.
         pixels.store(tiles, tile, c, values=[b + o for b, o in zip(before, own)])
-      pixels.store(states, chunk, channels, values=[jnp.abs(t) for t in state[1]])
+      pixels.store(states, chunk, channels, values=[jnp.abs(t) for t in state[2]])
       return tuple(state)
 
-    _, transmittance, walked = jax.lax.while_loop(
-        lambda state: (state[0] < count) & unfinished(state[1]), draw_chunk, state
-    )
+    draws = lambda state: (state[0] < count) & state[1]
+    _, _, transmittance, walked = jax.lax.while_loop(draws, draw_chunk, state)
     pixels.store(walked_of_tiles, tile, values=walked)
   else:
-    _, transmittance, _, sums = draw_until(count, (*state, nothing))
+    _, _, transmittance, _, sums = draw_until(count, (*state, nothing))
     for c in range(channels):
       pixels.store(tiles, tile, c, values=sums[c])
   pixels.store(tiles, tile, channels, values=[1 - jnp.abs(t) for t in transmittance])
@@ -461,7 +473,7 @@ def _backward_kernel(
     walked: (BT, P), see `Saved`.
     states: (J, ., P), see `Saved`; the last of each chunk is read.
     behind: (J, P), see `_behind_kernel`.
-    moments: (8 + C, S), written; rows 6 and 7 with the sums of absolute values or not at all.
+    moments: (S, 8 + C), written; columns 6 and 7 with the sums of absolute values or not at all.
   """
   chunk = target.program()
   tile, count = tiles[chunk], counts[chunk]
@@ -527,7 +539,7 @@ def _backward_kernel(
     else:
 
       def write_color(c, _):
-        moments[8 + c, slot] = jnp.sum(sum_color(pixels.load(gradient, tile, c)))
+        moments[slot, 8 + c] = jnp.sum(sum_color(pixels.load(gradient, tile, c)))
         return 0
 
       jax.lax.fori_loop(0, channels, write_color, 0)
@@ -538,8 +550,8 @@ def _backward_kernel(
     gradients = [pixels.load(gradient, tile, c) for c in range(channels * in_registers)]
     seen = [w - befores[chunk] for w in pixels.load(walked, tile)]
     state = pixels.load(states, chunk, states.shape[1] - 1), pixels.load(behind, chunk)
-    # Of chunks that no pixel saw nothing was saved.
-    state = tuple(tuple(jnp.where(count > 0, v, 0.0) for v in values) for values in state)
+    # Nothing was saved of chunks that no pixel saw.
+    state = tuple(tuple(jnp.where(n > 0, v, 0.0) for n, v in zip(seen, values)) for values in state)
 
     def pull_block(i, state):
       first = (CHUNK // BLOCK - 1 - i) * BLOCK
@@ -555,14 +567,14 @@ def _backward_kernel(
 
       state, rows = jax.lax.fori_loop(0, used, step, (state, (jnp.zeros(BLOCK, jnp.float32),) * len(written)))
       for m, values in zip(written, rows):
-        moments[m, pl.ds(chunk * CHUNK + first, BLOCK)] = values
+        moments[pl.ds(chunk * CHUNK + first, BLOCK), m] = values
       return state
 
     def pull_slot(i, state):
       k = CHUNK - 1 - i
       state, sums = pull_one(gradients, seen, k, state)
       for m, value in zip(written, sums):
-        moments[m, chunk * CHUNK + k] = jnp.where(k < count, value, 0.0)
+        moments[chunk * CHUNK + k, m] = jnp.where(k < count, value, 0.0)
       return state
 
     if target.collects:
