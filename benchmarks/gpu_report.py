@@ -56,19 +56,22 @@ def kernels_here() -> tuple[str, ...]:
 # ---- Parts ----
 
 
-def check_gaussians(name: str) -> tuple[str, list[dict]]:
-  """Worst relative error of any Gaussian's gradients, for some layered scenes."""
-  scenes = {"layers": layered_scene.layers(CHUNK + 20, 4, opacity=0.05)}
-  scenes["bright"] = layered_scene.layers(CHUNK + 20, 1, opacity=0.05)
-  scenes["bright"]["features"][[0, CHUNK + 3]] = BRIGHT
-  scenes["many channels, absolute"] = layered_scene.layers(20, CHANNELS + 3, opacity=0.3)
-  plain = {key: value for key, value in scenes["many channels, absolute"].items() if key != "means2d_abs_offset"}
-  scenes["many channels"] = plain
+def layered_scenes() -> dict[str, dict]:
+  """Gaussians one behind the other, in more than one chunk."""
+  plain = layered_scene.layers(CHUNK + 20, 4, opacity=0.05)
+  bright = layered_scene.layers(CHUNK + 20, 1, opacity=0.05)
+  bright["features"][[0, CHUNK + 3]] = BRIGHT
+  absolute = layered_scene.layers(CHUNK + 20, CHANNELS + 3, opacity=0.3)
+  many = {key: value for key, value in absolute.items() if key != "means2d_abs_offset"}
+  return {"layers": plain, "bright": bright, "many channels": many, "many channels, absolute": absolute}
+
+
+def check_gaussians(name: str, scenes: dict[str, dict]) -> tuple[str, list[dict]]:
+  """Worst relative error of any Gaussian's gradients, for each scene."""
   rows = []
   for scene, arrays in scenes.items():
     expected = layered_scene.gradients(arrays, "reference", jnp.float64)
-    found = layered_scene.gradients(arrays, **of(name), dtype=jnp.float32)
-    again = layered_scene.gradients(arrays, **of(name), dtype=jnp.float32)
+    found, again = (layered_scene.gradients(arrays, **of(name), dtype=jnp.float32) for _ in range(2))
     error = layered_scene.worst_error(found, expected)
     rows.append({"scene": scene, "name": name, "worst_of_a_gaussian": error, "bit_equal_reruns": equal(found, again)})
   return format_rows(rows), rows
@@ -145,7 +148,8 @@ def time_spec(spec_name: str, names: Iterable[str], runs: int) -> tuple[str, lis
 def parts_here(out: pathlib.Path, runs: int) -> list[Part]:
   """All parts, what is most wanted first."""
   kernels = kernels_here()
-  parts = [(f"gradients of each Gaussian: {name}", functools.partial(check_gaussians, name)) for name in kernels]
+  gaussians = lambda name: functools.partial(check_gaussians, name, layered_scenes())
+  parts = [(f"gradients of each Gaussian: {name}", gaussians(name)) for name in kernels]
   for name in kernels:
     for case in (*CASES, "batch"):
       if name == "pallas_triton" or CASES.get(case, Config()).tile_size >= 16:

@@ -49,13 +49,15 @@ class Saved(NamedTuple):
 
   Attributes:
     rows: the table as the kernels read it.
-    states: for each group of at most CHANNELS channels, and each chunk that was walked: what its own slots sum to, and
-      the transmittance behind it. Nothing in other chunks.
+    own: for each group of at most CHANNELS channels, and each chunk that was walked, what its own slots sum to. Nothing
+      in other chunks.
+    after: the transmittance behind each chunk that was walked.
     walked: slots of the tile's list that each pixel saw before it was finished.
   """
 
   rows: Float[Array, "S D"]
-  states: tuple[Float[Array, "J C1 P"], ...]
+  own: tuple[Float[Array, "J C P"], ...]
+  after: Float[Array, "J P"]
   walked: Int[Array, "BT P"]
 
 
@@ -94,16 +96,17 @@ class PallasTriton(Tiled):
     sums = jnp.concatenate([tiles[:, :-1] for tiles, *_ in drawn] + [drawn[0][0][:, -1:]], axis=1)
     if not save:
       return _swap(sums, config), None
-    _, states, walked = zip(*drawn)
-    return _swap(sums, config), Saved(_pad_rows(table[..., :-1]), states, walked[0])
+    _, own, after, walked = zip(*drawn)
+    return _swap(sums, config), Saved(_pad_rows(table[..., :-1]), own, after[0], walked[0])
 
   def _draw(self, rows, channels: int, *, lists: TileLists, num_tiles: int, config: Config, save: bool, interpret: bool):
-    """Sums of a group of channels and of weights, and what `Saved` has of a group: states, and slots walked."""
-    pixels = config.tile_size**2
+    """Sums of a group of channels and of weights; and of `Saved` what it has of a group, `after` and `walked`."""
+    chunks, pixels = lists.tiles.size, config.tile_size**2
     shapes = [result_shape((num_tiles, channels + 1, pixels), jnp.float32, rows)]
     if save:
       shapes += [
-          result_shape((lists.tiles.size, channels + 1, pixels), jnp.float32, rows),
+          result_shape((chunks, channels, pixels), jnp.float32, rows),
+          result_shape((chunks, pixels), jnp.float32, rows),
           result_shape((num_tiles, pixels), jnp.int32, rows),
       ]
     # Four pixels per thread. With two, twice as many threads would load the same parameters; with eight, a frame of
@@ -127,10 +130,10 @@ class PallasTriton(Tiled):
     gradient = _swap(gradient, config)
     walked = jnp.max(saved.walked, axis=1)
     behind = 0.0
-    for i, states in enumerate(saved.states):
-      first, count = i * CHANNELS, states.shape[1] - 1
+    for i, own in enumerate(saved.own):
+      first, count = i * CHANNELS, own.shape[1]
       of_group = jnp.concatenate([gradient[:, first : first + count], gradient[:, -1:] * (i == 0)], axis=1)
-      shape = result_shape((chunks, pixels), jnp.float32, states)
+      shape = result_shape((chunks, pixels), jnp.float32, own)
       call = self.call(
           functools.partial(_behind_kernel, count, config),
           [shape],
@@ -142,7 +145,7 @@ class PallasTriton(Tiled):
           flops=2 * count,
           interpret=interpret,
       )
-      behind += call(lists.starts, walked, of_group, states)[0]
+      behind += call(lists.starts, walked, of_group, own, saved.after)[0]
 
     tiles, index = lists.tiles.astype(jnp.int32), jnp.arange(chunks, dtype=jnp.int32)
     before = (index - lists.starts[tiles]) * CHUNK
@@ -161,7 +164,7 @@ class PallasTriton(Tiled):
         flops=25 + 4 * channels,
         interpret=interpret,
     )
-    (moments,) = call(saved.rows, tiles, counts, before, gradient, saved.walked, saved.states[0], behind)
+    (moments,) = call(saved.rows, tiles, counts, before, gradient, saved.walked, saved.after, behind)
     return moments.reshape(chunks, CHUNK, -1)
 
   def sum_slots(self, values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int, *, interpret: bool):
@@ -359,7 +362,7 @@ def _forward_kernel(channels: int, config: Config, target: Target, table, starts
     starts: (BT,), first chunk of each tile.
     counts: (BT,), slots of each tile.
     tiles: (BT, C + 1, P), written.
-    saved: nothing, or `Saved.states` and `Saved.walked`, written.
+    saved: nothing, or one group of `Saved.own`, `Saved.after` and `Saved.walked`, written.
   """
   tile = target.program()
   ops = target.ops
@@ -389,7 +392,7 @@ def _forward_kernel(channels: int, config: Config, target: Target, table, starts
   walked = (jnp.full(pixels.lanes, 0, jnp.int32),) * pixels.vectors if saved else ()
   state = jnp.int32(0), jnp.bool(True), constant(1.0), walked
   if saved:
-    states, walked_of_tiles = saved
+    own_of_chunks, after_chunks, walked_of_tiles = saved
     for c in range(channels):
       pixels.store(tiles, tile, c, values=nothing[c])
 
@@ -397,10 +400,10 @@ def _forward_kernel(channels: int, config: Config, target: Target, table, starts
       chunk = start + state[0] // CHUNK
       *state, sums = draw_until(jnp.minimum(state[0] + CHUNK, count), (*state, nothing))
       for c, own in enumerate(sums):
-        pixels.store(states, chunk, c, values=own)
+        pixels.store(own_of_chunks, chunk, c, values=own)
         before = pixels.load(tiles, tile, c)  # Not in registers, of which the loop needs every one.
         pixels.store(tiles, tile, c, values=[b + o for b, o in zip(before, own)])
-      pixels.store(states, chunk, channels, values=[jnp.abs(t) for t in state[2]])
+      pixels.store(after_chunks, chunk, values=[jnp.abs(t) for t in state[2]])
       return tuple(state)
 
     draws = lambda state: (state[0] < count) & state[1]
@@ -413,7 +416,7 @@ def _forward_kernel(channels: int, config: Config, target: Target, table, starts
   pixels.store(tiles, tile, channels, values=[1 - jnp.abs(t) for t in transmittance])
 
 
-def _behind_kernel(channels: int, config: Config, target: Target, starts, walked, gradient, states, behind):
+def _behind_kernel(channels: int, config: Config, target: Target, starts, walked, gradient, own, after, behind):
   """What lies behind each chunk of a tile: the gradients times what the later chunks add to the sums.
 
   Of the sum of weights, which is 1 - transmittance, it takes the derivative by ln(1 - alpha), minus the transmittance
@@ -423,7 +426,8 @@ def _behind_kernel(channels: int, config: Config, target: Target, starts, walked
     starts: (BT,), first chunk of each tile.
     walked: (BT,), slots of each tile that any pixel saw.
     gradient: (BT, C + 1, P), d loss / d sums.
-    states: (J, C + 1, P), see `Saved`.
+    own: (J, C, P), see `Saved`.
+    after: (J, P), see `Saved`.
     behind: (J, P), written.
   """
   tile = target.program()
@@ -435,13 +439,13 @@ def _behind_kernel(channels: int, config: Config, target: Target, starts, walked
   @pl.when(chunks > 0)
   def _():
     gradients = [pixels.load(gradient, tile, c) for c in range(channels + 1)]
-    left = tuple(-g * t for g, t in zip(gradients[channels], pixels.load(states, last, channels)))
+    left = tuple(-g * t for g, t in zip(gradients[channels], pixels.load(after, last)))
 
     def step(i, left):
       pixels.store(behind, last - i, values=left)
       for c in range(channels):
-        own = pixels.load(states, last - i, c)
-        left = tuple(ops.fma(o, g, l) for o, g, l in zip(own, gradients[c], left))
+        sums = pixels.load(own, last - i, c)
+        left = tuple(ops.fma(s, g, l) for s, g, l in zip(sums, gradients[c], left))
       return left
 
     jax.lax.fori_loop(0, chunks, step, left)
@@ -458,7 +462,7 @@ def _backward_kernel(
     befores,
     gradient,
     walked,
-    states,
+    after,
     behind,
     moments,
 ):
@@ -471,7 +475,7 @@ def _backward_kernel(
     befores: (J,), slots of the tile before each chunk.
     gradient: (BT, C + 1, P), d loss / d sums.
     walked: (BT, P), see `Saved`.
-    states: (J, ., P), see `Saved`; the last of each chunk is read.
+    after: (J, P), see `Saved`.
     behind: (J, P), see `_behind_kernel`.
     moments: (S, 8 + C), written; columns 6 and 7 with the sums of absolute values or not at all.
   """
@@ -485,7 +489,7 @@ def _backward_kernel(
 
   def pull_one(gradients, seen, k, state):
     slot = chunk * CHUNK + k
-    after, left = state
+    transmittance, left = state
     zeros = (jnp.zeros(pixels.lanes, jnp.float32),) * pixels.vectors
 
     def add_channel(c, dots):
@@ -496,14 +500,14 @@ def _backward_kernel(
       dots = functools.reduce(lambda dots, c: add_channel(c, dots), range(channels), zeros)
     else:
       dots = jax.lax.fori_loop(0, channels, add_channel, zeros)
-    transmittance, behind, weights = [], [], []
+    following, adding, weights = [], [], []
     constant, linear, quadratic = 0.0, 0.0, 0.0
     slopes = [0.0] * (2 * absolute)
     exponents, beside, below = _exponents(ops, table, slot, pixels)
     for i, exponent in enumerate(exponents):
       alpha = jnp.where(k < seen[i], _alpha(ops, config, exponent), 0.0)  # Nothing is drawn in finished pixels.
       through = ops.reciprocal(1 - alpha)
-      before = after[i] * through
+      before = transmittance[i] * through
       weight = before * alpha
       gain = weight * dots[i]
       # d loss / d ln(alpha): T gain alpha - (what comes behind) alpha / (1 - alpha).
@@ -513,8 +517,8 @@ def _backward_kernel(
         pull = jnp.where(clamped, pull * (ops.exp2(exponent) / config.alpha_max), pull)
       else:
         pull = jnp.where(clamped, 0.0, pull)
-      transmittance.append(before)
-      behind.append(left[i] + gain)
+      following.append(before)
+      adding.append(left[i] + gain)
       weights.append(weight)
       shift = i * pixels.step
       constant = pull + constant
@@ -543,13 +547,13 @@ def _backward_kernel(
         return 0
 
       jax.lax.fori_loop(0, channels, write_color, 0)
-    return (tuple(transmittance), tuple(behind)), [jnp.sum(s) for s in sums]
+    return (tuple(following), tuple(adding)), [jnp.sum(s) for s in sums]
 
   @pl.when(count >= 0)
   def _():
     gradients = [pixels.load(gradient, tile, c) for c in range(channels * in_registers)]
     seen = [w - befores[chunk] for w in pixels.load(walked, tile)]
-    state = pixels.load(states, chunk, states.shape[1] - 1), pixels.load(behind, chunk)
+    state = pixels.load(after, chunk), pixels.load(behind, chunk)
     # Nothing was saved of chunks that no pixel saw.
     state = tuple(tuple(jnp.where(n > 0, v, 0.0) for n, v in zip(seen, values)) for values in state)
 

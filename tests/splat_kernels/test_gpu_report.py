@@ -3,6 +3,7 @@
 import json
 import pathlib
 import runpy
+import types
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,14 @@ def test_parity_rows(script):
   assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
 
 
+def test_rows_of_single_gaussians(script):
+  scenes = script["layered_scenes"]()
+  assert all(len(scene["opacities"]) > 64 for scene in scenes.values())  # More than a chunk.
+  few = {key: value[:9] for key, value in scenes["layers"].items()}
+  _, (row,) = script["check_gaussians"]("reference", {"few": few})
+  assert 0 < row["worst_of_a_gaussian"] < 1e-3 and row["bit_equal_reruns"]
+
+
 def test_a_part_that_fails_stops_no_other(script, tmp_path, capsys):
   def fail():
     raise RuntimeError("no such\nkernel")
@@ -52,6 +61,15 @@ def test_a_part_that_fails_stops_no_other(script, tmp_path, capsys):
   assert results["device"] == "a card"
   assert script["run_parts"]([("late", fail)], tmp_path, head, -1) == []  # Not begun, as no time is left.
   assert "## late\n\nnot begun" in (tmp_path / "gpu_report.md").read_text()
+
+
+def test_all_parts_have_a_name_of_their_own(script, tmp_path, monkeypatch):
+  card = types.SimpleNamespace(compute_capability="9.0")
+  monkeypatch.setattr(jax, "devices", lambda: [card])
+  titles = [title for title, _ in script["parts_here"](tmp_path, 3)]
+  assert len(set(titles)) == len(titles)
+  for wanted in ("gradients of each Gaussian", "parity: pallas_triton, batch", "kernels", "times: head100k"):
+    assert any(title.startswith(wanted) for title in titles), wanted
 
 
 def test_times_of_those_who_can_draw(script, monkeypatch):

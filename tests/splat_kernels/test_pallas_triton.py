@@ -10,7 +10,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from layered_scene import CONFIG, gradients, layers, loss, worst_error
 from rasterizer_contract import CASES, RasterizerContract, draw_and_differentiate, reference_of
 
-from splat_kernels import Config, pallas_triton
+from splat_kernels import Config, implementations, pallas_triton
 from splat_kernels.binning import Bins
 from splat_kernels.pallas_mosaic_gpu import PallasMosaicGpu
 from splat_kernels.pallas_triton import CHUNK, PLAIN, PallasTriton
@@ -103,6 +103,8 @@ def test_devices_it_cannot_draw_on():
   assert triton.unsupported(device("gpu", "gfx90a", "MI250"), CONFIG) == "needs an NVIDIA GPU, not MI250 (gfx90a)"
   assert triton.unsupported(device("rocm", "gfx90a"), CONFIG) == "needs an NVIDIA GPU, not rocm"
   assert triton.unsupported(device("cpu", ""), CONFIG) == "needs an NVIDIA GPU, not cpu"
+  chosen = lambda device: implementations.choose(None, device, jnp.dtype("float32"), CONFIG).name
+  assert chosen(device("gpu", "8.0")) == "pallas_triton" and chosen(device("gpu", "gfx90a")) == "xla"
   assert mosaic.unsupported(device("gpu", "9.0"), CONFIG) is None
   assert mosaic.unsupported(device("gpu", "8.9"), CONFIG) == "needs compute capability 9.0, a card has 8.9"
   assert mosaic.unsupported(device("gpu", "9.0"), Config(tile_size=8)) == "config.tile_size=8 must be 16 or 32"
