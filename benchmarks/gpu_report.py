@@ -58,8 +58,8 @@ def kernels_here() -> tuple[str, ...]:
 
 def layered_scenes() -> dict[str, dict]:
   """Gaussians one behind the other, in more than one chunk."""
-  plain = layered_scene.layers(CHUNK + 20, 4, opacity=0.05)
-  bright = layered_scene.layers(CHUNK + 20, 1, opacity=0.05)
+  plain = layered_scene.layers(2 * CHUNK + 10, 4, opacity=0.03)
+  bright = layered_scene.layers(2 * CHUNK + 10, 1, opacity=0.03)
   bright["features"][[0, CHUNK + 3]] = BRIGHT
   absolute = layered_scene.layers(CHUNK + 20, CHANNELS + 3, opacity=0.3)
   many = {key: value for key, value in absolute.items() if key != "means2d_abs_offset"}

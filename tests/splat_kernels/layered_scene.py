@@ -9,13 +9,13 @@ from splat_kernels import Config, Projected, composite
 CONFIG = Config(max_intersections=512)
 
 
-def layers(num: int, channels: int, *, opacity: float) -> dict:
-  """Round Gaussians one behind the other, that cover most of an image of 24 x 20."""
+def layers(num: int, channels: int, *, opacity: float, least_sigma: float = 4) -> dict:
+  """Gaussians one behind the other, that cover most of an image of 24 x 20; all of them touch its first tile of 16."""
   rng = np.random.default_rng(5)
-  sigma = rng.uniform(4, 9, size=num)
+  sigma = rng.uniform(1, 2, size=num) * least_sigma
   conics = np.stack([1 / sigma**2, 0.2 / sigma**2, 1.3 / sigma**2], axis=-1)
   return {
-      "means2d": rng.uniform((4, 4), (20, 16), size=(num, 2)),
+      "means2d": rng.uniform(4, 15, size=(num, 2)),
       "conics": conics,
       "opacities": rng.uniform(0.5, 1.5, size=num) * opacity,
       "features": rng.uniform(0.2, 1, size=(num, channels)),
@@ -27,7 +27,7 @@ def loss(arrays: dict, implementation, config: Config, **options):
   """A random linear function of image and alpha."""
   num, channels = arrays["features"].shape
   dtype = arrays["features"].dtype
-  weights = np.random.default_rng(6).normal(size=(20, 24, channels + 1))
+  weights = np.random.default_rng(6).uniform(0.5, 1.5, size=(20, 24, channels + 1))  # Few sums cancel by chance.
   geometry = {key: arrays[key] for key in ("means2d", "conics", "opacities")}
   whole = jnp.full((num, 2), 40, dtype)
   projected = Projected(
