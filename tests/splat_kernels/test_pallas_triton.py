@@ -67,6 +67,18 @@ def test_more_channels_than_are_drawn_at_a_time(monkeypatch):
   assert worst_error(gradients(arrays, PallasTriton(), jnp.float32, interpret=True), expected) < 1e-3
 
 
+def test_sums_of_slots():
+  rng = np.random.default_rng(0)
+  # Gaussian 2 has more slots than are summed at a time, 3 has none; 6 is what empty slots belong to.
+  gaussians = rng.permutation(np.repeat([0, 1, 2, 4, 5, 6], [1, 32, 70, 33, 5, 20]).astype(np.int32))
+  values = rng.normal(size=(gaussians.size, 5)).astype(np.float32)
+  values[gaussians == 6] = np.nan
+  expected = np.zeros((7, 5))
+  np.add.at(expected, gaussians, values)
+  found = PallasTriton().sum_slots(jnp.asarray(values), jnp.asarray(gaussians), 6, interpret=True)
+  np.testing.assert_allclose(found, expected[:6], rtol=1e-5, atol=1e-5)
+
+
 def test_every_kernel_says_what_it_costs():
   arrays = {key: jnp.asarray(value, jnp.float32) for key, value in layers(5, 2, opacity=0.5).items()}
   differentiate = jax.grad(lambda arrays: loss(arrays, "pallas_triton", CONFIG, interpret=True))
