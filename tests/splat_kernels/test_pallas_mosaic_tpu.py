@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call  # Where the verdict about races is to be had.
 from jax.experimental.pallas import tpu as pltpu
-from splat_kernels.testing import RasterizerContract
 
 from splat_kernels import Config, Projected, composite, pallas_mosaic_tpu, xla
+from splat_kernels.testing import RasterizerContract
 from splat_kernels.tiles import pixel_offsets
 
 

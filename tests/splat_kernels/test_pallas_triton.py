@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from layered_scene import CONFIG, gradients, layers, loss, worst_error
-from splat_kernels.testing import CASES, RasterizerContract, draw_and_differentiate, reference_of
 
 from splat_kernels import Config, implementations, pallas_triton
 from splat_kernels.binning import Bins
 from splat_kernels.pallas_mosaic_gpu import PallasMosaicGpu
 from splat_kernels.pallas_triton import CHUNK, PLAIN, PallasTriton
+from splat_kernels.testing import CASES, RasterizerContract, draw_and_differentiate, reference_of
+
 
 class TestPallasTriton(RasterizerContract):
   implementation = "pallas_triton"

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from splat_kernels.testing import ARRAYS, RasterizerContract, jax_scene
 
 from splat_kernels import Config, Projected, binning, composite, rasterize, round_capacity, xla
 from splat_kernels.specs import SPECS, make_scene
+from splat_kernels.testing import ARRAYS, RasterizerContract, jax_scene
 from splat_kernels.tiles import monomials
 
 
