@@ -23,7 +23,8 @@ def projected_at(means, conics, depths, opacities) -> Projected:
   """One frame of Gaussians, each in the tile of 16 its centre is in, if that is far enough from the border."""
   num = len(means)
   arrays = means, conics, depths, opacities, np.full((num, 2), 4.5)
-  return Projected(*(jnp.asarray(a[None], jnp.float32) for a in arrays), radii=jnp.full((1, num), 5), support="inria")  # Tiles by extents alone.
+  arrays = (jnp.asarray(a[None], jnp.float32) for a in arrays)
+  return Projected(*arrays, radii=jnp.full((1, num), 5), support="inria")  # Tiles by the extents alone.
 
 
 def seven_tiles() -> tuple[Projected, jax.Array]:
@@ -108,7 +109,7 @@ def test_a_tile_against_float64(tile_size, num):
   opacities = rng.uniform(1, 2, size=num) * 3 / num
   weights = rng.normal(size=(tile_size, tile_size, 2))
   projected = projected_at(means, conics, np.linspace(1, 2, num), opacities)
-  config = Config(tile_size=tile_size, alpha_min=1e-3, support="square")
+  config = Config(tile_size=tile_size, alpha_min=1e-3)
   draw = functools.partial(
       pallas_mosaic_tpu.IMPLEMENTATION.composite,
       **{"width": tile_size, "height": tile_size, "config": config, "capacity": num, "interpret": True},
