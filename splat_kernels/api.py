@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float
 
 from splat_kernels import arguments, cameras, sh
 from splat_kernels.compositing import composite
-from splat_kernels.visibility import contributors
 from splat_kernels.implementations import Implementation
 from splat_kernels.projection import project_gaussians
 from splat_kernels.types import Camera, Config, InputArray, Projected, RenderOutput
+from splat_kernels.visibility import contributors
 
 
 def project(

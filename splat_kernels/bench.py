@@ -19,6 +19,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from splat_kernels import Config, binning, implementations, peers, project, rasterize, round_capacity, xla
 from splat_kernels.platforms import current_device
@@ -96,8 +97,9 @@ def make_candidate(name: str, spec: Spec, config: Config) -> Candidate:
   parts = {"project": _compile(fit, arrays)}
   if name != "reference":
     parts["bins"] = _compile(list_tiles, projected)
-    slots = _unsorted_slots(jax.jit(list_tiles)(projected), projected, spec, config)
-    parts["sort"] = _compile(_sort_again, projected, slots)
+    tiles = _unsorted_slots(jax.jit(list_tiles)(projected), projected)
+    sort_again = functools.partial(_sort_again, num_tiles=count_tiles(1, spec.width, spec.height, config.tile_size))
+    parts["sort"] = _compile(sort_again, projected, tiles)
   parts["forward"] = _compile(lambda arrays: draw(config, **arrays).image, scene)
   parts["forward_backward"] = _compile(jax.grad(loss), scene)
   row = {
@@ -145,26 +147,20 @@ def _compile(function: Callable, *arguments) -> Program:
   return Program(functools.partial(compiled, *arguments), seconds, memory)
 
 
-def _unsorted_slots(bins: binning.Bins, projected, spec: Spec, config: Config):
-  """Keys of all slots as they are before sorting, in depth order; with the ranks where those do not fit in."""
-  num_tiles = count_tiles(1, spec.width, spec.height, config.tile_size)
-  shift = binning.rank_bits(spec.num, num_tiles)
+def _unsorted_slots(bins: binning.Bins, projected) -> Int[Array, "B M"]:
+  """Tiles of all slots as they are before sorting, in depth order."""
   order = jax.vmap(binning.depth_order)(projected)
   frames = []
-  for gaussians, tiles, order_of_frame in zip(*map(np.asarray, (bins.gaussians, bins.tiles, order))):
-    ranks = np.empty(spec.num, np.int64)
-    ranks[order_of_frame] = np.arange(spec.num)
-    ranks = np.where(tiles < num_tiles, ranks[gaussians], spec.num)  # Unused slots stay last.
-    listed = np.lexsort((tiles, ranks))
-    keys = (tiles[listed].astype(np.int64) << shift) + (ranks[listed] if shift else 0)
-    keys = np.where(tiles[listed] < num_tiles, keys, 2**32 - 1)
-    frames.append((keys.astype(np.uint32), ranks[listed].astype(np.int32)))
-  keys, ranks = (jnp.asarray(np.stack(a)) for a in zip(*frames))
-  return (keys,) if shift else (keys, ranks)
+  for gaussians, tiles, starts, order_of_frame in zip(*map(np.asarray, (bins.gaussians, bins.tiles, bins.starts, order))):
+    ranks = np.empty(len(order_of_frame), np.int64)
+    ranks[order_of_frame] = np.arange(len(order_of_frame))
+    used = np.arange(len(tiles)) < starts[-1]
+    frames.append(tiles[np.lexsort((tiles, np.where(used, ranks[gaussians], len(ranks))))])  # Unused slots stay last.
+  return jnp.asarray(np.stack(frames))
 
 
-def _sort_again(projected, slots):
-  return jax.vmap(binning.depth_order)(projected), jax.vmap(binning.sort_slots)(*slots)
+def _sort_again(projected, tiles, num_tiles: int):
+  return jax.vmap(binning.depth_order)(projected), jax.vmap(lambda a: binning.sort_slots(a, num_tiles))(tiles)
 
 
 @dataclasses.dataclass

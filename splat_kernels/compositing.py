@@ -233,7 +233,7 @@ def _raise_overflow(intersections, overflow, capacity) -> None:
 
 def _most_channels(chosen: Implementation, channels: int, config: Config, absolute: bool) -> int:
   """How many channels to draw at a time. An absolute value of a sum over all channels is wanted whole."""
-  most = chosen.most_channels(config, absolute=absolute)
+  most = chosen.most_channels(config, absolute=True) if absolute else chosen.most_channels(config)
   if absolute and most is not None and channels > most:
     raise ValueError(
         f"means2d_abs_offset with {channels} channels (depth is one) in tiles of {config.tile_size}: "

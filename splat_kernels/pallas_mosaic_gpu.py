@@ -31,11 +31,10 @@ class PallasMosaicGpu(PallasTriton):
       return f"config.tile_size={config.tile_size} must be 16 or 32"
     return needs_nvidia(device, 9)
 
-  def call(
-      self, kernel: Callable, shapes: list, *, grid: int, pixels: int, per_thread: int, name: str, interpret: bool
-  ) -> Callable:
-    """As `PallasTriton`'s, but a vector is a warpgroup's, whatever number of pixels a thread should have."""
-    del pixels, per_thread
+  def call(self, kernel: Callable, shapes: list, *, grid: int, name: str, interpret: bool, **hints) -> Callable:
+    """As `PallasTriton`'s, but a vector is a warpgroup's, whatever number of pixels a thread should have, and JAX has no
+    place for an estimate of the cost."""
+    del hints
     if interpret and not hasattr(plgpu, "InterpretGPUParams"):
       raise ValueError(f"interpret={interpret}: jax {jax.__version__} cannot interpret {self.name}, 0.12 can")
     program, iota = functools.partial(jax.lax.axis_index, "program"), _iota
@@ -52,11 +51,9 @@ class PallasMosaicGpu(PallasTriton):
   def sum_slots(self, values: Float[Array, "S M"], gaussians: Int[Array, "S"], num: int, *, interpret: bool):
     """See `Tiled.sum_slots`; Mosaic has no loads by a vector of indices, so rows are brought into order before."""
     slots, starts = sort_by_gaussian(gaussians, num)
-    shape = result_shape((num * values.shape[1],), jnp.float32, values)
-    kernel = functools.partial(_sum_kernel, values.shape[1])
-    call = self.call(kernel, [shape], grid=num, pixels=0, per_thread=0, name="splat_sum", interpret=interpret)
-    (sums,) = call(starts, values[slots].reshape(-1))
-    return sums.reshape(num, -1)
+    shape = result_shape((num, values.shape[1]), jnp.float32, values)
+    call = self.call(_sum_kernel, [shape], grid=num, name="splat_sum", interpret=interpret)
+    return call(starts, values[slots])[0]
 
 
 def _iota(size: int) -> Int[Array, "size"]:
@@ -64,13 +61,14 @@ def _iota(size: int) -> Int[Array, "size"]:
   return plgpu.layout_cast(jax.lax.broadcasted_iota(jnp.int32, (size,), 0), layout)
 
 
-def _sum_kernel(numbers: int, target: Target, starts, values, sums):
-  """Sums the rows of one Gaussian's slots: `values` (S * M,), sorted by Gaussian, to `sums` (G * M,)."""
+def _sum_kernel(target: Target, starts, values, sums):
+  """Sums the rows of one Gaussian's slots: `values` (S, M), sorted by Gaussian, to `sums` (G, M)."""
   gaussian = target.program()
-  add = lambda at, totals: tuple(total + values[at * numbers + m] for m, total in enumerate(totals))
+  numbers = values.shape[1]
+  add = lambda at, totals: tuple(total + values[at, m] for m, total in enumerate(totals))
   totals = jax.lax.fori_loop(starts[gaussian], starts[gaussian + 1], add, (jnp.float32(0),) * numbers)
   for m, total in enumerate(totals):
-    sums[gaussian * numbers + m] = total
+    sums[gaussian, m] = total
 
 
 IMPLEMENTATION = PallasMosaicGpu()

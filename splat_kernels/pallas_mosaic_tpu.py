@@ -10,6 +10,9 @@ all pixels are finished. Slots are rows and pixels are columns of (128, P) array
 - Transmittance is a running product over slots. Within a chunk slot 16 s + g is row 8 g + s, so that the product runs
   over registers and not within them: 16 multiplications of (8, P) arrays, and one scan over 8 sublanes a chunk.
 - Chunks come by DMA through a ring of buffers, up to AHEAD chunks early and across the borders of tiles.
+
+Backward the same chunks are gone through from the last one that was reached to the first, and tiles from the last to the
+first. The transmittance before each chunk is known from the forward pass; what lies behind is summed on the way.
 """
 
 import functools
@@ -21,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float
+from jaxtyping import Array, BFloat16, Float, Int
 
 from splat_kernels.binning import Bins
 from splat_kernels.tile_lists import TileLists, make_tile_lists
@@ -35,8 +38,9 @@ AHEAD = 8  # Chunks of parameters in vector memory: a copy takes longer than a c
 BEHIND = 4  # Chunks of results in vector memory, on their way out.
 COUNTS = 1024  # Tiles whose numbers of chunks lie in scalar memory at a time.
 SHAPE_ROWS = 24  # Of the parameters: 3 parts of 6 coefficients, filled up to whole registers.
-_VMEM, _SMEM = 16 * 2**20, 2**20  # Bytes of vector memory that a kernel gets unasked, and of scalar memory.
 PARTS = 3  # A float32 as a sum of numbers that bfloat16 holds.
+VMEM_BYTES = 16 * 2**20  # Vector memory that a kernel gets unasked.
+SMEM_BYTES = 2**20  # Scalar memory.
 
 
 class PallasMosaicTpu(Tiled):
@@ -56,12 +60,12 @@ class PallasMosaicTpu(Tiled):
     del absolute
     pixels = max(config.tile_size**2, LANES)
     per_channel = CHUNK * (AHEAD * PARTS * 2 + BEHIND * 4) + pixels * (2 * 4 + 4 * PARTS * 2 + 8)
-    return _VMEM * 2 // 3 // per_channel // SUBLANES * SUBLANES - 1  # The one is the channel of ones.
+    return VMEM_BYTES * 2 // 3 // per_channel // SUBLANES * SUBLANES - 1  # The one is the channel of ones.
 
   def most_tiles(self, config: Config) -> int:
     """See `Tiled.most_tiles`: every tile's first chunk lies in scalar memory."""
     del config
-    return _SMEM // 4 - 8 * COUNTS
+    return SMEM_BYTES // 4 - 8 * COUNTS
 
   def make_lists(self, bins: Bins, num: int, config: Config) -> TileLists:
     """Lists in chunks of CHUNK slots, in the order the kernels' running products want."""
@@ -83,9 +87,9 @@ class PallasMosaicTpu(Tiled):
     if save:
       shapes += [
           result_shape((chunks, 1, pixels), jnp.float32, table),
-          result_shape(_walked_shape(num_tiles), jnp.int32, table),
+          result_shape(_counts_shape(num_tiles), jnp.int32, table),
       ]
-      out_specs += [pl.BlockSpec(memory_space=pl.ANY), _walked_block(num_tiles)]
+      out_specs += [pl.BlockSpec(memory_space=pl.ANY), _counts_block(num_tiles)]
       scratch_shapes += _ring(BEHIND, (1, pixels), jnp.float32)
     tiles, *saved = _call(
         functools.partial(_forward_kernel, config=config),
@@ -100,7 +104,7 @@ class PallasMosaicTpu(Tiled):
         name="splat_forward",
         interpret=interpret,
     )
-    return tiles[:num_tiles], tuple(saved)
+    return tiles[:num_tiles], (saved[0], _by_tile(saved[1], num_tiles)) if save else None
 
   def backward(self, table, lists: TileLists, gradient, saved, config: Config, *, absolute: bool, interpret: bool):
     """See `Tiled.backward`."""
@@ -116,11 +120,11 @@ class PallasMosaicTpu(Tiled):
         functools.partial(_backward_kernel, config=config, absolute=absolute),
         lists,
         num_tiles,
-        inputs=[parameters, transmittances, walked, shape_side, moment_side, gradient, moments],
+        inputs=[parameters, transmittances, _in_blocks(walked), shape_side, moment_side, gradient, moments],
         in_specs=[
             pl.BlockSpec(memory_space=pl.ANY),
             pl.BlockSpec(memory_space=pl.ANY),
-            _walked_block(num_tiles, back=True),
+            _counts_block(num_tiles, back=True),
             _whole(shape_side),
             _whole(moment_side),
             _one_tile(num_tiles, channels, pixels, back=True),
@@ -204,12 +208,21 @@ def _one_tile(num_tiles: int, channels: int, pixels: int, *, back: bool = False)
   return pl.BlockSpec((1, channels, pixels), index)
 
 
-def _walked_shape(num_tiles: int) -> tuple[int, int, int]:
+def _counts_shape(num_tiles: int) -> tuple[int, int, int]:
   """One number per tile, in whole blocks of COUNTS for each half of the tiles."""
   return 2 * pl.cdiv((num_tiles + 1) // 2, COUNTS), 1, COUNTS
 
 
-def _walked_block(num_tiles: int, *, back: bool = False) -> pl.BlockSpec:
+def _in_blocks(counts: Int[Array, "BT"]) -> Int[Array, "b 1 k"]:
+  halves = jnp.pad(counts, (0, counts.shape[0] % 2)).reshape(2, -1)
+  return jnp.pad(halves, ((0, 0), (0, -halves.shape[1] % COUNTS))).reshape(_counts_shape(counts.shape[0]))
+
+
+def _by_tile(blocks: Int[Array, "b 1 k"], num_tiles: int) -> Int[Array, "BT"]:
+  return blocks.reshape(2, -1)[:, : (num_tiles + 1) // 2].reshape(-1)[:num_tiles]
+
+
+def _counts_block(num_tiles: int, *, back: bool = False) -> pl.BlockSpec:
   """The block that holds a grid step's tile's number."""
   half = (num_tiles + 1) // 2
 
@@ -233,7 +246,7 @@ def _ring(size: int, shape: tuple[int, int], dtype) -> list:
 
 
 def _forward_kernel(starts, parameters, shape_side, tile, *refs, config: Config):
-  """Sums of weight times feature of one tile. `refs`: what is saved, if anything is, and the rings."""
+  """Sums of weight times feature of one tile. `refs`: what is saved, two arrays or none, and the rings, of three each."""
   saved, (buffers, semaphores, fetched, *out_ring) = refs[: len(refs) % 3], refs[len(refs) % 3 :]
   channels, pixels = tile.shape[1:]
   chunks = _Chunks(starts, fetched, [_Columns(parameters, buffers, semaphores)])

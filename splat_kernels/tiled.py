@@ -204,6 +204,11 @@ def _batched(function: Callable, drawing: Drawing, **options) -> Callable:
 
   @batched.def_vmap
   def _(size: int, in_batched, *trees):
+    if isinstance(trees[0], Residuals) and not apart and not all(jax.tree.leaves(in_batched[0])):
+      # Several gradients of one image: lists count chunks through all frames, so that they cannot be repeated.
+      pick = lambda i: jax.tree.map(lambda is_batched, a: a[i] if is_batched else a, tuple(in_batched), trees)
+      results = jax.lax.map(lambda i: batched(*pick(i)), jnp.arange(size))
+      return results, jax.tree.map(lambda _: True, results)
     frames = lambda is_batched, a: a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
     trees = jax.tree.map(frames, tuple(in_batched), trees)
     one = jax.eval_shape(batched, *jax.tree.map(lambda a: a[0], trees))

@@ -1,14 +1,23 @@
 """Tiled compositing in plain XLA, with a hand-written backward pass: the portable implementation, the CPU's default.
 
-The lists of all tiles are cut into chunks of CHUNK slots, and one loop walks all chunks, tile after tile and front to
-back within a tile; a tile whose pixels are all finished is left early. What surrounds the walk is in tiled.py.
+The lists of all tiles are cut into chunks of CHUNK slots. One loop walks them in lanes: each round takes the next chunk
+of as many tiles as there are lanes. A tile whose list is at its end, or whose pixels are all finished, leaves its lane to
+the next tile, longest lists first. One round is enough work for all cores, and its arrays stay in the cache. What
+surrounds the walk is in tiled.py.
 
 How the loop body is written matters more than how much it computes; see `stages.apart`.
+
+Words: alpha of a Gaussian at a pixel; transmittance T in front of it; weight = T alpha. With gain = d loss / d weight,
+the sum over channels of feature times gradient, and behind = the average gain of what lies behind, seen as if nothing
+lay in front of it, d loss / d ln(alpha) = weight (gain - behind). `behind` is summed from the back, so that what is faint
+loses nothing to something bright in front of it.
 """
 
 import contextlib
 import dataclasses
 import functools
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +29,20 @@ from splat_kernels.platforms import current_platform
 from splat_kernels.stages import apart, computed_once
 from splat_kernels.tile_lists import make_tile_lists
 from splat_kernels.tiled import Tiled
-from splat_kernels.tiles import monomials, pixel_offsets
+from splat_kernels.tiles import pixel_offsets
 from splat_kernels.types import Config
 
 CHUNK = 8  # Slots of one tile processed together.
+# Pixels times slots of a round: XLA:CPU shares a kernel among cores from about 2^16 elements on; more leave the cache.
+ROUND = {"cpu": 2**17}
+ROUND_ELSEWHERE = 2**23
+HALF = CHUNK // 2  # What comes before a Gaussian in its chunk is computed again for each, but only half of it.
+BAND = 16  # Rows of pixels summed in one loop.
+FEATURES = 4  # Summed at a time: LLVM unrolls a reduction over a chunk, and only then vectorizes it, if it is not too long.
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("gaussians", "tiles", "first", "next_tile", "total"), meta_fields=()
+    jax.tree_util.register_dataclass, data_fields=("gaussians", "tiles", "starts", "ends", "order"), meta_fields=()
 )
 @dataclasses.dataclass(frozen=True)
 class Chunks:
@@ -36,20 +51,36 @@ class Chunks:
   Attributes:
     gaussians: as in `TileLists`.
     tiles: as in `TileLists`.
-    first: whether it is the tile's first chunk.
-    next_tile: index of the first chunk of the next tile.
-    total: number of chunks in use, of all frames, once per frame.
+    starts: first chunk of each tile.
+    ends: one past the last chunk of each tile.
+    order: tiles, those with most chunks first.
   """
 
   gaussians: Int[Array, "J K"]
   tiles: UInt[Array, "J"]
-  first: Bool[Array, "J"]
-  next_tile: UInt[Array, "J"]
-  total: UInt[Array, "B"]
+  starts: Int[Array, "BT"]
+  ends: Int[Array, "BT"]
+  order: Int[Array, "BT"]
+
+
+class Lanes(NamedTuple):
+  """Which tile each lane is at. Indices of idle lanes lie beyond the arrays, where nothing is written.
+
+  Attributes:
+    tile: of each lane.
+    at: chunk of each lane.
+    taken: how many tiles were given to lanes.
+    busy: whether any lane has a tile.
+  """
+
+  tile: Int[Array, "L"]
+  at: Int[Array, "L"]
+  taken: Int[Array, ""]
+  busy: Bool[Array, ""]
 
 
 class Xla(Tiled):
-  """See the head of this file. Draws on any device, in float32."""
+  """See the head of this file. Draws on any device, in float32 and float64."""
 
   name = "xla"
   scale = 1 / 8
@@ -57,6 +88,9 @@ class Xla(Tiled):
 
   def unsupported(self, device: jax.Device, config: Config) -> str | None:
     del device, config
+
+  def unsupported_dtype(self, dtype: jnp.dtype) -> str | None:
+    return None if dtype in (jnp.float32, jnp.float64) else f"computes in float32 or float64, not {dtype}"
 
   def around_stages(self, indices: Int[Array, "*s"]) -> contextlib.AbstractContextManager:
     return computed_once(indices.reshape(-1)[0] >= 0)
@@ -66,89 +100,138 @@ class Xla(Tiled):
     return current_platform() == "cpu"
 
   def make_lists(self, bins: Bins, num: int, config: Config) -> Chunks:
-    """Lists in chunks of CHUNK slots, and what the loops jump by."""
+    """Lists in chunks of CHUNK slots, and the order in which tiles are taken."""
     lists = make_tile_lists(bins, num, CHUNK)
-    tiles = lists.tiles.astype(jnp.int32)
-    first = lists.starts[tiles] == jnp.arange(tiles.shape[0], dtype=jnp.int32)
-    next_tile = lists.ends[tiles].astype(jnp.uint32)
-    total = jnp.broadcast_to(lists.ends[-1:].astype(jnp.uint32), bins.overflow.shape)
-    return Chunks(lists.gaussians, lists.tiles, first, next_tile, total)
+    ends = lists.ends
+    index = jnp.arange(ends.shape[0], dtype=jnp.int32)
+    order = jax.lax.sort((lists.starts - ends, index), num_keys=1, is_stable=True)[1]
+    return Chunks(lists.gaussians, lists.tiles, lists.starts, ends, order)
 
   def forward(self, table, lists: Chunks, num_tiles: int, config: Config, *, save: bool, interpret: bool):
-    """See `Tiled.forward`; the sums are saved."""
+    """See `Tiled.forward`; the transmittance before each chunk and the last chunk of each tile are saved."""
     del interpret
-    chunks, total = lists, lists.total[0]
-    pixels = config.tile_size**2
+    pixels, channels = config.tile_size**2, table.shape[-1] - 7
 
-    def draw_chunk(state):
-      at, transmittance, summed, tiles = state
-      used = at < total
-      alphas = apart(used, lambda: chunk_alphas(config, table[at]))
-      weights = apart(used, lambda: _weights(config, alphas, transmittance))
-      following, transmittance = apart(used, lambda: _advance(config, at, alphas, transmittance, chunks))
-      summed = jnp.where(chunks.first[at], 0, summed)
-      for k in range(CHUNK):
-        summed = summed + table[at, k, 6:, None] * weights[k]
-      tiles = jax.lax.dynamic_update_index_in_dim(tiles, summed, chunks.tiles[at], 0)
-      return following, transmittance, summed, tiles
+    def draw_round(state):
+      lanes, transmittance, summed, tiles, before, last = state
+      used = lanes.taken >= 0
+      rows = _at(table, lanes.at)
+      alphas = apart(used, lambda: chunk_alphas(config, rows))
+      folded = apart(used, lambda: _fold(config, alphas, rows, transmittance))
+
+      def add():
+        first = lanes.at == _at(lists.starts, lanes.tile)
+        new = jnp.stack(folded[2:] + folded[1:2], axis=1)
+        return jnp.where(first[:, None, None], 0, summed) + new
+
+      def advance():
+        behind = folded[0] * transmittance
+        following = lanes.at + 1
+        finished = jnp.max(behind, axis=-1) <= config.transmittance_min
+        done = finished | (following == _at(lists.ends, lanes.tile))
+        lane = jnp.arange(num_lanes, dtype=jnp.int32)
+        written = jnp.where(done, lanes.tile, num_tiles + lane)
+        return written, _advance(lanes, following, done, lists.starts, lists), jnp.where(done[:, None], 1, behind)
+
+      sums = apart(used, add)
+      written, following, after = apart(used, advance)
+      tiles = _put(tiles, written, sums)
+      if save:
+        before = _put(before, lanes.at, transmittance)
+        last = _put(last, written, lanes.at)
+      return following, after, sums, tiles, before, last
 
     zero = _zero(table)
-    summed = jnp.zeros((table.shape[-1] - 6, pixels), table.dtype) + zero
-    tiles = jnp.zeros((num_tiles,) + summed.shape, table.dtype) + zero
-    state = jnp.uint32(0) + zero.astype(jnp.uint32), jnp.ones(pixels, table.dtype) + zero, summed, tiles
-    tiles = jax.lax.while_loop(lambda s: s[0] < total, draw_chunk, state)[3]
-    return tiles, tiles if save else None
+    num_lanes = _count_lanes(num_tiles, pixels)
+    zeros = lambda *shape: jnp.zeros(shape, table.dtype) + zero
+    before = zeros(table.shape[0], pixels) if save else zero
+    last = jnp.broadcast_to(zero.astype(jnp.int32), lists.starts.shape)
+    state = _first_lanes(num_lanes, lists.starts, lists), zeros(num_lanes, pixels) + 1, zeros(num_lanes, channels + 1, pixels)
+    state += zeros(num_tiles, channels + 1, pixels), before, last
+    tiles, before, last = jax.lax.while_loop(lambda s: s[0].busy, draw_round, state)[3:]
+    return tiles, (before, last) if save else None
 
   def backward(self, table, lists: Chunks, gradient, saved, config: Config, *, absolute: bool, interpret: bool):
-    """See `Tiled.backward`."""
+    """See `Tiled.backward`. Lanes go from a tile's last chunk to its first."""
     del interpret
-    chunks, sums, end = lists, saved, lists.total[0]
-    used = end < jnp.uint32(2**31)  # See `stages.apart`.
-    channels = gradient.shape[1] - 1
-    total = apart(used, lambda: sum(sums[:, c] * gradient[:, c] for c in range(channels + 1)))
-    # Right-hand sides of the moments, padded to 8 columns: a vector register wide, which XLA:CPU needs to be fast.
-    padding = -channels % 8
-    swapped = lambda: jnp.pad(gradient[:, :channels].swapaxes(1, 2), ((0, 0), (0, 0), (0, padding)))
-    color_side = apart(used, swapped)
-    shape_side, (abs_x_side, abs_y_side) = monomials(config.tile_size), _absolute_sides(config.tile_size)
-    pixels = config.tile_size**2
+    before, last = saved
+    num_tiles, channels, pixels = gradient.shape[0], gradient.shape[1] - 1, gradient.shape[2]
+    groups = [range(channels)[c : c + FEATURES] for c in range(0, channels, FEATURES)]
+    of_bands, y = _moments_of_bands(config.tile_size, channels, absolute), pixel_offsets(config.tile_size)[1]
+    num_lanes = _count_lanes(num_tiles, pixels)
 
-    def walk_chunk(state):
-      at, transmittance, remaining, moments = state
-      used = at < end
+    def walk_round(state):
+      lanes, behind_last, moments = state
+      used = lanes.taken >= 0
+      rows = _at(table, lanes.at)
+      colors = apart(used, lambda: _at(gradient, lanes.tile))
+      alphas = apart(used, lambda: chunk_alphas(config, rows))
+      weights = _weights(config, used, alphas, _at(before, lanes.at))
 
       def weigh():
-        alphas = chunk_alphas(config, table[at])
-        gains = sum(table[at, :, 6 + c, None] * gradient[chunks.tiles[at], c] for c in range(channels + 1))
-        return alphas, gains, apart(used, lambda: _weights(config, alphas, transmittance))
+        return weights * sum(rows[..., 6 + c, None] * colors[:, None, c] for c in range(channels + 1))
 
-      def pull():
-        left = jnp.where(chunks.first[at], total[chunks.tiles[at]], remaining)
-        pulls = _pulls(config, alphas, gains, weights, left)
-        if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
-          free = chunk_alphas(config, table[at], clamp=False)
-          pulls = pulls * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
-        for k in range(CHUNK):
-          left = left - weights[k] * gains[k]
-        return pulls, left, *_advance(config, at, alphas, transmittance, chunks)
+      gains = apart(used, weigh)
+      behind = apart(used, lambda: jnp.where((lanes.at == _at(last, lanes.tile))[:, None], 0, behind_last))
+      slopes, behind = _log_alpha_gradients(config, used, rows, alphas, gains, behind)
 
-      def sum_moments():
-        shape = _dot(pulls, shape_side)
+      def shape_sums():
+        products = [slopes, slopes * y, slopes * (y * y)]
         if absolute:
-          towards_x, towards_y = _centre_slopes(config, table[at])
-          shape += _dot(jnp.abs(pulls * towards_x), abs_x_side) + _dot(jnp.abs(pulls * towards_y), abs_y_side)
-        return jnp.concatenate([shape, _dot(weights, color_side[chunks.tiles[at]])], axis=-1)
+          products += [jnp.abs(slopes * towards) for towards in _centre_slopes(config, rows)]
+        return _sum_bands(products)
 
-      alphas, gains, weights = apart(used, weigh)
-      pulls, remaining, following, transmittance = apart(used, pull)
-      row = apart(used, sum_moments)
-      return following, transmittance, remaining, jax.lax.dynamic_update_index_in_dim(moments, row, at, 0)
+      def color_sums():
+        return sum((_sum_bands([weights * colors[:, None, c] for c in group]) for group in groups), ())
+
+      sums = apart(used, shape_sums) + apart(used, color_sums)
+      row = apart(used, lambda: _dot(jnp.concatenate(sums, axis=-1), of_bands))
+
+      def advance():
+        done = lanes.at == _at(lists.starts, lanes.tile)
+        return _advance(lanes, lanes.at - 1, done, last, lists)
+
+      return apart(used, advance), behind, _put(moments, lanes.at, row)
 
     zero = _zero(table)
-    moments = jnp.zeros(table.shape[:2] + (8 + channels + padding,), table.dtype) + zero
-    start = jnp.uint32(0) + zero.astype(jnp.uint32)
-    state = start, jnp.ones(pixels, table.dtype) + zero, jnp.zeros(pixels, table.dtype) + zero, moments
-    return jax.lax.while_loop(lambda s: s[0] < end, walk_chunk, state)[3]
+    moments = jnp.zeros(table.shape[:2] + (8 + channels,), table.dtype) + zero
+    state = _first_lanes(num_lanes, last, lists), jnp.zeros((num_lanes, pixels), table.dtype) + zero, moments
+    return jax.lax.while_loop(lambda s: s[0].busy, walk_round, state)[2]
+
+
+# ---- Lanes ----
+
+
+def _count_lanes(num_tiles: int, pixels: int) -> int:
+  return max(1, min(num_tiles, ROUND.get(current_platform(), ROUND_ELSEWHERE) // (CHUNK * pixels)))
+
+
+def _first_lanes(num: int, entries: Int[Array, "BT"], lists: Chunks) -> Lanes:
+  """The first tiles, each at its entry of `entries`, which is a chunk."""
+  nobody = Lanes(jnp.zeros(num, jnp.int32), jnp.zeros(num, jnp.int32), jnp.int32(0), jnp.bool_(True))
+  return _advance(nobody, nobody.at, jnp.ones(num, bool), entries, lists)
+
+
+def _advance(lanes: Lanes, following, done: Bool[Array, "L"], entries: Int[Array, "BT"], lists: Chunks) -> Lanes:
+  """Lanes at their following chunks, or where `done` at the next tiles of `lists.order`."""
+  num_tiles, num_chunks = lists.order.shape[0], lists.tiles.shape[0]
+  lane = jnp.arange(done.shape[0], dtype=jnp.int32)
+  done |= lanes.tile >= num_tiles
+  place = lanes.taken + jnp.sum(done & (lane[:, None] > lane), axis=1, dtype=jnp.int32)  # In the order, for done ones.
+  tile = _at(lists.order, place)
+  left = (place < num_tiles) & (_at(lists.ends, tile) > _at(lists.starts, tile))
+  tile = jnp.where(done, jnp.where(left, tile, num_tiles + lane), lanes.tile)
+  at = jnp.where(done, jnp.where(left, _at(entries, tile), num_chunks + lane), following)
+  return Lanes(tile, at, lanes.taken + jnp.sum(done, dtype=jnp.int32), jnp.any(tile < num_tiles))
+
+
+def _at(array, index: Int[Array, "L"]):
+  return array.at[index].get(mode="clip")
+
+
+def _put(array, index: Int[Array, "L"], values):
+  """Rows of an array replaced, where the index lies inside of it."""
+  return array.at[index].set(values, mode="drop", unique_indices=True)
 
 
 def _zero(table) -> Float[Array, ""]:
@@ -156,90 +239,176 @@ def _zero(table) -> Float[Array, ""]:
   return jnp.where(jnp.isnan(table[0, 0, -1]), jnp.ones((), table.dtype), 0)
 
 
-# ---- Stages of a chunk ----
+# ---- A round ----
 
 
-def chunk_alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "K P"]:
-  """Alpha of a chunk's Gaussians at the tile's pixels; 0 where skipped. Without `clamp` alpha_max is not applied."""
+def chunk_alphas(config: Config, rows, *, clamp: bool = True) -> Float[Array, "*l K P"]:
+  """Alpha of chunks' Gaussians at their tiles' pixels; 0 where skipped. Without `clamp` alpha_max is not applied."""
   u, v = _whiten(config, rows)
-  eighth = rows[:, 5:6] - u * u - v * v  # ln(alpha) / 8
-  lowest = np.float32(np.log(config.alpha_min) / 8)
+  eighth = rows[..., 5:6] - v * v - u * u  # ln(alpha) / 8
+  lowest = np.log(config.alpha_min) / 8
   alphas = _exp_of_eighth(eighth, lowest)
   return jnp.where(eighth >= lowest, jnp.minimum(alphas, config.alpha_max) if clamp else alphas, 0)
 
 
-def _whiten(config: Config, rows) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
+def _whiten(config: Config, rows) -> tuple[Float[Array, "*l K P"], Float[Array, "*l K P"]]:
   """u and v with ln(alpha) / 8 = e - u^2 - v^2; see `Tiled`."""
   x, y = pixel_offsets(config.tile_size)
-  column = lambda i: rows[:, i : i + 1]
+  column = lambda i: rows[..., i : i + 1]
   return column(0) * x + (column(1) * y + column(2)), column(3) * y + column(4)
 
 
-def _centre_slopes(config: Config, rows) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
+def _centre_slopes(config: Config, rows) -> tuple[Float[Array, "*l K P"], Float[Array, "*l K P"]]:
   """d ln(alpha) / d centre, along x and y."""
   u, v = _whiten(config, rows)
-  column = lambda i: rows[:, i : i + 1]
+  column = lambda i: rows[..., i : i + 1]
   return 16 * column(0) * u, 16 * (column(1) * u + column(3) * v)
 
 
-def _absolute_sides(tile_size: int) -> np.ndarray:
-  """Sums over pixels, put into the columns 6 and 7 that `monomials` leaves free: (2, P, 8)."""
-  return np.tile(np.eye(8, dtype=np.float32)[6:, None], (1, tile_size**2, 1))
+def _exp_of_eighth(p, lowest: float):
+  """exp(8 p) for p in [lowest, 0], lowest being negative.
 
-
-def _exp_of_eighth(p, lowest):
-  """exp(8 p) for p in [lowest, 0]: a polynomial and three squarings, half the work of a general exp.
-
-  Relative error below 2e-6 for alpha_min of 1/255. Outside the interval the result is garbage, which the caller drops.
+  In float32 a polynomial and three squarings, half the work of a general exp, with a relative error below 2e-6; where no
+  short polynomial is as good, in float64 or for an alpha_min below 1e-6, the general one. Outside the interval the result
+  is garbage, which the caller drops.
   """
+  if p.dtype != jnp.float32 or lowest < np.log(1e-6) / 8:
+    return jnp.exp(8 * jnp.minimum(p, 0))
   degree = 5 if lowest > -0.75 else 8
   fit = np.polynomial.Chebyshev.interpolate(np.exp, degree, domain=[lowest, 0])
-  result = 0.0
-  for coefficient in reversed(fit.convert(kind=np.polynomial.Polynomial).coef):
-    result = result * p + np.float32(coefficient)
+  leading, *others = reversed(fit.convert(kind=np.polynomial.Polynomial).coef.astype(np.float32))
+  result = leading
+  for coefficient in others:
+    result = result * p + coefficient
   for _ in range(3):
     result = result * result
   return result
 
 
-def _weights(config: Config, alphas, transmittance) -> Float[Array, "K P"]:
-  """Weight of each Gaussian of a chunk: alpha times transmittance, 0 in finished pixels.
+def _fold(config: Config, alphas, rows, transmittance) -> tuple[Float[Array, "L P"], ...]:
+  """A chunk front to back: the factor by which the transmittance falls, the sum of weights, those of weight times feature.
 
-  The transmittance goes on falling in finished pixels: having passed the minimum is what marks them as finished.
+  The factor goes on falling in finished pixels: a transmittance below the minimum is what marks them as finished.
   """
-  weights = []
+  fold = _fold_by_reduction if current_platform() == "cpu" else _fold_in_turn
+  features = tuple(rows[..., c, None] for c in range(6, rows.shape[-1] - 1))
+  factor, weights, *summed = fold(config, alphas, transmittance, features[:FEATURES])
+  for first in range(FEATURES, len(features), FEATURES):
+    summed += fold(config, alphas, transmittance, features[first : first + FEATURES])[2:]
+  return factor, weights, *summed
+
+
+def _blend(config: Config, factor, transmittance, alpha):
+  """The factor behind a Gaussian, and its weight, 0 in finished pixels."""
+  in_front = factor * transmittance
+  weight = in_front * alpha
+  return factor - factor * alpha, jnp.where(in_front - weight > config.transmittance_min, weight, 0)
+
+
+def _fold_in_turn(config: Config, alphas, transmittance, features):
+  factor = jnp.ones_like(transmittance)
+  summed = [jnp.zeros_like(transmittance)] * (1 + len(features))
   for k in range(CHUNK):
-    weight = transmittance * alphas[k]
-    transmittance = transmittance - weight
-    weights.append(jnp.where(transmittance > config.transmittance_min, weight, 0))
-  return jnp.stack(weights)
+    factor, weight = _blend(config, factor, transmittance, alphas[:, k])
+    summed = [s + weight * f for s, f in zip(summed, [1] + [f[:, k] for f in features])]
+  return factor, *summed
 
 
-def _pulls(config: Config, alphas, gains, weights, remaining) -> Float[Array, "K P"]:
-  """d loss / d ln(alpha) of each Gaussian: T gain alpha - (what comes behind) alpha / (1 - alpha)."""
-  pulls = []
-  for k in range(CHUNK):
-    gain = weights[k] * gains[k]
-    remaining = remaining - gain
-    pull = gain - remaining * (alphas[k] / (1 - alphas[k]))
-    passes = weights[k] > 0
-    if not config.clamp_passes_gradient:
-      passes &= alphas[k] < config.alpha_max
-    pulls.append(jnp.where(passes, pull, 0))
-  return jnp.stack(pulls)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _fold_by_reduction(config: Config, alphas, transmittance, features):
+  """`_fold_in_turn` as one reduction with many results, the only loop of XLA:CPU that keeps all of them in registers.
+
+  What it reduces by is not associative, so it is right only where elements come one after another, as on XLA:CPU.
+  """
+  spread = lambda a: jnp.broadcast_to(a, alphas.shape)
+
+  def add(so_far, element):
+    factor, weights, *summed = so_far
+    alpha, transmittance, *features = element
+    factor, weight = _blend(config, factor, transmittance, alpha)
+    return factor, weights + weight, *(s + weight * f for s, f in zip(summed, features))
+
+  zero = jnp.zeros((), alphas.dtype)
+  start = zero + 1, *[zero] * (1 + len(features))
+  return tuple(jax.lax.reduce((alphas, spread(transmittance[:, None]), *map(spread, features)), start, add, (1,)))
 
 
-def _advance(config: Config, at, alphas, transmittance, chunks: Chunks):
-  """Index of the chunk to go on with, and the transmittance before it: behind this chunk, or 1 in a new tile."""
-  for k in range(CHUNK):
-    transmittance = transmittance - transmittance * alphas[k]
-  finished = jnp.max(transmittance) <= config.transmittance_min
-  following = jnp.where(finished, chunks.next_tile[at], at + jnp.uint32(1))
-  return following, jnp.where(following == chunks.next_tile[at], 1, transmittance)
+@_fold_by_reduction.defjvp
+def _(config: Config, primals, tangents):
+  return jax.jvp(functools.partial(_fold_in_turn, config), primals, tangents)
+
+
+def _weights(config: Config, used, alphas, transmittance) -> Float[Array, "L K P"]:
+  """Weight of each Gaussian of a chunk."""
+
+  def draw(factor, first):
+    weights = []
+    for k in range(first, first + HALF):
+      factor, weight = _blend(config, factor, transmittance, alphas[:, k])
+      weights.append(weight)
+    return factor, weights
+
+  middle = apart(used, lambda: draw(jnp.ones_like(transmittance), 0)[0])
+  return apart(used, lambda: jnp.stack(draw(jnp.ones_like(transmittance), 0)[1] + draw(middle, HALF)[1], axis=1))
+
+
+def _log_alpha_gradients(config: Config, used, rows, alphas, gains, behind):
+  """d loss / d ln(alpha) of each Gaussian of a chunk, and what lies behind the chunk before it; see the head."""
+
+  def walk(behind, first):
+    slopes = []
+    for k in reversed(range(first, first + HALF)):
+      slope = gains[:, k] - behind * (alphas[:, k] / (1 - alphas[:, k]))
+      slopes.append(slope if config.clamp_passes_gradient else jnp.where(alphas[:, k] < config.alpha_max, slope, 0))
+      behind = behind + gains[:, k]
+    return behind, slopes[::-1]
+
+  def all_slopes():
+    slopes = jnp.stack(walk(middle, 0)[1] + walk(behind, HALF)[1], axis=1)
+    if config.clamp_passes_gradient:  # As if nothing had been clamped: d alpha / d ln(alpha) is the free alpha.
+      free = chunk_alphas(config, rows, clamp=False)
+      slopes = slopes * jnp.where(alphas > 0, free / jnp.where(alphas > 0, alphas, 1), 0)
+    return slopes
+
+  middle = apart(used, lambda: walk(behind, HALF)[0])
+  return apart(used, all_slopes), apart(used, lambda: walk(middle, 0)[0])
+
+
+def _sum_bands(arrays) -> tuple[Float[Array, "L K S"], ...]:
+  """Sums over bands of 16 rows of pixels: what lies in one column of one band, one after the other."""
+  size = int(math.sqrt(arrays[0].shape[-1]))
+  bands = [a.reshape(*a.shape[:2], -1, min(size, BAND), size) for a in arrays]
+  return tuple(a.reshape(*a.shape[:2], -1) for a in _sum_together(bands))
+
+
+@jax.custom_jvp
+def _sum_together(arrays):
+  """Sums over the last axis but one, of all arrays in one loop."""
+  add = lambda so_far, more: tuple(a + b for a, b in zip(so_far, more))
+  zeros = [jnp.zeros((), a.dtype) for a in arrays]
+  return tuple(jax.lax.reduce(tuple(arrays), tuple(zeros), add, (3,)))
+
+
+@_sum_together.defjvp
+def _(primals, tangents):
+  return _sum_together(*primals), _sum_together(*tangents)
+
+
+def _moments_of_bands(tile_size: int, channels: int, absolute: bool) -> Float[np.ndarray, "S M"]:
+  """What makes a slot's moments of all its `_sum_bands`: those of slopes times 1, y, y^2, of absolute ones, of colours."""
+  x = np.tile(pixel_offsets(tile_size)[0][:tile_size], max(1, tile_size // BAND))
+  parts = 3 + 2 * absolute + channels
+  matrix = np.zeros((parts, len(x), 8 + channels), np.float32)
+  matrix[0, :, 0], matrix[0, :, 1], matrix[0, :, 3] = 1, x, x * x
+  matrix[1, :, 2], matrix[1, :, 4] = 1, x
+  matrix[2, :, 5] = 1
+  for part, moment in enumerate([6, 7] * absolute + list(range(8, 8 + channels)), 3):
+    matrix[part, :, moment] = 1
+  return matrix.reshape(-1, 8 + channels)
 
 
 def _dot(a, b):
-  return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
+  return jnp.dot(a, b.astype(a.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
 IMPLEMENTATION = Xla()

@@ -40,7 +40,7 @@ def main() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests_aot")]
     import compile_for_gpu  # After the flags.
 
-    from splat_kernels.pallas_gpu import UNROLL
+    from splat_kernels.pallas_triton import UNROLL
 
     compile_for_gpu.compile_walks(compile_for_gpu.find_device(target), 16, CHANNELS)
     kernels = next(iter(compile_for_gpu.read_programs(pathlib.Path(folder)).values()))["kernels"]
@@ -48,10 +48,11 @@ def main() -> None:
       sass = subprocess.run([TOOLKIT / "bin/nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
       name = re.search(r"\.text\.(splat_\w+):", sass)[1]
       kernel, warps = kernels[name], kernels[name]["threads"] // 32
-      # Forward the largest loop takes UNROLL Gaussians; backward the one before it in the code, inside it, takes one.
-      each = max(loops(sass)) / UNROLL if name == "splat_forward" else loops(sass)[0]
-      registers = kernel["registers"]
-      print(f"{name}: {each * warps:.0f} instructions per Gaussian and tile, {warps} warps, {registers} registers")
+      # The innermost loop comes first in the code: forward it takes UNROLL Gaussians, backward one, between chunks one
+      # chunk, and in sums a Gaussian's slots 32 at a time.
+      each = loops(sass)[0] / (UNROLL if name == "splat_forward" else 1)
+      what = {"splat_behind": "chunk and tile", "splat_sum": "32 slots"}.get(name, "Gaussian and tile")
+      print(f"{name}: {each * warps:.0f} instructions per {what}, {warps} warps, {kernel['registers']} registers")
 
 
 if __name__ == "__main__":

@@ -49,14 +49,6 @@ def test_tiles_list_what_touches_them_in_depth_order(projected):
   assert sum(map(len, lists)) > 150
 
 
-def test_tiles_and_ranks_that_do_not_fit_into_one_key(projected, monkeypatch):
-  packed = list_pairs(projected)
-  monkeypatch.setattr(binning, "rank_bits", lambda num, num_tiles: 0)
-  unpacked = list_pairs(projected)
-  assert as_lists(unpacked) == as_lists(packed)
-  np.testing.assert_array_equal(unpacked.tiles, packed.tiles)
-
-
 def test_masked_tiles_list_nothing(projected):
   mask = np.random.default_rng(0).uniform(size=(7, 5)) < 0.5
   lists, all_lists = as_lists(list_pairs(projected, mask=mask)), as_lists(list_pairs(projected))

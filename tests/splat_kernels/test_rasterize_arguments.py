@@ -7,7 +7,6 @@ import pytest
 
 from splat_kernels import Camera, Config, project, rasterize
 
-
 pytestmark = pytest.mark.usefixtures("unchecked_signatures")
 
 
