@@ -225,9 +225,9 @@ def inject_noise(
     amount: the paper: 5e5 times the learning rate of the means.
   """
   gate = jax.nn.sigmoid(100 * (0.005 - opacities))  # k = 100 and t = 0.005, the published code's.
-  inverse = quats * jnp.array([1, -1, -1, -1], quats.dtype)
-  local = rotate_by_quaternion(inverse, jax.random.normal(key, means.shape, means.dtype))
-  return means + amount * gate[:, None] * rotate_by_quaternion(quats, scales**2 * local)
+  # White noise is white in the Gaussian's axes, too, so that the covariance R S^2 R^T needs no R^T.
+  local = scales**2 * jax.random.normal(key, means.shape, means.dtype)
+  return means + amount * gate[:, None] * rotate_by_quaternion(quats, local)
 
 
 def rotate_by_quaternion(quats: Float[Array, "*b 4"], x: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:

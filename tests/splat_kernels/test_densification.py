@@ -159,7 +159,7 @@ def test_refilling_leaves_the_image_as_it_was():
   live = jnp.arange(count) < 48
   opacities = jax.nn.sigmoid(params["opacity_logits"])
   filled = ~live | (opacities < 0.005)
-  weights = jnp.where(live, opacities, 0)
+  weights = jnp.where(filled, 0.5, opacities)  # What is filled is not drawn, whatever its weight.
   new, source, fresh = jax.jit(densification.refill)(jax.random.key(0), params, filled, weights)
   assert not np.any(filled[source]) and np.all(live[source])
   np.testing.assert_array_equal(source[~filled], np.flatnonzero(~filled))
