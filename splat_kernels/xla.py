@@ -114,7 +114,7 @@ class Xla(Tiled):
 
     def draw_round(state):
       lanes, transmittance, summed, tiles, before, last = state
-      used = lanes.taken >= 0
+      used = lanes.at[0] >= 0  # True, see `stages.apart`.
       rows = _at(table, lanes.at)
       alphas = apart(used, lambda: chunk_alphas(config, rows))
       folded = apart(used, lambda: _fold(config, alphas, rows, transmittance))
@@ -162,7 +162,7 @@ class Xla(Tiled):
 
     def walk_round(state):
       lanes, behind_last, moments = state
-      used = lanes.taken >= 0
+      used = lanes.at[0] >= 0  # True, see `stages.apart`.
       rows = _at(table, lanes.at)
       colors = apart(used, lambda: _at(gradient, lanes.tile))
       alphas = apart(used, lambda: chunk_alphas(config, rows))
@@ -208,7 +208,8 @@ def _count_lanes(num_tiles: int, pixels: int) -> int:
 
 def _first_lanes(num: int, entries: Int[Array, "BT"], lists: Chunks) -> Lanes:
   """The first tiles, each at its entry of `entries`, which is a chunk."""
-  nobody = Lanes(jnp.zeros(num, jnp.int32), jnp.zeros(num, jnp.int32), jnp.int32(0), jnp.bool_(True))
+  none = 0 * lists.order[0]  # Not 0: it varies over devices as the lists do, see `_zero`.
+  nobody = Lanes(jnp.zeros(num, jnp.int32), jnp.zeros(num, jnp.int32), none, none == 0)
   return _advance(nobody, nobody.at, jnp.ones(num, bool), entries, lists)
 
 
