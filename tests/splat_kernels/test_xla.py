@@ -163,12 +163,14 @@ def test_alphas_are_exponentials_for_any_alpha_min(alpha_min):
 def test_the_fold_in_registers_is_the_fold_in_turn(channels):
   # Nine channels are more than are summed at a time. The first pixels end before the chunk does.
   rng = np.random.default_rng(0)
-  alphas = jnp.asarray(rng.uniform(0, 0.9, (2, xla.CHUNK, 16)) * (rng.uniform(size=(2, xla.CHUNK, 16)) < 0.6), jnp.float32)
+  shape = (2, xla.CHUNK, 16)
+  alphas = jnp.asarray(rng.uniform(0, 0.9, shape) * (rng.uniform(size=shape) < 0.6), jnp.float32)
   transmittance = jnp.asarray(np.linspace(2e-4, 1, 32).reshape(2, 16), jnp.float32)
   rows = jnp.asarray(rng.normal(size=(2, xla.CHUNK, 7 + channels)), jnp.float32)
   factor, weights, *summed = xla._fold(Config(), alphas, rows, transmittance)
   features = tuple(rows[..., 6 + c, None] for c in range(channels))
-  for got, expected in zip((factor, weights, *summed), xla._fold_in_turn(Config(), alphas, transmittance, features), strict=True):
+  in_turn = xla._fold_in_turn(Config(), alphas, transmittance, features)
+  for got, expected in zip((factor, weights, *summed), in_turn, strict=True):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
   left, expected = np.asarray(transmittance, np.float64), 0  # And of a loop over Gaussians.
