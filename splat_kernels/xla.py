@@ -7,10 +7,10 @@ surrounds the walk is in tiled.py.
 
 How the loop body is written matters more than how much it computes; see `stages.apart`.
 
-Words: alpha of a Gaussian at a pixel; transmittance T in front of it; weight = T alpha. With gain = d loss / d weight,
-the sum over channels of feature times gradient, and behind = the average gain of what lies behind, seen as if nothing
-lay in front of it, d loss / d ln(alpha) = weight (gain - behind). `behind` is summed from the back, so that what is faint
-loses nothing to something bright in front of it.
+Words: `alpha` of a Gaussian at a pixel; `transmittance` in front of it; its `weight` = transmittance alpha; its `gain`, what
+it adds to a loss that is linear in the image: weight times the sum over channels of feature times gradient; `behind`, the
+sum of the gains of all that lies behind it. d loss / d ln(alpha), its `slope`, is gain - behind alpha / (1 - alpha).
+`behind` is summed from the back, so that what is faint loses no digits to something bright in front of it.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from splat_kernels.tiles import pixel_offsets
 from splat_kernels.types import Config
 
 CHUNK = 8  # Slots of one tile processed together.
-# Pixels times slots of a round: XLA:CPU shares a kernel among cores from about 2^16 elements on; more leave the cache.
+# Pixels times slots of a round: XLA:CPU shares a kernel among cores from some 2^16 elements on; more leave the cache.
 ROUND = {"cpu": 2**17}
 ROUND_ELSEWHERE = 2**23
 HALF = CHUNK // 2  # What comes before a Gaussian in its chunk is computed again for each, but only half of it.
@@ -114,7 +114,7 @@ class Xla(Tiled):
 
     def draw_round(state):
       lanes, transmittance, summed, tiles, before, last = state
-      used = lanes.taken >= 0
+      used = lanes.at[0] >= 0  # True, see `stages.apart`.
       rows = _at(table, lanes.at)
       alphas = apart(used, lambda: chunk_alphas(config, rows))
       folded = apart(used, lambda: _fold(config, alphas, rows, transmittance))
@@ -125,13 +125,13 @@ class Xla(Tiled):
         return jnp.where(first[:, None, None], 0, summed) + new
 
       def advance():
-        behind = folded[0] * transmittance
+        passed = folded[0] * transmittance
         following = lanes.at + 1
-        finished = jnp.max(behind, axis=-1) <= config.transmittance_min
+        finished = jnp.max(passed, axis=-1) <= config.transmittance_min
         done = finished | (following == _at(lists.ends, lanes.tile))
         lane = jnp.arange(num_lanes, dtype=jnp.int32)
         written = jnp.where(done, lanes.tile, num_tiles + lane)
-        return written, _advance(lanes, following, done, lists.starts, lists), jnp.where(done[:, None], 1, behind)
+        return written, _advance(lanes, following, done, lists.starts, lists), jnp.where(done[:, None], 1, passed)
 
       sums = apart(used, add)
       written, following, after = apart(used, advance)
@@ -146,8 +146,8 @@ class Xla(Tiled):
     zeros = lambda *shape: jnp.zeros(shape, table.dtype) + zero
     before = zeros(table.shape[0], pixels) if save else zero
     last = jnp.broadcast_to(zero.astype(jnp.int32), lists.starts.shape)
-    state = _first_lanes(num_lanes, lists.starts, lists), zeros(num_lanes, pixels) + 1, zeros(num_lanes, channels + 1, pixels)
-    state += zeros(num_tiles, channels + 1, pixels), before, last
+    state = _first_lanes(num_lanes, lists.starts, lists), zeros(num_lanes, pixels) + 1
+    state += zeros(num_lanes, channels + 1, pixels), zeros(num_tiles, channels + 1, pixels), before, last
     tiles, before, last = jax.lax.while_loop(lambda s: s[0].busy, draw_round, state)[3:]
     return tiles, (before, last) if save else None
 
@@ -162,7 +162,7 @@ class Xla(Tiled):
 
     def walk_round(state):
       lanes, behind_last, moments = state
-      used = lanes.taken >= 0
+      used = lanes.at[0] >= 0  # True, see `stages.apart`.
       rows = _at(table, lanes.at)
       colors = apart(used, lambda: _at(gradient, lanes.tile))
       alphas = apart(used, lambda: chunk_alphas(config, rows))
@@ -208,7 +208,8 @@ def _count_lanes(num_tiles: int, pixels: int) -> int:
 
 def _first_lanes(num: int, entries: Int[Array, "BT"], lists: Chunks) -> Lanes:
   """The first tiles, each at its entry of `entries`, which is a chunk."""
-  nobody = Lanes(jnp.zeros(num, jnp.int32), jnp.zeros(num, jnp.int32), jnp.int32(0), jnp.bool_(True))
+  none = 0 * lists.order[0]  # Not 0: it varies over devices as the lists do, see `_zero`.
+  nobody = Lanes(jnp.zeros(num, jnp.int32), jnp.zeros(num, jnp.int32), none, none == 0)
   return _advance(nobody, nobody.at, jnp.ones(num, bool), entries, lists)
 
 

@@ -11,7 +11,7 @@ import pytest
 from splat_kernels import Config, Projected, binning, composite, rasterize, round_capacity, xla
 from splat_kernels.specs import SPECS, make_scene
 from splat_kernels.testing import ARRAYS, RasterizerContract, jax_scene
-from splat_kernels.tiles import monomials
+from splat_kernels.tiles import monomials, pixel_offsets
 
 
 class TestXla(RasterizerContract):
@@ -163,12 +163,14 @@ def test_alphas_are_exponentials_for_any_alpha_min(alpha_min):
 def test_the_fold_in_registers_is_the_fold_in_turn(channels):
   # Nine channels are more than are summed at a time. The first pixels end before the chunk does.
   rng = np.random.default_rng(0)
-  alphas = jnp.asarray(rng.uniform(0, 0.9, (2, xla.CHUNK, 16)) * (rng.uniform(size=(2, xla.CHUNK, 16)) < 0.6), jnp.float32)
+  shape = (2, xla.CHUNK, 16)
+  alphas = jnp.asarray(rng.uniform(0, 0.9, shape) * (rng.uniform(size=shape) < 0.6), jnp.float32)
   transmittance = jnp.asarray(np.linspace(2e-4, 1, 32).reshape(2, 16), jnp.float32)
   rows = jnp.asarray(rng.normal(size=(2, xla.CHUNK, 7 + channels)), jnp.float32)
   factor, weights, *summed = xla._fold(Config(), alphas, rows, transmittance)
   features = tuple(rows[..., 6 + c, None] for c in range(channels))
-  for got, expected in zip((factor, weights, *summed), xla._fold_in_turn(Config(), alphas, transmittance, features), strict=True):
+  in_turn = xla._fold_in_turn(Config(), alphas, transmittance, features)
+  for got, expected in zip((factor, weights, *summed), in_turn, strict=True):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
   left, expected = np.asarray(transmittance, np.float64), 0  # And of a loop over Gaussians.
@@ -178,6 +180,19 @@ def test_the_fold_in_registers_is_the_fold_in_turn(channels):
     expected = expected + np.where(left > 1e-4, weight, 0)
   np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-6)
   assert np.any(left < 1e-4)
+
+
+@pytest.mark.parametrize("tile_size", [4, 16, 32])  # 32: two bands of rows.
+def test_sums_of_bands_make_moments(tile_size):
+  rng = np.random.default_rng(0)
+  slopes, absolute_x, absolute_y, color = rng.normal(size=(4, 2, xla.CHUNK, tile_size**2)).astype(np.float32)
+  y = pixel_offsets(tile_size)[1]
+  sums = xla._sum_bands([slopes, slopes * y, slopes * y * y, absolute_x, absolute_y, color])
+  moments = np.concatenate(sums, axis=-1) @ xla._moments_of_bands(tile_size, 1, True)
+  expected = slopes @ monomials(tile_size)
+  expected[..., 6], expected[..., 7] = absolute_x.sum(-1), absolute_y.sum(-1)
+  expected = np.concatenate([expected, color.sum(-1)[..., None]], axis=-1)
+  np.testing.assert_allclose(moments, expected, rtol=1e-3, atol=1e-2 * tile_size)
 
 
 def test_few_lanes_walk_as_many_do(monkeypatch):
