@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> None:
       print(f"--{flag}={wrong[0]}: not one of {', '.join(choices)}", file=sys.stderr)
       sys.exit(2)
   try:
-    configs = [Config(tile_size=size, with_depth=False) for size in args.tile_size]
+    configs = [Config(tile_size=size) for size in args.tile_size]
   except ValueError as e:
     print(e, file=sys.stderr)
     sys.exit(2)
