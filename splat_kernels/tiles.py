@@ -5,7 +5,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Float, Int, Num, UInt
 
 
 def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def tile_centres(
   return (within % columns + 0.5) * tile_size, (within // columns + 0.5) * tile_size
 
 
-def untile(tiles: Float[Array, "BT C P"], batch: int, width: int, height: int, size: int) -> Float[Array, "B H W C"]:
+def untile(tiles: Num[Array, "BT C P"], batch: int, width: int, height: int, size: int) -> Num[Array, "B H W C"]:
   """Images from tiles; what lies outside the image is cut off."""
   columns, rows = tile_grid(width, height, size)
   image = tiles.reshape(batch, rows, columns, -1, size, size).transpose(0, 1, 4, 2, 5, 3)
