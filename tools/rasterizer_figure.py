@@ -110,7 +110,7 @@ def draw_weights(draw, weights, left, top, width):
 def main() -> None:
   arrays = scene()
   projected = project(**arrays, camera=CAMERA, config=CONFIG)
-  bins = make_bins(projected, jnp.array(True), width=WIDTH, height=HEIGHT, config=CONFIG, capacity=256)
+  bins = make_bins(projected, width=WIDTH, height=HEIGHT, config=CONFIG, capacity=256)
   assert list(np.asarray(depth_order(projected))) == list(range(len(NAMES)))
   starts, gaussians = np.asarray(bins.starts), np.asarray(bins.gaussians)
   lists = [list(gaussians[a:b]) for a, b in zip(starts[:-1], starts[1:])]
@@ -156,7 +156,7 @@ def main() -> None:
       (lefts[2], bottom + 42), "a pixel's weights: alpha x transmittance; T is left for the background", INK, font(18)
   )
   lines = (
-      "4  Backward: the same walk. Behind each slot lies what is known to come in all, minus what came so far.",
+      "4  Backward: the same walk from the last slot to the first. What lies behind a slot is summed from the back.",
       "Per slot and tile: sums of d loss / d ln(alpha) times 1, x, y, x^2, xy, y^2, and of weight times d loss / d colour,",
       "written to the slot's own row; the rows of a Gaussian are added up by a segment sum.",
   )
