@@ -136,7 +136,7 @@ def main() -> None:
   x0, y0, x1, y1 = np.asarray(tile_box(projected, WIDTH, HEIGHT, TILE))[1]
   notes = (
       "a slot's sort key is one 32-bit number:",
-      "tile, then depth rank",
+      "tile, then place in depth order",
       "",
       f"B's box covers {(x1 - x0) * (y1 - y0)} tiles, B itself {len(tiles_of[1])}:",
       "the others take no slot",
