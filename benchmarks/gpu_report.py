@@ -151,8 +151,8 @@ def parts_here(out: pathlib.Path, runs: int) -> list[Part]:
   gaussians = lambda name: functools.partial(check_gaussians, name, layered_scenes())
   parts = [(f"gradients of each Gaussian: {name}", gaussians(name)) for name in kernels]
   for name in kernels:
-    for case in (*CASES, "batch"):
-      if name == "pallas_triton" or CASES.get(case, Config()).tile_size >= 16:
+    for case in CASES:
+      if name == "pallas_triton" or CASES[case].tile_size >= 16:
         parts.append((f"parity: {name}, {case}", functools.partial(compare, case, name)))
   step = lambda: bench.make_candidate("pallas_triton", SPECS[PROFILED], Config(with_depth=False)).parts["forward_backward"]
   parts.append((f"kernels: one step of {PROFILED}", lambda: profile(step(), out / "profile")))

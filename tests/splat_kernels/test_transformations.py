@@ -110,8 +110,8 @@ def test_checkpoint_runs_no_kernel_twice_that_saves(scene):
   # The first forward pass has one result; the one of the backward pass has what that reads again, too.
   total = lambda arrays: jnp.sum(loss(arrays, "pallas_triton"))
   run = lambda function: results_of_kernels(jax.make_jaxpr(jax.grad(function))(scene).jaxpr, "splat_forward")
-  assert run(total) == [3]
-  assert run(jax.checkpoint(total)) == [1, 3]
+  (saving,) = run(total)
+  assert saving > 1 and run(jax.checkpoint(total)) == [1, saving]
 
 
 @pytest.mark.parametrize("implementation, check_vma", [("xla", True), ("xla", False), ("pallas_triton", False)])
