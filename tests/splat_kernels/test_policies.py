@@ -153,24 +153,20 @@ def test_an_implementation_from_outside(scene, monkeypatch):
 
 
 def test_eager_remembers_what_it_learnt(scene, monkeypatch):
-  capacities = []
-
-  class Recording(type(xla.IMPLEMENTATION)):
-    def composite(self, *arguments, capacity, **options):
-      capacities.append(capacity)
-      return super().composite(*arguments, capacity=capacity, **options)
-
   monkeypatch.setattr(compositing, "_enough", {})
   monkeypatch.setattr(compositing, "guess_capacity", lambda *_: 8)
-  recording = Recording()
-  config = Config(tile_size=4)
-  whole = rasterize(**scene, camera=CAMERA, config=config, implementation="xla")
-  needed = compositing.round_capacity(int(whole.intersections))
-  monkeypatch.setattr(compositing, "_enough", {})
-  for _ in range(2):
-    again = rasterize(**scene, camera=CAMERA, config=config, implementation=recording)
-    np.testing.assert_array_equal(again.image, whole.image)
-  assert capacities == [8, needed]  # Traced once each: the second frame begins with what was enough for the first.
+  real, capacities = compositing._draw, []
+
+  def draw_and_note(arrays, *, capacity, **static):
+    capacities.append(capacity)
+    return real(arrays, capacity=capacity, **static)
+
+  monkeypatch.setattr(compositing, "_draw", draw_and_note)
+  outputs = [rasterize(**scene, camera=CAMERA, config=Config(tile_size=4), implementation="xla") for _ in range(2)]
+  needed = compositing.round_capacity(int(outputs[0].intersections))
+  assert capacities == [8, needed, needed]  # The second frame begins with what was enough for the first.
+  np.testing.assert_array_equal(outputs[0].image, outputs[1].image)
+  assert outputs[0].overflow == 0 and np.all(np.isfinite(outputs[0].image))
 
 
 def test_a_full_list_may_raise(scene):
@@ -219,6 +215,15 @@ def test_a_background_per_pixel(scene):
   np.testing.assert_allclose(output.image, black.image + (1 - black.alpha)[..., None] * background, atol=1e-6)
   gradient = jax.grad(lambda b: jnp.sum(draw(**scene, background=b).image))(background)
   np.testing.assert_allclose(gradient, jnp.broadcast_to((1 - black.alpha)[..., None], (12, 20, 3)), atol=1e-6)
+
+
+def test_each_frame_has_the_gradient_of_its_own_background():
+  scene = make_scene(dataclasses.replace(SPEC, batch=3))
+  arrays = {key: jnp.asarray(scene[key]) for key in ARRAYS}
+  weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12, 20, 3)), jnp.float32)
+  gradient = jax.grad(lambda b: jnp.sum(weights * draw(**arrays, background=b).image))(jnp.zeros((3, 3)))
+  transmittance = 1 - draw(**arrays).alpha
+  np.testing.assert_allclose(gradient, jnp.sum(transmittance[..., None] * weights, axis=(1, 2)), rtol=1e-4, atol=1e-4)
 
 
 def test_a_camera_that_is_not_finite_is_said(scene):
