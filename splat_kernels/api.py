@@ -43,7 +43,7 @@ def project(
   cameras.check_shutter(camera, config)
   arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "covariances": covariances}
   arrays = {name: a for name, a in arrays.items() if a is not None} | cameras.arrays_of(camera)
-  batch = arguments.batch_shape(*(a.shape[: a.ndim - _RANKS[name]] for name, a in arrays.items()))
+  batch = arguments.leading_shape(arrays, _RANKS)
   return arguments.over_explicit_mesh(functools.partial(_project, camera=camera, config=config), batch, arrays, _RANKS)
 
 
@@ -58,7 +58,7 @@ def _project(arrays: dict[str, Array], camera: Camera, config: Config) -> Projec
 @functools.partial(jax.jit, static_argnames=("camera", "config"))
 def _project_static(arrays: dict[str, Array], camera: Camera, config: Config) -> Projected:
   """`project` after all checks; `camera` without its arrays."""
-  batch = arguments.batch_shape(*(a.shape[: a.ndim - _RANKS[name]] for name, a in arrays.items()))
+  batch = arguments.leading_shape(arrays, _RANKS)
   dtype = jnp.promote_types(jnp.result_type(*arrays.values()), jnp.float32)
   flat = {name: arguments.flatten(batch, a.astype(dtype), _RANKS[name]) for name, a in arrays.items()}
 
@@ -124,9 +124,8 @@ def rasterize(
   num = means.shape[-2]
   colors = _check_colors(colors, sh_degree, num)
   color_rank = 2 if sh_degree is None else 3
-  leading = [a.shape[:-2] for a in (means, quats, scales)]
-  leading += [a.shape[: a.ndim - _RANKS[name]] for name, a in cameras.arrays_of(camera).items()]
-  arguments.batch_shape(*leading, opacities.shape[:-1], colors.shape[:-color_rank])
+  arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
+  arguments.leading_shape(arrays | cameras.arrays_of(camera), _RANKS | {"colors": color_rank})
   dtype = jnp.result_type(means, quats, scales, opacities, colors)
 
   finite = _finite(means, quats, scales, opacities, colors, camera, color_rank=color_rank)
@@ -187,7 +186,7 @@ def _features(colors, means, camera: Camera, projected: Projected, sh_degree: in
   ranks = {"colors": 2 if sh_degree is None else 3, "radii": 1, "depths": 1, "means": 2, "world_to_camera": 2}
   if sh_degree is not None:
     arrays |= {"means": means, "world_to_camera": camera.world_to_camera}
-  batch = arguments.batch_shape(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))
+  batch = arguments.leading_shape(arrays, ranks)
   shade = functools.partial(_shade, sh_degree=sh_degree, with_depth=with_depth)
   return arguments.over_explicit_mesh(shade, batch, arrays, ranks)
 

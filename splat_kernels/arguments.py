@@ -1,6 +1,5 @@
 """What callers pass, as arrays: checked by name, broadcast, flattened to one batch dimension, spread over a mesh."""
 
-import functools
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -72,6 +71,15 @@ def batch_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     raise ValueError(f"leading dimensions must broadcast, but are {shapes}") from e
 
 
+def leading_shape(arrays: Mapping[str, jax.Array], ranks: Mapping[str, int]) -> tuple[int, ...]:
+  """What the leading dimensions of all arrays broadcast to; `ranks` says how many of each are not leading.
+
+  Raises:
+    ValueError: if they do not.
+  """
+  return batch_shape(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))
+
+
 def flatten(batch: tuple[int, ...], array, rank: int):
   """(*b, …) to (B, …), where the last `rank` dimensions stay."""
   kept = array.shape[array.ndim - rank :]
@@ -113,10 +121,3 @@ def over_explicit_mesh(
   spread = {name: jax.sharding.reshard(jnp.broadcast_to(a, batch + kept[name]), frames) for name, a in arrays.items()}
   # JAX's interpreter of Pallas kernels is refused under `check_vma`; here everything varies over the mesh anyway.
   return jax.shard_map(draw, mesh=mesh, in_specs=(frames,), out_specs=frames, check_vma=False)(spread)
-
-
-def all_finite(*arrays: jax.Array) -> jax.Array:
-  """Whether all numbers of a Gaussian are finite, in all of the arrays (B, N, …): (B, N)."""
-  return functools.reduce(
-      jnp.logical_and, (jnp.all(jnp.isfinite(a), axis=tuple(range(2, a.ndim))) for a in arrays)
-  )

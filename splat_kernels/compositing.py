@@ -81,7 +81,7 @@ def composite(
     arrays["means2d_abs"] = arguments.floats("means2d_abs_offset", means2d_abs_offset, (num, 2))
   ranks = RANKS | ({"background": 3} if background is not None and per_pixel else {})
 
-  batch = arguments.batch_shape(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))
+  batch = arguments.leading_shape(arrays, ranks)
   floating = {name: a for name, a in arrays.items() if jnp.issubdtype(a.dtype, jnp.floating)}
   dtype = jnp.promote_types(jnp.result_type(*floating.values()), jnp.float32)
   device = _device_of(arrays.values())
@@ -170,7 +170,7 @@ def _composite(arrays, ranks, batch, dtype, static: dict) -> Composited:
   out_dtype = arrays["features"].dtype
 
   def draw_flat(arrays: dict) -> Composited:
-    local = arguments.batch_shape(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))
+    local = arguments.leading_shape(arrays, ranks)
     cast = lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
     flat = {name: arguments.flatten(local, cast(a), ranks[name]) for name, a in arrays.items()}
     output = _draw(flat, **static)

@@ -15,12 +15,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from splat_kernels.platforms import platform_of
 from splat_kernels.types import Config, Projected
 
 
 @runtime_checkable
 class Implementation(Protocol):
-  """Composites projected Gaussians. `tiled.Tiled` is one but for two loops."""
+  """Composites projected Gaussians. `tiled.Tiled` is one but for two loops. A subclass has no limits it does not name.
+
+  Attributes:
+    name: by which it is chosen.
+  """
 
   name: str
 
@@ -31,10 +36,11 @@ class Implementation(Protocol):
     """Why this cannot compute in a dtype of float32 or better; None if it can."""
 
   def most_channels(self, config: Config, *, absolute: bool = False) -> int | None:
-    """How many features can be drawn at a time, with absolute gradients at all; None: any number."""
+    """How many features (depth is one) can be drawn at a time; more are drawn in groups, but not where gradients are
+    `absolute`. None: any number."""
 
   def most_tiles(self, config: Config) -> int | None:
-    """How many tiles of all frames can be drawn at a time; None: any number."""
+    """How many tiles of all frames can be drawn at a time; more frames are drawn in groups. None: any number."""
 
   def composite(
       self,
@@ -129,8 +135,8 @@ def choose(
     ValueError: if none can, with the reasons of each.
   """
   if implementation is None:
-    platform = "gpu" if device.platform in ("cuda", "rocm") else device.platform
-    implementation = [name for name, platforms in reversed(_DEFAULTS.items()) if platform in platforms] or ["xla"]
+    on = platform_of(device)
+    implementation = [name for name, platforms in reversed(_DEFAULTS.items()) if on in platforms] or ["xla"]
   if isinstance(implementation, str) or isinstance(implementation, Implementation):
     implementation = [implementation]
   reasons = []

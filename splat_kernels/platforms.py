@@ -16,14 +16,18 @@ def current_device() -> jax.Device:
 
 
 def current_platform() -> str:
-  """ "cpu", "gpu" or "tpu", of `current_device`."""
-  platform = current_device().platform
-  return "gpu" if platform in ("cuda", "rocm") else platform
+  """`platform_of` the `current_device`."""
+  return platform_of(current_device())
+
+
+def platform_of(device: jax.Device) -> str:
+  """ "cpu", "gpu" or "tpu"."""
+  return "gpu" if device.platform in ("cuda", "rocm") else device.platform
 
 
 def needs_nvidia(device: jax.Device, generation: int) -> str | None:
   """Why a device is not an NVIDIA GPU of at least a compute capability; None if it is."""
-  if device.platform not in ("gpu", "cuda"):
+  if platform_of(device) != "gpu":
     return f"needs an NVIDIA GPU, not {device.platform}"
   capability = str(getattr(device, "compute_capability", ""))
   major = capability.split(".")[0]

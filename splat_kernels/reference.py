@@ -10,25 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from splat_kernels.binning import tile_box
+from splat_kernels.implementations import Implementation
 from splat_kernels.types import Config, Projected
 
 
-class Reference:
-  """See `implementations.Implementation`. Pairs are counted by boxes: at least what tile-based implementations need."""
+class Reference(Implementation):
+  """See `Implementation`; has no limits. Pairs are counted by boxes: at least what tile-based implementations need."""
 
   name = "reference"
-
-  def unsupported(self, device: jax.Device, config: Config) -> str | None:
-    del device, config
-
-  def unsupported_dtype(self, dtype: jnp.dtype) -> str | None:
-    del dtype
-
-  def most_channels(self, config: Config, *, absolute: bool = False) -> int | None:
-    del config, absolute
-
-  def most_tiles(self, config: Config) -> int | None:
-    del config
 
   def composite(
       self,

@@ -19,12 +19,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from splat_kernels.binning import make_bins
+from splat_kernels.implementations import Implementation
 from splat_kernels.stages import columns, stage
 from splat_kernels.tiles import count_tiles, tile, tile_centres, untile
 from splat_kernels.types import Config, Projected
 
 
-class Tiled(abc.ABC):
+class Tiled(Implementation):
   """How an implementation goes through the tiles' lists. One object per implementation: it is a static argument.
 
   Letters: J chunks of K slots, BT tiles of all frames, P pixels of a tile, C channels.
@@ -36,7 +37,6 @@ class Tiled(abc.ABC):
   polynomial. In empty slots ln alpha is below -800 everywhere, and they must come out as skipped.
 
   Attributes:
-    name: by which it is chosen.
     scale: of the table's exponent, see above.
     transposed: whether table and moments have one row per number, (7 + C, J * K) and (8 + C, J * K), instead of one
       per slot, (J, K, 7 + C) and (J, K, 8 + C).
@@ -44,7 +44,6 @@ class Tiled(abc.ABC):
     has_second_order: whether JAX can differentiate `forward` and `backward` (forward mode, for Hessian-vector products).
   """
 
-  name: str
   scale: float
   transposed = False
   has_absolute = True
@@ -57,15 +56,6 @@ class Tiled(abc.ABC):
   def unsupported_dtype(self, dtype: jnp.dtype) -> str | None:
     """Why this cannot compute in a dtype of float32 or better; None if it can."""
     return None if dtype == jnp.float32 else f"computes in float32, not {dtype}"
-
-  def most_channels(self, config: Config, *, absolute: bool = False) -> int | None:
-    """How many channels can be drawn at a time; more are drawn in groups, but not where gradients are `absolute`. None:
-    any number. Includes depth."""
-    del config, absolute
-
-  def most_tiles(self, config: Config) -> int | None:
-    """How many tiles of all frames can be drawn at a time; more frames are drawn in groups. None: any number."""
-    del config
 
   @abc.abstractmethod
   def make_lists(self, bins, num: int, config: Config) -> Any:

@@ -64,7 +64,7 @@ def contributors(
     columns, rows = tile_grid(width, height, config.tile_size)
     arrays["tile_mask"] = arguments.array("tile_mask", tile_mask, (rows, columns)).astype(bool)
   arrays = jax.lax.stop_gradient(arrays)
-  batch = arguments.batch_shape(*(a.shape[: a.ndim - RANKS[name]] for name, a in arrays.items()))
+  batch = arguments.leading_shape(arrays, RANKS)
 
   def draw(capacity: int) -> Contributors:
     look = functools.partial(
@@ -79,7 +79,7 @@ def contributors(
 def _look(
     arrays: dict[str, Array], *, support: str, width: int, height: int, config: Config, capacity: int
 ) -> Contributors:
-  batch = arguments.batch_shape(*(a.shape[: a.ndim - RANKS[name]] for name, a in arrays.items()))
+  batch = arguments.leading_shape(arrays, RANKS)
   flat = {name: arguments.flatten(batch, a, RANKS[name]) for name, a in arrays.items()}
   tile_mask = flat.pop("tile_mask", None)
   projected = Projected(**flat, support=support)
