@@ -113,7 +113,7 @@ def test_devices_it_cannot_draw_on():
   assert triton.unsupported(device("cuda", "10.0"), CONFIG) is None
   assert triton.unsupported(device("gpu", "7.5", "Tesla T4"), CONFIG) == "needs compute capability 8.0, Tesla T4 has 7.5"
   assert triton.unsupported(device("gpu", "gfx90a", "MI250"), CONFIG) == "needs an NVIDIA GPU, not MI250 (gfx90a)"
-  assert triton.unsupported(device("rocm", "gfx90a"), CONFIG) == "needs an NVIDIA GPU, not rocm"
+  assert triton.unsupported(device("rocm", "gfx90a"), CONFIG) == "needs an NVIDIA GPU, not a card (gfx90a)"
   assert triton.unsupported(device("cpu", ""), CONFIG) == "needs an NVIDIA GPU, not cpu"
   chosen = lambda device: implementations.choose(None, device, jnp.dtype("float32"), CONFIG).name
   assert chosen(device("gpu", "8.0")) == "pallas_triton" and chosen(device("gpu", "gfx90a")) == "xla"
