@@ -2,6 +2,7 @@
 
     make compare                                              all baselines on the embedded conversations, three seeds each
     make compare VARIANTS="full plain_eq5" SEEDS=0            some of them
+    make ablations                                            whole runs: the paper's Tables 4 and 5
     python train.py --config=configs/demo.py:dualtalk ...     one
 
 All are trained by the same loop, on the same batches, for the same steps, by the same rates.
@@ -53,6 +54,12 @@ PAPER = {
     "joint.avatar_warmup": 10,
 }
 
+# Offsets (Eq. 8) at a rate at which they learn. At the demo's they do not: see docs/ablations.md.
+_OFFSETS = {"joint.offsets_learning_rate": 1e-3}
+_MOTION_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "time", "motion")}
+# The film as a worse tracker has it: what tools/degrade_tracking.py writes.
+_DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
+
 # By name: the row's title in tables, and what is other than in the config itself.
 VARIANTS = {
     "full": ("RSATalker, stage 1", {}),
@@ -77,10 +84,37 @@ VARIANTS = {
     "no_lips": ("without the lips' term", {"motion.loss.lips": 0.0}),
     # Seeing no future, to answer while a conversation goes on (docs/streaming.md).
     "causal": ("RSATalker, causal", {"generator.causal": True, "speech.causal": True}),
+    # The paper's ablation (Tables 4, 5): whole stages; no_relation above is its "w/o SAM".
+    "no_motion_stage": ("RSATalker without stage 1", {"stages": ("avatar", "joint")}),
+    "no_avatar_stage": ("RSATalker without stage 2", {"stages": ("motion", "joint")}),
+    # What offsets are worth, on films that are tracked exactly and on films that are not.
+    "no_offsets": ("no offsets", {"joint.offsets_learning_rate": 0.0}),
+    "offsets": ("c = GON(q, t)", _OFFSETS),
+    "motion_offsets": ("c = GON(q, t, m)", _MOTION_OFFSETS),
+    "degraded": ("no offsets, worse tracking", _DEGRADED | {"joint.offsets_learning_rate": 0.0}),
+    "degraded_offsets": ("c = GON(q, t), worse tracking", _DEGRADED | _OFFSETS),
+    "degraded_motion_offsets": ("c = GON(q, t, m), worse tracking", _DEGRADED | _MOTION_OFFSETS),
     # How Gaussians come to where they are needed (stage 2; benchmarks/avatar_quality.py). Several people's avatars are
     # trained with "fixed".
     "fixed": ("RSATalker, no density control", {"density.way": "none", "gaussians.capacity": None}),
     "mcmc": ("RSATalker, MCMC", {"density.way": "mcmc"}),
+}
+
+
+# Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other
+# variants of the same seed, since it would train the same again.
+ABLATIONS = {
+    "full": {},
+    "no_relation": {"avatar": "full"},
+    "no_motion_stage": {"avatar": "full"},
+    "no_avatar_stage": {"motion": "full"},
+    "paper": {},
+    "no_offsets": {"motion": "full", "avatar": "full"},
+    "offsets": {"motion": "full", "avatar": "full"},
+    "motion_offsets": {"motion": "full", "avatar": "full"},
+    "degraded": {"motion": "full"},
+    "degraded_offsets": {"motion": "full", "avatar": "degraded"},
+    "degraded_motion_offsets": {"motion": "full", "avatar": "degraded"},
 }
 
 

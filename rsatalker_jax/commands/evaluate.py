@@ -25,6 +25,7 @@ from rsatalker_jax.head import FlamePose, LipOpening, make_lip_opening, pose_for
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters, load_run, workdir as workdirs
 from rsatalker_jax.talker import Talker, render_sequence
+from rsatalker_jax.types import Motion
 
 _SHEET_FRAMES = 6
 _TRUTH, _CONSTANT = "true motion", "constant training mean"
@@ -240,21 +241,23 @@ class Footage:
     lengths = [len(places) for places in chosen]
     return cls(run, films[0].capture, _name_films(films), lengths, join("items"), films, join("frames"))
 
-  def generated_pose(self, run: TrainedRun, flame: FlamePose) -> FlamePose:
-    """Motion that a run generates, on the bodies that were filmed."""
-    starts = np.cumsum([0, *self.lengths])
-    motions, alignments = [], []
-    for film, start, length in zip(self.films, starts, self.lengths):
-      motions.append(run.generate(film.clip)[self.frames[start : start + length]])
-      alignments.append(np.tile(film.alignment, (length, 1)))
-    return jax.device_get(pose_for(np.concatenate(motions), flame, np.concatenate(alignments)))
+  def motion(self, of: Callable[[MotionClip], Motion]) -> Motion:
+    """Of the frames, from the motion of whole clips."""
+    parts = np.split(self.frames, np.cumsum(self.lengths)[:-1])
+    return np.concatenate([of(film.clip)[frames] for film, frames in zip(self.films, parts)])
 
-  def offsets(self, run: TrainedRun):
-    """A run's offsets for the frames, as `render_sequence` wants them."""
+  def pose(self, motion: Motion, flame: FlamePose) -> FlamePose:
+    """A motion of the frames, on the bodies that were filmed."""
+    alignments = [np.tile(film.alignment, (length, 1)) for film, length in zip(self.films, self.lengths)]
+    return jax.device_get(pose_for(motion, flame, np.concatenate(alignments)))
+
+  def offsets(self, run: TrainedRun, motion: Motion | None = None):
+    """A run's offsets for the frames in a motion, the true one if not given, as `render_sequence` wants them."""
     if not self.films:
       return None
+    motion = self.motion(lambda clip: clip.motion_b) if motion is None else motion
     relations = [np.tile(film.clip.relation, (length, 1)) for film, length in zip(self.films, self.lengths)]
-    return run.gaussian_offsets(np.concatenate(relations), self.frames)
+    return run.gaussian_offsets(np.concatenate(relations), self.frames, motion)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,14 +354,14 @@ def _score_footage(
 ) -> tuple[dict[str, Rows], np.ndarray]:
   """Image metrics by film and row, and the sheet."""
   film = Film.read(footage.capture, footage.items)
-  poses = {_TRACKED: (footage.run, film.flame)}
+  run = footage.run
+  rendered = {_TRACKED: film.render(run.talker, run.avatar, film.flame, footage.offsets(run))}
   if footage.films:
-    poses[_GENERATED] = footage.run, footage.generated_pose(footage.run, film.flame)
-    if earlier is not None:
-      poses[_BEFORE_JOINT] = earlier, footage.generated_pose(earlier, film.flame)
-  rendered = {
-      title: film.render(run.talker, run.avatar, flame, footage.offsets(run)) for title, (run, flame) in poses.items()
-  }
+    for title, other in {_GENERATED: run, _BEFORE_JOINT: earlier}.items():
+      if other is not None:
+        motion = footage.motion(other.generate)
+        pose = footage.pose(motion, film.flame)
+        rendered[title] = film.render(other.talker, other.avatar, pose, footage.offsets(other, motion))
   ends = np.cumsum(footage.lengths)
   rows: dict[str, Rows] = {name: {} for name in footage.names}
   for title, images in rendered.items():

@@ -38,7 +38,9 @@ def _define_train() -> None:
   _define_config("What to train.")
   flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
   flags.DEFINE_enum("stage", None, ["motion", "avatar", "joint"], "One stage alone; all of them by default.")
-  flags.DEFINE_string("init_from", None, "A run whose parameters to start from.")
+  flags.DEFINE_multi_string(
+      "init_from", [], "A run whose parameters to start from; RUN:motion,avatar takes only these stages of it. Of several the last wins."
+  )
   flags.DEFINE_bool("allow_unfinished", False, "Start a stage from an earlier one that has not reached its last step.")
   flags.mark_flags_as_required(["config", "workdir"])
 

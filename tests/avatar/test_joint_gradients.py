@@ -10,6 +10,7 @@ from rsatalker_jax.avatar import init_avatar, render_frames
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.motion import MotionGenerator
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
+from rsatalker_jax.social.networks import OFFSET_INPUTS
 from test_avatar import front_camera, make_head
 
 FRAMES = 4
@@ -32,7 +33,7 @@ def test_pixels_reach_the_generator_and_the_social_networks():
         features=8, heads=2, reach=2, encoder_layers=1, decoder_layers=1, speech_hidden=8,
         social_norm=True, dropout=0.0, dtype="float64",
     )  # fmt: skip
-    generator, offset_net = MotionGenerator(config), GaussianOffsetNet(head.faces.shape[0], hidden=4)
+    generator, offset_net = MotionGenerator(config), GaussianOffsetNet(head.faces.shape[0], hidden=4, inputs=OFFSET_INPUTS)
     social_module, relation = SocialModule(8, relation_features=4, hidden=8), jnp.array([1, 0])
     speech_a, speech_b = (jnp.array(r.normal(size=(FRAMES, 3))) for _ in range(2))
     given = speech_a, jnp.array(0.2 * r.normal(size=(FRAMES, 56))), speech_b
@@ -42,7 +43,7 @@ def test_pixels_reach_the_generator_and_the_social_networks():
     # Layers that start at zero would hide what lies before them.
     noisy = lambda tree, size: jax.tree.map(lambda x: x + size * r.normal(size=x.shape), tree)
     query = jnp.zeros((1, 8))
-    offsets = noisy(to64(offset_net.init(jax.random.key(1), query, jnp.zeros(1)))["params"], 1e-3)
+    offsets = noisy(to64(offset_net.init(jax.random.key(1), query, jnp.zeros(1), jnp.zeros((1, 56))))["params"], 1e-3)
     weights = jnp.array(r.normal(size=(FRAMES, 16, 16, 3)))
     # No cut-offs within reach of the differences: they would make the rendering a little discontinuous.
     raster = splat_kernels.Config(alpha_min=1e-12, transmittance_min=1e-12)
@@ -51,7 +52,7 @@ def test_pixels_reach_the_generator_and_the_social_networks():
       variables = {"params": inputs["generator"], "statistics": statistics}
       motion = generator.apply(variables, *given, social_module.apply({"params": inputs["social"]}, relation))
       query = social_module.apply({"params": inputs["social"]}, relation, method="query")
-      c = offset_net.apply({"params": inputs["offsets"]}, jnp.tile(query, (FRAMES, 1)), jnp.arange(float(FRAMES)))
+      c = offset_net.apply({"params": inputs["offsets"]}, jnp.tile(query, (FRAMES, 1)), jnp.arange(float(FRAMES)), motion)
       flame = pose_for(motion)
       output = render_frames(avatar, head, flame, c, camera, config=raster, implementation="reference")
       return jnp.sum(weights * output.image)

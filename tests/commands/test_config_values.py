@@ -22,6 +22,8 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import load_head
 from rsatalker_jax.head.regions import FLAME_REGIONS
 from rsatalker_jax.motion import MotionConfig
+from rsatalker_jax.runs import STAGES
+from rsatalker_jax.social.networks import OFFSET_INPUTS
 from rsatalker_jax.training.losses import MotionLossWeights
 from rsatalker_jax.training.loop import Watching
 
@@ -76,6 +78,8 @@ def another(key, value):
       "evaluation.lpips_nets": ("alex", "vgg"),
       "head.masks": "masks.pkl",
       "mesh.data": 2,
+      "stages": ("avatar", "joint"),
+      "social.offsets_inputs": ("relation", "time", "motion"),
   }
   if key in special:
     return special[key]
@@ -205,6 +209,8 @@ WRONG = {
     "logging.checkpoint_every": [0],
     "logging.pictures_every": [0],
     "evaluation.frames": [0, 1],
+    "stages": [(), ("joint", "motion"), ("motion", "motion"), "motion", ("motion", "final"), None],
+    "social.offsets_inputs": [(), ("motion", "motion"), ("pose",), "motion", None, (["motion"],)],
     "evaluation.lpips_nets": [("squeeze",), "alex", ("alex", "alex"), (["alex"],)],
     "evaluation.title": ["", "a | b", "a\nb"],
 }
@@ -273,6 +279,8 @@ def test_names_in_the_rules_are_those_of_the_code():
   VALUES = {*splat_kernels.implementations.names(), "cuda", "gsplat"}
   accepts = lambda key, value: RULES[key.split(".")[0]][key.split(".")[1]].accepts(value)
   assert names("render.implementation") == set(splat_kernels.implementations.names())
+  assert names("social.offsets_inputs") == set() and accepts("social.offsets_inputs", OFFSET_INPUTS)
+  assert RULES["stages"].accepts(STAGES)
   sizes = set()
   for size in range(70):
     try:

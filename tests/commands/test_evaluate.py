@@ -120,10 +120,12 @@ def test_each_film_is_scored_by_its_own_frames(scored, trained, world):
   flame = jax.tree.map(lambda *x: np.stack(x), *[item["flame"] for item in shown])
   stack = lambda name: np.stack([item[name] for item in shown])
   camera = splat_kernels.Camera(stack("world_to_camera"), stack("intrinsics"), capture.width, capture.height)
-  offsets = run.gaussian_offsets(clip.relation, frames)(np.arange(2))
-  draw = jax.jit(lambda flame: run.talker.render(run.avatar, flame, camera, offsets).image)
-  for title, pose in (("tracked motion", flame), ("generated motion", pose_for(run.generate(clip)[frames], flame))):
-    expected = float(np.mean(image_metrics.psnr(draw(pose), stack("image"))))
+  draw = jax.jit(lambda flame, offsets: run.talker.render(run.avatar, flame, camera, offsets).image)
+  generated = run.generate(clip)[frames]
+  moving = {"tracked motion": (flame, clip.motion_b[frames]), "generated motion": (pose_for(generated, flame), generated)}
+  for title, (pose, motion) in moving.items():
+    offsets = run.gaussian_offsets(clip.relation, frames, motion)(np.arange(2))
+    expected = float(np.mean(image_metrics.psnr(draw(pose, offsets), stack("image"))))
     assert results["films"][clip.name][title]["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
@@ -232,13 +234,18 @@ def test_a_bank_is_scored_person_by_person(monkeypatch, world):
     }
 
 
-def test_offsets_are_of_each_films_relation_and_time():
-  clips = [types.SimpleNamespace(clip=types.SimpleNamespace(relation=np.array(relation))) for relation in ([1, 0], [0, -1])]
+def test_offsets_are_of_each_films_relation_time_and_motion():
+  film = lambda relation, first: types.SimpleNamespace(
+      clip=types.SimpleNamespace(relation=np.array(relation), motion_b=first + np.arange(10.0)[:, None])
+  )
   asked = []
-  run = types.SimpleNamespace(gaussian_offsets=lambda relation, times: asked.append((relation.tolist(), times.tolist())))
-  footage = evaluate.Footage(run, None, ["a", "b"], [2, 1], np.arange(3), clips, np.array([5, 9, 7]))
+  run = types.SimpleNamespace(gaussian_offsets=lambda *given: asked.append([x.tolist() for x in given]))
+  films = [film([1, 0], 100.0), film([0, -1], 200.0)]
+  footage = evaluate.Footage(run, None, ["a", "b"], [2, 1], np.arange(3), films, np.array([5, 9, 7]))
   footage.offsets(run)
-  assert asked == [([[1, 0], [1, 0], [0, -1]], [5, 9, 7])]
+  footage.offsets(run, np.ones((3, 1)))
+  relations_and_times = [[[1, 0], [1, 0], [0, -1]], [5, 9, 7]]
+  assert asked == [[*relations_and_times, [[105.0], [109.0], [207.0]]], [*relations_and_times, [[1.0]] * 3]]
 
 
 def test_films_of_one_conversation_are_told_apart_by_their_cameras():
