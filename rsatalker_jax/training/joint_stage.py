@@ -205,12 +205,12 @@ def _make_evaluation(inputs: StageInputs, people: People):
 
   def evaluate(params, buffers):
     scores = motion(params, buffers)
-    generated = {}
+    motions = {}
 
     def motion_of(clip):
-      if clip.name not in generated:
-        generated[clip.name] = talker.generate_clip(params, buffers, clip)
-      return generated[clip.name]
+      if clip.name not in motions:
+        motions[clip.name] = talker.generate_clip(params, buffers, clip)
+      return motions[clip.name]
 
     pairs = []
     for number in range(_VALIDATION_FRAMES):
@@ -226,10 +226,10 @@ def _make_evaluation(inputs: StageInputs, people: People):
       for place in np.unique(np.linspace(0, len(film.frames) - 1, _VALIDATION_FRAMES).round().astype(int)):
         shown = film.read([place])
         frame = int(film.frames[place])
-        motion = motion_of(film.clip)
-        flame = pose_for(motion[frame : frame + 1], shown["flame"], film.alignment[None])
+        generated = motion_of(film.clip)
+        flame = pose_for(generated[frame : frame + 1], shown["flame"], film.alignment[None])
         camera = {name: shown[name] for name in view}
-        pairs.append((draw(params, buffers, flame, camera, film.clip, frame, motion), shown["image"]))
+        pairs.append((draw(params, buffers, flame, camera, film.clip, frame, generated), shown["image"]))
     if pairs:
       scores |= {f"filmed_{name}": value for name, value in frame_validation(pairs).items()}
     return scores

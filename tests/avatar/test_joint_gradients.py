@@ -10,7 +10,6 @@ from rsatalker_jax.avatar import init_avatar, render_frames
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.motion import MotionGenerator
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
-from rsatalker_jax.social.networks import OFFSET_INPUTS
 from test_avatar import front_camera, make_head
 
 FRAMES = 4
@@ -33,7 +32,7 @@ def test_pixels_reach_the_generator_and_the_social_networks():
         features=8, heads=2, reach=2, encoder_layers=1, decoder_layers=1, speech_hidden=8,
         social_norm=True, dropout=0.0, dtype="float64",
     )  # fmt: skip
-    generator, offset_net = MotionGenerator(config), GaussianOffsetNet(head.faces.shape[0], hidden=4, inputs=OFFSET_INPUTS)
+    generator, offset_net = MotionGenerator(config), GaussianOffsetNet(head.faces.shape[0], hidden=4)
     social_module, relation = SocialModule(8, relation_features=4, hidden=8), jnp.array([1, 0])
     speech_a, speech_b = (jnp.array(r.normal(size=(FRAMES, 3))) for _ in range(2))
     given = speech_a, jnp.array(0.2 * r.normal(size=(FRAMES, 56))), speech_b

@@ -138,6 +138,27 @@ def test_our_own_configs_pass(module, variant):
   check_values(module.get_config(variant))
 
 
+@pytest.mark.parametrize("config", [rsatalker.get_config(), demo.get_config("paper")])
+def test_the_paper_is_eq_13_as_it_is_printed(config):
+  joint = config.joint
+  assert (joint.image_weight, joint.position_weight, joint.offset_weight) == (0.5, 0.01, 0.01)
+  assert (joint.tracked_weight, joint.drawn_weight, joint.motion_batch, config.motion.orthogonality) == (0, 0, 0, 0)
+  assert joint.avatar_share == 1.0 and joint.offsets_learning_rate == joint.generator_learning_rate > 1e-6
+  assert not config.motion.social_module and config.motion.loss.plain_norm
+  assert (config.avatar.dssim_weight, config.avatar.lpips_weight, config.avatar.scale_weight) == (0.2, 0.0, 0.0)
+  assert config.avatar.position_threshold == joint.offset_threshold == 1.0
+  assert config.stages == ("motion", "avatar", "joint") and config.social.offsets_inputs == ("relation", "time")
+
+
+def test_variants_can_be_joined():
+  config = rsatalker.get_config("ours+no_relation")
+  assert config.generator.residual and not config.social.enabled
+  assert config.evaluation.title == "RSATalker, this project's form, RSATalker without the social module"
+  assert demo.get_config("paper+ours").motion.loss.plain_norm is False
+  with pytest.raises(ValueError, match="found 'our' behind the colon, expected full, paper"):
+    rsatalker.get_config("paper+our")
+
+
 def test_a_section_may_be_given_whole_and_in_part_where_the_rest_is_none():
   config = read("gaussians.region_density={'scalp': 2.0}", "avatar.flame_learning_rates={}")
   assert config.gaussians.region_density.to_dict() == {"scalp": 2.0}

@@ -236,16 +236,16 @@ def test_a_bank_is_scored_person_by_person(monkeypatch, world):
 
 def test_offsets_are_of_each_films_relation_time_and_motion():
   film = lambda relation, first: types.SimpleNamespace(
-      clip=types.SimpleNamespace(relation=np.array(relation), motion_b=first + np.arange(10.0)[:, None])
+      clip=types.SimpleNamespace(relation=np.array(relation), motion_b=first + np.arange(10.0)[:, None] * np.ones(56))
   )
   asked = []
   run = types.SimpleNamespace(gaussian_offsets=lambda *given: asked.append([x.tolist() for x in given]))
   films = [film([1, 0], 100.0), film([0, -1], 200.0)]
   footage = evaluate.Footage(run, None, ["a", "b"], [2, 1], np.arange(3), films, np.array([5, 9, 7]))
   footage.offsets(run)
-  footage.offsets(run, np.ones((3, 1)))
+  footage.offsets(run, np.ones((3, 56)))
   relations_and_times = [[[1, 0], [1, 0], [0, -1]], [5, 9, 7]]
-  assert asked == [[*relations_and_times, [[105.0], [109.0], [207.0]]], [*relations_and_times, [[1.0]] * 3]]
+  assert asked == [[*relations_and_times, [[105.0] * 56, [109.0] * 56, [207.0] * 56]], [*relations_and_times, [[1.0] * 56] * 3]]
 
 
 def test_films_of_one_conversation_are_told_apart_by_their_cameras():
