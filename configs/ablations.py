@@ -75,7 +75,7 @@ OURS = {
 }
 
 # Offsets (Eq. 8) at a rate at which they learn. At the demo's they do not: see docs/ablations.md.
-_OFFSETS = {"joint.offsets_learning_rate": 1e-3}
+_OFFSETS = {"joint.offsets_learning_rate": 1e-5}
 _MOTION_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "time", "motion")}
 # The film as a worse tracker has it: what tools/degrade_tracking.py writes.
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}

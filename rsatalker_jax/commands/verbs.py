@@ -4,6 +4,7 @@ A verb's `main` chooses JAX's devices before it imports what does the work, sinc
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 
 from absl import flags
@@ -68,7 +69,10 @@ def _evaluate() -> None:
   _use_devices_of(FLAGS.workdir)
   from rsatalker_jax.commands import evaluate
 
-  print(evaluate.score_run(FLAGS.workdir, FLAGS.split, config=config))
+  markdown, violations = evaluate.score_run(FLAGS.workdir, FLAGS.split, config=config)
+  print(markdown)
+  if violations:  # Said already; what holds for every motion does not hold, so the tables are not to be trusted.
+    sys.exit(1)
 
 
 # --- generate
@@ -181,8 +185,8 @@ The same command continues a run that was stopped. Any value of the config can b
 
     python eval.py --workdir=runs/demo [--split=val|test|ood] [--config=configs/demo.py]
 
-What the run has is scored: motion after the motion stage, frames after the avatar stage. Writes results.json, results.md and
-frames.png to <workdir>/evaluation (test) or <workdir>/evaluation/<split>. Motion stages that `make compare` has trained
+What the run has is scored: motion after the motion stage, frames after the avatar stage. Writes results.json, results.md,
+results.tex and frames.png to <workdir>/evaluation (test) or <workdir>/evaluation/<split>. Motion stages that `make compare` has trained
 under <workdir>/compare stand in the same table. The config is the workdir's; one that is given must be the same, but for
 what its sections data and evaluation say, which is used.""",
         _define_evaluate,
