@@ -127,10 +127,14 @@ def test_stages_that_others_have_trained_are_taken_over():
 def test_every_ablation_is_a_variant_and_comes_after_what_it_takes():
   from configs.ablations import ABLATIONS, VARIANTS
 
+  of = {
+      "motion": ("motion.", "generator.", "speech.", "social.enabled", "data.conversations"),
+      "avatar": ("avatar.", "gaussians.", "density.", "data.capture"),
+  }
   for place, (variant, taken) in enumerate(ABLATIONS.items()):
     assert variant in VARIANTS
     for stage, other in taken.items():
       assert list(ABLATIONS).index(other) < place
       # What it takes it would train alike: none of its keys is of that stage, but those that the other has too.
-      changed = {k: v for k, v in VARIANTS[variant][1].items() if k.startswith((f"{stage}.", "data.", "gaussians.", "density."))}
+      changed = {k: v for k, v in VARIANTS[variant][1].items() if k.startswith(of[stage])}
       assert changed.items() <= VARIANTS[other][1].items(), (variant, stage)
