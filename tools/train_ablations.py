@@ -17,7 +17,7 @@ from absl import app, flags
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configs.ablations import ABLATIONS, VARIANTS  # noqa: E402
+from configs.ablations import ABLATIONS, OFFSET_ABLATIONS, VARIANTS  # noqa: E402
 from rsatalker_jax.evaluation import ablations  # noqa: E402
 from rsatalker_jax.runs import load_config  # noqa: E402
 from tools.degrade_tracking import write_degraded  # noqa: E402
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         for command in commands_of(workdir, _CONFIG.value, variant, seed, more):
           run(command)
       if not ablations.is_scored(folder):
-        run([sys.executable, "eval.py", f"--workdir={folder}"])
+        run([sys.executable, "eval.py", f"--workdir={folder}", *["--part=frames"] * (variant in OFFSET_ABLATIONS)])
   print(ablations.write_tables(workdir, list(ABLATIONS)))
 
 

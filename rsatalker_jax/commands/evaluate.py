@@ -38,7 +38,9 @@ from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters,
 _TRUTH, _CONSTANT = "true motion", "constant training mean"
 
 
-def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = None) -> tuple[str, list[str]]:
+def score_run(
+    workdir: str, split: str = "test", *, config: ConfigDict | None = None, part: str | None = None
+) -> tuple[str, list[str]]:
   """Scores a run and writes results.json, results.md, results.tex and, where frames were scored, frames.png.
 
   They are written to <workdir>/evaluation for the split test, to <workdir>/evaluation/<split> for others.
@@ -49,6 +51,7 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
     split: of the conversations and their films: val, test or ood.
     config: the whole config, if it was given. It must be the one that made the run; what may differ and matters here, its
       sections `data` and `evaluation`, is then taken from it.
+    part: "motion" or "frames" alone; None: both.
 
   Returns:
     The Markdown; and a line for each inequality that is violated, which no motion can do: a metric is broken. They, and a
@@ -72,7 +75,9 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
   }
   sections, latex, missing, violations = [], [], [], []
 
-  if "generator" in run.params:
+  if part == "frames":
+    missing.append("motion is not scored: frames alone were asked for")
+  elif "generator" in run.params:
     motion = score_motion(run, split, workdir)
     results |= motion.results()
     sections.append(motion.report())
@@ -81,7 +86,9 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
   else:
     missing.append("motion is not scored: the run has no motion stage")
 
-  frames, reason = _score_frames(runs, workdir, config, split)
+  frames, reason = None, "motion alone was asked for"
+  if part != "motion":
+    frames, reason = _score_frames(runs, workdir, config, split)
   if frames is not None:
     results |= {"frames": frames.rows, "films": frames.by_film, "frames_each": frames.each, "flicker": frames.flicker}
     sections.append(_frame_report(frames, filmed="generator" in run.params))

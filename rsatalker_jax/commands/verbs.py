@@ -61,6 +61,7 @@ def _define_evaluate() -> None:
   _define_config("The config that trained the run, if it is to be compared with the workdir's; its data and evaluation are used.")
   flags.DEFINE_string("workdir", None, "The run to score.")
   flags.DEFINE_enum("split", "test", ["val", "test", "ood"], "Which conversations, and films of them, to score it on.")
+  flags.DEFINE_enum("part", None, ["motion", "frames"], "One part alone; both by default.")
   flags.mark_flags_as_required(["workdir"])
 
 
@@ -69,7 +70,7 @@ def _evaluate() -> None:
   _use_devices_of(FLAGS.workdir)
   from rsatalker_jax.commands import evaluate
 
-  markdown, violations = evaluate.score_run(FLAGS.workdir, FLAGS.split, config=config)
+  markdown, violations = evaluate.score_run(FLAGS.workdir, FLAGS.split, config=config, part=FLAGS.part)
   print(markdown)
   if violations:  # Said already; what holds for every motion does not hold, so the tables are not to be trusted.
     sys.exit(1)
@@ -183,7 +184,7 @@ The same command continues a run that was stopped. Any value of the config can b
     "evaluate": Verb(
         """Scores a trained run on unseen conversations and frames: tables on the screen, JSON, Markdown and a sheet of frames.
 
-    python eval.py --workdir=runs/demo [--split=val|test|ood] [--config=configs/demo.py]
+    python eval.py --workdir=runs/demo [--split=val|test|ood] [--part=motion|frames] [--config=configs/demo.py]
 
 What the run has is scored: motion after the motion stage, frames after the avatar stage. Writes results.json, results.md,
 results.tex and frames.png to <workdir>/evaluation (test) or <workdir>/evaluation/<split>. Motion stages that `make compare` has trained

@@ -108,6 +108,7 @@ def write_tables(workdir: str | os.PathLike, variants: Sequence[str]) -> str:
   }
   differences = {title: cells for title, cells in differences.items() if cells}
   offsets = _offset_rows(runs, titles)
+  motion = {title: cells for title, cells in motion.items() if any(cells)}
   tables = {
       "Ablations, what can be measured of Table 4": Table(list(_AUTOMATIC.values()), motion),
       "Ablations, frames in generated motion (Table 5)": Table(list(_IMAGE.values()), frames),

@@ -214,6 +214,15 @@ def test_a_run_that_took_its_earlier_stages_from_elsewhere(part_of, stages):
   assert "generated motion, before the joint stage" not in results["frames"]
 
 
+def test_one_part_alone(part_of):
+  workdir = part_of("motion", "avatar", "joint")
+  for part, other in (("motion", "frames"), ("frames", "motion")):
+    markdown, _ = evaluate.score_run(workdir, part=part)
+    results, _, sheet = read_results(workdir)
+    assert part in results and other not in results and sheet.exists() == (part == "frames")
+    assert f"{part} alone" in results["missing"][0] and f"{part} alone" in markdown
+
+
 def test_splits(part_of, trained):
   workdir = part_of("motion", "avatar")
   evaluate.score_run(workdir, "val")
