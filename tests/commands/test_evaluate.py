@@ -22,7 +22,7 @@ from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation import image_metrics, scoring, tables
 from rsatalker_jax.head import pose_for
-from rsatalker_jax.runs import load_run
+from rsatalker_jax.runs import load_run, workdir as workdirs
 
 # What people do in the test conversations, for the scores by hand: (B's motion, A's), both directions of both.
 SECOND_FILM = 40  # Frames of the first film; the second one shows the rest.
@@ -246,6 +246,24 @@ def test_cameras_held_out(part_of, world, tmp_path):
   assert list(read_results(workdir)[0]["frames"]) == ["tracked motion"]
   with pytest.raises(InputError, match="no frames of the split val"):
     evaluate.score_run(workdir, "val", config=config)
+
+
+def test_usage(part_of):
+  """Of what was trained, with what was measured where it was."""
+  workdir = part_of("motion", "avatar")
+  path = pathlib.Path(workdir, "avatar", "usage.json")
+  path.write_text(json.dumps({"seconds": 1.5, "steps": 3, "peak_memory_bytes": 7}))
+  usage = workdirs.read_usage(workdir)
+  params = load_run(workdir).params
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  assert usage == {
+      "motion": {"steps": 4, "parameters": {group: size(params[group]) for group in ("generator", "social")}},
+      "avatar": {"seconds": 1.5, "steps": 4, "peak_memory_bytes": 7, "parameters": {"avatar": size(params["avatar"])}},
+  }
+  for content in ("{", "[1]"):
+    path.write_text(content)
+    with pytest.raises(InputError, match="avatar/usage.json: found a .*, expected what the stage took"):
+      workdirs.read_usage(workdir)
 
 
 def test_splits(part_of, trained):

@@ -13,6 +13,8 @@ def test_interval_of_a_mean_is_the_normals():
   assert mean == pytest.approx(differences.mean())
   expected = scipy.stats.norm.interval(0.95, differences.mean(), differences.std() / 20)
   np.testing.assert_allclose([low, high], expected, atol=0.02)  # Quantiles of 4000 draws: 0.005 of spread 0.2.
+  _, low, high = block_bootstrap(differences, block=1, draws=4000)
+  np.testing.assert_allclose([low, high], expected, atol=0.02)
 
 
 def test_the_seed_decides():
