@@ -1,0 +1,138 @@
+"""Results that commands wrote, read back and made into HTML: tables, violated checks, a few figures above all others."""
+
+import html
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import markdown_it
+
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import read_text
+
+# Figures that stand above the tables: row (None: the run's own), score, title with unit, format.
+_FIGURES = (
+    ("motion", None, "mse/expression", "error of expression, MSE ×10", lambda x: f"{10 * x:.4f}"),
+    ("motion", None, "fd/expression", "Fréchet distance of expression", lambda x: f"{x:.4f}"),
+    ("motion", None, "lips/correlation", "lips' opening while speaking, r", lambda x: f"{x:.3f}"),
+    ("motion", None, "relation/accuracy", "relation that a probe recognises", lambda x: f"{100 * x:.0f} %"),
+    ("frames", "generated motion", "psnr", "frames, generated motion, PSNR", lambda x: f"{x:.2f} dB"),
+    ("frames", "tracked motion", "psnr", "frames, tracked motion, PSNR", lambda x: f"{x:.2f} dB"),
+)
+
+
+def read_results(folder: str | os.PathLike) -> dict[str, Any] | None:
+  """results.json of an evaluation's folder, with the text of results.md as "markdown"; None where there is none.
+
+  Raises:
+    InputError: it is damaged, or not what evaluating writes.
+  """
+  path = pathlib.Path(folder) / "results.json"
+  if not path.exists():
+    return None
+  results = read_object(path, "the results that evaluating a run writes")
+  beside = path.with_suffix(".md")
+  return results | {"markdown": read_text(beside, "results as Markdown") if beside.exists() else None}
+
+
+def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
+  """The object in a JSON file.
+
+  Raises:
+    InputError: there is no such file, no JSON or no object in it.
+  """
+  try:
+    value = json.loads(read_text(path, expected))
+  except (ValueError, RecursionError) as error:
+    if isinstance(error, InputError):
+      raise
+    raise InputError(path, "", f"damaged JSON ({error})", expected) from None
+  if not isinstance(value, dict):
+    raise InputError(path, "", f"a {type(value).__name__}", expected)
+  return value
+
+
+def check_versions(results: Mapping[str, Mapping[str, Any]]) -> None:
+  """Looks whether results, by the folder of their run, are by the same definitions of metrics: only those are compared.
+
+  Raises:
+    InputError: names the first whose `metrics_version` differs from the first one's.
+  """
+  versions = [(run, found.get("metrics_version")) for run, found in results.items()]
+  for run, version in versions[1:]:
+    if version != versions[0][1]:
+      path = pathlib.Path(run) / "evaluation" / "results.json"
+      raise InputError(path, "metrics_version", _say(version), f"{_say(versions[0][1])}, as {versions[0][0]}: evaluate both again")
+
+
+def _say(version: Any) -> str:
+  return "none" if version is None else str(version)
+
+
+def to_html(markdown: str) -> str:
+  """Markdown as HTML: tables can be scrolled sideways, and of what it holds nothing is obeyed, HTML, links and pictures."""
+  renderer = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
+  renderer.disable(["link", "image", "autolink", "html_inline", "html_block", "reference"])
+  page = renderer.render(markdown)
+  opening = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
+  return page.replace("<table>", opening).replace("</table>", "</table></div>")
+
+
+def draw_figures(results: Mapping[str, Any]) -> str:
+  """The few figures above all others, of those that the results have; mean over seeds."""
+  cells = []
+  for section, row, score, title, show in _FIGURES:
+    rows = results.get(section, {})
+    row = results.get("title") if row is None and results.get("title") in rows else row
+    if row is None:  # Results without a title: the first row that is not the truth's.
+      row = next((name for name in rows if name != "true motion"), None)
+    value = _mean(rows.get(row), score)
+    if value is not None:
+      cells.append(f"<div><dd>{show(value)}</dd><dt>{html.escape(title)}</dt></div>")
+  return f'<dl class="figures">{"".join(cells)}</dl>' if cells else ""
+
+
+def _mean(row: Any, score: str) -> float | None:
+  """The mean over seeds of a score; a row is a list of scores, one for each seed, or one alone."""
+  seeds = row if isinstance(row, list) else [row]
+  values = [seed[score] for seed in seeds if isinstance(seed, dict) and isinstance(seed.get(score), (int, float))]
+  return sum(values) / len(values) if values and all(map(math.isfinite, values)) else None
+
+
+def draw_comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """A table of the same figures for several runs, by title."""
+  columns = [(section, row, score, title) for section, row, score, title, _ in _FIGURES]
+  shown = {_FIGURES[i][2:4]: _FIGURES[i][4] for i in range(len(_FIGURES))}
+  head = "".join(f"<th>{html.escape(title)}</th>" for *_, title in columns)
+  lines = []
+  for run, found in results.items():
+    cells = []
+    for section, row, score, title in columns:
+      rows = found.get(section, {})
+      name = row or next((name for name in rows if name != "true motion"), None)
+      value = _mean(rows.get(name), score)
+      cells.append(f"<td>{'–' if value is None else shown[score, title](value)}</td>")
+    lines.append(f"<tr><th>{html.escape(run)}</th>{''.join(cells)}</tr>")
+  return (
+      '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
+      f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+  )
+
+
+def draw_checks(checks: Mapping[str, Sequence[str] | None]) -> str:
+  """A banner of all violated checks, by run; quiet where all hold, and plain where a run's results have none."""
+  violated = [(run, line) for run, lines in checks.items() for line in lines or ()]
+  unknown = [run for run, lines in checks.items() if lines is None]
+  parts = []
+  if violated:
+    lines = "".join(f"<li><b>{html.escape(run)}</b>: {html.escape(line)}</li>" for run, line in violated)
+    count = f"{len(violated)} check{'s' * (len(violated) > 1)} violated"
+    parts.append(f'<div class="alarm" role="alert"><h3>{count}: do not trust these tables</h3><ul>{lines}</ul></div>')
+  elif len(unknown) < len(checks):
+    parts.append('<p class="fine">All checks of the results hold.</p>')
+  if unknown:
+    parts.append(f'<p class="note">Without checks in their results: {html.escape(", ".join(unknown))}.</p>')
+  return "".join(parts)
