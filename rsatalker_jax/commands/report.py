@@ -54,17 +54,18 @@ def write_report(workdir: str, out: str | None = None, *, person: str | None = N
   files = dict(zip(plan.pictures, scenes.draw_pictures(plan.pictures, pathlib.Path(workdir) / "report", progress)))
   charts = MotionCharts(cast, test)
   show = lambda reel: reels.show_reel(reel, files[reel.picture], cast, charts)
+  legend = charts.legend() if moments else ""
   title = run.config.evaluation.title
   page.write_page(
       path,
       title=title,
       subtitle=" · ".join(filter(None, [workdir, run.stages, test.source.summary() if test.source else ""])),
-      hero=show(plan.hero) if plan.hero else "",
+      hero=show(plan.hero) + legend if plan.hero else "",
       sections=[
           page.Section("results", "Results", tables),
           page.Section("losses", "Loss curves", curves),
           page.Section("motion", "Motion against truth", draw_conversations(charts, moments) if moments else ""),
-          page.Section("videos", "Videos", reels.show_reels([(reel, show(reel)) for reel in plan.reels])),
+          page.Section("videos", "Videos", reels.show_reels([(reel, show(reel)) for reel in plan.reels], legend)),
           page.Section("sheets", "Truth and error", "".join(reels.show_sheet(sheet, files[sheet]) for sheet in plan.sheets)),
           page.Section("missing", "What is missing", "".join(f"<p>{html.escape(line)}</p>" for line in missing)),
       ],

@@ -35,10 +35,17 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """One box: what is measured, in which unit, and its curves."""
+  """One box.
+
+  Attributes:
+    label: what is measured, and in which unit.
+    lines: the curves; the last one lies above the others.
+    log: whether the axis is logarithmic, if all values are above zero and spread over more than a factor of 20.
+  """
 
   label: str
   lines: Sequence[Line]
+  log: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Axis:
   end: float
   log: bool = False
 
-  def place(self, values: Num[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+  def place(self, values: float | np.ndarray) -> np.ndarray:
     """Where values are drawn."""
     scale = np.log if self.log else np.asarray
     least, most, values = scale(self.least), scale(self.most), scale(np.asarray(values, np.float64))
@@ -94,8 +101,6 @@ def draw_figure(
     height: int = 84,
 ) -> str:
   """Panels below each other over the same x, as one <svg>; empty if no panel has a finite value.
-
-  A panel whose values are all above zero and spread over more than a factor of 20 has a logarithmic axis.
 
   Args:
     panels: from top to bottom; one without a finite value is left out.
@@ -129,9 +134,9 @@ def draw_figure(
   for tick in x_ticks:
     parts.append(_text(x_axis.place(tick), bottom + 14, _number(tick), "x-tick"))
   parts.append(_text((_LEFT + width - _RIGHT) / 2, bottom + 30, x_label, "x-label"))
-  # The page's script moves this line along with a video.
+  # The page's script moves this line along with a video, whose time begins where the axis does.
   per_unit = (x_axis.end - x_axis.start) / (x_range[1] - x_range[0])
-  parts.append(f'<line class="now" x1="{_LEFT}" x2="{_LEFT}" y1="0" y2="{bottom}" data-least="{x_range[0]:g}" '
+  parts.append(f'<line class="now" x1="{_LEFT}" x2="{_LEFT}" y1="0" y2="{bottom}" '
                f'data-start="{_LEFT}" data-per-unit="{per_unit:.6g}"/>')
   return (
       f'<svg class="figure" role="img" viewBox="0 0 {width} {bottom + _AXIS}" aria-label="{html.escape(title)}">'
@@ -151,7 +156,7 @@ def draw_legend(entries: Sequence[tuple[str, str]]) -> str:
 def _draw_panel(panel: Panel, x_axis: Axis, x_ticks: Sequence[float], box: float, height: float) -> str:
   finite = [line.y[np.isfinite(line.y)] for line in panel.lines]
   least, most = _range(finite)
-  log = least > 0 and most / least > _LOG_FROM
+  log = panel.log and least > 0 and most / least > _LOG_FROM
   if log:
     least, most = least / 1.2, most * 1.2
   else:

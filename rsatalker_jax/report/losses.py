@@ -17,7 +17,7 @@ from rsatalker_jax.report.charts import Line, Panel, draw_figure, draw_legend
 # How a stage ran, and no term of its loss.
 _NOT_SHOWN = {"step", "steps_per_second", "intersections", "overflow"}
 _HELD_OUT = "val/"
-_FIRST = ("loss", "score", "drawn_score")
+_FIRST = ("loss", "score")
 _UNITS = {"psnr": "dB", "drawn_psnr": "dB"}
 
 # By name: steps and values, of training and of held-out conversations and frames.
@@ -53,32 +53,43 @@ def read_metrics(path: str | os.PathLike) -> Curves:
 
 
 def draw_losses(curves: Curves, stage: str) -> str:
-  """A grid of small charts: the loss and its terms, with held-out values in the same chart where they have the same name.
+  """The loss and the held-out score, and behind a summary a small chart for each of their terms.
 
-  What is zero throughout is named below instead.
+  Held-out values stand in the chart of the training values of the same name. What has a single value, or is zero throughout,
+  is written below instead.
   """
-  names = [name.removeprefix(_HELD_OUT) for name in curves if name not in _NOT_SHOWN]
-  names = sorted(dict.fromkeys(names), key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
-  charts, zero = [], []
-  for name in names:
+  names = dict.fromkeys(name.removeprefix(_HELD_OUT) for name in curves if name not in _NOT_SHOWN)
+  large, small, single, zero = [], [], [], []
+  for name in sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)):
     lines = _lines(curves, name)
     if not any(np.any(line.y) for line in lines):
       zero.append(name)
-      continue
-    unit = f" ({_UNITS[name]})" if name in _UNITS else ""
-    # The line of steps is the same for all.
-    chart = draw_figure(
-        [Panel(name + unit, lines)],
-        title=f"{stage}: {name} by step",
-        x_label="step",
-        x_range=_steps(curves),
-        width=440 if name in _FIRST else 300,
-        height=170 if name in _FIRST else 96,
-    )
-    if chart:
-      charts.append(f'<div class="{"wide" if name in _FIRST else "small"}">{chart}</div>')
-  note = f'<p class="note">Zero throughout: {html.escape(", ".join(zero))}.</p>' if zero else ""
-  return f'<div class="grid">{"".join(charts)}</div>{note}'
+    elif all(len(line.y) == 1 for line in lines):
+      single += [f"{name} {line.y[0]:.4g} ({line.title}, step {line.x[0]:.0f})" for line in lines]
+    elif name in _FIRST:
+      large.append(_draw(curves, stage, name, 520, 170))
+    else:
+      small.append(_draw(curves, stage, name, 300, 96))
+  note = f"Once: {'; '.join(single)}. " if single else ""
+  note += f"Zero throughout: {', '.join(zero)}." if zero else ""
+  parts = [f'<div class="large grid">{"".join(large)}</div>']
+  if small:
+    parts.append(f"<details><summary>Terms and held-out metrics ({len(small)} charts)</summary>"
+                 f'<div class="grid">{"".join(small)}</div></details>')
+  return "".join(parts) + (f'<p class="note">{html.escape(note)}</p>' if note else "")
+
+
+def _draw(curves: Curves, stage: str, name: str, width: int, height: int) -> str:
+  label = f"{name} ({_UNITS[name]})" if name in _UNITS else name
+  chart = draw_figure(
+      [Panel(label, _lines(curves, name), log=True)],
+      title=f"{stage} stage: {name} by step",
+      x_label="step",
+      x_range=_steps(curves),  # The same in all charts of a stage.
+      width=width,
+      height=height,
+  )
+  return f"<div>{chart}</div>"
 
 
 def legend() -> str:

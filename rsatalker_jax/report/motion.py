@@ -24,8 +24,8 @@ PEOPLE = {
 
 def name_relation(relation: str) -> str:
   """A relation in words."""
-  words = relation.replace("non_blood", "not related by blood").replace("blood,", "related by blood,").replace(",", ", ")
-  return words + (f" ({PEOPLE[relation]})" if relation in PEOPLE else "")
+  words = relation.replace("_", "-").replace(",", ", ")
+  return f"{PEOPLE[relation]} ({words})" if relation in PEOPLE else f"relation {words}"
 
 
 class MotionCharts:
@@ -40,14 +40,14 @@ class MotionCharts:
     self._cast, self._test = cast, test
     self._channels = Channels(cast.run.talker.head)
 
-  def draw(self, turns: Turns, start: int, stop: int, *, origin: float, height: int, few: bool = False) -> str:
+  def draw(self, turns: Turns, start: int, stop: int, *, origin: float, width: int, height: int, few: bool = False) -> str:
     """A chart of frames `start` to `stop` of a conversation.
 
     Args:
       turns: of the conversation.
       start, stop: frames.
       origin: the time in seconds at which the axis has `start`.
-      height: of a panel.
+      width, height: of the drawing, and of a panel.
       few: the first two channels and how far the head nods, alone.
     """
     conversation = self._test.conversation(turns.name)
@@ -72,6 +72,7 @@ class MotionCharts:
         x_label="time (s)",
         x_range=(origin, origin + (stop - start) / FPS),
         shades=[Shade("A", "a", spans(turns.a)), Shade("B", "b", spans(turns.b))],
+        width=width,
         height=height,
     )
 
@@ -95,7 +96,7 @@ def draw_conversations(charts: MotionCharts, moments: Sequence[Moment]) -> str:
   ]
   for relation, turns in chosen.items():
     stop = min(len(turns.b), _MOST_FRAMES)
-    chart = charts.draw(turns, 0, stop, origin=0.0, height=70)
+    chart = charts.draw(turns, 0, stop, origin=0.0, width=1000, height=72)
     parts.append(
         f"<h3>{html.escape(name_relation(relation).capitalize())}</h3>"
         f'<div class="scroll long" role="region" aria-label="Motion of {html.escape(turns.name)}" tabindex="0">{chart}</div>'

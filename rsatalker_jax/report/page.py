@@ -68,13 +68,22 @@ def data_uri(kind: str, content: bytes) -> str:
 
 
 def video_figure(
-    content: bytes, poster: bytes, *, size: tuple[int, int], columns: Sequence[str], label: str, caption: str, below: str = ""
+    content: bytes,
+    poster: bytes,
+    *,
+    seconds: float,
+    size: tuple[int, int],
+    columns: Sequence[str],
+    label: str,
+    caption: str,
+    below: str = "",
 ) -> str:
   """A video with a caption above each of its columns; it is opened when somebody plays it.
 
   Args:
     content: an mp4.
     poster: a JPEG that stands there until then.
+    seconds: how long it is.
     size: width and height in pixels.
     columns: what stands above each column, of equal widths.
     label: what a screen reader says.
@@ -88,7 +97,7 @@ def video_figure(
       f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><div class="strip">'
       f'<div class="heads">{heads}</div>'
       f'<video controls playsinline preload="none" width="{size[0]}" height="{size[1]}" aria-label="{label}" '
-      f'poster="{data_uri("image/jpeg", poster)}" src="{data_uri("video/mp4", content)}"></video></div></div>'
+      f'data-seconds="{seconds:g}" poster="{data_uri("image/jpeg", poster)}" src="{data_uri("video/mp4", content)}"></video></div></div>'
       f"<figcaption>{caption}</figcaption>{below}</figure>"
   )
 

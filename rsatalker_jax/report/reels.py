@@ -103,14 +103,16 @@ def show_reel(reel: Reel, path: pathlib.Path, cast: Cast, charts: MotionCharts) 
       f"{start:.1f} to {stop:.1f} s.{shown}"
   )
   size = scene.camera.width * len(columns), scene.camera.height
+  chart = charts.draw(moment.turns, moment.start, moment.stop, origin=0.0, width=760, height=44, few=True)
   return page.video_figure(
       path.read_bytes(),
       scenes.read_poster(path),
+      seconds=stop - start,
       size=size,
       columns=columns,
       label=f"{_ROLES[moment.role]}, {name_relation(moment.turns.relation)}",
       caption=caption,
-      below=charts.draw(moment.turns, moment.start, moment.stop, origin=0.0, height=44, few=True),
+      below=f'<div class="scroll long" role="region" aria-label="Its motion" tabindex="0">{chart}</div>',
   )
 
 
@@ -136,9 +138,15 @@ def show_sheet(picture: Picture, path: pathlib.Path) -> str:
   )
 
 
-def show_reels(reels: Sequence[tuple[Reel, str]]) -> str:
+def show_reels(reels: Sequence[tuple[Reel, str]], legend: str) -> str:
   """The videos, by relation."""
-  parts, before = [], None
+  parts = [
+      "<p>For each relation the longest stretch in which B speaks, and the longest in which B listens while A speaks, from "
+      "its beginning on; filmed ones first. All columns are one video, so that they stay together; both voices are heard, "
+      "A's on the left and B's on the right.</p>",
+      legend,
+  ] if reels else []
+  before = None
   for reel, figure in reels:
     relation = reel.moment.turns.relation
     if relation != before:

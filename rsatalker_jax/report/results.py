@@ -22,6 +22,7 @@ _FIGURES = (
     ("frames", "generated motion", "psnr", "frames, generated motion, PSNR", lambda x: f"{x:.2f} dB"),
     ("frames", "tracked motion", "psnr", "frames, tracked motion, PSNR", lambda x: f"{x:.2f} dB"),
 )
+_TABLE = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
 
 
 def read_results(folder: str | os.PathLike) -> dict[str, Any] | None:
@@ -77,22 +78,40 @@ def to_html(markdown: str) -> str:
   renderer = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
   renderer.disable(["link", "image", "autolink", "html_inline", "html_block", "reference"])
   page = renderer.render(markdown)
-  opening = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
-  return page.replace("<table>", opening).replace("</table>", "</table></div>")
+  return page.replace("<table>", _TABLE).replace("</table>", "</table></div>")
 
 
 def draw_figures(results: Mapping[str, Any]) -> str:
   """The few figures above all others, of those that the results have; mean over seeds."""
-  cells = []
-  for section, row, score, title, show in _FIGURES:
-    rows = results.get(section, {})
-    row = results.get("title") if row is None and results.get("title") in rows else row
-    if row is None:  # Results without a title: the first row that is not the truth's.
-      row = next((name for name in rows if name != "true motion"), None)
-    value = _mean(rows.get(row), score)
-    if value is not None:
-      cells.append(f"<div><dd>{show(value)}</dd><dt>{html.escape(title)}</dt></div>")
+  cells = [
+      f"<div><dd>{value}</dd><dt>{html.escape(title)}</dt></div>"
+      for (_, _, _, title, _), value in zip(_FIGURES, _figures(results))
+      if value is not None
+  ]
   return f'<dl class="figures">{"".join(cells)}</dl>' if cells else ""
+
+
+def draw_comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """A table of the same figures for several runs, by title."""
+  head = "".join(f"<th>{html.escape(title)}</th>" for _, _, _, title, _ in _FIGURES)
+  lines = []
+  for name, found in results.items():
+    cells = "".join(f"<td>{'–' if value is None else value}</td>" for value in _figures(found))
+    lines.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
+  return f"{_TABLE}<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+
+
+def _figures(results: Mapping[str, Any]) -> list[str | None]:
+  """`_FIGURES` of a run, each None where its results have it not."""
+  values = []
+  for section, row, score, _, show in _FIGURES:
+    rows = results.get(section, {})
+    if row is None:  # Results without a title have the truth's row, and then the run's own.
+      others = [name for name in rows if name != "true motion"]
+      row = results.get("title") if results.get("title") in others else next(iter(others), None)
+    value = _mean(rows.get(row), score)
+    values.append(None if value is None else show(value))
+  return values
 
 
 def _mean(row: Any, score: str) -> float | None:
@@ -100,26 +119,6 @@ def _mean(row: Any, score: str) -> float | None:
   seeds = row if isinstance(row, list) else [row]
   values = [seed[score] for seed in seeds if isinstance(seed, dict) and isinstance(seed.get(score), (int, float))]
   return sum(values) / len(values) if values and all(map(math.isfinite, values)) else None
-
-
-def draw_comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """A table of the same figures for several runs, by title."""
-  columns = [(section, row, score, title) for section, row, score, title, _ in _FIGURES]
-  shown = {_FIGURES[i][2:4]: _FIGURES[i][4] for i in range(len(_FIGURES))}
-  head = "".join(f"<th>{html.escape(title)}</th>" for *_, title in columns)
-  lines = []
-  for run, found in results.items():
-    cells = []
-    for section, row, score, title in columns:
-      rows = found.get(section, {})
-      name = row or next((name for name in rows if name != "true motion"), None)
-      value = _mean(rows.get(name), score)
-      cells.append(f"<td>{'–' if value is None else shown[score, title](value)}</td>")
-    lines.append(f"<tr><th>{html.escape(run)}</th>{''.join(cells)}</tr>")
-  return (
-      '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
-      f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-  )
 
 
 def draw_checks(checks: Mapping[str, Sequence[str] | None]) -> str:

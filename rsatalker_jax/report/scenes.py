@@ -315,7 +315,9 @@ def to_jpeg(image: Frame, quality: int = 85) -> bytes:
   return buffer.getvalue()
 
 
-def error_rows(sheet: Frame, rows: int, gain: float = 4.0) -> tuple[list[Frame], list[Frame]]:
+def error_rows(
+    sheet: Frame, rows: int, gain: float = 4.0
+) -> tuple[list[UInt8[np.ndarray, "h W 3"]], list[UInt8[np.ndarray, "h W 3"]]]:
   """A sheet's rows, and what each but the first differs from the first by, times `gain`: black where nothing does."""
   parts = np.split(sheet, rows)
   differ = lambda part: np.abs(part.astype(np.float32) - parts[0].astype(np.float32))

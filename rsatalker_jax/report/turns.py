@@ -11,6 +11,7 @@ from rsatalker_jax.social.relation import RELATIONS
 from rsatalker_jax.types import FPS
 
 _PAUSE = round(0.6 * FPS)  # Frames: a shorter silence, as between two words, ends no turn.
+_BACKCHANNEL = FPS  # Frames: who says less, "mm" or "really?", takes no turn.
 ROLES = ("speaker", "listener")
 
 
@@ -32,8 +33,14 @@ class Turns:
   filmed: Bool[np.ndarray, "T"]
 
   def of_role(self, role: str) -> Bool[np.ndarray, "T"]:
-    """Frames in which B is the speaker, or the listener while A speaks."""
-    return self.b if role == "speaker" else self.a & ~self.b
+    """Frames in which B is the speaker, or the listener while A speaks; who says less than a second still listens."""
+    if role == "speaker":
+      return self.b
+    listening = self.a.copy()
+    for start, stop in stretches(self.b):
+      if stop - start >= _BACKCHANNEL:
+        listening[start:stop] = False
+    return listening
 
 
 @dataclasses.dataclass(frozen=True)
