@@ -42,7 +42,7 @@ def write_report(workdir: str, out: str | None = None, *, person: str | None = N
   check_output("--out", path)
   missing: list[str] = []
   run = load_run(workdir, person=person)
-  ablations = load_ablations(workdir, missing)
+  ablations = load_ablations(workdir, person, missing)
   tables = _show_results(workdir, run, ablations, missing)
   curves = _show_losses(workdir, missing)
 
@@ -50,7 +50,7 @@ def write_report(workdir: str, out: str | None = None, *, person: str | None = N
   moments = turns.choose_moments(test.turns, _CLIP)
   exchange = turns.choose_exchange(test.turns, _EXCHANGE) or next(iter(moments), None)
   plan = reels.Plan(cast, test, exchange, moments, missing)
-  progress = lambda pending: tqdm.tqdm(pending, desc="videos and sheets", unit="file")
+  progress = lambda pending: tqdm.tqdm(pending, desc="videos and sheets", unit="file", disable=not pending)
   files = dict(zip(plan.pictures, scenes.draw_pictures(plan.pictures, pathlib.Path(workdir) / "report", progress)))
   charts = MotionCharts(cast, test)
   show = lambda reel: reels.show_reel(reel, files[reel.picture], cast, charts)

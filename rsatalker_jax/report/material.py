@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -42,11 +42,12 @@ class Ablation:
     return self.run.config.evaluation.title
 
 
-def load_ablations(workdir: str, missing: list[str]) -> list[Ablation]:
+def load_ablations(workdir: str, person: str | None, missing: list[str]) -> list[Ablation]:
   """The runs in <workdir>/ablations/<variant>/seed_<n>, variants by name.
 
   Args:
     workdir: the run's folder.
+    person: whose avatar, as for the run itself.
     missing: gets a line for each folder without a checkpoint.
 
   Raises:
@@ -58,7 +59,7 @@ def load_ablations(workdir: str, missing: list[str]) -> list[Ablation]:
       found.setdefault(folder.parent.name, []).append(folder)
     else:
       missing.append(f"{folder} has no checkpoint yet")
-  return [Ablation(variant, tuple(seeds), load_run(str(seeds[0]))) for variant, seeds in found.items()]
+  return [Ablation(variant, tuple(seeds), load_run(str(seeds[0]), person=person)) for variant, seeds in found.items()]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,16 +133,16 @@ class TestSet:
       missing.append(f"no motion and no videos: there are no {SPLIT} conversations in {folder}")
       return cls(run, None, [], {})
     source = load_conversations(run.config.data, SPLIT)
-    films = _load_films(run, source, missing)
     turns = []
     for conversation in source:
-      count, film = len(conversation.motion_b), films.get(conversation.name)
-      shown = np.zeros(count, bool)
-      if film is not None:
-        shown[film.frames] = True
-      relation = conversation.relation if film is None else film.clip.relation
-      voices = conversation.speech_a, conversation.speech_b
-      turns.append(Turns(conversation.name, format_relation(relation), *(find_turns(x, count) for x in voices), shown))
+      count = len(conversation.motion_b)
+      who = (find_turns(voice, count) for voice in (conversation.speech_a, conversation.speech_b))
+      turns.append(Turns(conversation.name, format_relation(conversation.relation), *who, np.zeros(count, bool)))
+    numbers = {entry.name: number for number, entry in enumerate(turns)}
+    films = _load_films(run, source, numbers, missing)
+    for name, film in films.items():
+      turns[numbers[name]].filmed[film.frames] = True
+      turns[numbers[name]] = dataclasses.replace(turns[numbers[name]], relation=format_relation(film.clip.relation))
     return cls(run, source, turns, films)
 
   @functools.cached_property
@@ -181,8 +182,10 @@ class TestSet:
     return False
 
 
-def _load_films(run: TrainedRun, source: DualTalkSource, missing: list[str]) -> dict[str, FilmedConversation]:
-  """The films of the split by the run's capture, the first of each conversation."""
+def _load_films(
+    run: TrainedRun, source: DualTalkSource, numbers: Mapping[str, int], missing: list[str]
+) -> dict[str, FilmedConversation]:
+  """The films of the split by the run's capture, the first of each conversation; `numbers` are conversations' in `source`."""
   manifest = run.data_path("triplets")
   if "avatar" not in run.params:
     return {}
@@ -190,8 +193,8 @@ def _load_films(run: TrainedRun, source: DualTalkSource, missing: list[str]) -> 
     missing.append(f"no film: there is no {manifest}")
     return {}
   triplets = load_triplets(manifest, SPLIT)
-  wanted = {triplet.name for triplet in triplets}
-  clips = load_clips((conversation for conversation in source if conversation.name in wanted), run.encode)
+  wanted = sorted({numbers[triplet.name] for triplet in triplets if triplet.name in numbers})
+  clips = load_clips((source[number] for number in wanted), run.encode)
   films = load_films(
       manifest, SPLIT, label_clips(clips, triplets), lambda folder: run.talker.open_capture(folder, SPLIT), run.talker.head
   )

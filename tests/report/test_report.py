@@ -299,9 +299,10 @@ def test_sheets_are_the_film_and_its_differences(page, trained):
   deaf = load_run(str(trained / "ablations" / "deaf" / "seed_0"))
   generated = [pose_for(x.generate(clip)[-1], item["flame"], run.alignment) for x in (run, deaf)]
   poses = jax.tree.map(lambda *x: np.stack(x), item["flame"], *generated)
-  camera = scenes.splat_kernels.Camera(item["world_to_camera"], item["intrinsics"], size, size)
-  offsets = run.gaussian_offsets(clip.relation, np.array([tiny_world.FRAMES - 1]))(np.array([0]))
-  alone = jax.jit(jax.vmap(lambda flame: run.talker.render(run.avatar, flame, camera, offsets[0]).image))(poses)
+  thrice = lambda x: np.stack([x] * 3)
+  camera = scenes.splat_kernels.Camera(thrice(item["world_to_camera"]), thrice(item["intrinsics"]), size, size)
+  offsets = run.gaussian_offsets(clip.relation, np.array([tiny_world.FRAMES - 1]))(np.zeros(3, int))
+  alone = jax.jit(run.talker.render)(run.avatar, poses, camera, offsets).image
   drawn = sheet.reshape(5, size, 6, size, 3)[1:, :, -1]
   for picture, expected in zip(drawn, [*alone, alone[1]]):  # The paper's one is a copy of ours.
     np.testing.assert_allclose(picture, 255 * np.clip(expected, 0, 1), atol=0.6)
@@ -341,6 +342,7 @@ def test_what_has_changed_is_drawn_again_and_the_old_goes(page, copied, monkeypa
 def test_stopped_drawing_goes_on(page, copied, monkeypatch):
   for path in (copied / "report").glob("*.mp4"):
     path.unlink()
+  shutil.rmtree(copied / "ablations")
   write = scenes.video.write_video
   done = []
 
@@ -408,17 +410,19 @@ def test_run_without_generator_shows_its_capture(copied):
 def test_conversations_that_nobody_filmed_are_drawn(world, copied):
   config = json.loads((copied / "config.json").read_text())
   config["data"]["triplets"] = str(world / "none.jsonl")
+  shutil.rmtree(copied / "ablations")
   (copied / "config.json").write_text(json.dumps(config))
   text = report.write_report(str(copied)).read_text()
   assert "none.jsonl" in text.split('id="missing"')[1] and 'id="sheets"' not in text
   assert "true motion, drawn" in text and "truth: the film" not in text and "Nobody filmed this" in text
   frames, _ = read_video(next((copied / "report").glob("blood_unequal_listener-*")))
-  assert frames.shape[2] == 4 * tiny_world.SIZE and np.ptp(frames) < 10  # No column is the film.
+  assert frames.shape[2] == 2 * tiny_world.SIZE and np.ptp(frames) < 10  # No column is the film.
 
 
 def test_run_whose_data_is_gone_shows_what_it_wrote(copied, no_drawing):
   config = json.loads((copied / "config.json").read_text())
   config["data"]["conversations"] = str(copied / "gone")
+  shutil.rmtree(copied / "ablations")
   (copied / "config.json").write_text(json.dumps(config))
   text = report.write_report(str(copied)).read_text()
   assert 'id="results"' in text and 'id="losses"' in text and "<video controls" not in text
@@ -432,8 +436,5 @@ def test_mistakes_are_one_line_and_leave_nothing(copied, tmp_path):
     report.write_report(str(tmp_path / "no-run"))
   write_results(copied / "ablations" / "paper" / "seed_0", version=2)
   with pytest.raises(InputError, match="paper/seed_0/evaluation/results.json: metrics_version: found 2, expected 1, as "):
-    report.write_report(str(copied))
-  (copied / "evaluation" / "results.json").write_text("[")
-  with pytest.raises(InputError, match="run/evaluation/results.json: found damaged JSON"):
     report.write_report(str(copied))
   assert not (copied / "report.html").exists() and not list(tmp_path.glob("*.html"))
