@@ -1,5 +1,6 @@
 # make demo    train the demo, score it and write runs/demo/conversation.mp4 (continues where it was stopped)
 # make compare make demo, then train all that the generator is compared with (configs/ablations.py), three seeds each, and score them
+# make ablations make demo, then train the paper's ablations of it (whole runs; configs/ablations.py), score them, and write a page
 # make test    run the tests
 # make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
 # Each creates .venv from requirements.txt first, if absent (test-aot: .venv-aot, with requirements-aot.txt, too).
@@ -17,7 +18,7 @@ TRAINED := $(RUN)/joint/metrics.jsonl
 # An unseen conversation of the demo data.
 TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 
-.PHONY: demo compare test test-aot clean
+.PHONY: demo compare ablations test test-aot clean
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
@@ -32,6 +33,10 @@ compare: demo
 	  $(PY) train.py --config=$(CONFIG):$$variant --config.seed=$$seed --stage=motion \
 	    --workdir=$(RUN)/compare/$$variant/seed_$$seed || exit; done; done
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
+
+ablations: demo
+	$(PY) tools/train_ablations.py --config=$(CONFIG) --workdir=$(RUN)
+	$(PY) -m rsatalker_jax report --workdir=$(RUN)
 
 # The longest file first, so that no worker is left alone with it.
 test: $(VENV)/.installed

@@ -21,9 +21,9 @@ from rsatalker_jax.commands import command_line  # noqa: E402
 from rsatalker_jax.avatar import drop_free_slots  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
 from rsatalker_jax.data.conversations import unpack_embedded  # noqa: E402
-from rsatalker_jax.evaluation.scoring import score_images  # noqa: E402
+from rsatalker_jax.evaluation.scoring import score_frames  # noqa: E402
 from rsatalker_jax.evaluation.tables import markdown_table  # noqa: E402
-from rsatalker_jax.commands.evaluate import Film  # noqa: E402
+from rsatalker_jax.commands.film_scores import Film  # noqa: E402
 from rsatalker_jax.talker import make_talker  # noqa: E402
 from rsatalker_jax import sharding
 from rsatalker_jax.training import loop  # noqa: E402
@@ -64,8 +64,8 @@ def main() -> None:
     row = [str(len(trained.binding)), str(round(seconds))]
     for split, frames in (("test", 60), ("val", 30)):
       capture = load_capture(inputs.path("capture"), split, background=tuple(config.render.background))
-      film = Film.read(capture, np.unique(np.linspace(0, len(capture) - 1, frames).round().astype(int)))
-      scores = score_images(film.render(talker, trained, film.flame), film.images, config.evaluation.lpips_nets)
+      film = Film(capture, np.unique(np.linspace(0, len(capture) - 1, frames).round().astype(int)))
+      scores = score_frames(film.beside(film.render(talker, trained, film.flame)), config.evaluation.lpips_nets)
       row += [scores[name] for name in ("psnr", "ssim", "lpips_alex")]
     rows[avatar] = row
   metrics = [f"{name}, {where}" for where in ("test", "held-out camera") for name in ("PSNR", "SSIM", "LPIPS")]

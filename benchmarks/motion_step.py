@@ -3,7 +3,7 @@
     python benchmarks/motion_step.py [--runs 12] [--online_runs 3] [--dtype float32]
 
 A step is forward, backward and optimizer on 4 windows of 200 frames, made and compiled as training does it, on one CPU
-device, as configs/rsatalker.py has it: at this size XLA keeps both cores busy by itself. Online, Wav2Vec 2.0 in the size
+device, as configs/rsatalker.py:ours has it: at this size XLA keeps both cores busy by itself. Online, Wav2Vec 2.0 in the size
 of facebook/wav2vec2-large-960h-lv60-self (315 M parameters, random weights, frozen) turns both voices of each window into
 features within the step, in DualTalk's order (25 fps before the Transformer). Prints medians after warm-up, the least,
 the ratio of steps taken in turns, and the machine's load: beside other work, half of the CPU time is nearer to what a
@@ -110,7 +110,7 @@ def main() -> None:
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the generator's arithmetic")
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
-  config = get_config()
+  config = get_config("ours")
   config.head.update(dict(path="assets/head/demo_head.npz", teeth=False))
   config.generator.dtype = args.dtype
   command_line.use_devices(config.mesh)

@@ -2,7 +2,7 @@
 
     python benchmarks/paper_size.py [--hours 50] [--stages motion avatar joint] [--step] [--folder DIR]
 
-Builds the stages of configs/rsatalker.py up to the first step, on data that have the real ones' sizes and not their
+Builds the stages of configs/rsatalker.py:ours up to the first step, on data that have the real ones' sizes and not their
 contents: voices are files with holes, behind one sample that tells them apart; all voices have the same 1024-wide
 features, and conversations take turns with a few motions of noise, by hard links. So a few hundred MB of disk stand for
 hundreds of GB; what memory, names and readers do is as with real files, what the disk does is not. Prints for each part its time,
@@ -231,7 +231,7 @@ def main() -> None:
   parser.add_argument("--folder", help="where a folder for the data is made and removed again; it has to allow hard links")
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
-  config = get_config()
+  config = get_config("ours")
   command_line.use_devices(config.mesh)
   print(f"{args.hours:g} hours, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, jax {jax.__version__}\n")
   with tempfile.TemporaryDirectory(dir=args.folder) as folder:

@@ -12,6 +12,8 @@ _REGIONS += ("right_eye_region", "left_eye_region")
 def base_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
+  # The paper's stages. A later one starts from what those before it have trained, or from nothing where one is left out.
+  config.stages = ("motion", "avatar", "joint")
 
   # Device mesh; -1: all devices that fsdp leaves. Without an accelerator the CPU is shown to JAX as `cpu_devices`
   # devices, so that both cores of a laptop work; 0 keeps JAX's own choice.
@@ -86,6 +88,8 @@ def base_config() -> ConfigDict:
       relation_features=32,  # Length of one relation embedding; the query q has twice as many.
       hidden=128,  # Of the motion socialnet.
       offsets_hidden=64,  # Of the Gaussian offsetnet.
+      # What the offsetnet sees: Eq. 8 has the relation and the time; "motion", the frame's, is ours.
+      offsets_inputs=("relation", "time"),
   ))
 
   # Arguments of rsatalker_jax.avatar.init_avatar. In brackets the paper's or GaussianAvatars' value, where another

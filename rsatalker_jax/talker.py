@@ -104,11 +104,23 @@ class Talker:
     return np.asarray(motion)[: len(clip.motion_a)]
 
   def gaussian_offsets(
-      self, params: Params, relation: Int[Array, "*b 2"], t: Float[Array, "*b"]
+      self,
+      params: Params,
+      buffers: Params,
+      relation: Int[Array, "*b 2"],
+      t: Float[Array, "*b"],
+      motion: Float[Array, "*b 56"],
   ) -> Float[Array, "*b F 3"]:
-    """Offset corrections c = GON(q, t) in metres (Eq. 8), t in frames since the conversation began."""
+    """Offset corrections c in metres (Eq. 8), of what `social.offsets_inputs` names.
+
+    Args:
+      t: frames since the conversation began.
+      motion: B's, that of the frames.
+    """
     query = self.social.apply(params["social"], relation, method="query")
-    return self.offset_net.apply(params["offsets"], query, t)
+    statistics = buffers["generator"]
+    standardised = (motion - statistics["motion_mean"]) / statistics["motion_std"]
+    return self.offset_net.apply(params["offsets"], query, t, standardised)
 
   def open_capture(self, folder: str | os.PathLike, split: str) -> Capture:
     """One split of a capture, over the background that avatars are drawn on, and checked against the head."""
@@ -218,7 +230,11 @@ def make_talker(config: ConfigDict) -> Talker:
       head=head,
       social=SocialModule(config.generator.features, config.social.relation_features, config.social.hidden),
       generator=make_generator(MotionConfig(**config.generator)),
-      offset_net=GaussianOffsetNet(num_anchors=head.faces.shape[0], hidden=config.social.offsets_hidden),
+      offset_net=GaussianOffsetNet(
+          num_anchors=head.faces.shape[0],
+          hidden=config.social.offsets_hidden,
+          inputs=tuple(config.social.offsets_inputs),
+      ),
       knows_relation=config.social.enabled,
       raster=splat_kernels.Config(
           tile_size=config.render.tile_size,

@@ -73,7 +73,7 @@ def test_second_run_does_nothing(trained, world, capsys):
 
 def test_one_stage_from_another_run(trained, world, tmp_path):
   config = tiny_world.tiny_config(world)
-  tiny_world.train_quickly(config, str(tmp_path / "joint_only"), stage="joint", init_from=trained)
+  tiny_world.train_quickly(config, str(tmp_path / "joint_only"), stage="joint", init_from=[trained])
   state = workdirs.load_stage_state(str(tmp_path / "joint_only"), "joint")
   assert int(state["step"]) == 3
 
@@ -129,7 +129,8 @@ def test_exported_avatar_is_the_runs(trained, world, tmp_path):
   read = lambda name: splat_files.read_ply(tmp_path / name)[0].means
   write("frame.ply", motion=motion, frame=7)
   write("blood.ply", motion=motion, frame=7, relation="blood,unequal")
-  offsets = loaded.gaussian_offsets(np.array([1, 0]), np.array([7]))(np.array([0]))[0]
+  shown = tiny_world.make_motion(6)
+  offsets = loaded.gaussian_offsets(np.array([1, 0]), np.array([7]), shown[7:8])(np.array([0]))[0]
   assert np.abs(offsets).max() > 0
   pose = pose_for(tiny_world.make_motion(6)[7])
   baked = splat_files.bake(loaded.avatar, loaded.talker.head, pose)
@@ -143,7 +144,7 @@ def test_exported_avatar_is_the_runs(trained, world, tmp_path):
   tables = {table["name"]: table for table in header["tables"]}
   assert tables["vertices"]["shape"] == [5, *loaded.talker.head.v_template.shape]
   assert tables["offsets"]["shape"] == [5, *loaded.talker.head.faces.shape]
-  later = loaded.gaussian_offsets(np.array([1, 0]), np.arange(7, 12))(np.arange(5))
+  later = loaded.gaussian_offsets(np.array([1, 0]), np.arange(7, 12), shown[7:12])(np.arange(5))
   np.testing.assert_allclose(tables["offsets"]["least"], np.min(later, axis=(0, 1)), rtol=1e-5)
 
 

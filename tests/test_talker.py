@@ -1,5 +1,6 @@
 """The modules put together: what the generator is told, under which names, and in which units."""
 
+import dataclasses
 import types
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.motion import MotionConfig
 from rsatalker_jax.motion.generator import normalization
 from rsatalker_jax.runs import TrainedRun
-from rsatalker_jax.social import MotionSocialNet, RelationEmbedding, SocialModule
+from rsatalker_jax.social import GaussianOffsetNet, MotionSocialNet, RelationEmbedding, SocialModule
 from rsatalker_jax.talker import Talker
 
 
@@ -80,6 +81,22 @@ def test_relations_are_told_apart_and_without_the_module_are_unknown():
   deaf, _, _ = make_talker(knows_relation=False)
   for relation in features:
     np.testing.assert_array_equal(deaf.social_feature(params, jnp.array(relation)), features[-1, -1])
+
+
+def test_offsets_see_the_standardised_motion_of_their_frame():
+  talker, params, buffers = make_talker()
+  net = GaussianOffsetNet(num_anchors=2, hidden=3, inputs=("relation", "time", "motion"))
+  relation, times, motion = np.array([1, 0]), np.array([7, 9]), np.arange(112.0).reshape(2, 56)
+  query = jnp.concatenate([params["social"]["params"]["relation_embedding"][name][i] for name, i in (("blood", 1), ("equal", 0))])
+  standardised = (motion - np.arange(56)) / 2
+  made = net.init(jax.random.key(3), query, jnp.zeros(()), jnp.zeros(56))
+  made = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(4), x.shape), made)
+  talker = dataclasses.replace(talker, offset_net=net)
+  run = TrainedRun(None, talker, params | {"offsets": made}, buffers, "joint:3")
+  offsets = run.gaussian_offsets(relation, times, motion)(np.array([1, 0]))
+  for row, frame in enumerate((1, 0)):
+    expected = net.apply(made, query, jnp.float32(times[frame]), jnp.float32(standardised[frame]))
+    np.testing.assert_allclose(offsets[row], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_is_told_relations_once_its_social_module_is_trained():

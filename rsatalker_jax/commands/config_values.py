@@ -85,6 +85,8 @@ _COUNT, _COUNT_OR_0 = _whole(1), _whole(0)
 _WEIGHT, _RATE = _number(), _number()
 _SHARE = _number(0, 1)
 
+_STAGES = ("motion", "avatar", "joint")
+_OFFSET_INPUTS = ("relation", "time", "motion")
 _DENSITY_TIMES = {"start": _COUNT_OR_0, "stop": _COUNT_OR_0, "every": _COUNT}
 _GAUSSIANS = ("means", "quats", "log_scales", "opacity_logits", "sh")
 # FLAME's regions and the demo head's.
@@ -96,6 +98,10 @@ _REGIONS = (
 # A rule for each key of configs/common.py; a section is a table of its own.
 RULES: dict[str, Any] = {
     "seed": _COUNT_OR_0,
+    "stages": Rule(
+        lambda x: isinstance(x, (tuple, list)) and len(x) > 0 and list(x) == [name for name in _STAGES if name in x],
+        f"a tuple of some of {', '.join(map(repr, _STAGES))}, in this order",
+    ),
     "mesh": {
         "data": Rule(lambda x: _is_whole(x) and (x == -1 or 1 <= x <= _MOST), "-1 or a whole number of at least 1"),
         "fsdp": _COUNT,
@@ -156,6 +162,10 @@ RULES: dict[str, Any] = {
         ),
         "hidden": _COUNT,
         "offsets_hidden": _COUNT,
+        "offsets_inputs": Rule(
+            lambda x: len(x) > 0 and _several(x, _one_of(*_OFFSET_INPUTS).accepts) if isinstance(x, (tuple, list)) else False,
+            f"a tuple of {', '.join(map(repr, _OFFSET_INPUTS))}, at least one",
+        ),
     },
     "gaussians": {
         "sh_degree": _whole(0, 3),

@@ -1,43 +1,47 @@
 """What eval.py does: scores what a run has, motion and frames, on one split, and writes tables and a sheet of frames."""
 
+import collections
 import dataclasses
+import io
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-import splat_kernels
 from rsatalker_jax import sharding
-from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.commands import film_scores
 from rsatalker_jax.data.capture_collection import name_people
-from rsatalker_jax.data.captures import Capture, has_frames
 from rsatalker_jax.data.conversations import data_paths, load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
-from rsatalker_jax.data.pipeline import MotionClip, load_clips
-from rsatalker_jax.data.triplets import FilmedConversation, label_clips, load_films, load_triplets
+from rsatalker_jax.data.pipeline import MotionClip
+from rsatalker_jax.data.triplets import Triplet, load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.evaluation import demo_world, lip_metrics, motion_metrics, relation_probe, scoring, tables
-from rsatalker_jax.files import whole_file
-from rsatalker_jax.head import FlamePose, LipOpening, make_lip_opening, pose_for
+from rsatalker_jax.evaluation import (
+    demo_world,
+    dynamics_metrics,
+    long_conversation,
+    mesh_metrics,
+    motion_metrics,
+    relation_probe,
+    result_tables,
+    scoring,
+    tables,
+)
+from rsatalker_jax.evaluation.cases import ConversationCases
+from rsatalker_jax.head import LipOpening, make_lip_opening
 from rsatalker_jax.media.video import to_uint8
-from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters, load_run, workdir as workdirs
-from rsatalker_jax.talker import Talker, render_sequence
+from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters, load_run, load_stage_state, workdir as workdirs
 
-_SHEET_FRAMES = 6
 _TRUTH, _CONSTANT = "true motion", "constant training mean"
-_TRACKED, _GENERATED = "tracked motion", "generated motion"
-_BEFORE_JOINT = "generated motion, before the joint stage"
-_HELD_OUT = "tracked motion, held-out camera"
-
-Runs = Mapping[pathlib.Path, TrainedRun]  # By the capture of whose avatar it has; all generate alike.
-Rows = dict[str, dict[str, float]]
 
 
-def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = None) -> str:
-  """Scores a run, writes results.json, results.md and, where frames were scored, frames.png, and returns the Markdown.
+def score_run(
+    workdir: str, split: str = "test", *, config: ConfigDict | None = None, part: str | None = None
+) -> tuple[str, list[str]]:
+  """Scores a run and writes results.json, results.md, results.tex and, where frames were scored, frames.png.
 
   They are written to <workdir>/evaluation for the split test, to <workdir>/evaluation/<split> for others.
 
@@ -47,6 +51,11 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
     split: of the conversations and their films: val, test or ood.
     config: the whole config, if it was given. It must be the one that made the run; what may differ and matters here, its
       sections `data` and `evaluation`, is then taken from it.
+    part: "motion" or "frames" alone; None: both.
+
+  Returns:
+    The Markdown; and a line for each inequality that is violated, which no motion can do: a metric is broken. They, and a
+    collapse of motion, are also said on stderr.
 
   Raises:
     InputError: another config, a run with a generator and no conversations in the split, or nothing that can be scored.
@@ -55,40 +64,56 @@ def score_run(workdir: str, split: str = "test", *, config: ConfigDict | None = 
     workdirs.check_workdir(workdir, config, must_exist=True)
   runs = _load_runs(workdir, config)
   run = next(iter(runs.values()))
-  results, sections, missing, clips = {"run": workdir, "stages": run.stages, "split": split}, [], [], None
+  results = {
+      "metrics_version": tables.METRICS_VERSION,
+      "run": workdir,
+      "title": run.config.evaluation.title,
+      "seed": run.config.seed,
+      "stages": run.stages,
+      "split": split,
+      "checks": [],
+  }
+  sections, latex, missing, violations = [], [], [], []
 
-  if "generator" in run.params:
-    source = load_conversations(run.config.data, split)
-    clips = _read_clips(run, source, split)
-    scorer = make_scorer(run, source, clips)
-    results["motion"] = _score_motion_rows(run, source, scorer, split, workdir)
-    sections.append(f"{source.summary()}\n\n" + _motion_report(results["motion"]))
+  if part == "frames":
+    missing.append("motion is not scored: frames alone were asked for")
+  elif "generator" in run.params:
+    motion = score_motion(run, split, workdir)
+    results |= motion.results()
+    sections.append(motion.report())
+    latex.append(result_tables.motion_table(motion.generated, with_published=True).latex())
+    violations = motion.violations
   else:
     missing.append("motion is not scored: the run has no motion stage")
 
-  earlier = _load_runs(workdir, config, STAGES[:2]) if "joint:" in run.stages else {}
-  frames, reason = _score_frames(runs, earlier, split, clips)
+  frames, reason = None, "motion alone was asked for"
+  if part != "motion":
+    frames, reason = _score_frames(runs, workdir, config, split)
   if frames is not None:
-    results |= {"frames": frames.rows, "films": frames.by_film, "flicker": frames.flicker}
-    sections.append(_frame_report(frames, filmed=clips is not None))
+    results |= {"frames": frames.rows, "films": frames.by_film, "frames_each": frames.each, "flicker": frames.flicker}
+    sections.append(_frame_report(frames, filmed="generator" in run.params))
+    latex.append(_frame_table(frames).latex())
   else:
     missing.append(f"frames are not scored: {reason}")
   if not sections:
     raise InputError(workdir, "", "; ".join(missing), f"a run of which something can be scored on {split}")
 
-  markdown = "\n".join([f"Run {workdir} ({run.stages}), split {split}", *sections])
-  markdown += "".join(f"\n{line[0].upper()}{line[1:]}.\n" for line in missing)
+  results |= {"usage": workdirs.read_usage(workdir), "missing": missing}
+  sections.append("## What each stage took\n\n" + result_tables.usage_table(results["usage"]).markdown())
+  for line in results["checks"]:
+    print(f"{workdir}: {line}", file=sys.stderr)
+  head = f"Run {workdir} ({run.stages}), split {split}, metrics of version {tables.METRICS_VERSION}\n"
+  markdown = "\n".join([head, *sections]) + "".join(f"\n{line[0].upper()}{line[1:]}.\n" for line in missing)
   folder = pathlib.Path(workdir) / "evaluation"
   folder = folder if split == "test" else folder / split
-  tables.write_results(folder, results | {"missing": missing}, markdown)
-  (folder / "frames.png").unlink(missing_ok=True)  # Of an earlier evaluation.
-  if frames is not None:
-    with whole_file(folder / "frames.png") as file:
-      Image.fromarray(to_uint8(frames.sheet)).save(file, format="PNG")
-  return markdown
+  sheet = {} if frames is None else {"frames.png": _png(frames.sheet)}
+  tables.write_results(folder, results, markdown, "\n".join(latex), **sheet)
+  if frames is None:
+    (folder / "frames.png").unlink(missing_ok=True)  # Of an earlier evaluation.
+  return markdown, violations
 
 
-def _load_runs(workdir: str, config: ConfigDict | None, stages: Sequence[str] = STAGES) -> Runs:
+def _load_runs(workdir: str, config: ConfigDict | None, stages: Sequence[str] = STAGES) -> film_scores.Runs:
   """The run, by its capture; once for each of its people where it has a bank of them. `config` as in `score_run`."""
   params, *_ = load_parameters(workdir, stages)
   people = [None]
@@ -109,314 +134,271 @@ def _load_runs(workdir: str, config: ConfigDict | None, stages: Sequence[str] = 
 # --- Motion
 
 
-def _read_clips(run: TrainedRun, source: DualTalkSource, split: str) -> list[MotionClip]:
-  """The clips as this run hears them, with the relations that their triplets know."""
-  manifest = run.data_path("triplets")
-  triplets = load_triplets(manifest, split) if manifest.is_file() else []
-  return label_clips(load_clips(source, run.encode), triplets)
+@dataclasses.dataclass(frozen=True)
+class MotionResults:
+  """What motion was scored, and how it is told.
 
-
-def make_scorer(run: TrainedRun, source: DualTalkSource, clips: list[MotionClip]) -> scoring.MotionScorer:
-  """What motion is scored with: `clips` of `source`, and a relation probe fitted to the true training motion."""
-  training = load_conversations(run.config.data, "train")
-  opening, closures = make_lip_opening(run.talker.head), None
-  if run.config.data.embedded_root:  # Elsewhere nobody has written down who says what when.
-    closures = [demo_world.find_bilabials(clip.name) for clip in clips]
-  return scoring.MotionScorer(
-      clips=clips,
-      clusters=motion_metrics.fit_motion_clusters([clip.motion_b for clip in clips]),
-      probe=relation_probe.fit_relation_probe(training.motions()),
-      lips=None if opening is None else LipOpening(opening),
-      speaking=[
-          lip_metrics.speaking_frames(conversation.speech_b, len(conversation.motion_b)) for conversation in source
-      ],
-      closures=closures,
-  )
-
-
-def _score_motion_rows(
-    run: TrainedRun, source: DualTalkSource, scorer: scoring.MotionScorer, split: str, workdir: str
-) -> dict[str, list[dict[str, float]]]:
-  """Scores by row of the table, one for each seed that was trained; the runs compared with by their expression's error.
-
-  Those are the motion stages that `make compare` trains: <workdir>/compare/<variant>/seed_<n>.
+  Attributes:
+    summary: of the conversations, in a line.
+    title: of the run's own row.
+    rows: scores by row of the tables, one for each seed that was trained; the truth first, then the run's own.
+    minutes: of a long conversation (`long_conversation.error_by_minute`); None where there is none so long.
+    notes: what could not be measured, and why.
   """
+
+  summary: str
+  title: str
+  rows: dict[str, list[scoring.MotionScores]]
+  minutes: list[dict[str, float]] | None
+  notes: list[str]
+
+  @property
+  def own(self) -> scoring.MotionScores:
+    return self.rows[self.title][0]
+
+  @property
+  def means(self) -> dict[str, list[dict[str, float]]]:
+    return {title: [scores.means for scores in seeds] for title, seeds in self.rows.items()}
+
+  @property
+  def generated(self) -> dict[str, list[dict[str, float]]]:
+    return {title: seeds for title, seeds in self.means.items() if title != _TRUTH}
+
+  def _lines(self, name: str) -> list[str]:
+    """Violations or collapses of all rows."""
+    lines = []
+    for title, seeds in self.rows.items():
+      for number, scores in enumerate(seeds):
+        row = f"{title}, seed {number + 1} of {len(seeds)}" if len(seeds) > 1 else title
+        lines += [f"{row}: {line}" for line in getattr(scores, name)]
+    return lines
+
+  @property
+  def violations(self) -> list[str]:
+    return [f"VIOLATED: {line}" for line in self._lines("violations")]
+
+  @property
+  def alarms(self) -> list[str]:
+    """Collapses, but for the row that is meant to stand still."""
+    return [f"COLLAPSED: {line}" for line in self._lines("collapsed") if not line.startswith(f"{_CONSTANT}: ")]
+
+  def results(self) -> dict:
+    """The keys of results.json that are of motion."""
+    own = {title: self.rows[title][0].each for title in (_TRUTH, self.title)}
+    results = {"summary": self.summary, "motion": self.means, "clips_each": own, "checks": self.violations + self.alarms}
+    results |= {} if self.own.told is None else {"relation_test": self.own.told}
+    return results | ({} if self.minutes is None else {"minutes": self.minutes})
+
+  def report(self) -> str:
+    """Tables of all that was scored, with what is needed to read them."""
+    rows, truth = self.means, self.means[_TRUTH][0]
+    parts = [f"{self.summary}. docs/evaluation.md defines every measure.\n"]
+
+    def tell(title: str, text: str, table: tables.Table) -> None:
+      if table.columns:
+        parts.append(f"## {title}\n\n{text}\n\n{table.markdown()}")
+
+    tell(
+        "Table 1: motion of unseen conversations",
+        "Best in bold" + "; mean ± half the distance between the seeds" * any(len(seeds) > 1 for seeds in rows.values())
+        + ". The rows below are of other people, other faces and another tracker.",
+        result_tables.motion_table(self.generated, with_published=True),
+    )
+    parts.append(self._checks())
+    if self.own.told is not None:
+      tell(
+          "What the relation is worth",
+          f"The run itself, told the true relation, none, and a random other one: means over {truth['relation/clips']} clips, and "
+          "differences with their 95 % confidence interval (paired bootstrap over clips). Above 0 knowing helps.",
+          result_tables.relation_test_table(self.own.told),
+      )
+    if truth.get("relation/clips"):
+      tell(
+          "The relation that the motion shows",
+          f"Relation that a probe fitted to true motion names, share of {truth['relation/clips']} clips "
+          f"({truth['relation/left_out']} left out); standard error at most {0.5 / np.sqrt(truth['relation/clips']):.2f}.",
+          result_tables.relation_table(rows, _TRUTH),
+      )
+    tell(
+        "Lips",
+        "Closed: less than 0.5 mm apart. Bilabials: within a frame of the sound.",
+        result_tables.lip_table(rows, _TRUTH),
+    )
+    tell(
+        "Faces in millimetres and degrees, speaking and listening apart",
+        "LVE: the largest error of a lip vertex, root mean square over frames (UniLS's definition). FDD, JDD, PDD: by how much the "
+        "standard deviation over time of upper face, jaw and head differs from the truth's.",
+        result_tables.deviation_table(self.generated),
+    )
+    tell(
+        "How motion moves",
+        "Variation over time and jerk as ratios to the truth's: like the truth is good, more is not better.",
+        result_tables.liveliness_table(rows),
+    )
+    if "backchannel/ends" in truth:
+      tell(
+          "Backchannels",
+          f"At {truth['backchannel/ends']} ends of a partner's phrase, while B is silent: share with a nod (a smile) that begins in the "
+          "0.6 s after it and, for comparison, in the 0.6 s before it; mean delay; distance of the delays' distribution from the "
+          "truth's (1-Wasserstein).",
+          result_tables.backchannel_table(rows),
+      )
+    if self.minutes:
+      tell(
+          f"Error by minute of a conversation of {len(self.minutes)} minutes",
+          "Clips of one relation joined and generated in one go; and the same frames generated clip by clip, since minutes differ "
+          "in what is said in them.",
+          result_tables.minute_table(self.minutes),
+      )
+    tell(
+        "Diversity, and correlation with the partner",
+        "SID: as much as the truth's, by clusters of all clips. rPCC: less is better.",
+        result_tables.diversity_table(rows, _TRUTH),
+    )
+    tell(
+        "SID as other code computes it",
+        "k-means fitted to each clip alone: to its truth, of the prediction's frames (TIMAR's `sid`), and swapped, to its prediction, "
+        "of the truth's frames (DualTalk's script). Not comparable with SID above.",
+        result_tables.clip_diversity_table(rows),
+    )
+    return "\n".join(parts) + "".join(f"\n{note}.\n" for note in self.notes)
+
+  def _checks(self) -> str:
+    """What the checks say, in words."""
+    clips = len(self.own.each)
+    lines = self.violations + self.alarms
+    if not self.violations:
+      lines.append(f"Of every row, FD ≤ P-FD and FD ≤ D·MSE·T/(T−1) hold in all {clips} clips, as they must.")
+    if not self.alarms:
+      lines.append(f"No generator has collapsed: all vary over time by at least {dynamics_metrics.COLLAPSED:g} of the truth's variance.")
+    if collapsed := self.rows[_CONSTANT][0].collapsed:
+      lines.append(f"The row *{_CONSTANT}* stands still, as it is meant to: {'; '.join(collapsed)}.")
+    return "Checks:\n\n" + "".join(f"- {line}\n" for line in lines)
+
+
+def score_motion(run: TrainedRun, split: str, workdir: str) -> MotionResults:
+  """Scores a run, what it is compared with, and the truth.
+
+  Compared are the motion stages that `make compare` trains, <workdir>/compare/<variant>/seed_<n>, by their expression's error.
+  """
+  source = load_conversations(run.config.data, split)
+  scorer, notes = make_scorer(run, source, split)
   mean = run.buffers["generator"]["motion_mean"]
-  compared: dict[str, list[dict[str, float]]] = {}
+  compared: dict[str, list[scoring.MotionScores]] = {}
   scorers = {run.config.speech.to_json(): scorer}  # By what is heard: a causal run has other features of the same clips.
   for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
     other = load_run(str(folder))
     speech = other.config.speech.to_json()
     if speech not in scorers:
-      scorers[speech] = dataclasses.replace(scorer, clips=_read_clips(other, source, split))
+      scorers[speech] = dataclasses.replace(scorer, cases=make_cases(other, source, split))
     compared.setdefault(other.config.evaluation.title, []).append(scorers[speech].score(other.generate))
-  error = lambda title: np.mean([scores["mse/expression"] for scores in compared[title]])
+  error = lambda title: np.mean([scores.means["mse/expression"] for scores in compared[title]])
   title = run.config.evaluation.title
+  title = f"{title}, this run" if title in compared else title
   rows = {
       _TRUTH: [scorer.score_truth()],
-      f"{title}, this run" if title in compared else title: [scorer.score(run.generate)],
+      title: [scorer.score(run.generate, test_relation=run.talker.knows_relation)],
       _CONSTANT: [scorer.score(lambda clip: np.tile(mean, (len(clip.motion_a), 1)))],
   }
-  return rows | {title: compared[title] for title in sorted(compared, key=error)}
+  rows |= {title: compared[title] for title in sorted(compared, key=error)}
+  conversation = long_conversation.join_clips(_longest_relation(run, source, split))
+  minutes = None if conversation is None else long_conversation.error_by_minute(run.generate, conversation)
+  return MotionResults(source.summary(), title, rows, minutes, notes)
 
 
-def _motion_report(rows: dict[str, list[dict[str, float]]]) -> str:
-  """Tables of all that was scored, with what is needed to read them."""
-  generated = {title: seeds for title, seeds in rows.items() if title != _TRUTH}
-  report = (
-      "Motion of unseen conversations (less is better):\n\n"
-      + scoring.motion_table(generated)
-      + "\nDiversity (SID: as much as the truth's) and correlation with the partner (rPCC: less is better):\n\n"
-      + scoring.diversity_table(rows)
-      + "\nSID as other code computes it, k-means fitted to each clip alone: to its truth, of the prediction's frames (TIMAR's "
-      + "`sid`), and swapped, to its prediction, of the truth's frames (DualTalk's script). Not comparable with SID above:\n\n"
-      + scoring.clip_diversity_table(rows)
+def make_scorer(run: TrainedRun, source: DualTalkSource, split: str) -> tuple[scoring.MotionScorer, list[str]]:
+  """What motion is scored with, a relation probe fitted to the true training motion among it; and what it lacks, in words."""
+  training = load_conversations(run.config.data, "train")
+  opening, parts = make_lip_opening(run.talker.head), mesh_metrics.find_face_parts(run.talker.head)
+  names = run.talker.head.expression_names
+  scorer = scoring.MotionScorer(
+      cases=make_cases(run, source, split),
+      clusters=motion_metrics.fit_motion_clusters(motion_b for _, motion_b, _ in source.motions()),
+      probe=relation_probe.fit_relation_probe(training.motions()),
+      lips=None if opening is None else LipOpening(opening),
+      mesh=None if parts is None else mesh_metrics.MeshMetrics(parts),
+      expression_names=names,
   )
-  truth = rows[_TRUTH][0]
-  if "lips/correlation" in truth:
-    report += (
-        "\nLips (closed: less than 0.5 mm apart; bilabials: within a frame of the sound):\n\n" + scoring.lip_table(rows)
-    )
-  if truth.get("relation/clips"):
-    report += (
-        f"\nRelation that a probe fitted to true motion names, share of {truth['relation/clips']} clips "
-        f"({truth['relation/left_out']} left out); standard error at most "
-        f"{0.5 / np.sqrt(truth['relation/clips']):.2f}:\n\n" + scoring.relation_table(rows)
-    )
-  return report
+  lacks = {
+      "Lips' opening is not measured: the head has no mouth": opening is None,
+      "LVE and FDD are not measured: the head names no regions (FLAME's are in a file of their own, config.head.masks)": parts is None,
+      "Blinks and smiles are not counted: the head does not name its expression coefficients": not dynamics_metrics.find_lids(names),
+      "Relations are not probed: the training conversations have fewer than two": scorer.probe is None,
+  }
+  return scorer, [note for note, holds in lacks.items() if holds]
+
+
+def make_cases(run: TrainedRun, source: DualTalkSource, split: str) -> ConversationCases:
+  """The conversations as a run hears them, with the relations that their triplets know."""
+  # Elsewhere than in the embedded world nobody has written down who says what when.
+  find_closures = demo_world.find_bilabials if run.config.data.embedded_root else None
+  return ConversationCases(source, run.encode.open, _triplets(run, split), find_closures)
+
+
+def _triplets(run: TrainedRun, split: str) -> list[Triplet]:
+  manifest = run.data_path("triplets")
+  return load_triplets(manifest, split) if manifest.is_file() else []
+
+
+def _longest_relation(run: TrainedRun, source: DualTalkSource, split: str) -> Iterator[MotionClip]:
+  """The clips of the relation that has most frames."""
+  names, frames = collections.defaultdict(set), collections.Counter()
+  for name, (_, motion, relation) in zip(source.names, source.motions(), strict=True):
+    names[tuple(relation)].add(name)
+    frames[tuple(relation)] += len(motion)
+  return make_cases(run, source, split).clips(names[max(frames, key=frames.get)])
 
 
 # --- Frames
 
 
-@dataclasses.dataclass(frozen=True)
-class Film:
-  """Frames of a capture with their cameras and tracked parameters."""
-
-  images: np.ndarray
-  flame: FlamePose
-  camera: splat_kernels.Camera
-
-  @classmethod
-  def read(cls, capture: Capture, items: Sequence[int]) -> "Film":
-    shown = [capture[int(item)] for item in items]
-    stack = lambda key: np.stack([item[key] for item in shown])
-    flame = {name: np.stack([item["flame"][name] for item in shown]) for name in shown[0]["flame"]}
-    camera = splat_kernels.Camera(stack("world_to_camera"), stack("intrinsics"), capture.width, capture.height)
-    return cls(stack("image"), flame, camera)
-
-  def render(self, talker: Talker, avatar: Avatar, flame: FlamePose, offsets=None) -> np.ndarray:
-    """An avatar in these poses before the film's cameras; `offsets` as in `render_sequence`."""
-    return np.concatenate(list(render_sequence(talker, sharding.make_mesh(), avatar, flame, self.camera, offsets)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Footage:
-  """What a run's frames are compared with of one person: some frames of one capture, film after film.
-
-  Attributes:
-    run: with the person's avatar.
-    capture: the person's.
-    names: of the films.
-    lengths: frames of each film.
-    items: the capture's items, of all films.
-    films: the conversations that the films show; empty where nothing but the capture is known.
-    frames: numbers of their frames in the conversations, of all films.
-  """
-
-  run: TrainedRun
-  capture: Capture
-  names: list[str]
-  lengths: list[int]
-  items: np.ndarray
-  films: list[FilmedConversation]
-  frames: np.ndarray
-
-  @classmethod
-  def choose(cls, run: TrainedRun, films: list[FilmedConversation], choose: Callable[[int], np.ndarray]) -> "Footage":
-    """Of films by one capture, the frames that `choose` gives of so many."""
-    chosen = [choose(len(film.items)) for film in films]
-    join = lambda name: np.concatenate([getattr(film, name)[places] for film, places in zip(films, chosen)])
-    lengths = [len(places) for places in chosen]
-    return cls(run, films[0].capture, _name_films(films), lengths, join("items"), films, join("frames"))
-
-  def generated_pose(self, run: TrainedRun, flame: FlamePose) -> FlamePose:
-    """Motion that a run generates, on the bodies that were filmed."""
-    starts = np.cumsum([0, *self.lengths])
-    motions, alignments = [], []
-    for film, start, length in zip(self.films, starts, self.lengths):
-      motions.append(run.generate(film.clip)[self.frames[start : start + length]])
-      alignments.append(np.tile(film.alignment, (length, 1)))
-    return jax.device_get(pose_for(np.concatenate(motions), flame, np.concatenate(alignments)))
-
-  def offsets(self, run: TrainedRun):
-    """A run's offsets for the frames, as `render_sequence` wants them."""
-    if not self.films:
-      return None
-    relations = [np.tile(film.clip.relation, (length, 1)) for film, length in zip(self.films, self.lengths)]
-    return run.gaussian_offsets(np.concatenate(relations), self.frames)
-
-
-@dataclasses.dataclass(frozen=True)
-class FrameScores:
-  """Image metrics: means over the frames of all films, by row; of each film; and what they are of.
-
-  Attributes:
-    rows, by_film: scores by row, and by film and row.
-    flicker: see `_measure_flicker`.
-    count: frames that each row is the mean of, but that of held-out cameras.
-    sheet: truth, tracked, generated, error of tracked; of one person.
-  """
-
-  rows: Rows
-  by_film: dict[str, Rows]
-  flicker: dict[str, float]
-  count: int
-  sheet: np.ndarray
-
-
-def _find_films(runs: Runs, split: str, clips: list[MotionClip]) -> tuple[list[list[FilmedConversation]], str]:
-  """The films of a split's conversations by people whom the run has avatars of, person by person; or why there are none."""
-  run = next(iter(runs.values()))
-  manifest = run.data_path("triplets")
-  if not manifest.is_file():
-    return [], f"there is no {manifest}"
-  films = load_films(manifest, split, clips, lambda folder: run.talker.open_capture(folder, split), run.talker.head)
-  known: dict[pathlib.Path, list[FilmedConversation]] = {}
-  for film in films.conversations:
-    if (folder := film.capture.root.resolve()) in runs:
-      known.setdefault(folder, []).append(film)
-  others = f" but {len(films.conversations)} of people whom the run has no avatar of" if films.conversations else ""
-  return list(known.values()), f"{manifest} names no film of the split {split}{others}"
-
-
-def _name_films(films: Sequence[FilmedConversation]) -> list[str]:
-  """Names of one person's films: the conversation's, with the camera where several filmed it."""
-  names = [film.name for film in films]
-  cameras = [film.capture.camera_indices[film.items[0]] for film in films]
-  return [f"{name}, camera {camera}" if names.count(name) > 1 else name for name, camera in zip(names, cameras)]
-
-
-def _spread(length: int, count: int) -> np.ndarray:
-  """Up to `count` of `length` places, from the first to the last."""
-  return np.unique(np.linspace(0, length - 1, count).round().astype(int))
-
-
 def _score_frames(
-    runs: Runs, earlier: Runs, split: str, clips: list[MotionClip] | None
-) -> tuple[FrameScores | None, str]:
-  """Scores `evaluation.frames` frames, as many of each film, at least one; or why there are none.
-
-  Args:
-    earlier: the runs before their joint stage, if they have one.
-    clips: without them (the run has no generator) the films are the split of the captures.
-  """
+    runs: film_scores.Runs, workdir: str, config: ConfigDict | None, split: str
+) -> tuple[film_scores.FrameScores | None, str]:
+  """Scores frames, of films where the run generates; or why there are none."""
   run = next(iter(runs.values()))
-  config = run.config.evaluation
   if "avatar" not in run.params:
     return None, "the run has no avatar stage"
-  if clips is None:
-    found = {folder: run for folder, run in runs.items() if has_frames(folder, split)}
-    if not found:
-      return None, f"no frames of the split {split} in {', '.join(map(str, runs))}"
-    count = -(-config.frames // len(found))
-    still, moving = [], []
-    for folder, run in found.items():
-      capture = run.talker.open_capture(folder, split)
-      for part, items in (still, _spread(len(capture), count)), (moving, np.arange(min(count, len(capture)))):
-        part.append(Footage(run, capture, [folder.name], [len(items)], items, [], np.zeros(0, int)))
-  else:
-    people, reason = _find_films(runs, split, clips)
+  earlier = {}
+  if "joint:" in run.stages and any(load_stage_state(workdir, stage) for stage in STAGES[:2]):
+    before = _load_runs(workdir, config, STAGES[:2])
+    # A run may have begun with its joint stage, or have taken an earlier one from elsewhere: there is no row then.
+    earlier = {folder: run for folder, run in before.items() if {"generator", "avatar"} <= run.params.keys()}
+  people = None
+  if "generator" in run.params:
+    cases = make_cases(run, load_conversations(run.config.data, split), split)
+    people, reason = film_scores.find_films(runs, split, cases.clips, [triplet.name for triplet in _triplets(run, split)])
     if not people:
       return None, reason
-    count = -(-config.frames // sum(map(len, people)))
-    of = lambda films: runs[films[0].capture.root.resolve()]
-    still = [Footage.choose(of(films), films, lambda length: _spread(length, count)) for films in people]
-    moving = [Footage.choose(of(films), films, lambda length: np.arange(min(count, length))) for films in people]
-
-  by_film, counts, sheet = {}, {}, None
-  for footage in still:
-    rows, drawn = _score_footage(footage, earlier.get(footage.capture.root.resolve()), config.lpips_nets)
-    by_film |= rows
-    counts |= dict(zip(footage.names, footage.lengths))
-    sheet = drawn if sheet is None else sheet
-  means = _mean_rows((counts[name], rows) for name, rows in by_film.items())
-  if split != "val" and (held_out := _score_held_out(still, config)):
-    means |= _mean_rows(held_out)
-  return FrameScores(means, by_film, _measure_flicker(moving), sum(counts.values()), sheet), ""
+  return film_scores.score_films(runs, earlier, split, people)
 
 
-def _score_footage(
-    footage: Footage, earlier: TrainedRun | None, lpips_nets: Sequence[str]
-) -> tuple[dict[str, Rows], np.ndarray]:
-  """Image metrics by film and row, and the sheet."""
-  film = Film.read(footage.capture, footage.items)
-  poses = {_TRACKED: (footage.run, film.flame)}
-  if footage.films:
-    poses[_GENERATED] = footage.run, footage.generated_pose(footage.run, film.flame)
-    if earlier is not None:
-      poses[_BEFORE_JOINT] = earlier, footage.generated_pose(earlier, film.flame)
-  rendered = {
-      title: film.render(run.talker, run.avatar, flame, footage.offsets(run)) for title, (run, flame) in poses.items()
-  }
-  ends = np.cumsum(footage.lengths)
-  rows: dict[str, Rows] = {name: {} for name in footage.names}
-  for title, images in rendered.items():
-    for name, ours, true in zip(footage.names, np.split(images, ends[:-1]), np.split(film.images, ends[:-1])):
-      rows[name][title] = scoring.score_images(ours, true, lpips_nets)
-  columns = _spread(len(film.images), _SHEET_FRAMES)
-  error = np.minimum(4 * np.abs(rendered[_TRACKED] - film.images), 1)
-  shown = [film.images, *(rendered[title] for title in (_TRACKED, _GENERATED) if title in rendered), error]
-  return rows, np.concatenate([np.concatenate(list(x[columns]), axis=1) for x in shown], axis=0)
+def _frame_table(scores: film_scores.FrameScores) -> tables.Table:
+  # Tracked motion is the truth's: what an avatar can reach, not what a generator did.
+  return result_tables.image_table(scores.rows, unranked=(film_scores.TRACKED, film_scores.HELD_OUT), with_published=True)
 
 
-def _score_held_out(footage: Sequence[Footage], config: ConfigDict) -> list[tuple[int, Rows]]:
-  """Tracked motion before the cameras that a capture holds out, for each capture that has some."""
-  parts = []
-  for run, capture in ((part.run, part.capture) for part in footage):
-    if has_frames(capture.root, "val"):
-      others = run.talker.open_capture(capture.root, "val")
-      film = Film.read(others, _spread(len(others), -(-config.frames // 2)))
-      images = film.render(run.talker, run.avatar, film.flame)
-      parts.append((len(images), {_HELD_OUT: scoring.score_images(images, film.images, config.lpips_nets)}))
-  return parts
-
-
-def _mean_rows(parts: Iterable[tuple[int, Rows]]) -> Rows:
-  """Means over frames, from the number of frames and the means of each part."""
-  numbers, rows = zip(*parts)
-  mean = lambda title, name: float(np.average([row[title][name] for row in rows], weights=numbers))
-  return {title: {name: mean(title, name) for name in scores} for title, scores in rows[0].items()}
-
-
-def _measure_flicker(footage: Sequence[Footage]) -> dict[str, float]:
-  """Mean absolute difference of successive frames, of the films and of the avatars with tracked motion, and of the two
-  differences: an avatar that flickers changes where the film does not. Empty where no two frames follow each other."""
-  sums, pixels = dict.fromkeys(("film", "avatar", "difference"), 0.0), 0
-  for part in footage:
-    times, cameras = (np.diff(x[part.items]) for x in (part.capture.timesteps, part.capture.camera_indices))
-    follows = (times == 1) & (cameras == 0)
-    follows[np.cumsum(part.lengths)[:-1] - 1] = False  # Another film.
-    if not follows.any():
-      continue
-    film = Film.read(part.capture, part.items)
-    rendered = film.render(part.run.talker, part.run.avatar, film.flame, part.offsets(part.run))
-    true, ours = (np.diff(images, axis=0)[follows] for images in (film.images, rendered))
-    for name, difference in (("film", true), ("avatar", ours), ("difference", ours - true)):
-      sums[name] += float(np.abs(difference).sum(dtype=np.float64))
-    pixels += true.size
-  return {name: value / pixels for name, value in sums.items()} if pixels else {}
-
-
-def _frame_report(scores: FrameScores, *, filmed: bool) -> str:
+def _frame_report(scores: film_scores.FrameScores, *, filmed: bool) -> str:
   """Tables of the frames, with what is needed to read them."""
   films = f"{scores.count} frames of {len(scores.by_film)} film{'s' * (len(scores.by_film) > 1)}"
-  report = f"Rendered frames{' of unseen conversations' * filmed}, {films}:\n\n" + scoring.image_table(scores.rows)
+  report = f"## Table 2: rendered frames{' of unseen conversations' * filmed}\n\n{films[0].upper()}{films[1:]}. "
+  report += "The rows below are of other people's films, with a network behind LPIPS that the paper does not name.\n\n"
+  report += _frame_table(scores).markdown()
   if len(scores.by_film) > 1:
-    report += "\nBy film, PSNR in dB:\n\n" + scoring.film_table(scores.by_film)
+    report += "\nBy film, PSNR in dB:\n\n" + result_tables.film_table(scores.by_film).markdown()
   if flicker := scores.flicker:
     report += (
         f"\nSuccessive frames differ by {flicker['film']:.5f} in the film and by {flicker['avatar']:.5f} in the avatar with "
-        f"tracked motion (mean absolute difference); these differences differ by {flicker['difference']:.5f}.\n"
+        f"tracked motion (mean absolute difference); these differences differ by {flicker['difference']:.5f}."
     )
+    for net in sorted(name.split("_")[1] for name in flicker if name.startswith("lpips_") and name.endswith("_film")):
+      film, avatar, difference = (flicker[f"lpips_{net}_{name}"] for name in ("film", "avatar", "difference"))
+      report += f" By LPIPS ({net}): {film:.5f} and {avatar:.5f}, {difference:.5f} apart."
+    report += "\n"
   return report
+
+
+def _png(image: np.ndarray) -> bytes:
+  buffer = io.BytesIO()
+  Image.fromarray(to_uint8(image)).save(buffer, format="PNG")
+  return buffer.getvalue()

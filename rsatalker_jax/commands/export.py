@@ -73,7 +73,7 @@ def export_avatar(
     if "offsets" not in run.params:
       raise InputError(workdir, "joint", f"only {run.stages}", "a finished joint stage, for --relation")
     numbers = np.arange(len(motions))
-    offsets = run.gaussian_offsets(label, frame + numbers)(numbers)
+    offsets = run.gaussian_offsets(label, frame + numbers, motions)(numbers)
   if format == "html":
     flame = pose_for(motions)
     viewer.write_player(out, run.avatar, run.talker.head, flame, offsets, background=run.talker.background)

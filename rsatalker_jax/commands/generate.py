@@ -101,6 +101,6 @@ def _faces(
   """Frames of one face on a body that stands still; with a relation, with its offset corrections."""
   repeat = lambda x: np.broadcast_to(x, (len(motion), *np.shape(x)))
   flame = jax.device_get(pose_for(motion, {name: repeat(x) for name, x in body.items()}, repeat(run.alignment)))
-  offsets = None if relation is None else run.gaussian_offsets(relation, np.arange(len(motion)))
+  offsets = None if relation is None else run.gaussian_offsets(relation, np.arange(len(motion)), motion)
   for chunk in render_sequence(run.talker, sharding.make_mesh(), avatar, flame, camera, offsets):
     yield from video.to_uint8(chunk)

@@ -9,6 +9,7 @@ The three stages of the paper (Sec. 3.6), each as data for the loop: what it rea
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import tqdm
@@ -32,20 +33,21 @@ def train(
     workdir: str,
     *,
     stage: str | None = None,
-    init_from: str | None = None,
+    init_from: Sequence[str] = (),
     allow_unfinished: bool = False,
 ) -> None:
-  """Runs all stages, or one, from where the workdir is.
+  """Runs all stages of the config, or one, from where the workdir is.
 
-  A stage starts from, in this order: its own newest checkpoint in `workdir`; the stages before it in `workdir`; the run
-  `init_from`; fresh parameters. Every requested stage is made, and with it its data and values checked, before the first
+  A stage starts from, in this order: its own newest checkpoint in `workdir`; the stages before it in `workdir`; the runs
+  `init_from`, the last first; fresh parameters. Every requested stage is made, and with it its data and values checked, before the first
   step of the first.
 
   Args:
     config: see configs/common.py.
     workdir: where checkpoints and metrics go; made if absent.
-    stage: a name from `workdirs.STAGES`; None runs all.
-    init_from: another run's workdir.
+    stage: one of `config.stages`; None runs all.
+    init_from: other runs' workdirs, each with a colon and names of stages behind it where only those are wanted:
+      "runs/demo:motion,avatar".
     allow_unfinished: whether a stage may start from an earlier one that has not reached its last step.
 
   Raises:
@@ -63,7 +65,9 @@ def train(
       mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
       say=tqdm.tqdm.write if jax.process_index() == 0 else lambda _: None,  # Above the progress bar.
   )
-  names = [stage] if stage else list(workdirs.STAGES)
+  if stage and stage not in config.stages:
+    raise InputError("--stage", "", stage, f"one of the config's stages, {', '.join(config.stages)}")
+  names = [stage] if stage else list(config.stages)
   if not allow_unfinished:
     _refuse_unfinished(config, workdir, names[0])
   stages = []
@@ -73,7 +77,7 @@ def train(
     else:
       stages.append(make_stage(inputs, name))
   for made in stages:
-    loop.check_start(made, _start_of(made.name, workdir, init_from)[0], init_from or workdir)
+    loop.check_start(made, _start_of(made.name, workdir, init_from)[0], _name_origin(workdir, init_from))
   for made in stages:
     start, sources = _start_of(made.name, workdir, init_from)
     inputs.say(f"{made.name}: starts from {_describe(made, sources)}")
@@ -83,7 +87,7 @@ def train(
         workdir=workdir,
         seed=config.seed,
         start=start,
-        origin=init_from or workdir,
+        origin=_name_origin(workdir, init_from),
         watching=loop.Watching(**config.logging),
         before_checkpoint=functools.partial(workdirs.record_config, workdir, config),
         say=inputs.say,
@@ -110,22 +114,34 @@ def _reached(workdir: str, stage: str) -> int:
   return 0 if state is None else int(state["step"])
 
 
-def _start_of(stage: str, workdir: str, init_from: str | None) -> tuple[tuple[Params, Params], dict[str, str]]:
+def _name_origin(workdir: str, init_from: Sequence[str]) -> str:
+  return " or ".join(init_from) or workdir
+
+
+def _start_of(stage: str, workdir: str, init_from: Sequence[str]) -> tuple[tuple[Params, Params], dict[str, str]]:
   """Params and buffers that a stage starts from, by group, and the run and stage that each group of params comes from."""
   params, buffers, sources = {}, {}, {}
-  before = workdirs.STAGES[: workdirs.STAGES.index(stage)]
-  for run, stages in [(init_from, workdirs.STAGES)] * bool(init_from) + [(workdir, before)]:
-    found = False
+  others = [_split_origin(name) for name in init_from]
+  for run, stages in [*others, (workdir, workdirs.STAGES[: workdirs.STAGES.index(stage)])]:
+    found, is_other = False, (run, stages) in others
     for name in stages:
       if (state := workdirs.load_stage_state(run, name)) is not None:
         found = True
         params |= state["params"]
         buffers |= state["buffers"]
-        place = f"{name}:{int(state['step'])}" + (f" of {run}" if run == init_from else "")
+        place = f"{name}:{int(state['step'])}" + f" of {run}" * is_other
         sources |= dict.fromkeys(state["params"], place)
-    if run == init_from and not found:
-      raise InputError(run, "", "no checkpoint", "a folder that train.py --workdir has written")
+    if is_other and not found:
+      of = "" if stages == workdirs.STAGES else f" of {' or '.join(stages)}"
+      raise InputError(run, "", f"no checkpoint{of}", "a folder that train.py --workdir has written")
   return (params, buffers), sources
+
+
+def _split_origin(name: str) -> tuple[str, tuple[str, ...]]:
+  """The run and the stages that a member of `init_from` names."""
+  run, colon, names = name.rpartition(":")
+  chosen = tuple(names.split(","))
+  return (run, chosen) if colon and set(chosen) <= set(workdirs.STAGES) else (name, workdirs.STAGES)
 
 
 def _describe(stage: loop.Stage, sources: dict[str, str]) -> str:

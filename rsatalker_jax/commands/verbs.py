@@ -4,6 +4,7 @@ A verb's `main` chooses JAX's devices before it imports what does the work, sinc
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 
 from absl import flags
@@ -38,7 +39,9 @@ def _define_train() -> None:
   _define_config("What to train.")
   flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
   flags.DEFINE_enum("stage", None, ["motion", "avatar", "joint"], "One stage alone; all of them by default.")
-  flags.DEFINE_string("init_from", None, "A run whose parameters to start from.")
+  flags.DEFINE_multi_string(
+      "init_from", [], "A run whose parameters to start from; RUN:motion,avatar takes only these stages of it. Of several the last wins."
+  )
   flags.DEFINE_bool("allow_unfinished", False, "Start a stage from an earlier one that has not reached its last step.")
   flags.mark_flags_as_required(["config", "workdir"])
 
@@ -58,6 +61,7 @@ def _define_evaluate() -> None:
   _define_config("The config that trained the run, if it is to be compared with the workdir's; its data and evaluation are used.")
   flags.DEFINE_string("workdir", None, "The run to score.")
   flags.DEFINE_enum("split", "test", ["val", "test", "ood"], "Which conversations, and films of them, to score it on.")
+  flags.DEFINE_enum("part", None, ["motion", "frames"], "One part alone; both by default.")
   flags.mark_flags_as_required(["workdir"])
 
 
@@ -66,7 +70,10 @@ def _evaluate() -> None:
   _use_devices_of(FLAGS.workdir)
   from rsatalker_jax.commands import evaluate
 
-  print(evaluate.score_run(FLAGS.workdir, FLAGS.split, config=config))
+  markdown, violations = evaluate.score_run(FLAGS.workdir, FLAGS.split, config=config, part=FLAGS.part)
+  print(markdown)
+  if violations:  # Said already; what holds for every motion does not hold, so the tables are not to be trusted.
+    sys.exit(1)
 
 
 # --- generate
@@ -194,10 +201,10 @@ The same command continues a run that was stopped. Any value of the config can b
     "evaluate": Verb(
         """Scores a trained run on unseen conversations and frames: tables on the screen, JSON, Markdown and a sheet of frames.
 
-    python eval.py --workdir=runs/demo [--split=val|test|ood] [--config=configs/demo.py]
+    python eval.py --workdir=runs/demo [--split=val|test|ood] [--part=motion|frames] [--config=configs/demo.py]
 
-What the run has is scored: motion after the motion stage, frames after the avatar stage. Writes results.json, results.md and
-frames.png to <workdir>/evaluation (test) or <workdir>/evaluation/<split>. Motion stages that `make compare` has trained
+What the run has is scored: motion after the motion stage, frames after the avatar stage. Writes results.json, results.md,
+results.tex and frames.png to <workdir>/evaluation (test) or <workdir>/evaluation/<split>. Motion stages that `make compare` has trained
 under <workdir>/compare stand in the same table. The config is the workdir's; one that is given must be the same, but for
 what its sections data and evaluation say, which is used.""",
         _define_evaluate,

@@ -106,6 +106,11 @@ class Capture:
     flames = [self._flame(self._frames[int(i)]) for i in items]
     return {name: np.stack([flame[name] for flame in flames]) for name in flames[0]}
 
+  def read_cameras(self, items: Sequence[int]) -> tuple[Float[np.ndarray, "n 4 4"], Float[np.ndarray, "n 3 3"]]:
+    """The cameras of some items, without their images: world_to_camera and intrinsics."""
+    frames = [self._frames[int(i)] for i in items]
+    return np.stack([frame.world_to_camera for frame in frames]), np.stack([frame.intrinsics for frame in frames])
+
   def _flame(self, frame: "_Frame") -> dict[str, np.ndarray]:
     if (flame := self._flames.get(frame.flame_path)) is None:
       flame = self._flames[frame.flame_path] = _read_flame_param(frame.flame_path, self.num_expression)

@@ -138,6 +138,11 @@ class DualTalkSource(collections.abc.Sequence):
         relation=clip.relation,
     )
 
+  @property
+  def names(self) -> list[str]:
+    """Of the items, in order."""
+    return [clip.name for clip in self._clips]
+
   def report(self, title: str) -> list[str]:
     """Lines: the summary, what has the default relation, and each skipped clip with its reason."""
     lines = [f"{title}: {self.summary()}"]

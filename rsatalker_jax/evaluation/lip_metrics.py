@@ -33,45 +33,81 @@ def speaking_frames(wav: Float[np.ndarray, "S"], num_frames: int) -> Bool[np.nda
   return energy > max(_SPEAKING_LEVEL * float(np.quantile(energy, 0.95)), 1e-10)
 
 
-def score_lips(
-    generated: Sequence[Float[np.ndarray, "_"]],
-    true: Sequence[Float[np.ndarray, "_"]],
-    speaking: Sequence[Bool[np.ndarray, "_"]],
-    closures: Sequence[Sequence[Closure]] | None = None,
-) -> dict[str, float]:
-  """Compares openings, a curve per clip.
+class LipScores:
+  """Compares openings, clip by clip; of each clip nothing is kept but sums."""
 
-  Args:
-    generated, true: openings in metres.
-    speaking: when the person speaks; clips in which they never do are left out.
-    closures: the bilabials of each clip, where they are known.
+  def __init__(self):
+    self._correlations: list[float] = []
+    self._pooled = PooledCorrelation()
+    self._open, self._closed_in_error = 0, 0
+    self._closed: dict[str, list[bool]] = {}
 
-  Returns:
-    "lips/correlation": Pearson's, over each clip's speaking frames, mean over clips;
+  def add(
+      self,
+      generated: Float[np.ndarray, "T"],
+      true: Float[np.ndarray, "T"],
+      speaking: Bool[np.ndarray, "T"],
+      closures: Sequence[Closure] = (),
+  ) -> None:
+    """Another clip.
+
+    Args:
+      generated, true: openings in metres.
+      speaking: when the person speaks; a clip in which they never do tells of bilabials alone.
+      closures: the bilabials, where they are known.
+    """
+    if np.count_nonzero(speaking) > 1:
+      g, t = generated[speaking], true[speaking]
+      self._correlations.append(correlation(g, t))
+      self._pooled.add(g, t)
+      self._open += int(np.count_nonzero(t > OPEN))
+      self._closed_in_error += int(np.count_nonzero(g[t > OPEN] < CLOSED))
+    for name, start, end in closures:
+      frames = closure_frames(start, end, len(generated))
+      if frames.stop > frames.start:  # Not past the clip's end.
+        self._closed.setdefault(name, []).append(bool(generated[frames].min() < CLOSED))
+
+  def scores(self) -> dict[str, float]:
+    """"lips/correlation": Pearson's, over each clip's speaking frames, mean over clips;
     "lips/pooled_correlation": over all clips' speaking frames together;
     "lips/false_closures": share of speaking frames, truly more than 2 mm open, in which the generated lips are closed;
     and where closures are known "lips/bilabials" and "lips/bilabials_P" …: share of those during which, or one frame
     before or after, the generated lips come closer than 0.5 mm.
     What there is nothing to tell of (nobody speaks) is absent.
-  """
-  scores = {}
-  spoken = [(g[s], t[s]) for g, t, s in zip(generated, true, speaking, strict=True) if np.count_nonzero(s) > 1]
-  if spoken:
-    g, t = (np.concatenate(parts) for parts in zip(*spoken))
-    scores["lips/correlation"] = float(np.mean([correlation(*clip) for clip in spoken]))
-    scores["lips/pooled_correlation"] = correlation(g, t)
-    if np.any(t > OPEN):
-      scores["lips/false_closures"] = float(np.mean(g[t > OPEN] < CLOSED))
-  closed: dict[str, list[bool]] = {}
-  for opening, clip in zip(generated, closures or (), strict=closures is not None):
-    for name, start, end in clip:
-      frames = closure_frames(start, end, len(opening))
-      if frames.stop > frames.start:  # Not past the clip's end.
-        closed.setdefault(name, []).append(bool(opening[frames].min() < CLOSED))
-  if closed:
-    scores["lips/bilabials"] = float(np.mean(sum(closed.values(), [])))
-    scores |= {f"lips/bilabials_{name}": float(np.mean(closed[name])) for name in sorted(closed)}
-  return scores
+    """
+    scores = {}
+    if self._correlations:
+      scores["lips/correlation"] = float(np.mean(self._correlations))
+      scores["lips/pooled_correlation"] = self._pooled.value()
+    if self._open:
+      scores["lips/false_closures"] = self._closed_in_error / self._open
+    if self._closed:
+      scores["lips/bilabials"] = float(np.mean(sum(self._closed.values(), [])))
+      scores |= {f"lips/bilabials_{name}": float(np.mean(self._closed[name])) for name in sorted(self._closed)}
+    return scores
+
+
+class PooledCorrelation:
+  """Pearson's correlation of all pairs that come in parts, from their means and sums of squares (Chan et al. 1979)."""
+
+  def __init__(self):
+    self._count, self._means, self._products = 0, np.zeros(2), np.zeros((2, 2))
+
+  def add(self, a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> None:
+    """Another part, of at least one pair."""
+    part = np.stack([a, b]).astype(np.float64)
+    count, means = self._count + len(a), part.mean(axis=1)
+    apart = means - self._means
+    centred = part - means[:, None]
+    # Rounding of the mean is no variation: what does not vary within the part has no product.
+    centred[np.ptp(part, axis=1) == 0] = 0.0
+    self._products += centred @ centred.T + np.outer(apart, apart) * self._count * len(a) / count
+    self._count, self._means = count, self._means + apart * len(a) / count
+
+  def value(self) -> float:
+    """The correlation; 0 where one side does not vary."""
+    (aa, ab), (_, bb) = self._products
+    return float(ab / np.sqrt(aa * bb)) if aa > 0 and bb > 0 else 0.0
 
 
 def closure_frames(start: float, end: float, num_frames: int) -> slice:

@@ -1,7 +1,8 @@
 """Motion metrics: FD, P-FD, MSE, rPCC and SID, each for expression, jaw and pose.
 
 All are computed per clip on raw coefficients, then averaged over clips. Values here are raw; `TABLE_SCALES` holds the factors
-that published tables multiply them by.
+that published tables multiply them by. They are taken in float64 by numpy: eigenvalues of a singular covariance, and roots of
+them, lose half the digits, which float32 does not have to lose, and a clip takes milliseconds.
 
 FD, P-FD, MSE and rPCC are those of DualTalk's script (rPCC of a motionless face, there not a number, is here that of a
 correlation of 0). Of SID there are three, which must not be compared with each other:
@@ -18,13 +19,13 @@ whatever it does: those two say how alike two motions are rather than how divers
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy.cluster.vq
 from jaxtyping import Float
 
-from rsatalker_jax.types import MOTION_GROUPS, Motion, Motions
+from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS, Motion
 
 TABLE_SCALES = {
     "fd": {"expression": 1.0, "jaw": 1e3, "pose": 1e2},
@@ -37,6 +38,10 @@ TABLE_SCALES = {
 }
 
 SID_CLUSTERS = {"expression": 40, "jaw": 10, "pose": 10}
+_CLUSTERED_FRAMES = 100_000  # Over an hour; of more, every second, fourth … frame is clustered: 45 MB at most.
+
+# Of FD, as a share of all variances: a singular covariance has eigenvalues of rounding's size, and their roots are summed.
+_ROUNDING = 1e-6
 
 
 def evaluate_motion(pred: Motion, target: Motion, partner: Motion) -> dict[str, float]:
@@ -72,9 +77,40 @@ def evaluate_distances(pred: Motion, target: Motion) -> dict[str, float]:
   return metrics
 
 
-def mean_metrics(clips: Sequence[dict[str, float]]) -> dict[str, float]:
-  """Averages the metrics of clips, each clip with the same weight."""
-  return {name: float(np.mean([clip[name] for clip in clips])) for name in clips[0]}
+def find_violations(metrics: Mapping[str, float], pred: Motion, target: Motion, partner: Motion) -> list[str]:
+  """What of FD, P-FD and MSE cannot be, by their definitions, of whatever motion: a metric, or a motion, is broken.
+
+  For every clip of T frames, in a group of D dimensions:
+
+      FD ≤ P-FD                 FD is the squared 2-Wasserstein distance of two Gaussians, and leaving out dimensions (the
+                                partner's) cannot enlarge it
+      FD ≤ D · MSE · T/(T − 1)  frames side by side are one coupling of the two Gaussians, FD is of the best
+
+  Args:
+    metrics: `evaluate_motion(pred, target, partner)`.
+
+  Returns:
+    A line for each inequality that is violated by more than rounding, or has no number in it.
+  """
+  broken = []
+  for group, dims in MOTION_GROUPS.items():
+    variances = [np.var(np.asarray(x, np.float64)[:, dims], axis=0).sum() for x in (pred, target, partner)]
+    rounding = _ROUNDING * sum(variances)
+    fd, p_fd, mse = (metrics[f"{name}/{group}"] for name in ("fd", "p_fd", "mse"))
+    most = (dims.stop - dims.start) * mse * len(pred) / (len(pred) - 1)
+    for bound, text in ((p_fd, "P-FD"), (most, "D·MSE·T/(T−1)")):
+      if not fd <= bound + rounding:
+        broken.append(f"{group}: FD {fd:.6g} is more than {text} {bound:.6g}")
+  return broken
+
+
+def mean_metrics(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Averages the metrics of clips, each clip with the same weight; a metric that some clips lack, over those that have it."""
+  values: dict[str, list[float]] = {}
+  for clip in clips:
+    for name, value in clip.items():
+      values.setdefault(name, []).append(value)
+  return {name: float(np.mean(of_clips)) for name, of_clips in values.items()}
 
 
 def table_value(name: str, value: float) -> float:
@@ -107,9 +143,14 @@ def frechet_distance(
   return float(max(distance, 0.0))  # Rounding can leave -1e-18 for equal clips.
 
 
-def fit_motion_clusters(motions: Motions, *, seed: int = 0, steps: int = 10) -> dict[str, Float[np.ndarray, "K D"]]:
-  """k-means centres of motion for SID: 40 of expression, 10 of jaw and pose, or as many as there are different frames."""
-  frames = np.concatenate(motions).astype(np.float64)
+def fit_motion_clusters(
+    motions: Iterable[Motion], *, seed: int = 0, steps: int = 10
+) -> dict[str, Float[np.ndarray, "K D"]]:
+  """k-means centres of motion for SID: 40 of expression, 10 of jaw and pose, or as many as there are different frames.
+
+  Motions are taken one by one; of more than 100,000 frames every second is left out, as often as it takes.
+  """
+  frames = _thin_out(motions).astype(np.float64)
   centres = {}
   for group, dims in MOTION_GROUPS.items():
     count = min(SID_CLUSTERS[group], len(np.unique(frames[:, dims], axis=0)))
@@ -119,13 +160,23 @@ def fit_motion_clusters(motions: Motions, *, seed: int = 0, steps: int = 10) -> 
   return centres
 
 
+def _thin_out(motions: Iterable[Motion]) -> Float[np.ndarray, "n 56"]:
+  kept, stride, position = [np.zeros((0, MOTION_DIM), np.float32)], 1, 0
+  for motion in motions:
+    kept.append(motion[-position % stride :: stride])
+    position += len(motion)
+    if sum(map(len, kept)) > _CLUSTERED_FRAMES:
+      kept, stride = [np.concatenate(kept)[::2]], 2 * stride
+  return np.concatenate(kept)
+
+
 def fit_clip_clusters(motion: Motion) -> dict[str, Float[np.ndarray, "K D"]]:
   """k-means centres of one clip alone, in as many steps as others' code takes until nothing changes."""
   return fit_motion_clusters([motion], steps=100)
 
 
 def motion_diversity(
-    motion: Motion, clusters: dict[str, Float[np.ndarray, "K D"]], *, name: str = "sid"
+    motion: Motion, clusters: Mapping[str, Float[np.ndarray, "K D"]], *, name: str = "sid"
 ) -> dict[str, float]:
   """Shannon's index for diversity: entropy in bits of the clusters that a clip's frames fall into, "<name>/jaw" …."""
   metrics = {}

@@ -9,14 +9,15 @@ An automatic stand-in for social relationship accuracy, which people judge in th
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float, Int
 
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.social.relation import RELATIONS, UNKNOWN, format_relation, parse_relation
-from rsatalker_jax.types import FPS, MOTION_GROUPS, Motion, Motions
+from rsatalker_jax.types import FPS, MOTION_DIM, MOTION_GROUPS, Motion
 
 # Chosen on the demo's validation conversations, by the accuracy in pieces of 4 s.
 BLOCK = 5  # Frames that are averaged: answers are slower than lips and blinks.
@@ -71,7 +72,7 @@ def least_frames() -> int:
 def fit_relation_probe(
     clips: Iterable[tuple[Motion, Motion, Int[np.ndarray, "2"]]]
 ) -> RelationProbe | None:
-  """Fits the probe to true motion.
+  """Fits the probe to true motion, clip by clip: what is kept of each are sums of products.
 
   Args:
     clips: (motion of A, motion of B, [blood, equal]) of the training conversations. Those of unknown relation and those
@@ -80,79 +81,85 @@ def fit_relation_probe(
   Returns:
     The probe, or None if fewer than two relations are left.
   """
-  labelled = [(a, b, relation_index(relation)) for a, b, relation in clips if len(a) >= least_frames()]
-  labelled = [clip for clip in labelled if clip[2] is not None]
-  relations = tuple(sorted({label for *_, label in labelled}))
+  products: dict[int, Float[np.ndarray, "W W"]] = {}  # Of (A at the lags, 1, B), by relation.
+  blocks = np.zeros((MOTION_DIM + 1, MOTION_DIM + 1))  # Of (B, 1), of all.
+  for motion_a, motion_b, relation in clips:
+    label = relation_index(relation)
+    if label is None or len(motion_a) < least_frames():
+      continue
+    rows = np.concatenate(_lag(_slow(motion_a), _slow(motion_b)), axis=1)
+    products[label] = products.get(label, 0.0) + rows.T @ rows
+    slow = np.pad(_slow(motion_b), ((0, 0), (0, 1)), constant_values=1.0)
+    blocks += slow.T @ slow
+  relations = tuple(sorted(products))
   if len(relations) < 2:
     return None
-  basis = _fit_basis(np.concatenate([_slow(b) for _, b, _ in labelled]))
-  answers, residuals = [], []
+  basis = _fit_basis(blocks)
+  # Channels are linear in motion, and so are their products in motion's.
+  causes = scipy.linalg.block_diag(*[basis] * len(LAGS), 1.0)
+  penalty = np.full(causes.shape[1], _RIDGE)
+  penalty[-1] = 0.0  # The constant, so that residuals have no mean.
+  answers, residuals, count = [], 0.0, 0.0
   for relation in relations:
-    designs = [_design(a, b, basis) for a, b, label in labelled if label == relation]
-    causes, effects = (np.concatenate(parts) for parts in zip(*designs))
-    penalty = np.full(causes.shape[1], _RIDGE)
-    penalty[-1] = 0.0  # The constant.
-    answers.append(np.linalg.solve(causes.T @ causes + np.diag(penalty), causes.T @ effects))
-    residuals.append(effects - causes @ answers[-1])
-  covariance = np.cov(np.concatenate(residuals), rowvar=False)
+    both = scipy.linalg.block_diag(causes, basis)
+    sums = both.T @ products[relation] @ both
+    split = causes.shape[1]
+    cc, ce, ee = sums[:split, :split], sums[:split, split:], sums[split:, split:]
+    answer = np.linalg.solve(cc + np.diag(penalty), ce)
+    residuals += ee - ce.T @ answer - answer.T @ ce + answer.T @ cc @ answer
+    count += cc[-1, -1]
+    answers.append(answer)
+  covariance = residuals / (count - 1)
   covariance += _SHRINK * np.mean(np.diag(covariance)) * np.eye(len(covariance))
   return RelationProbe(relations, basis, np.stack(answers), np.linalg.inv(covariance))
 
 
-def score_relation(
-    probe: RelationProbe, clips: Sequence[MotionClip], motions: Motions
-) -> dict[str, float]:
-  """How often the probe names the right relation from A's true motion and `motions` of B.
+class RelationScores:
+  """How often the probe names the right relation from A's true motion and motions of B, over clips that come one by one."""
 
-  Returns:
-    "relation/accuracy"; "relation/pieces", the same in pieces of 4 s; "relation/clips", how many clips were counted;
-    "relation/left_out", how many not: too short, or of a relation that is unknown or that the probe never saw.
-  """
-  right, pieces = [], []
-  for clip, motion in zip(clips, motions, strict=True):
+  def __init__(self, probe: RelationProbe):
+    self._probe = probe
+    self._right, self._pieces, self._left_out = [], [], 0
+    self._shown, self._kept = [], []
+
+  def add(self, clip: MotionClip, motion: Motion) -> None:
+    """Another clip, generated under its own relation."""
     label = relation_index(clip.relation)
-    if not _is_seen(probe, clip):
-      continue
-    right.append(probe.name_relation(clip.motion_a, motion) == label)
+    if not is_seen(self._probe, clip):
+      self._left_out += 1
+      return
+    self._right.append(self._probe.name_relation(clip.motion_a, motion) == label)
     for start in range(0, len(motion) - _PIECE + 1, _PIECE):
       part = slice(start, start + _PIECE)
-      pieces.append(probe.name_relation(clip.motion_a[part], motion[part]) == label)
-  counts = {"relation/clips": len(right), "relation/left_out": len(clips) - len(right)}
-  shares = {"relation/accuracy": right, "relation/pieces": pieces}
-  return counts | {name: float(np.mean(values)) for name, values in shares.items() if values}
+      self._pieces.append(self._probe.name_relation(clip.motion_a[part], motion[part]) == label)
+
+  def add_told(self, clip: MotionClip, told: Int[np.ndarray, "2"], motion: Motion) -> None:
+    """Another clip, whose generator was told another relation (`choose_other`)."""
+    named = self._probe.name_relation(clip.motion_a, motion)
+    self._shown.append(named == relation_index(told))
+    self._kept.append(named == relation_index(clip.relation))
+
+  def scores(self) -> dict[str, float]:
+    """"relation/accuracy"; "relation/pieces", the same in pieces of 4 s; "relation/clips", how many clips were counted;
+    "relation/left_out", how many not: too short, or of a relation that is unknown or that the probe never saw.
+
+    And of clips that were told another relation, which, unlike the accuracy, cannot be reached by guessing the relation from
+    the conversation, which voices and partner give away in part: "relation/told_shown", the share in which the probe names
+    the relation that was told, and "relation/told_wrong", in which it names the true one.
+    """
+    counts = {"relation/clips": len(self._right), "relation/left_out": self._left_out}
+    shares = {"accuracy": self._right, "pieces": self._pieces, "told_shown": self._shown, "told_wrong": self._kept}
+    return counts | {f"relation/{name}": float(np.mean(values)) for name, values in shares.items() if values}
 
 
-def score_told_relation(
-    probe: RelationProbe,
-    clips: Sequence[MotionClip],
-    generate: Callable[[MotionClip], Motion],
-    *,
-    seed: int = 0,
-) -> dict[str, float]:
-  """What generated motion shows when each clip's generator is told one of the other relations, drawn at random.
-
-  Unlike the accuracy above, this cannot be reached by guessing the relation from the conversation, which voices and
-  partner give away in part.
-
-  Returns:
-    "relation/told_shown": share of clips in which the probe names the relation that was told;
-    "relation/told_wrong": share in which it names the true one.
-  """
-  rng = np.random.default_rng(seed)
-  shown, kept = [], []
-  for clip in clips:
-    if not _is_seen(probe, clip):
-      continue
-    label = relation_index(clip.relation)
-    told = int(rng.choice([relation for relation in probe.relations if relation != label]))
-    motion = generate(dataclasses.replace(clip, relation=parse_relation(RELATIONS[told])))
-    named = probe.name_relation(clip.motion_a, motion)
-    shown.append(named == told)
-    kept.append(named == label)
-  return {"relation/told_shown": float(np.mean(shown)), "relation/told_wrong": float(np.mean(kept))} if shown else {}
+def choose_other(probe: RelationProbe, clip: MotionClip, rng: np.random.Generator) -> Int[np.ndarray, "2"]:
+  """One of the relations that the probe knows and the clip does not have, at random."""
+  label = relation_index(clip.relation)
+  return parse_relation(RELATIONS[int(rng.choice([relation for relation in probe.relations if relation != label]))])
 
 
-def _is_seen(probe: RelationProbe, clip: MotionClip) -> bool:
+def is_seen(probe: RelationProbe, clip: MotionClip) -> bool:
+  """Whether the probe can name the clip's relation: it was fitted to such, and the clip shows an answer."""
   return relation_index(clip.relation) in probe.relations and len(clip.motion_a) >= least_frames()
 
 
@@ -162,13 +169,16 @@ def _slow(motion: Motion) -> Float[np.ndarray, "n 56"]:
   return np.asarray(motion[: count * BLOCK], np.float64).reshape(count, BLOCK, -1).mean(axis=1)
 
 
-def _fit_basis(slow: Float[np.ndarray, "n 56"]) -> Float[np.ndarray, "56 C"]:
+def _fit_basis(products: Float[np.ndarray, "57 57"]) -> Float[np.ndarray, "56 C"]:
+  """Channels of unit spread, from the sums of products of slow motion and a 1."""
+  count, mean = products[-1, -1], products[-1, :-1] / products[-1, -1]
+  covariance = products[:-1, :-1] / count - np.outer(mean, mean)
   expression, pose = MOTION_GROUPS["expression"], MOTION_GROUPS["pose"]
-  _, vectors = np.linalg.eigh(np.cov(slow[:, expression], rowvar=False))
-  basis = np.zeros((slow.shape[1], COMPONENTS + pose.stop - pose.start))
+  _, vectors = np.linalg.eigh(covariance[expression, expression])
+  basis = np.zeros((MOTION_DIM, COMPONENTS + pose.stop - pose.start))
   basis[expression, :COMPONENTS] = vectors[:, ::-1][:, :COMPONENTS]
   basis[pose, COMPONENTS:] = np.eye(pose.stop - pose.start)
-  spread = (slow @ basis).std(axis=0)
+  spread = np.sqrt(np.maximum(np.diag(basis.T @ covariance @ basis), 0.0))
   return basis / np.where(spread > 1e-6, spread, 1.0)  # What never moves is left as it is.
 
 
@@ -178,7 +188,13 @@ def _design(
   """Rows of a regression: A's channels at the lags and a 1, and B's channels."""
   if len(motion_a) != len(motion_b) or len(motion_a) < least_frames():
     raise ValueError(f"{len(motion_a)=} and {len(motion_b)=} must be equal and at least {least_frames()}")
-  a, b = _slow(motion_a) @ basis, _slow(motion_b) @ basis
+  return _lag(_slow(motion_a) @ basis, _slow(motion_b) @ basis)
+
+
+def _lag(
+    a: Float[np.ndarray, "m D"], b: Float[np.ndarray, "m D"]
+) -> tuple[Float[np.ndarray, "n X"], Float[np.ndarray, "n D"]]:
+  """A's blocks at the lags and a 1, and B's."""
   first = max(LAGS)
   causes = [a[first - lag : len(a) - lag] for lag in LAGS]
   return np.concatenate([*causes, np.ones((len(a) - first, 1))], axis=1), b[first:]

@@ -1,7 +1,7 @@
 """Head models with FLAME's parameters."""
 
 from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, rotation_matrix
-from rsatalker_jax.head.lips import LipOpening, find_lips, make_lip_opening
+from rsatalker_jax.head.lips import LipOpening, find_lips, make_lip_opening, select_vertices
 from rsatalker_jax.head.loading import load_head
 from rsatalker_jax.head.pose import FlamePose, find_alignment, motion_of, pose_for
 from rsatalker_jax.head.regions import face_mask, full_head_mask, region_labels, region_mask
@@ -25,4 +25,5 @@ __all__ = [
     "region_labels",
     "region_mask",
     "rotation_matrix",
+    "select_vertices",
 ]

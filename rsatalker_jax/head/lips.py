@@ -65,7 +65,7 @@ def make_lip_opening(head: HeadModel) -> Callable[[Float[Array, "*b 56"]], Float
   lips = find_lips(head)
   if lips is None:
     return None
-  small = _select_vertices(head, lips)
+  small = select_vertices(head, lips)
 
   def opening(motion: Float[Array, "56"]) -> Float[Array, ""]:
     straight = motion.at[MOTION_GROUPS["pose"]].set(0.0)
@@ -91,7 +91,7 @@ class LipOpening:
     return np.concatenate(chunks)[: len(motion)]
 
 
-def _select_vertices(head: HeadModel, vertices: Int[np.ndarray, "n"]) -> HeadModel:
+def select_vertices(head: HeadModel, vertices: Int[np.ndarray, "n"]) -> HeadModel:
   """The same head with these vertices alone, which pose as before, in a thousandth of the time.
 
   Joints are linear in the vertices: each becomes a vertex of its own, behind those selected.

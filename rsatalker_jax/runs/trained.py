@@ -86,14 +86,18 @@ class TrainedRun:
   def avatar(self) -> Avatar:
     return drop_free_slots(self.talker.avatar(self.params, self.buffers))
 
-  def gaussian_offsets(self, relation: Int[np.ndarray, "2"] | Int[np.ndarray, "T 2"], times: Int[np.ndarray, "T"]):
-    """Offsets (Eq. 8) as `render_sequence` wants them, frame i at time `times[i]`; None before the joint stage."""
+  def gaussian_offsets(
+      self, relation: Int[np.ndarray, "2"] | Int[np.ndarray, "T 2"], times: Int[np.ndarray, "T"], motion: Motion
+  ):
+    """Offsets (Eq. 8) as `render_sequence` wants them, frame i at time `times[i]` in B's motion `motion[i]`; None before the
+    joint stage."""
     if "offsets" not in self.params:
       return None
     offsets = jax.jit(self.talker.gaussian_offsets)
     params = {name: self.params[name] for name in ("social", "offsets")}
-    relations = np.broadcast_to(relation, (len(times), 2))
-    return lambda numbers: offsets(params, relations[numbers], times[numbers].astype(np.float32))
+    buffers = {"generator": self.buffers["generator"]}
+    relations, motion = np.broadcast_to(relation, (len(times), 2)), np.asarray(motion, np.float32)
+    return lambda numbers: offsets(params, buffers, relations[numbers], times[numbers].astype(np.float32), motion[numbers])
 
 
 def load_run(

@@ -4,6 +4,7 @@ Layout of a workdir:
   config.json                          the config that made it, and the folder that its paths are relative to
   <stage>/checkpoints/<n>              Orbax checkpoints: "state" (params, buffers, opt_state, step) and "data" (iterator)
   <stage>/checkpoints/<n>/sha256.json  checksums of a checkpoint's files
+  <stage>/usage.json                   seconds and memory that the stage took
   <stage>/metrics.jsonl                scalars; <stage>/tensorboard/ the same for TensorBoard
 """
 
@@ -181,6 +182,29 @@ def load_parameters(workdir: str, stages: Sequence[str] = STAGES) -> tuple[dict[
   if not used:
     raise InputError(workdir, "", "no checkpoint", _WRITTEN_BY)
   return params, buffers, " ".join(used)
+
+
+def read_usage(workdir: str) -> dict[str, dict[str, Any]]:
+  """What each stage of a run took, by stage: "steps" and "parameters", their number by group, as its newest checkpoint says;
+  and, where the stage has written usage.json, what it holds: "seconds", "peak_memory_bytes" ….
+
+  Raises:
+    InputError: a usage.json that is no such file.
+  """
+  usage = {}
+  for stage in STAGES:
+    if (state := load_stage_state(workdir, stage)) is None:
+      continue
+    path = _folder(workdir) / stage / "usage.json"
+    try:
+      recorded = json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+      raise InputError(path, "", f"a damaged file ({first_line(error)})", "what the stage took, as training writes it") from error
+    if not isinstance(recorded, dict):
+      raise InputError(path, "", f"a {type(recorded).__name__}", "what the stage took, as training writes it")
+    counts = {group: sum(int(np.size(x)) for x in jax.tree.leaves(tree)) for group, tree in state["params"].items()}
+    usage[stage] = {**recorded, "steps": int(state["step"]), "parameters": counts}
+  return usage
 
 
 # --- Config

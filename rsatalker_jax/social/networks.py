@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from rsatalker_jax.types import FPS
 
 
+OFFSET_INPUTS = ("relation", "time", "motion")  # What Gaussian offsets may depend on.
 TIME_PERIOD = 32 * FPS  # In frames: `encode_time` repeats itself after it.
 
 
@@ -94,22 +95,27 @@ class SocialModule(nn.Module):
 
 
 class GaussianOffsetNet(nn.Module):
-  """Two-layer MLP c = GON(q, t) from the query and the time to one offset per anchor (Eq. 8).
+  """Two-layer MLP from what it is told of a frame to one offset per anchor: c = GON(q, t), Eq. 8, or more.
 
   The last layer starts at zero, so that the third stage begins with exactly the avatar that the second one left.
 
   Attributes:
     num_anchors: anchors F, that is, triangles of the head.
     hidden: width of the middle layer.
+    inputs: some of `OFFSET_INPUTS`: "relation", the query q; "time"; and what is not in the paper, "motion", that of the frame.
   """
 
   num_anchors: int
   hidden: int = 64
+  inputs: tuple[str, ...] = ("relation", "time")
 
   @nn.compact
-  def __call__(self, query: Float[Array, "*b Q"], t: Float[Array, "*b"]) -> Float[Array, "*b F 3"]:
-    """Offsets c in metres, in the deformed head's coordinates, for times t in frames."""
-    inputs = jnp.concatenate([query, encode_time(t).astype(query.dtype)], axis=-1)
+  def __call__(
+      self, query: Float[Array, "*b Q"], t: Float[Array, "*b"], motion: Float[Array, "*b 56"]
+  ) -> Float[Array, "*b F 3"]:
+    """Offsets c in metres, in the deformed head's coordinates, for times t in frames and standardised motion."""
+    given = {"relation": query, "time": encode_time(t).astype(query.dtype), "motion": motion.astype(query.dtype)}
+    inputs = jnp.concatenate([given[name] for name in OFFSET_INPUTS if name in self.inputs], axis=-1)
     hidden = nn.gelu(nn.Dense(self.hidden, name="hidden")(inputs))
     offsets = nn.Dense(self.num_anchors * 3, kernel_init=nn.initializers.zeros, name="out")(hidden)
     return offsets.reshape(*offsets.shape[:-1], self.num_anchors, 3)

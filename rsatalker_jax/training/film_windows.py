@@ -105,8 +105,13 @@ class People:
     others = Avatar(gaussians=Gaussians(**params[OTHERS]), **buffers[OTHERS])
     return select(join_bank(talker.avatar(params, buffers), others), identity)
 
-  def offsets(self, talker, params: Params, shots: "Shots") -> Float[Array, "K F 3"] | None:
-    return talker.gaussian_offsets(params, shots.relation, shots.time) if talker.knows_relation else None
+  def offsets(
+      self, talker, params: Params, buffers: Params, shots: "Shots", motion: Float[Array, "B T 56"]
+  ) -> Float[Array, "K F 3"] | None:
+    """Eq. 8 at the shots' moments, of a motion that lies as the batch's windows do."""
+    if not talker.knows_relation:
+      return None
+    return talker.gaussian_offsets(params, buffers, shots.relation, shots.time, shots.take(motion))
 
   def correction_row(self, person: int, timestep: int) -> int:
     """Where the corrections of a moment are kept; -1 where it has none."""

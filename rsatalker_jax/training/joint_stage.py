@@ -33,6 +33,7 @@ from rsatalker_jax.training.rendering import (
     with_renderer,
 )
 from rsatalker_jax.training.stage_inputs import StageInputs
+from rsatalker_jax.types import MOTION_DIM
 
 _VALIDATION_FRAMES = 16
 
@@ -70,36 +71,41 @@ def joint_stage(inputs: StageInputs) -> Stage:
 
     shots = Shots.of(filmed, params, people, config.frames)
     avatar = people.show(talker, params, buffers, shots.identity)
-    offsets = people.offsets(talker, params, shots)  # Eq. 8
-    share = functools.partial(let_through, share=config.avatar_share)
-    held = avatar.replace(gaussians=jax.tree.map(share, avatar.gaussians)), jax.tree.map(share, offsets)
+    offsets_of = lambda params, motion: people.offsets(talker, params, buffers, shots, motion)  # Eq. 8
+    share = functools.partial(jax.tree.map, functools.partial(let_through, share=config.avatar_share))
 
     def draw(motions, avatar, offsets):
-      """Images of all of `motions`, each on the film's bodies under the film's cameras, in one call."""
+      """Images of all of `motions` with their offsets, each on the film's bodies under the film's cameras, in one call."""
       repeat = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x] * len(motions)), tree)
-      flame = pose_for(jnp.concatenate([shots.take(motion) for motion in motions]), repeat(shots.flame), repeat(shots.alignment))
+      join = lambda *parts: jnp.concatenate(parts)
+      flame = pose_for(join(*map(shots.take, motions)), repeat(shots.flame), repeat(shots.alignment))
       shown = avatar if people.alone else repeat(avatar)
-      output = render(shown, flame, camera_of(repeat(shots.view), people.captures[0]), repeat(offsets))
+      output = render(shown, flame, camera_of(repeat(shots.view), people.captures[0]), jax.tree.map(join, *offsets))
       return jnp.split(output.image, len(motions)), output
 
     # Of conversations that nobody filmed as many frames are drawn, of the first of the other windows.
     unfilmed = slice(count, 2 * count)
     generated = [predicted[:count]] + [predicted[unfilmed]] * bool(weights.drawn)
-    images, output = draw(generated, *held)
+    # What moves the Gaussians feels a share; the motion that it sees, all.
+    held = params | {group: share(params[group]) for group in ("social", "offsets") if group in params}
+    offsets = [offsets_of(held, motion) for motion in generated]
+    images, output = draw(generated, avatar.replace(gaussians=share(avatar.gaussians)), offsets)
     outputs, rendered = [output], {"generated": images[0]}
     if weights.tracked:
-      tracked = render(avatar, shots.flame, camera_of(shots.view, people.captures[0]), offsets)
+      corrections = offsets_of(params, spoken["motion_b"][:count])
+      tracked = render(avatar, shots.flame, camera_of(shots.view, people.captures[0]), corrections)
       outputs.append(tracked)
       rendered["tracked"] = tracked.image
     if weights.drawn:
-      (truth,), output = jax.lax.stop_gradient(draw([spoken["motion_b"][unfilmed]], avatar, offsets))
+      true = spoken["motion_b"][unfilmed]
+      (truth,), output = jax.lax.stop_gradient(draw([true], avatar, [offsets_of(params, true)]))
       outputs.append(output)
       rendered |= {"drawn": images[1], "drawn_truth": truth}
     # Gaussians that any of the film's frames shows; the film's are the first of the call's frames.
     first = dataclasses.replace(outputs[0], radii=outputs[0].radii[: len(shots.identity)])
     rendered |= people_seen(avatar.gaussians, first, None if people.alone else shots.identity)
-    if offsets is not None:
-      rendered["offsets"] = offsets / people.sizes[shots.identity]
+    if talker.knows_relation:
+      rendered["offsets"] = offsets_of(params, generated[0]) / people.sizes[shots.identity]
     if weights.orthogonality:
       rendered["orthogonality"] = orthogonality_of(params)
     given = {
@@ -115,7 +121,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     params, buffers = init_motion(generator_key)
     if talker.knows_relation:
       query = talker.social.apply(params["social"], jnp.zeros(2, jnp.int32), method="query")
-      params["offsets"] = talker.offset_net.init(offsets_key, query, jnp.zeros(()))
+      params["offsets"] = talker.offset_net.init(offsets_key, query, jnp.zeros(()), jnp.zeros(MOTION_DIM))
     more_params, more_buffers = people.init
     return params | more_params, buffers | more_buffers | {"film": {"alignment": people.alignment}}
 
@@ -190,20 +196,21 @@ def _make_evaluation(inputs: StageInputs, people: People):
   view = {name: item[name][None] for name in ("world_to_camera", "intrinsics")}
   render = jax.jit(lambda *given: talker.render(*given).image)
 
-  def draw(params, buffers, flame, view, relation, time):
+  def draw(params, buffers, flame, view, clip, frame, motion):
     offsets = None
     if talker.knows_relation:
-      offsets = talker.gaussian_offsets(params, jnp.asarray(relation)[None], jnp.float32([time]))
+      relation = jnp.asarray(clip.relation)[None]
+      offsets = talker.gaussian_offsets(params, buffers, relation, jnp.float32([frame]), motion[frame : frame + 1])
     return np.asarray(render(talker.avatar(params, buffers), flame, camera_of(view, capture), offsets))
 
   def evaluate(params, buffers):
     scores = motion(params, buffers)
-    generated = {}
+    motions = {}
 
     def motion_of(clip):
-      if clip.name not in generated:
-        generated[clip.name] = talker.generate_clip(params, buffers, clip)
-      return generated[clip.name]
+      if clip.name not in motions:
+        motions[clip.name] = talker.generate_clip(params, buffers, clip)
+      return motions[clip.name]
 
     pairs = []
     for number in range(_VALIDATION_FRAMES):
@@ -211,7 +218,7 @@ def _make_evaluation(inputs: StageInputs, people: People):
       frame = (2 * number + 1) * len(clip.motion_b) // (2 * _VALIDATION_FRAMES)
       pose = lambda motion: pose_for(motion[frame : frame + 1], standing, people.alignment[None])
       pairs.append(tuple(
-          draw(params, buffers, pose(m), view, clip.relation, frame) for m in (motion_of(clip), clip.motion_b)
+          draw(params, buffers, pose(m), view, clip, frame, m) for m in (motion_of(clip), clip.motion_b)
       ))
     scores |= {f"drawn_{name}": value for name, value in frame_validation(pairs).items()}
     pairs = []
@@ -219,9 +226,10 @@ def _make_evaluation(inputs: StageInputs, people: People):
       for place in np.unique(np.linspace(0, len(film.frames) - 1, _VALIDATION_FRAMES).round().astype(int)):
         shown = film.read([place])
         frame = int(film.frames[place])
-        flame = pose_for(motion_of(film.clip)[frame : frame + 1], shown["flame"], film.alignment[None])
+        generated = motion_of(film.clip)
+        flame = pose_for(generated[frame : frame + 1], shown["flame"], film.alignment[None])
         camera = {name: shown[name] for name in view}
-        pairs.append((draw(params, buffers, flame, camera, film.clip.relation, frame), shown["image"]))
+        pairs.append((draw(params, buffers, flame, camera, film.clip, frame, generated), shown["image"]))
     if pairs:
       scores |= {f"filmed_{name}": value for name, value in frame_validation(pairs).items()}
     return scores

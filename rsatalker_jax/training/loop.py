@@ -24,7 +24,7 @@ import tqdm
 from rsatalker_jax import sharding
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs.workdir import STAGES
-from rsatalker_jax.training import checkpoints, writer as writer_lib
+from rsatalker_jax.training import checkpoints, usage, writer as writer_lib
 from rsatalker_jax.training.checkpoints import TrainState
 
 Params = dict[str, Any]
@@ -286,6 +286,7 @@ def run_stage(
     NonFiniteLoss: names the step, the stage and the term.
     BufferOverflow: names the step, the stage and the count, where the buffer cannot grow.
   """
+  began = time.perf_counter()
   key = jax.random.fold_in(jax.random.key(seed), STAGES.index(stage.name))
   init_key, step_key = jax.random.split(key)
   with jax.set_mesh(mesh):
@@ -351,6 +352,7 @@ def run_stage(
           checkpointer.save(state, batches, done, force=last)
         if stopping:
           break
+    usage.record(f"{workdir}/{stage.name}", done, time.perf_counter() - began)
     if stop.requested:  # Also in the last step, or while its checkpoint was written: no other stage begins.
       say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
       sys.exit(128 + stop.requested)

@@ -42,7 +42,7 @@ def test_pixels_reach_the_generator_and_the_social_networks():
     # Layers that start at zero would hide what lies before them.
     noisy = lambda tree, size: jax.tree.map(lambda x: x + size * r.normal(size=x.shape), tree)
     query = jnp.zeros((1, 8))
-    offsets = noisy(to64(offset_net.init(jax.random.key(1), query, jnp.zeros(1)))["params"], 1e-3)
+    offsets = noisy(to64(offset_net.init(jax.random.key(1), query, jnp.zeros(1), jnp.zeros((1, 56))))["params"], 1e-3)
     weights = jnp.array(r.normal(size=(FRAMES, 16, 16, 3)))
     # No cut-offs within reach of the differences: they would make the rendering a little discontinuous.
     raster = splat_kernels.Config(alpha_min=1e-12, transmittance_min=1e-12)
@@ -51,7 +51,7 @@ def test_pixels_reach_the_generator_and_the_social_networks():
       variables = {"params": inputs["generator"], "statistics": statistics}
       motion = generator.apply(variables, *given, social_module.apply({"params": inputs["social"]}, relation))
       query = social_module.apply({"params": inputs["social"]}, relation, method="query")
-      c = offset_net.apply({"params": inputs["offsets"]}, jnp.tile(query, (FRAMES, 1)), jnp.arange(float(FRAMES)))
+      c = offset_net.apply({"params": inputs["offsets"]}, jnp.tile(query, (FRAMES, 1)), jnp.arange(float(FRAMES)), motion)
       flame = pose_for(motion)
       output = render_frames(avatar, head, flame, c, camera, config=raster, implementation="reference")
       return jnp.sum(weights * output.image)

@@ -22,6 +22,8 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import load_head
 from rsatalker_jax.head.regions import FLAME_REGIONS
 from rsatalker_jax.motion import MotionConfig
+from rsatalker_jax.runs import STAGES
+from rsatalker_jax.social.networks import OFFSET_INPUTS
 from rsatalker_jax.training.losses import MotionLossWeights
 from rsatalker_jax.training.loop import Watching
 
@@ -76,6 +78,8 @@ def another(key, value):
       "evaluation.lpips_nets": ("alex", "vgg"),
       "head.masks": "masks.pkl",
       "mesh.data": 2,
+      "stages": ("avatar", "joint"),
+      "social.offsets_inputs": ("relation", "time", "motion"),
   }
   if key in special:
     return special[key]
@@ -132,6 +136,27 @@ def test_there_is_a_rule_for_each_key_and_no_other(config):
 @pytest.mark.parametrize("variant", ["", *VARIANTS])
 def test_our_own_configs_pass(module, variant):
   check_values(module.get_config(variant))
+
+
+@pytest.mark.parametrize("config", [rsatalker.get_config(), demo.get_config("paper")])
+def test_the_paper_is_eq_13_as_it_is_printed(config):
+  joint = config.joint
+  assert (joint.image_weight, joint.position_weight, joint.offset_weight) == (0.5, 0.01, 0.01)
+  assert (joint.tracked_weight, joint.drawn_weight, joint.motion_batch, config.motion.orthogonality) == (0, 0, 0, 0)
+  assert joint.avatar_share == 1.0 and joint.offsets_learning_rate == joint.generator_learning_rate > 1e-6
+  assert not config.motion.social_module and config.motion.loss.plain_norm
+  assert (config.avatar.dssim_weight, config.avatar.lpips_weight, config.avatar.scale_weight) == (0.2, 0.0, 0.0)
+  assert config.avatar.position_threshold == joint.offset_threshold == 1.0
+  assert config.stages == ("motion", "avatar", "joint") and config.social.offsets_inputs == ("relation", "time")
+
+
+def test_variants_can_be_joined():
+  config = rsatalker.get_config("ours+no_relation")
+  assert config.generator.residual and not config.social.enabled
+  assert config.evaluation.title == "RSATalker, this project's form, RSATalker without the social module"
+  assert demo.get_config("paper+ours").motion.loss.plain_norm is False
+  with pytest.raises(ValueError, match="found 'our' behind the colon, expected full, paper"):
+    rsatalker.get_config("paper+our")
 
 
 def test_a_section_may_be_given_whole_and_in_part_where_the_rest_is_none():
@@ -205,6 +230,8 @@ WRONG = {
     "logging.checkpoint_every": [0],
     "logging.pictures_every": [0],
     "evaluation.frames": [0, 1],
+    "stages": [(), ("joint", "motion"), ("motion", "motion"), "motion", ("motion", "final"), None],
+    "social.offsets_inputs": [(), ("motion", "motion"), ("pose",), "motion", None, (["motion"],)],
     "evaluation.lpips_nets": [("squeeze",), "alex", ("alex", "alex"), (["alex"],)],
     "evaluation.title": ["", "a | b", "a\nb"],
 }
@@ -273,6 +300,8 @@ def test_names_in_the_rules_are_those_of_the_code():
   VALUES = {*splat_kernels.implementations.names(), "cuda", "gsplat"}
   accepts = lambda key, value: RULES[key.split(".")[0]][key.split(".")[1]].accepts(value)
   assert names("render.implementation") == set(splat_kernels.implementations.names())
+  assert names("social.offsets_inputs") == set() and accepts("social.offsets_inputs", OFFSET_INPUTS)
+  assert RULES["stages"].accepts(STAGES)
   sizes = set()
   for size in range(70):
     try:

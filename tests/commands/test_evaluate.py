@@ -14,10 +14,11 @@ from PIL import Image
 
 import splat_kernels
 import tiny_world
-from rsatalker_jax.commands import evaluate
+from rsatalker_jax.commands import evaluate, film_scores
 from rsatalker_jax.data.captures import load_capture
+from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.evaluation import image_metrics
+from rsatalker_jax.evaluation import image_metrics, tables
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.runs import load_run
 
@@ -108,28 +109,60 @@ def test_all_of_a_finished_run(scored):
   assert Image.open(sheet).size == (4 * tiny_world.SIZE, 4 * tiny_world.SIZE)  # All four frames: truth, two rows, error.
 
 
+def test_results_say_what_they_are_of(scored, trained):
+  """What other commands read: of each frame and clip, by which definitions, and what was checked."""
+  results, markdown, _ = scored
+  assert (results["metrics_version"], results["seed"], results["title"]) == (tables.METRICS_VERSION, 0, "RSATalker")
+  assert results["run"] == trained and results["summary"].startswith("4 clips")
+  # Parameters that have shrunk to nothing move nothing: of three groups, in the run and two seeds. The constant row may.
+  rows = ["RSATalker"] * 3 + ["RSATalker, stage 1, seed 1 of 2"] * 3 + ["RSATalker, stage 1, seed 2 of 2"] * 3
+  assert [line.partition(" varies")[0] for line in results["checks"]] == [
+      f"COLLAPSED: {row}: {group}" for row, group in zip(rows, ["expression", "jaw", "pose"] * 3)
+  ]
+  assert all(f"- {line}\n" in markdown for line in results["checks"])
+  assert set(results["clips_each"]) == {"true motion", "RSATalker"}
+  clips = results["clips_each"]["RSATalker"]
+  assert list(clips) == [f"tiny-{n}_sub_video_0_speaker{speaker}" for n in (2, 3) for speaker in (1, 2)]
+  for score, value in results["motion"]["RSATalker"][0].items():
+    if score in clips["tiny-2_sub_video_0_speaker1"] and not score.startswith(("pdd", "jdd")):
+      assert value == pytest.approx(np.mean([scores[score] for scores in clips.values()]))
+  assert set(results["frames_each"]) == set(results["films"])
+  for film, rows in results["frames_each"].items():
+    assert set(rows) == set(results["frames"])
+    for title, scores in rows.items():
+      # First and last frame of 40, and of the other film's 20, as the conversation counts them.
+      assert scores.pop("frame") == ([0, 39] if film.startswith("tiny-2") else [0, 19])
+      assert results["films"][film][title] == pytest.approx({name: np.mean(values) for name, values in scores.items()})
+  assert results["usage"]["avatar"]["steps"] == 4 and results["usage"]["joint"]["parameters"]["offsets"] > 0
+  assert "FD ≤ P-FD and FD ≤ D·MSE·T/(T−1) hold in all 4 clips" in markdown
+  latex = pathlib.Path(trained, "evaluation", "results.tex").read_text()
+  assert latex.count(r"\begin{tabular}") == 2 and r"RSATalker (paper)" in latex and latex.isascii()
+
+
 def test_each_film_is_scored_by_its_own_frames(scored, trained, world):
   """The second film's scores, drawn without the command."""
   results, *_ = scored
   run, capture = load_run(trained), load_capture(world / "capture", "test", background=(1, 1, 1))
   source = evaluate.load_conversations(run.config.data, "test")
-  clip = {clip.name: clip for clip in evaluate.load_clips(source, run.encode)}["tiny-3_sub_video_0_speaker2"]
+  clip = {clip.name: clip for clip in load_clips(source, run.encode)}["tiny-3_sub_video_0_speaker2"]
   assert list(clip.relation) == [0, 1]
   frames = np.array([0, 19])
   shown = [capture[capture.index(0, tiny_world.FRAMES + SECOND_FILM + frame)] for frame in frames]
   flame = jax.tree.map(lambda *x: np.stack(x), *[item["flame"] for item in shown])
   stack = lambda name: np.stack([item[name] for item in shown])
   camera = splat_kernels.Camera(stack("world_to_camera"), stack("intrinsics"), capture.width, capture.height)
-  offsets = run.gaussian_offsets(clip.relation, frames)(np.arange(2))
-  draw = jax.jit(lambda flame: run.talker.render(run.avatar, flame, camera, offsets).image)
-  for title, pose in (("tracked motion", flame), ("generated motion", pose_for(run.generate(clip)[frames], flame))):
-    expected = float(np.mean(image_metrics.psnr(draw(pose), stack("image"))))
+  draw = jax.jit(lambda flame, offsets: run.talker.render(run.avatar, flame, camera, offsets).image)
+  generated = run.generate(clip)[frames]
+  moving = {"tracked motion": (flame, clip.motion_b[frames]), "generated motion": (pose_for(generated, flame), generated)}
+  for title, (pose, motion) in moving.items():
+    offsets = run.gaussian_offsets(clip.relation, frames, motion)(np.arange(2))
+    expected = float(np.mean(image_metrics.psnr(draw(pose, offsets), stack("image"))))
     assert results["films"][clip.name][title]["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_motion_alone(part_of):
   workdir = part_of("motion", title="speaker-only")
-  markdown = evaluate.score_run(workdir)
+  markdown, _ = evaluate.score_run(workdir)
   results, written, sheet = read_results(workdir)
   assert list(results["motion"]) == ["true motion", "speaker-only", "constant training mean"]
   assert not {"frames", "films", "flicker"} & set(results) and not sheet.exists()
@@ -142,10 +175,10 @@ def test_frames_alone_need_no_conversations(part_of, monkeypatch):
   """Of a run that generates nothing: the test frames of its capture, in their tracked poses."""
   monkeypatch.setattr(evaluate, "load_conversations", lambda *_: pytest.fail("conversations were read"))
   workdir = part_of("avatar")
-  markdown = evaluate.score_run(workdir)
+  markdown, _ = evaluate.score_run(workdir)
   results, _, sheet = read_results(workdir)
   assert "motion" not in results and set(results["frames"]) == {"tracked motion"} and list(results["films"]) == ["capture"]
-  assert "Motion is not scored: the run has no motion stage.\n" in markdown and "4 frames of 1 film:" in markdown
+  assert "Motion is not scored: the run has no motion stage.\n" in markdown and "4 frames of 1 film." in markdown
   assert Image.open(sheet).size == (4 * tiny_world.SIZE, 3 * tiny_world.SIZE)
   with pytest.raises(InputError, match=r"frames are not scored: no frames of the split ood in .*/capture, expected a run of which"):
     evaluate.score_run(workdir, "ood")
@@ -169,6 +202,25 @@ def test_cameras_held_out(part_of, world, tmp_path):
   assert list(read_results(workdir)[0]["frames"]) == ["tracked motion"]
   with pytest.raises(InputError, match="no frames of the split val"):
     evaluate.score_run(workdir, "val", config=config)
+
+
+@pytest.mark.parametrize("stages", [("joint",), ("avatar", "joint")])
+def test_a_run_that_took_its_earlier_stages_from_elsewhere(part_of, stages):
+  """It has all rows but that from before its joint stage."""
+  workdir = part_of(*stages)
+  evaluate.score_run(workdir)
+  results, *_ = read_results(workdir)
+  assert {"tracked motion", "generated motion"} <= results["frames"].keys()
+  assert "generated motion, before the joint stage" not in results["frames"]
+
+
+def test_one_part_alone(part_of):
+  workdir = part_of("motion", "avatar", "joint")
+  for part, other in (("motion", "frames"), ("frames", "motion")):
+    markdown, _ = evaluate.score_run(workdir, part=part)
+    results, _, sheet = read_results(workdir)
+    assert part in results and other not in results and sheet.exists() == (part == "frames")
+    assert f"{part} alone" in results["missing"][0] and f"{part} alone" in markdown
 
 
 def test_splits(part_of, trained):
@@ -232,25 +284,30 @@ def test_a_bank_is_scored_person_by_person(monkeypatch, world):
     }
 
 
-def test_offsets_are_of_each_films_relation_and_time():
-  clips = [types.SimpleNamespace(clip=types.SimpleNamespace(relation=np.array(relation))) for relation in ([1, 0], [0, -1])]
+def test_offsets_are_of_each_films_relation_time_and_motion():
+  film = lambda relation, first: types.SimpleNamespace(
+      clip=types.SimpleNamespace(relation=np.array(relation), motion_b=first + np.arange(10.0)[:, None] * np.ones(56))
+  )
   asked = []
-  run = types.SimpleNamespace(gaussian_offsets=lambda relation, times: asked.append((relation.tolist(), times.tolist())))
-  footage = evaluate.Footage(run, None, ["a", "b"], [2, 1], np.arange(3), clips, np.array([5, 9, 7]))
+  run = types.SimpleNamespace(gaussian_offsets=lambda *given: asked.append([x.tolist() for x in given]))
+  films = [film([1, 0], 100.0), film([0, -1], 200.0)]
+  footage = film_scores.Footage(run, None, ["a", "b"], [2, 1], np.arange(3), films, np.array([5, 9, 7]))
   footage.offsets(run)
-  assert asked == [([[1, 0], [1, 0], [0, -1]], [5, 9, 7])]
+  footage.offsets(run, np.ones((3, 56)))
+  relations_and_times = [[[1, 0], [1, 0], [0, -1]], [5, 9, 7]]
+  assert asked == [[*relations_and_times, [[105.0] * 56, [109.0] * 56, [207.0] * 56]], [*relations_and_times, [[1.0] * 56] * 3]]
 
 
 def test_films_of_one_conversation_are_told_apart_by_their_cameras():
   capture = types.SimpleNamespace(camera_indices=np.array([7, 3, 3]))
   film = lambda name, item: types.SimpleNamespace(name=name, capture=capture, items=np.array([item]))
-  names = evaluate._name_films([film("ann", 0), film("bob", 1), film("ann", 2)])
+  names = film_scores.name_films([film("ann", 0), film("bob", 1), film("ann", 2)])
   assert names == ["ann, camera 7", "bob", "ann, camera 3"]
 
 
 def test_means_weigh_films_by_their_frames():
   parts = [(3, {"a": {"psnr": 10.0, "l1": 0.1}}), (1, {"a": {"psnr": 30.0, "l1": 0.5}})]
-  assert evaluate._mean_rows(parts) == {"a": {"psnr": pytest.approx(15.0), "l1": pytest.approx(0.2)}}
+  assert film_scores.mean_rows(parts) == {"a": {"psnr": pytest.approx(15.0), "l1": pytest.approx(0.2)}}
 
 
 def test_flicker_compares_frames_that_follow_each_other(monkeypatch):
@@ -263,21 +320,26 @@ def test_flicker_compares_frames_that_follow_each_other(monkeypatch):
     camera_indices = cameras
 
     def __getitem__(self, i):
-      eye = np.eye(4, dtype=np.float32)
-      image = np.full((2, 2, 3), values[i], np.float32)
-      return dict(image=image, flame={"jaw": np.zeros(3)}, world_to_camera=eye, intrinsics=eye[:3, :3])
+      return dict(image=np.full((2, 2, 3), values[i], np.float32))
+
+    def read_flame(self, items):
+      return {"jaw": np.zeros((len(items), 3))}
+
+    def read_cameras(self, items):
+      return np.stack([np.eye(4)] * len(items)), np.stack([np.eye(3)] * len(items))
 
   capture = FakeCapture()
   capture.timesteps = timesteps
-  drawn = lambda talker, mesh, avatar, flame, camera, offsets: iter([np.sqrt(values)[:, None, None, None] * np.ones((1, 2, 2, 3))])
-  monkeypatch.setattr(evaluate, "render_sequence", drawn)
+  frames = (np.sqrt(values)[:, None, None, None] * np.ones((1, 2, 2, 3))).astype(np.float32)
+  drawn = lambda talker, mesh, avatar, flame, camera, offsets: iter(np.split(frames, [1, 3]))  # A frame, two, three.
+  monkeypatch.setattr(film_scores, "render_sequence", drawn)
   run = types.SimpleNamespace(talker=None, avatar=None)
-  footage = lambda lengths: evaluate.Footage(run, capture, ["f"] * len(lengths), lengths, np.arange(6), [], np.zeros(0, int))
+  footage = lambda lengths: film_scores.Footage(run, capture, ["f"] * len(lengths), lengths, np.arange(6), [], np.zeros(0, int))
   for lengths, pairs in (([6], [0, 2, 4]), ([3, 3], [0, 4])):
     pairs = np.array(pairs)
     true, ours = np.diff(values)[pairs], np.diff(np.sqrt(values))[pairs]
     expected = {"film": true, "avatar": ours, "difference": ours - true}
-    found = evaluate._measure_flicker([footage(lengths)])
+    found = film_scores.measure_flicker([footage(lengths)])
     assert found == pytest.approx({name: np.mean(np.abs(x)) for name, x in expected.items()}, rel=1e-5)
   capture.timesteps = 2 * timesteps
-  assert evaluate._measure_flicker([footage([6])]) == {}
+  assert film_scores.measure_flicker([footage([6])]) == {}

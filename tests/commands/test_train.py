@@ -50,13 +50,42 @@ def test_a_runs_own_stages_come_before_those_it_is_initialised_from(runs):
   runs["old", "joint"] = 9, {"generator": 4, "social": 5, "avatar": 6, "offsets": 7}
   runs["own", "motion"] = 5, {"generator": 8, "social": 9}
   runs["own", "joint"] = 3, {"generator": 100}  # Its own newest checkpoint is the loop's to find.
-  (params, buffers), sources = train._start_of("joint", "own", "old")
+  (params, buffers), sources = train._start_of("joint", "own", ["old"])
   assert params == buffers == {"generator": 8, "social": 9, "avatar": 6, "offsets": 7}
   assert sources == {"generator": "motion:5", "social": "motion:5", "avatar": "joint:9 of old", "offsets": "joint:9 of old"}
-  (params, _), sources = train._start_of("motion", "own", None)
+  (params, _), sources = train._start_of("motion", "own", [])
   assert params == sources == {}
   with pytest.raises(InputError, match="nowhere: found no checkpoint"):
-    train._start_of("motion", "own", "nowhere")
+    train._start_of("motion", "own", ["nowhere"])
+
+
+def test_of_another_run_some_stages_can_be_taken(runs):
+  runs["old", "motion"] = 9, {"generator": 1, "social": 2}
+  runs["old", "avatar"] = 9, {"avatar": 3}
+  runs["old", "joint"] = 9, {"generator": 4, "social": 5, "avatar": 6, "offsets": 7}
+  start = lambda *origins: train._start_of("joint", "own", origins)[0][0]
+  assert start("old:avatar") == {"avatar": 3}
+  assert start("old:motion,avatar") == {"generator": 1, "social": 2, "avatar": 3}
+  runs["odd:name", "motion"] = 9, {"generator": 1}  # A colon alone is part of the name.
+  assert start("odd:name") == {"generator": 1}
+  # Of several the last wins.
+  runs["new", "motion"] = 9, {"generator": 11}
+  assert start("old:motion,avatar", "new:motion") == {"generator": 11, "social": 2, "avatar": 3}
+  assert start("new:motion", "old:motion,avatar") == {"generator": 1, "social": 2, "avatar": 3}
+  runs["bare", "motion"] = 9, {"generator": 1}
+  with pytest.raises(InputError, match="bare: found no checkpoint of avatar or joint, expected"):
+    start("bare:avatar,joint")
+
+
+def test_the_configs_stages_are_run(world, tmp_path, monkeypatch):
+  ran = []
+  monkeypatch.setattr(loop, "run_stage", lambda stage, **options: ran.append(stage.name))
+  config = tiny_world.tiny_config(world)
+  config.stages = ("motion", "joint")
+  train.train(config, str(tmp_path / "run"))
+  assert ran == ["motion", "joint"]
+  with pytest.raises(InputError, match="--stage: found avatar, expected one of the config's stages, motion, joint"):
+    train.train(config, str(tmp_path / "run"), stage="avatar")
 
 
 def test_unfinished_stages_are_refused_unless_asked(runs, world):

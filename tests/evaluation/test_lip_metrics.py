@@ -14,6 +14,14 @@ from rsatalker_jax.head import LipOpening, load_head, make_lip_opening
 HEAD = pathlib.Path(__file__).resolve().parents[2] / "assets" / "head" / "demo_head.npz"
 
 
+def score_lips(generated, true, speaking, closures=None):
+  """Of clips, one by one."""
+  scores = lip_metrics.LipScores()
+  for clip in zip(generated, true, speaking, closures or [()] * len(true), strict=True):
+    scores.add(*clip)
+  return scores.scores()
+
+
 @pytest.fixture(scope="module")
 def opening():
   return LipOpening(make_lip_opening(load_head(HEAD)))
@@ -42,7 +50,7 @@ def test_correlations_are_pearsons_over_speaking_frames():
   true = [0.01 * rng.uniform(size=50) for _ in range(3)]
   generated = [t + 0.004 * rng.normal(size=50) for t in true]
   speaking = [rng.uniform(size=50) < 0.6, np.zeros(50, bool), rng.uniform(size=50) < 0.6]
-  scores = lip_metrics.score_lips(generated, true, speaking)
+  scores = score_lips(generated, true, speaking)
   each = [scipy.stats.pearsonr(g[s], t[s])[0] for g, t, s in zip(generated, true, speaking) if s.any()]
   assert scores["lips/correlation"] == pytest.approx(np.mean(each))
   pooled = [np.concatenate([x[s] for x, s in zip(xs, speaking)]) for xs in (generated, true)]
@@ -50,7 +58,7 @@ def test_correlations_are_pearsons_over_speaking_frames():
   far = pooled[1] > 2e-3
   assert scores["lips/false_closures"] == pytest.approx(np.mean(pooled[0][far] < 0.5e-3))
   assert not any(name.startswith("lips/bilabials") for name in scores)  # Nobody knows what was said.
-  still = lip_metrics.score_lips([np.full(50, 0.003)] * 3, true, speaking)
+  still = score_lips([np.full(50, 0.003)] * 3, true, speaking)
   assert still["lips/correlation"] == still["lips/pooled_correlation"] == 0.0
 
 
@@ -60,7 +68,7 @@ def test_bilabials_closed_within_a_frame():
   opening[[10, 50]] = 0.0
   # Frame 10 is 0.40 to 0.44 s: hit, a frame late, a frame early, two frames early; then one past the clip's end.
   closures = [("P", 0.40, 0.44), ("B", 0.44, 0.47), ("M", 0.35, 0.39), ("M", 0.30, 0.35), ("M", 4.2, 4.3)]
-  scores = lip_metrics.score_lips([opening], [opening], silent, [closures])
+  scores = score_lips([opening], [opening], silent, [closures])
   assert scores == pytest.approx(
       {"lips/bilabials": 0.75, "lips/bilabials_P": 1.0, "lips/bilabials_B": 1.0, "lips/bilabials_M": 0.5}
   )
@@ -76,5 +84,5 @@ def test_demo_faces_close_on_every_bilabial(opening):
     motion[:, columns(shape)] = lips.shapes[:, i : i + 1]
   curve = opening(motion)
   bilabials = [phone for phone in phones if phone[0] in visemes.BILABIALS]
-  assert lip_metrics.score_lips([curve], [curve], [np.ones(40, bool)], [bilabials])["lips/bilabials"] == 1.0
-  assert lip_metrics.score_lips([curve + 0.003], [curve], [np.ones(40, bool)], [bilabials])["lips/bilabials"] == 0.0
+  assert score_lips([curve], [curve], [np.ones(40, bool)], [bilabials])["lips/bilabials"] == 1.0
+  assert score_lips([curve + 0.003], [curve], [np.ones(40, bool)], [bilabials])["lips/bilabials"] == 0.0

@@ -46,6 +46,13 @@ def fit(clips):
   return relation_probe.fit_relation_probe((clip.motion_a, clip.motion_b, clip.relation) for clip in clips)
 
 
+def score_relation(probe, clips, motions):
+  scores = relation_probe.RelationScores(probe)
+  for clip, motion in zip(clips, motions, strict=True):
+    scores.add(clip, motion)
+  return scores.scores()
+
+
 @pytest.fixture(scope="module")
 def probe():
   return fit(make_clips(range(6), noise=0.5))
@@ -53,21 +60,21 @@ def probe():
 
 def test_names_unseen_pairs_and_their_conditional_mean(probe):
   test = make_clips(range(10, 15), noise=0.5)
-  scores = relation_probe.score_relation(probe, test, [clip.motion_b for clip in test])
+  scores = score_relation(probe, test, [clip.motion_b for clip in test])
   assert scores["relation/accuracy"] == 1.0 and scores["relation/clips"] == 20 and scores["relation/left_out"] == 0
   assert scores["relation/pieces"] > 0.9
   # Generated motion has less of its own noise than the truth: the same answers without any of it.
   smooth = make_clips(range(10, 15), noise=0.0)
-  assert relation_probe.score_relation(probe, test, [clip.motion_b for clip in smooth])["relation/accuracy"] == 1.0
+  assert score_relation(probe, test, [clip.motion_b for clip in smooth])["relation/accuracy"] == 1.0
 
 
 def test_only_the_answer_counts(probe):
   """B's motion without its bond to A tells nothing, whatever A does; nor does a B that answers every A alike."""
   test = make_clips(range(10, 40), noise=0.5)
   strangers = [clip.motion_b for clip in test[-4:] + test[:-4]]  # The same relation's answers, to another A.
-  assert relation_probe.score_relation(probe, test, strangers)["relation/accuracy"] < 0.45
+  assert score_relation(probe, test, strangers)["relation/accuracy"] < 0.45
   alike = [0.3 * np.roll(clip.motion_a, 10, axis=0) for clip in test]
-  assert relation_probe.score_relation(probe, test, alike)["relation/accuracy"] < 0.35
+  assert score_relation(probe, test, alike)["relation/accuracy"] < 0.35
 
 
 def test_told_relation_shows_or_does_not(probe):
@@ -79,9 +86,17 @@ def test_told_relation_shows_or_does_not(probe):
     relation = next(r for r in RELATIONS if (parse_relation(r) == clip.relation).all())
     return make_clip(relation, 100 * (10 + i // 4) + i % 4).motion_b
 
-  assert relation_probe.score_told_relation(probe, test, obeys) == {"relation/told_shown": 1.0, "relation/told_wrong": 0.0}
   ignores = lambda clip: test[by_pair[clip.motion_a.tobytes()]].motion_b
-  assert relation_probe.score_told_relation(probe, test, ignores) == {"relation/told_shown": 0.0, "relation/told_wrong": 1.0}
+  for generate, shown in ((obeys, 1.0), (ignores, 0.0)):
+    rng, told, scores = np.random.default_rng(0), [], relation_probe.RelationScores(probe)
+    for clip in test:
+      told.append(relation_probe.choose_other(probe, clip, rng))
+      scores.add_told(clip, told[-1], generate(dataclasses.replace(clip, relation=told[-1])))
+    found = scores.scores()
+    assert (found["relation/told_shown"], found["relation/told_wrong"]) == (shown, 1.0 - shown)
+  # Any of the others, and never the clip's own.
+  pairs = {(relation_probe.relation_index(clip.relation), relation_probe.relation_index(t)) for clip, t in zip(test, told)}
+  assert len(pairs) > 8 and all(own != other for own, other in pairs)
 
 
 def test_regressions_are_least_squares_per_relation(probe):
@@ -97,11 +112,11 @@ def test_unknown_short_and_unseen_are_left_out_and_counted(probe):
   unknown = dataclasses.replace(clips[0], relation=np.array([-1, 1], np.int32))
   short = make_clip(RELATIONS[0], 1, frames=relation_probe.least_frames() - 1)
   scored = [*clips, unknown, short]
-  scores = relation_probe.score_relation(probe, scored, [clip.motion_b for clip in scored])
+  scores = score_relation(probe, scored, [clip.motion_b for clip in scored])
   assert scores["relation/clips"] == 4 and scores["relation/left_out"] == 2
   three = fit([unknown, short, *(clip for clip in make_clips(range(3)) if not clip.name.startswith(RELATIONS[3]))])
   assert three.relations == (0, 1, 2)
-  assert relation_probe.score_relation(three, clips, [clip.motion_b for clip in clips])["relation/left_out"] == 1
+  assert score_relation(three, clips, [clip.motion_b for clip in clips])["relation/left_out"] == 1
 
 
 def test_one_relation_or_none_gives_no_probe():

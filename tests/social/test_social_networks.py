@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rsatalker_jax.social import (
     RELATIONS,
@@ -55,21 +56,35 @@ def test_motion_socialnet_has_two_layers():
   assert {name: layer["kernel"].shape for name, layer in params.items()} == {"hidden": (4, 5), "out": (5, 6)}
 
 
-def test_offsets_start_at_zero_and_learn_both_inputs():
-  module = GaussianOffsetNet(num_anchors=7, hidden=8)
+@pytest.mark.parametrize("inputs", [("relation", "time"), ("relation",), ("motion", "time", "relation"), ("motion",)])
+def test_offsets_start_at_zero_and_learn_what_they_are_told(inputs):
+  module = GaussianOffsetNet(num_anchors=7, hidden=8, inputs=inputs)
   query, t = jax.random.normal(KEY, (2, 3, 4)), jnp.arange(6.0).reshape(2, 3)
-  params = module.init(KEY, query, t)
-  offsets = module.apply(params, query, t)
+  motion = jax.random.normal(jax.random.key(2), (2, 3, 56))
+  params = module.init(KEY, query, t, motion)
+  offsets = module.apply(params, query, t, motion)
   assert offsets.shape == (2, 3, 7, 3)
   np.testing.assert_array_equal(offsets, 0.0)
-  # After a step of training they depend on the relation and on the time.
+  # After a step of training they depend on these and on nothing else.
   target = jax.random.normal(jax.random.key(1), offsets.shape)
   for _ in range(2):
-    grads = jax.grad(lambda p: jnp.mean((module.apply(p, query, t) - target) ** 2))(params)
+    grads = jax.grad(lambda p: jnp.mean((module.apply(p, query, t, motion) - target) ** 2))(params)
     params = jax.tree.map(lambda p, g: p - g, params, grads)
-  moved = module.apply(params, query, t)
-  assert not np.allclose(moved, module.apply(params, query + 1.0, t))
-  assert not np.allclose(moved, module.apply(params, query, t + 5.0))
+  moved = module.apply(params, query, t, motion)
+  others = {"relation": (query + 1, t, motion), "time": (query, t + 5, motion), "motion": (query, t, motion + 1)}
+  for name, other in others.items():
+    assert np.allclose(moved, module.apply(params, *other), atol=0) == (name not in inputs), name
+
+
+def test_offsets_without_motion_are_those_of_the_paper():
+  """Eq. 8 by hand: two layers on [q, encoding of t]."""
+  module = GaussianOffsetNet(num_anchors=2, hidden=8)
+  query, t, motion = jax.random.normal(KEY, (3, 4)), jnp.arange(3.0), jnp.full((3, 56), np.nan)
+  params = jax.tree.map(lambda x: x + 0.1, module.init(KEY, query, t, motion))
+  layers = params["params"]
+  hidden = jnp.concatenate([query, encode_time(t)], axis=-1) @ layers["hidden"]["kernel"] + layers["hidden"]["bias"]
+  expected = jax.nn.gelu(hidden) @ layers["out"]["kernel"] + layers["out"]["bias"]
+  np.testing.assert_allclose(module.apply(params, query, t, motion), expected.reshape(3, 2, 3), rtol=1e-5)
 
 
 def test_time_encoding_is_bounded_and_periodic_for_hours():

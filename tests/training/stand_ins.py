@@ -22,7 +22,8 @@ def make_clip(name, frames=40, seed=0, relation=(1, 0), speech=3):
 
 @dataclasses.dataclass(frozen=True)
 class PlainTalker(Talker):
-  """B's motion is A's, plus what is trained; offsets are what is trained, times the time and the relation's first number."""
+  """B's motion is A's, plus what is trained; offsets are what is trained, times the time, the relation's first number and the
+  jaw's."""
 
   @classmethod
   def of(cls, talker: Talker) -> "PlainTalker":
@@ -32,8 +33,9 @@ class PlainTalker(Talker):
     del buffers, dropout
     return inputs["motion_a"] + params["generator"]["shift"] + params["social"]["shift"]
 
-  def gaussian_offsets(self, params, relation, t):
-    scale = (t * (1 + relation[..., 0]))[:, None, None]
+  def gaussian_offsets(self, params, buffers, relation, t, motion):
+    del buffers
+    scale = (t * (1 + relation[..., 0]) * (1 + motion[..., 50]))[:, None, None]
     return scale * params["offsets"]["c"]
 
 

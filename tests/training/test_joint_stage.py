@@ -199,7 +199,9 @@ def by_hand(inputs, params, batch, motion):
     for k, frame in enumerate(filmed["frame"][row]):
       one = {name: x[row, k][None] for name, x in filmed["flame"].items()}
       flame = one if motion is None else pose_for(motion[row, frame][None], one, filmed["alignment"][row][None])
-      offsets = inputs.talker.gaussian_offsets(params, filmed["relation"][row][None], filmed["time"][row, k][None])
+      shown = (filmed["motion_b"] if motion is None else motion)[row, frame][None]
+      given = filmed["relation"][row][None], filmed["time"][row, k][None], shown
+      offsets = inputs.talker.gaussian_offsets(params, {}, *given)
       images.append(plain_render(avatar, flame, None, offsets).image[0])
   return jnp.stack(images)
 
@@ -251,6 +253,9 @@ def test_offsets_are_measured_in_their_triangles(world, batch):
   _, terms = terms_of(stage, params, buffers, batch)
   time = np.asarray(batch["filmed"]["time"]).ravel()
   times = time * (1 + np.repeat(np.asarray(batch["filmed"]["relation"])[:, 0], batch["filmed"]["time"].shape[1]))
+  filmed = batch["filmed"]
+  jaws = np.take_along_axis(np.asarray(filmed["motion_a"])[..., 50], np.asarray(filmed["frame"]), axis=1).ravel() + 0.03
+  times = times * (1 + jaws)  # The stand-in's motion is A's and two shifts; its offsets see its jaw.
   lengths = np.abs(times)[:, None] * 0.01 * np.sqrt(3) / np.asarray(people.sizes[0])[:, 0]
   np.testing.assert_allclose(terms["offset"], 0.3 * np.mean(np.maximum(lengths - 1, 0)), rtol=1e-4)
   seen = np.linalg.norm(np.asarray(means)[1::2], axis=1)

@@ -16,7 +16,7 @@ import pytest
 from rsatalker_jax import sharding
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs import workdir as workdirs
-from rsatalker_jax.training import loop
+from rsatalker_jax.training import loop, usage
 
 TRUE_WEIGHT = np.array([[1.0], [-2.0], [0.5]], np.float32)
 
@@ -187,3 +187,19 @@ def test_loaded_parameters_are_the_trained_ones(tmp_path):
   assert used == "motion:25"
   np.testing.assert_array_equal(params["generator"]["w"], state.params["generator"]["w"])
   np.testing.assert_array_equal(buffers["generator"]["scale"], 1)
+
+
+def test_usage_adds_up_over_starts(tmp_path):
+  stage = make_toy_stage(4)
+  run(dataclasses.replace(stage, steps=2), tmp_path)
+  first = json.loads((tmp_path / "motion" / "usage.json").read_text())
+  assert (first["steps"], first["starts"]) == (2, 1) and first["seconds"] > 0 and first["peak_memory_bytes"] > 2**20
+  run(stage, tmp_path)
+  second = json.loads((tmp_path / "motion" / "usage.json").read_text())
+  assert (second["steps"], second["starts"]) == (4, 2) and second["seconds"] > first["seconds"]
+  run(stage, tmp_path)  # Finished: nothing was done.
+  assert json.loads((tmp_path / "motion" / "usage.json").read_text()) == second
+  # What a start took is added to what is there.
+  usage.record(str(tmp_path / "motion"), 5, 1.5)
+  third = json.loads((tmp_path / "motion" / "usage.json").read_text())
+  assert third["seconds"] == pytest.approx(second["seconds"] + 1.5) and third["steps"] == 5

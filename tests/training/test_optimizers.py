@@ -140,7 +140,7 @@ def test_kernels_alone_decay_in_the_real_networks():
     params = jax.eval_shape(lambda key: {
         "generator": {"params": generator.init(key, speech, jnp.zeros((4, 56)), speech, jnp.zeros(config.generator.features))["params"]},
         "social": social.init(key, jnp.zeros(2, jnp.int32)),
-        "offsets": offsets.init(key, jnp.zeros(8), jnp.zeros(())),
+        "offsets": offsets.init(key, jnp.zeros(8), jnp.zeros(()), jnp.zeros(56)),
     }, jax.random.key(0))
     for path, decays in jax.tree_util.tree_leaves_with_path(optimizers.is_decayed(params)):
       name = "/".join(entry.key for entry in path)

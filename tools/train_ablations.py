@@ -1,0 +1,88 @@
+"""Trains and scores the variants of a finished run that configs/ablations.py lists, and writes the tables of docs/ablations.md.
+
+    python tools/train_ablations.py --workdir=runs/demo [--config=configs/demo.py] [--variants=full,no_relation] [--seeds=0,1,2]
+
+Of `full` the first seed is the run itself. Every variant is a run of its own, <workdir>/ablations/<variant>/seed_<n>, that can be
+scored, watched and generated with as any other. The command continues where it was stopped: what is trained and scored is left
+alone. Words that begin with --config. go to every training.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from configs.ablations import ABLATIONS, OFFSET_ABLATIONS, VARIANTS  # noqa: E402
+from rsatalker_jax.evaluation import ablations  # noqa: E402
+from rsatalker_jax.runs import load_config  # noqa: E402
+from tools.degrade_tracking import write_degraded  # noqa: E402
+
+# Seeds by variant where --seeds is not given: where a run takes long, one.
+SEEDS = {"full": (0, 1, 2), "no_relation": (0, 1, 2), "no_motion_stage": (0, 1, 2), "no_avatar_stage": (0, 1, 2)}
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The finished run.", required=True)
+_CONFIG = flags.DEFINE_string("config", "configs/demo.py", "The config that made it.")
+_VARIANTS = flags.DEFINE_list("variants", list(ABLATIONS), "Which.")
+_SEEDS = flags.DEFINE_list("seeds", None, "Of every variant; if not given those of docs/ablations.md.")
+
+
+def folder_of(workdir: str, variant: str, seed: int) -> pathlib.Path:
+  """Where a variant's run lies."""
+  return pathlib.Path(workdir) if variant == "full" and seed == 0 else ablations.folder_of(workdir, variant, seed)
+
+
+def commands_of(workdir: str, config: str, variant: str, seed: int, more: list[str]) -> list[list[str]]:
+  """The commands that train one variant, one after another."""
+  folder, taken = folder_of(workdir, variant, seed), ABLATIONS[variant]
+  stages = VARIANTS[variant][1].get("stages", ("motion", "avatar", "joint"))
+  origins = [f"--init_from={folder_of(workdir, other, seed)}:{stage}" for stage, other in taken.items()]
+  start = [sys.executable, "train.py", f"--config={config}:{variant}", f"--config.seed={seed}", f"--workdir={folder}"]
+  return [[*start, f"--stage={stage}", *origins, *more] for stage in stages if stage not in taken]
+
+
+def main(argv: list[str]) -> None:
+  more, stray = [word for word in argv[1:] if word.startswith("--config.")], [w for w in argv[1:] if not w.startswith("--config.")]
+  unknown = [name for name in _VARIANTS.value if name not in ABLATIONS]
+  if stray or unknown:
+    sys.exit(f"error: found {', '.join(stray + unknown)}, expected variants among {', '.join(ABLATIONS)}")
+  workdir = _WORKDIR.value
+  for variant in _VARIANTS.value:
+    for seed in map(int, _SEEDS.value or SEEDS.get(variant, (0,))):
+      folder = folder_of(workdir, variant, seed)
+      if folder != pathlib.Path(workdir):
+        _prepare(workdir, variant)
+        for command in commands_of(workdir, _CONFIG.value, variant, seed, more):
+          run(command)
+      if not ablations.is_scored(folder):
+        run([sys.executable, "eval.py", f"--workdir={folder}", *["--part=frames"] * (variant in OFFSET_ABLATIONS)])
+  print(ablations.write_tables(workdir, list(ABLATIONS)))
+
+
+def _prepare(workdir: str, variant: str) -> None:
+  """Makes the capture that a variant names, where it is made and not given."""
+  name = VARIANTS[variant][1].get("data.capture")
+  if name is None:
+    return
+  data = load_config(workdir)["data"]
+  source = pathlib.Path(data["embedded_root"]) / data["capture"]
+  target = source.with_name(name)
+  if not target.exists():
+    write_degraded(source, target)
+
+
+def run(command: list[str]) -> None:
+  """One command; a failure ends the program with its status."""
+  print(" ".join(command[1:]), flush=True)
+  if status := subprocess.run(command, cwd=os.getcwd(), check=False).returncode:
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+  known = [word for word in sys.argv if not word.startswith("--config.")]
+  others = [word for word in sys.argv if word.startswith("--config.")]
+  app.run(lambda argv: main([*argv, *others]), argv=known)
