@@ -2,7 +2,7 @@
 
 import html
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tqdm
@@ -11,7 +11,7 @@ from rsatalker_jax.commands.outputs import check_output
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import read_text
 from rsatalker_jax.report import losses, page, reels, results, scenes, turns
-from rsatalker_jax.report.material import Ablation, Cast, TestSet, load_ablations
+from rsatalker_jax.report.material import Cast, TestSet, load_ablations
 from rsatalker_jax.report.motion import MotionCharts, draw_conversations
 from rsatalker_jax.runs import STAGES, TrainedRun, load_run
 from rsatalker_jax.types import FPS
@@ -43,8 +43,11 @@ def write_report(workdir: str, out: str | None = None, *, person: str | None = N
   missing: list[str] = []
   run = load_run(workdir, person=person)
   ablations = load_ablations(workdir, person, missing)
-  tables = _show_results(workdir, run, ablations, missing)
-  curves = _show_losses(workdir, missing)
+  titles = {workdir: run.config.evaluation.title}
+  titles |= {str(folder): f"{x.title} ({x.variant}, {folder.name})" for x in ablations for folder in x.seeds}
+  found = {folder: entry for folder in titles if (entry := results.read_results(folder)) is not None}
+  tables = _show_results(run, found, titles, workdir, missing)
+  curves = _show_losses(workdir, found.get(workdir, {}).get("usage", {}), missing)
 
   cast, test = Cast.choose(run, ablations), TestSet.read(run, missing)
   moments = turns.choose_moments(test.turns, _CLIP)
@@ -76,56 +79,54 @@ def write_report(workdir: str, out: str | None = None, *, person: str | None = N
   return path
 
 
-def _show_results(workdir: str, run: TrainedRun, ablations: Sequence[Ablation], missing: list[str]) -> str:
-  """Checks, the run's tables, Tables 4 and 5 and the ablations' own tables, of what has been evaluated."""
-  own = results.read_results(pathlib.Path(workdir) / "evaluation")
-  if own is None:
-    missing.append(f"no tables of the run: `evaluate --workdir={workdir}` writes them")
-  elif own.get("stages") != run.stages:
-    missing.append(f"newer tables: those shown are of {own.get('stages')}, and the run has {run.stages}; evaluate it again")
-  others: dict[str, dict[str, Any]] = {}
-  for ablation in ablations:
-    for folder in ablation.seeds:
-      if (found := results.read_results(folder / "evaluation")) is None:
-        missing.append(f"no tables of {folder}: `evaluate --workdir={folder}` writes them")
-      else:
-        others[str(folder)] = found
-  titles = {str(folder): f"{x.title} ({x.variant}, {folder.name})" for x in ablations for folder in x.seeds}
-  results.check_versions(({workdir: own} if own else {}) | others)
+def _show_results(
+    run: TrainedRun, found: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], workdir: str, missing: list[str]
+) -> str:
+  """Checks, the run's tables, Tables 4 and 5 and the ablations' own tables, of what has been evaluated.
 
-  labels = {workdir: run.config.evaluation.title} | titles
-  found = ({workdir: own} if own else {}) | others
-  parts = [results.draw_checks({labels[name]: entry.get("checks") for name, entry in found.items()})] if found else []
+  Args:
+    run: in `workdir`.
+    found: results by folder, the run's first.
+    titles: of all folders.
+    missing: gets a line for what is not there.
+  """
+  for folder in (folder for folder in titles if folder not in found):
+    missing.append(f"no tables of {folder}: `evaluate --workdir={folder}` writes them")
+  own = found.get(workdir)
+  if own and own["stages"] != run.stages:
+    missing.append(f"newer tables: those shown are of {own['stages']}, and the run has {run.stages}; evaluate it again")
+  parts = [results.draw_checks({titles[folder]: entry.get("checks", ()) for folder, entry in found.items()})] if found else []
   if own:
     parts.append(results.draw_figures(own))
-    parts.append(f'<div class="results">{results.to_html(own["markdown"] or "")}</div>')
-  summary = pathlib.Path(workdir) / "ablations" / "ablations.md"
-  if summary.exists():
-    text = results.to_html(read_text(summary, "the tables of the ablations"))
+    parts.append(f'<div class="results">{results.to_html(own["markdown"])}</div>')
+  others = [folder for folder in found if folder != workdir]
+  together = pathlib.Path(workdir) / "ablations" / "results.md"
+  if together.exists():
+    text = results.to_html(read_text(together, "the tables of the ablations"))
     parts.append(f'<h3>Ablations</h3><div class="results">{text}</div>')
-  elif others:
-    missing.append(f"Tables 4 and 5: there is no {summary}")
-    parts.append("<h3>Ablations</h3>" + results.draw_comparison({labels[name]: entry for name, entry in found.items()}))
-  elif not ablations:
-    missing.append(f"no ablations: there are none in {pathlib.Path(workdir) / 'ablations'}")
-  for name, entry in others.items():
-    text = results.to_html(entry["markdown"] or "")
-    parts.append(f'<details><summary>{html.escape(titles[name])}</summary><div class="results">{text}</div></details>')
+  elif len(titles) > 1:
+    missing.append(f"Tables 4 and 5: there is no {together}")
+  else:
+    missing.append(f"no ablations: there are none in {together.parent}")
+  if others and not together.exists():
+    parts.append("<h3>Ablations</h3>" + results.draw_comparison({titles[folder]: entry for folder, entry in found.items()}))
+  for folder in others:
+    text = results.to_html(found[folder]["markdown"])
+    parts.append(f'<details><summary>{html.escape(titles[folder])}</summary><div class="results">{text}</div></details>')
   return "".join(parts)
 
 
-def _show_losses(workdir: str, missing: list[str]) -> str:
+def _show_losses(workdir: str, usage: Mapping[str, Any], missing: list[str]) -> str:
   """Curves of each stage that has any, with what the stage took."""
   parts = []
   for stage in STAGES:
-    folder = pathlib.Path(workdir) / stage
-    if not (folder / "metrics.jsonl").exists():
-      missing.append(f"no loss curves of the {stage} stage: there is no {folder / 'metrics.jsonl'}")
+    path = pathlib.Path(workdir) / stage / "metrics.jsonl"
+    if not path.exists():
+      missing.append(f"no loss curves of the {stage} stage: there is no {path}")
       continue
-    usage = folder / "usage.json"
-    took = losses.describe_usage(results.read_object(usage, "what a stage took")) if usage.exists() else ""
+    took = losses.describe_usage(usage.get(stage, {}))
     parts.append(f"<h3>{stage.capitalize()} stage</h3>" + (f'<p class="note">{html.escape(took)}</p>' if took else ""))
-    parts.append(losses.draw_losses(losses.read_metrics(folder / "metrics.jsonl"), stage))
+    parts.append(losses.draw_losses(losses.read_metrics(path), stage))
   if parts:
     parts.insert(0, losses.legend())
   return "".join(parts)

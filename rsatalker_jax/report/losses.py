@@ -5,7 +5,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -107,8 +108,8 @@ def _steps(curves: Curves) -> tuple[float, float]:
   return (0.0, last) if last > 0 else (-1.0, 1.0)
 
 
-def describe_usage(usage: Mapping[str, float]) -> str:
-  """What a stage took, of usage.json: steps, time, memory; empty where it does not say."""
+def describe_usage(usage: Mapping[str, Any]) -> str:
+  """What a stage took, of a run's results: steps, time, memory, parameters; empty where they do not say."""
   parts = []
   if "steps" in usage:
     parts.append(f"{usage['steps']:.0f} steps")
@@ -117,4 +118,6 @@ def describe_usage(usage: Mapping[str, float]) -> str:
     parts.append(f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s")
   if "peak_memory_bytes" in usage:
     parts.append(f"{usage['peak_memory_bytes'] / 2**20:.0f} MiB of memory at most")
+  if usage.get("parameters"):
+    parts.append(f"{sum(usage['parameters'].values()):,} parameters")
   return ", ".join(parts)

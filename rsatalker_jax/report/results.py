@@ -1,7 +1,6 @@
 """Results that commands wrote, read back and made into HTML: tables, violated checks, a few figures above all others."""
 
 import html
-import json
 import math
 import os
 import pathlib
@@ -10,7 +9,8 @@ from typing import Any
 
 import markdown_it
 
-from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation import ablations
+from rsatalker_jax.evaluation.ablations import GENERATED, TRACKED
 from rsatalker_jax.files import read_text
 
 # Figures that stand above the tables: row (None: the run's own), score, title with unit, format.
@@ -19,58 +19,22 @@ _FIGURES = (
     ("motion", None, "fd/expression", "Fréchet distance of expression", lambda x: f"{x:.4f}"),
     ("motion", None, "lips/correlation", "lips' opening while speaking, r", lambda x: f"{x:.3f}"),
     ("motion", None, "relation/accuracy", "relation that a probe recognises", lambda x: f"{100 * x:.0f} %"),
-    ("frames", "generated motion", "psnr", "frames, generated motion, PSNR", lambda x: f"{x:.2f} dB"),
-    ("frames", "tracked motion", "psnr", "frames, tracked motion, PSNR", lambda x: f"{x:.2f} dB"),
+    ("frames", GENERATED, "psnr", "frames, generated motion, PSNR", lambda x: f"{x:.2f} dB"),
+    ("frames", TRACKED, "psnr", "frames, tracked motion, PSNR", lambda x: f"{x:.2f} dB"),
 )
 _TABLE = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
 
 
-def read_results(folder: str | os.PathLike) -> dict[str, Any] | None:
-  """results.json of an evaluation's folder, with the text of results.md as "markdown"; None where there is none.
+def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
+  """The results of a run on the split test, with the text of results.md as "markdown"; None where there are none.
 
   Raises:
-    InputError: it is damaged, or not what evaluating writes.
+    InputError: they are damaged, or of another version of the metrics than this one.
   """
-  path = pathlib.Path(folder) / "results.json"
-  if not path.exists():
+  folder = pathlib.Path(workdir) / "evaluation"
+  if not (folder / "results.json").exists():
     return None
-  results = read_object(path, "the results that evaluating a run writes")
-  beside = path.with_suffix(".md")
-  return results | {"markdown": read_text(beside, "results as Markdown") if beside.exists() else None}
-
-
-def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
-  """The object in a JSON file.
-
-  Raises:
-    InputError: there is no such file, no JSON or no object in it.
-  """
-  try:
-    value = json.loads(read_text(path, expected))
-  except (ValueError, RecursionError) as error:
-    if isinstance(error, InputError):
-      raise
-    raise InputError(path, "", f"damaged JSON ({error})", expected) from None
-  if not isinstance(value, dict):
-    raise InputError(path, "", f"a {type(value).__name__}", expected)
-  return value
-
-
-def check_versions(results: Mapping[str, Mapping[str, Any]]) -> None:
-  """Looks whether results, by the folder of their run, are by the same definitions of metrics: only those are compared.
-
-  Raises:
-    InputError: names the first whose `metrics_version` differs from the first one's.
-  """
-  versions = [(run, found.get("metrics_version")) for run, found in results.items()]
-  for run, version in versions[1:]:
-    if version != versions[0][1]:
-      path = pathlib.Path(run) / "evaluation" / "results.json"
-      raise InputError(path, "metrics_version", _say(version), f"{_say(versions[0][1])}, as {versions[0][0]}: evaluate both again")
-
-
-def _say(version: Any) -> str:
-  return "none" if version is None else str(version)
+  return {**ablations.read_results(workdir), "markdown": read_text(folder / "results.md", "results as Markdown")}
 
 
 def to_html(markdown: str) -> str:

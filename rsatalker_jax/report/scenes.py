@@ -155,8 +155,9 @@ class Column:
     title: above the column.
     run: whose talker draws.
     avatar: the person.
-    pose: of the head in each frame of a scene.
-    identity: a checksum of what `pose` and `avatar` depend on, besides the scene.
+    motion: of the person in each frame of a scene.
+    identity: a checksum of what `motion` and `avatar` depend on, besides the scene.
+    tracked: whether the head has the film's pose, not the motion's.
     corrected: whether the run's offset corrections (Eq. 8) are used.
     film: whether the film is shown instead, where there is one.
   """
@@ -164,10 +165,18 @@ class Column:
   title: str
   run: TrainedRun
   avatar: Avatar
-  pose: Callable[[Scene], FlamePose]
+  motion: Callable[[Scene], Motion]
   identity: str
+  tracked: bool = False
   corrected: bool = True
   film: bool = False
+
+  def pose(self, scene: Scene) -> FlamePose:
+    """Of the head in each frame."""
+    if self.tracked:
+      return scene.body
+    alignment = np.broadcast_to(scene.alignment, (len(scene.frames), 3))
+    return jax.device_get(pose_for(self.motion(scene), scene.body, alignment))
 
   def draw(self, scenes: Sequence[Scene]) -> Iterator[Frame]:
     """All frames of the scenes, one after the other: one program for all."""
@@ -181,7 +190,7 @@ class Column:
   def _render(self, scenes: Sequence[Scene]) -> Iterator[Frame]:
     if not scenes:
       return
-    poses = [jax.device_get(self.pose(scene)) for scene in scenes]
+    poses = [self.pose(scene) for scene in scenes]
     flame = {name: np.concatenate([pose[name] for pose in poses]) for name in poses[0]}
     join = lambda name: np.concatenate([getattr(scene.camera, name) for scene in scenes])
     camera = dataclasses.replace(
@@ -189,38 +198,29 @@ class Column:
     )
     offsets = None
     if self.corrected and all(scene.relation is not None for scene in scenes):
-      relations = [np.tile(scene.relation, (len(scene.frames), 1)) for scene in scenes]
-      offsets = self.run.gaussian_offsets(np.concatenate(relations), np.concatenate([scene.frames for scene in scenes]))
+      told = [(np.tile(scene.relation, (len(scene.frames), 1)), scene.frames, self.motion(scene)) for scene in scenes]
+      offsets = self.run.gaussian_offsets(*map(np.concatenate, zip(*told)))
     for chunk in render_sequence(self.run.talker, sharding.make_mesh(), self.avatar, flame, camera, offsets):
       yield from video.to_uint8(chunk)
 
 
 def generated_column(method: Method, drawn_by: TrainedRun) -> Column:
   """What a method generates, drawn by the avatar of a run: its own, or another's where it has none."""
-  pose = lambda scene: pose_for(
-      method.motion(scene.conversation, scene.relation)[scene.frames], scene.body, _aligned(scene)
-  )
+  motion = lambda scene: method.motion(scene.conversation, scene.relation)[scene.frames]
   identity = digest(("generated", method.identity, run_identity(drawn_by)))
-  return Column(method.title, drawn_by, drawn_by.avatar, pose, identity)
+  return Column(method.title, drawn_by, drawn_by.avatar, motion, identity)
 
 
 def true_column(title: str, run: TrainedRun, *, film: bool = True) -> Column:
   """The film; where there is none, true motion drawn by the run's avatar. Without `film`, the tracked pose drawn by it."""
-  if film:
-    pose = lambda scene: pose_for(scene.conversation.motion_b[scene.frames], scene.body, _aligned(scene))
-  else:
-    pose = lambda scene: scene.body
-  return Column(title, run, run.avatar, pose, digest(("true", film, run_identity(run))), film=film)
+  motion = lambda scene: scene.conversation.motion_b[scene.frames]
+  return Column(title, run, run.avatar, motion, digest(("true", film, run_identity(run))), tracked=not film, film=film)
 
 
 def partner_column(title: str, run: TrainedRun) -> Column:
   """A, whose motion is given, as the run's Gaussians on another identity."""
-  pose = lambda scene: pose_for(scene.conversation.motion_a[scene.frames], scene.body, _aligned(scene))
-  return Column(title, run, views.partner_avatar(run), pose, digest(("partner", run_identity(run))), corrected=False)
-
-
-def _aligned(scene: Scene) -> Float[np.ndarray, "T 3"]:
-  return np.broadcast_to(scene.alignment, (len(scene.frames), 3))
+  motion = lambda scene: scene.conversation.motion_a[scene.frames]
+  return Column(title, run, views.partner_avatar(run), motion, digest(("partner", run_identity(run))), corrected=False)
 
 
 def run_identity(run: TrainedRun) -> str:

@@ -60,4 +60,4 @@ def test_usage_in_words():
   assert losses.describe_usage({}) == ""
   used = {"seconds": 90, "steps": 4000, "peak_memory_bytes": 3 * 2**20}
   assert losses.describe_usage(used) == "4000 steps, 1.5 min, 3 MiB of memory at most"
-  assert losses.describe_usage({"seconds": 9}) == "9.0 s"
+  assert losses.describe_usage({"seconds": 9, "parameters": {"a": 1000, "b": 234}}) == "9.0 s, 1,234 parameters"

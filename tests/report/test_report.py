@@ -20,6 +20,7 @@ from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.data.conversations import load_conversations
 from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation.tables import METRICS_VERSION
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.report import scenes
 from rsatalker_jax.runs import load_run, views
@@ -61,7 +62,6 @@ def trained(world, tmp_path_factory):
   write_results(workdir, checks=["FD > P-FD in <JAW>"])
   write_results(workdir / "ablations" / "paper" / "seed_0")
   change_config(workdir, workdir, title=TITLE)
-  (workdir / "motion" / "usage.json").write_text('{"seconds": 90, "steps": 4}')
   return workdir
 
 
@@ -71,10 +71,10 @@ def change_config(source, folder, *, title, enabled=True):
   (folder / "config.json").write_text(json.dumps(config))
 
 
-def write_results(folder, version=1, checks=()):
+def write_results(folder, version=METRICS_VERSION, checks=()):
   results = {
       "metrics_version": version, "stages": "motion:4 avatar:4 joint:3", "checks": list(checks), "title": "Ours",
-      "frames": {"generated motion": {"psnr": 23.456}},
+      "frames": {"generated motion": {"psnr": 23.456}}, "usage": {"motion": {"seconds": 90, "steps": 4}},
   }
   (folder / "evaluation").mkdir(exist_ok=True)
   (folder / "evaluation" / "results.json").write_text(json.dumps(results))
@@ -297,11 +297,12 @@ def test_sheets_are_the_film_and_its_differences(page, trained):
   (clip,) = (clip for clip in load_clips(load_conversations(run.config.data, "test"), run.encode) if clip.name.endswith("2"))
   item = capture[capture.index(0, 2 * tiny_world.FRAMES - 1)]
   deaf = load_run(str(trained / "ablations" / "deaf" / "seed_0"))
-  generated = [pose_for(x.generate(clip)[-1], item["flame"], run.alignment) for x in (run, deaf)]
+  motions = np.stack([clip.motion_b[-1], *(x.generate(clip)[-1] for x in (run, deaf))])
+  generated = [pose_for(motion, item["flame"], run.alignment) for motion in motions[1:]]
   poses = jax.tree.map(lambda *x: np.stack(x), item["flame"], *generated)
   thrice = lambda x: np.stack([x] * 3)
   camera = scenes.splat_kernels.Camera(thrice(item["world_to_camera"]), thrice(item["intrinsics"]), size, size)
-  offsets = run.gaussian_offsets(clip.relation, np.array([tiny_world.FRAMES - 1]))(np.zeros(3, int))
+  offsets = run.gaussian_offsets(clip.relation, np.full(3, tiny_world.FRAMES - 1), motions)(np.arange(3))
   alone = jax.jit(run.talker.render)(run.avatar, poses, camera, offsets).image
   drawn = sheet.reshape(5, size, 6, size, 3)[1:, :, -1]
   for picture, expected in zip(drawn, [*alone, alone[1]]):  # The paper's one is a copy of ours.
@@ -434,7 +435,7 @@ def test_mistakes_are_one_line_and_leave_nothing(copied, tmp_path):
     report.write_report(str(copied), str(tmp_path / "page.pdf"))
   with pytest.raises(InputError, match="no-run"):
     report.write_report(str(tmp_path / "no-run"))
-  write_results(copied / "ablations" / "paper" / "seed_0", version=2)
-  with pytest.raises(InputError, match="paper/seed_0/evaluation/results.json: metrics_version: found 2, expected 1, as "):
+  write_results(copied / "ablations" / "paper" / "seed_0", version=METRICS_VERSION - 1)
+  with pytest.raises(InputError, match="paper/seed_0/evaluation/results.json: metrics_version: found 1, expected 2"):
     report.write_report(str(copied))
   assert not (copied / "report.html").exists() and not list(tmp_path.glob("*.html"))
