@@ -40,7 +40,7 @@ def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
 def to_html(markdown: str) -> str:
   """Markdown as HTML: tables can be scrolled sideways, and of what it holds nothing is obeyed, HTML, links and pictures."""
   renderer = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
-  renderer.disable(["link", "image", "autolink", "html_inline", "html_block", "reference"])
+  renderer.disable(["link", "image", "autolink", "reference"])
   page = renderer.render(markdown)
   return page.replace("<table>", _TABLE).replace("</table>", "</table></div>")
 

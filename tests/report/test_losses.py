@@ -34,6 +34,8 @@ def test_a_cut_last_line_is_passed_over_and_no_other(tmp_path):
   for bad in ('{"step": 2, "lo', "[1]", '{"loss": 1}', '{"step": 2, "loss": "x"}', '{"step": NaN}', '{"step": 2, "loss": null}'):
     with pytest.raises(InputError, match="line 1: found .*, expected an object of numbers, with a step"):
       losses.read_metrics(write(tmp_path / "b", bad, good))
+  with pytest.raises(InputError, match="line 2"):
+    losses.read_metrics(write(tmp_path / "c", good, '{"step": 2, "lo'))
 
 
 def test_each_number_has_its_chart_or_its_words():

@@ -82,6 +82,12 @@ def test_moments_stay_in_the_conversation():
   assert choose_moments([], 100) == []
 
 
+def test_of_equal_stretches_the_first_is_taken():
+  twins = [make_turns(name, "blood,equal", a=[], b=[(10, 50), (100, 140)]) for name in "xy"]
+  (moment,) = choose_moments(twins, 30)
+  assert (moment.turns.name, moment.start) == ("x", 10)
+
+
 def test_exchange_is_where_the_quieter_speaks_most():
   turns = make_turns("x", "blood,equal", a=[(0, 100), (140, 160)], b=[(100, 140), (250, 300)])
   found = choose_exchange([turns], 60)
