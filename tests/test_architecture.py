@@ -24,6 +24,7 @@ ALLOWED = {
     "sharding": _FOUNDATION,
     "talker": _INFERENCE - {"talker", "media", "evaluation"},
     "runs": _INFERENCE,
+    "report": _INFERENCE | {"runs"},
     "training": _INFERENCE | {"runs"},
     "types": set(),
     "errors": set(),
@@ -32,7 +33,7 @@ ALLOWED = {
     "pickles": {"errors", "files", "npz"},
 }
 # Of the commands only the one that trains imports training code.
-_COMMANDS = _INFERENCE | {"runs", "commands"}
+_COMMANDS = _INFERENCE | {"runs", "report", "commands"}
 
 
 def imported_rooms(path: pathlib.Path) -> set[str]:

@@ -13,15 +13,14 @@ import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.commands.outputs import check_output
-from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.data.dualtalk import read_conversation, write_motion
 from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import FlamePose, pose_for, rotation_matrix
+from rsatalker_jax.head import FlamePose, pose_for
 from rsatalker_jax.media import conversation as conversation_frames, video
 from rsatalker_jax.social import format_relation
 from rsatalker_jax.talker import render_sequence
-from rsatalker_jax.runs import TrainedRun, load_run
+from rsatalker_jax.runs import TrainedRun, load_run, views
 from rsatalker_jax.types import FPS, SAMPLE_RATE, Motion
 
 
@@ -79,8 +78,8 @@ def generate_video(
   if save_motion is not None:
     write_motion(save_motion, motion_b[:count])
 
-  view, body = _front_view(run, size, camera)
-  partner = _another_person(run)
+  view, body = views.front_view(run, size, camera)
+  partner = views.partner_avatar(run)
   frames_a = _faces(run, partner, clip.motion_a[:count], body, view)
   frames_b = _faces(run, run.avatar, motion_b[:count], body, view, clip.relation)
   levels = tuple(conversation_frames.voice_levels(x, count, FPS) for x in (conversation.speech_a, conversation.speech_b))
@@ -89,45 +88,6 @@ def generate_video(
   sound = video.pan_two_voices(conversation.speech_a, conversation.speech_b)[: count * SAMPLE_RATE // FPS]
   video.write_video(out, tqdm.tqdm(frames, total=count, desc="video", unit="frame"), audio=sound)
   print(f"wrote {out}")
-
-
-def _front_view(run: TrainedRun, size: int, camera: int | None) -> tuple[splat_kernels.Camera, FlamePose]:
-  """A camera of the capture at the wanted height, and how the filmed body stood before it at the capture's first moment.
-
-  Args:
-    camera: its index in the capture; None takes the one that the face looks at.
-  """
-  capture = load_capture(run.data_path("capture"), "train")
-  indices = np.unique(capture.camera_indices)
-  if camera is not None and camera not in indices:
-    raise InputError("--camera", "", camera, f"one of {', '.join(map(str, indices))}, the cameras of {capture.root}")
-  firsts = [int(np.flatnonzero(capture.camera_indices == index)[0]) for index in (indices if camera is None else [camera])]
-  item = max((capture[first] for first in firsts), key=_looked_at)
-  zoom = size / capture.height
-  intrinsics = item["intrinsics"] * np.array([[zoom], [zoom], [1]], np.float32)
-  width = round(capture.width * zoom / 2) * 2
-  return splat_kernels.Camera(item["world_to_camera"], intrinsics, width, size), item["flame"]
-
-
-def _looked_at(item: dict) -> float:
-  """How straight the face of a captured frame looks into its camera: 1 straight, -1 away."""
-  flame, view = item["flame"], item["world_to_camera"]
-  forward = rotation_matrix(flame["rotation"]) @ rotation_matrix(flame["neck"]) @ np.array([0.0, 0.0, 1.0])
-  to_camera = -view[:3, :3].T @ view[:3, 3] - flame["translation"]
-  return float(forward @ to_camera / np.linalg.norm(to_camera))
-
-
-def _another_person(run: TrainedRun) -> Avatar:
-  """The trained Gaussians on another identity of the head model, so that the two are not twins."""
-  identities = run.talker.head.identities
-  if identities is None:
-    return run.avatar
-  shape = np.asarray(run.avatar.shape)
-  width = min(len(shape), identities.shape[1])
-  distances = np.linalg.norm(np.asarray(identities)[:, :width] - shape[:width], axis=1)
-  other = np.zeros_like(shape)
-  other[:width] = np.asarray(identities)[np.argsort(distances)[1], :width]
-  return run.avatar.replace(shape=other, static_offset=None)
 
 
 def _faces(

@@ -171,6 +171,23 @@ def _encode() -> None:
   encode.encode_voices(config)
 
 
+# --- report
+
+
+def _define_report() -> None:
+  flags.DEFINE_string("workdir", None, "The run to show, with its ablations in <workdir>/ablations/<variant>/seed_<n>.")
+  flags.DEFINE_string("out", None, "The page, .html; <workdir>/report.html if not given.")
+  flags.DEFINE_string("person", None, "Who is shown, where the run has a bank of several people.")
+  flags.mark_flags_as_required(["workdir"])
+
+
+def _report() -> None:
+  _use_devices_of(FLAGS.workdir)
+  from rsatalker_jax.commands import report
+
+  report.write_report(FLAGS.workdir, FLAGS.out, person=FLAGS.person)
+
+
 VERBS = {
     "train": Verb(
         """Trains RSATalker: motion, avatar, joint.
@@ -225,5 +242,15 @@ Voices that are there already are checked and left alone, so the command can be 
 several processes at once. Started by a cluster's launcher, each process takes its share of the voices.""",
         _define_encode,
         _encode,
+    ),
+    "report": Verb(
+        """Shows a run on one page: tables, loss curves, motion, videos with sound, sheets of frames.
+
+    python -m rsatalker_jax report --workdir=runs/demo [--out=runs/demo/report.html]
+
+What there is of the run and its ablations is shown; what is missing is said. The page holds everything and asks nothing of
+any network. Videos are kept in <workdir>/report: a second call draws only what has changed.""",
+        _define_report,
+        _report,
     ),
 }

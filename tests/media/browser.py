@@ -36,11 +36,13 @@ function pass(milliseconds) {
 class OpenPage:
   """A page in a browser of its own, by the DevTools protocol over the browser's pipe: there is no port to collide on.
 
-  Used in a `with` statement. `errors` holds what the page's console said, exceptions included.
+  Used in a `with` statement. `errors` holds what the page's console said, exceptions included; `requests` the addresses
+  that were asked for, but those that hold their content themselves.
   """
 
   def __init__(self, path: pathlib.Path, profile: pathlib.Path):
     self.errors: list[str] = []
+    self.requests: list[str] = []
     self._sent = 0
     ours, theirs = socket.socketpair()
     arguments = [BROWSER, *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
@@ -61,7 +63,7 @@ class OpenPage:
     self._session = None
     pages = [x for x in self._call("Target.getTargets")["targetInfos"] if x["type"] == "page"]
     self._session = self._call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
-    for domain in ("Page", "Runtime", "Log"):
+    for domain in ("Page", "Runtime", "Log", "Network"):
       self._call(f"{domain}.enable")
     self._call("Page.addScriptToEvaluateOnNewDocument", source=CLOCK)
     self._call("Page.navigate", url=path.as_uri())
@@ -85,6 +87,17 @@ class OpenPage:
   def mouse(self, kind: str, x: int, y: int, **details) -> None:
     """A mouse event of the browser's own (`mousePressed`, `mouseMoved`, `mouseReleased`, `mouseWheel`)."""
     self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **details)
+
+  def resize(self, width: int, height: int) -> None:
+    """Makes the window so large, in the page's pixels."""
+    self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
+
+  def press(self, key: str, text: str = "") -> None:
+    """Presses a key by its name ("Enter", "Tab") and lets it go: who does that is a person, to the browser."""
+    code = {"Enter": 13, "Tab": 9, "ArrowRight": 39, "Home": 36}[key]
+    for kind in ("keyDown", "keyUp"):
+      down = {"text": text} if kind == "keyDown" and text else {}
+      self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **down)
 
   def _call(self, method: str, **parameters) -> dict:
     self._sent += 1
@@ -110,6 +123,8 @@ class OpenPage:
       self.errors.append(about["exceptionDetails"]["exception"].get("description", "exception"))
     elif method == "Runtime.consoleAPICalled":
       self.errors.append(" ".join(str(argument.get("value")) for argument in about["args"]))
+    elif method == "Network.requestWillBeSent" and not about["request"]["url"].startswith(("data:", "blob:")):
+      self.requests.append(about["request"]["url"])
     elif method == "Log.entryAdded" and "GL Driver Message" not in about["entry"]["text"]:
       # Drivers tell on the console how fast a call was.
       self.errors.append(about["entry"]["text"])
