@@ -283,12 +283,16 @@ def find_origins(host: str, port: int, url: str | None) -> tuple[str, list[str]]
     name = None
   if not name or parts.scheme not in _DEFAULT_PORTS or "@" in parts.netloc or parts.query or parts.fragment:
     raise InputError("--url", "", url, "an address such as https://study.example.org")
-  name = f"[{name}]" if ":" in name else name
-  # Browsers leave the usual port away.
-  origins = [f"{parts.scheme}://{name}" + ("" if given in (None, _DEFAULT_PORTS[parts.scheme]) else f":{given}")]
+  origins = [_origin(parts.scheme, name, given)]
   if is_loopback:
-    origins += [f"http://{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+    origins += [_origin("http", name, port) for name in ("127.0.0.1", "localhost", "::1")]
   return url.rstrip("/"), origins
+
+
+def _origin(scheme: str, name: str, port: int | None) -> str:
+  """As browsers write it: without the usual port."""
+  name = f"[{name}]" if ":" in name else name
+  return f"{scheme}://{name}" + ("" if port in (None, _DEFAULT_PORTS[scheme]) else f":{port}")
 
 
 def serve(materials: Materials, store: Store, *, host: str, port: int, url: str | None, say: Callable[[str], None] = print) -> None:
@@ -306,15 +310,14 @@ def serve(materials: Materials, store: Store, *, host: str, port: int, url: str 
   asyncio.run(_serve(materials, store, host, port, url, say))
 
 
-async def _serve(materials, store, host, port, url, say) -> None:
-  listener = _listen(host, port)
+async def _serve(
+    materials: Materials, store: Store, host: str, port: int, url: str | None, say: Callable[[str], None]
+) -> None:
+  listener = open_listener(host, port)
   port = listener.getsockname()[1]
   base, origins = find_origins(host, port, url)
-  # No access log: it would hold tokens and addresses.
-  runner = web.AppRunner(StudyServer(materials, store, origins).make_app(), access_log=None, handle_signals=False)
-  await runner.setup()
+  runner = await start_server(materials, store, listener, origins)
   try:
-    await web.SockSite(runner, listener).start()
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
       asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -324,7 +327,21 @@ async def _serve(materials, store, host, port, url, say) -> None:
     await runner.cleanup()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+async def start_server(materials: Materials, store: Store, listener: socket.socket, origins: Collection[str]) -> web.AppRunner:
+  """Begins to answer on `listener`; the runner's `cleanup` ends it. Arguments as of `StudyServer`."""
+  # No access log: it would hold tokens and addresses.
+  runner = web.AppRunner(StudyServer(materials, store, origins).make_app(), access_log=None, handle_signals=False)
+  await runner.setup()
+  await web.SockSite(runner, listener).start()
+  return runner
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+  """A socket that listens.
+
+  Raises:
+    InputError: the port is taken, or the host is not this machine's.
+  """
   try:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -115,7 +115,7 @@ function showTrial() {
     `Conversation ${trial.conversation} of ${trial.conversations} · Video ${trial.video} of ${trial.videos}`;
   byId("progress").max = state.total;
   byId("progress").value = state.answered;
-  byId("count").textContent = `${state.answered} of ${state.total} videos rated`;
+  byId("count").textContent = `${state.answered} of ${state.total} rated`;
   byId("label").textContent = trial.label;
   const told = [["Scene", trial.title], ["Relation", trial.relation], ["Role", trial.role]].filter(([, text]) => text);
   byId("told").replaceChildren(...told.flatMap(([name, text]) => [make("dt", name), make("dd", text)]));
