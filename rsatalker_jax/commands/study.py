@@ -71,9 +71,8 @@ def run_study(
     counts = store.progress()
     if not counts["participants"]:
       raise InputError(study, "", "no participants", "those that --links=NUMBER makes")
-    print("{participants} participants, {consented} of them begun; {answers} of {trials} answers".format(**counts), flush=True)
-    say = lambda line: print(line, flush=True)
-    server.serve(materials, store, host=host, port=port, url=url, say=say)
+    print("{participants} participants, {consented} of them begun; {answers} of {trials} answers".format(**counts))
+    server.serve(materials, store, host=host, port=port, url=url)
   finally:
     store.close()
 

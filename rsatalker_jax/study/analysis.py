@@ -147,7 +147,8 @@ def t_test_power(participants: int, effect: float, sd: float, alpha: float) -> f
   """Probability that a two-sided paired t-test finds a true mean difference: noncentral t with P - 1 degrees of freedom."""
   degrees, shift = participants - 1, effect * math.sqrt(participants) / sd
   critical = scipy.stats.t.ppf(1 - alpha / 2, degrees)
-  return float(scipy.stats.nct.sf(critical, degrees, shift) + scipy.stats.nct.cdf(-critical, degrees, shift))
+  # The lower tail by symmetry: scipy's cdf there is NaN for some large effects.
+  return float(scipy.stats.nct.sf(critical, degrees, shift) + scipy.stats.nct.sf(critical, degrees, -shift))
 
 
 def required_participants(effect: float, sd: float, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> int:

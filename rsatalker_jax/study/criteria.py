@@ -79,4 +79,4 @@ def dimension_scores(scores: Float[np.ndarray, "*n 9"]) -> Float[np.ndarray, "*n
 
 def total_score(dimensions: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
   """Eq. 14: S_total = 0.25 S_Realism + 0.25 S_Fluency + 0.5 S_SRA."""
-  return dimensions @ np.array([dimension.weight for dimension in DIMENSIONS])
+  return np.asarray(dimensions @ np.array([dimension.weight for dimension in DIMENSIONS]))

@@ -295,7 +295,14 @@ def _origin(scheme: str, name: str, port: int | None) -> str:
   return f"{scheme}://{name}" + ("" if port in (None, _DEFAULT_PORTS[scheme]) else f":{port}")
 
 
-def serve(materials: Materials, store: Store, *, host: str, port: int, url: str | None, say: Callable[[str], None] = print) -> None:
+def _say(line: str) -> None:
+  """At once: whoever started the server in a pipe waits for it."""
+  print(line, flush=True)
+
+
+def serve(
+    materials: Materials, store: Store, *, host: str, port: int, url: str | None, say: Callable[[str], None] = _say
+) -> None:
   """Serves the study until the process is interrupted or terminated.
 
   Args:
