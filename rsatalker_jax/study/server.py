@@ -295,31 +295,21 @@ def _origin(scheme: str, name: str, port: int | None) -> str:
   return f"{scheme}://{name}" + ("" if port in (None, _DEFAULT_PORTS[scheme]) else f":{port}")
 
 
-def _say(line: str) -> None:
-  """At once: whoever started the server in a pipe waits for it."""
-  print(line, flush=True)
-
-
-def serve(
-    materials: Materials, store: Store, *, host: str, port: int, url: str | None, say: Callable[[str], None] = _say
-) -> None:
+def serve(materials: Materials, store: Store, *, host: str, port: int, url: str | None) -> None:
   """Serves the study until the process is interrupted or terminated.
 
   Args:
     materials, store: the study.
     host, port: what to listen on; port 0 takes a free one.
     url: see `find_origins`.
-    say: gets the lines about what is done.
 
   Raises:
     InputError: the port is taken, or the host is not this machine's.
   """
-  asyncio.run(_serve(materials, store, host, port, url, say))
+  asyncio.run(_serve(materials, store, host, port, url))
 
 
-async def _serve(
-    materials: Materials, store: Store, host: str, port: int, url: str | None, say: Callable[[str], None]
-) -> None:
+async def _serve(materials: Materials, store: Store, host: str, port: int, url: str | None) -> None:
   listener = open_listener(host, port)
   port = listener.getsockname()[1]
   base, origins = find_origins(host, port, url)
@@ -328,7 +318,7 @@ async def _serve(
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
       asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    say(f"serving on {base}/ (listening on {host}, port {port}); Ctrl+C ends it")
+    print(f"serving on {base}/ (listening on {host}, port {port}); Ctrl+C ends it", flush=True)
     await stop.wait()
   finally:
     await runner.cleanup()
