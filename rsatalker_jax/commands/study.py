@@ -44,6 +44,8 @@ def run_study(
   if len(chosen) > 1:
     raise InputError("command line", "", " and ".join(chosen), "one of them at a time")
   if results or power is not None or forget is not None:
+    if videos is not None:
+      raise InputError("--videos", "", videos, f"none with {chosen[0]}, which is about the answers in {study}")
     store = open_store(study)
     try:
       _work_on_answers(pathlib.Path(study), store, power, forget)

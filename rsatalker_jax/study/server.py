@@ -51,6 +51,16 @@ _HEADERS = {
 }
 
 
+# What those see who have no link, or a wrong one.
+_DOOR = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Study</title><link rel="icon" href="data:,"><link rel="stylesheet" href="{assets}/study.css">
+<main class="alone"><p>{text}</p></main></html>
+"""
+# Seconds that the end of the server waits for videos under way.
+_PATIENCE = 2.0
+
+
 class StudyServer:
   """The application of one study.
 
@@ -131,7 +141,7 @@ class StudyServer:
     raise web.HTTPNotFound(reason="no such video")
 
   async def _get_door(self, _: web.Request) -> web.Response:
-    text = "<!DOCTYPE html><html lang=en><title>Study</title><p>Please open the personal link that you were given."
+    text = _DOOR.format(assets="assets", text="Please open the personal link that you were given.")
     return web.Response(text=text, content_type="text/html")
 
   async def _get_asset(self, request: web.Request) -> web.Response:
@@ -141,7 +151,9 @@ class StudyServer:
     return web.Response(body=self._assets[name], content_type=_ASSETS[name], charset="utf-8", headers={"Cache-Control": "no-cache"})
 
   async def _get_page(self, request: web.Request) -> web.Response:
-    await self._find_participant(request)
+    if await self._in_store(self._store.participant, request.match_info["token"]) is None:
+      text = _DOOR.format(assets="../assets", text="This link is not known here. Is it the whole link that you were given?")
+      return web.Response(status=404, text=text, content_type="text/html")
     return web.Response(body=self._page, content_type="text/html", charset="utf-8")
 
   async def _get_state(self, request: web.Request) -> web.Response:
@@ -327,7 +339,7 @@ async def _serve(materials: Materials, store: Store, host: str, port: int, url: 
 async def start_server(materials: Materials, store: Store, listener: socket.socket, origins: Collection[str]) -> web.AppRunner:
   """Begins to answer on `listener`; the runner's `cleanup` ends it. Arguments as of `StudyServer`."""
   # No access log: it would hold tokens and addresses.
-  runner = web.AppRunner(StudyServer(materials, store, origins).make_app(), access_log=None, handle_signals=False)
+  runner = web.AppRunner(StudyServer(materials, store, origins).make_app(), access_log=None, handle_signals=False, shutdown_timeout=_PATIENCE)
   await runner.setup()
   await web.SockSite(runner, listener).start()
   return runner

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import pathlib
 import warnings
 
 import numpy as np
@@ -74,6 +75,14 @@ def test_columns_are_the_papers_and_eq_14_by_hand():
   expected = [1, 2, 6, 3, 10, 20, 60, 30, 50, 70, 90, 70, 0.25 * 3 + 0.25 * 30 + 0.5 * 70]
   np.testing.assert_allclose(analysis.to_columns(scores), expected, rtol=1e-12)
   np.testing.assert_allclose(analysis.to_columns(np.stack([scores, scores * 2])), [expected, np.multiply(expected, 2)], rtol=1e-12)
+
+
+def test_the_documentation_has_the_statements():
+  text = (pathlib.Path(__file__).parents[2] / "docs" / "study.md").read_text()
+  for dimension in criteria.DIMENSIONS:
+    assert f"{dimension.title} ({dimension.weight})" in text
+    for criterion in dimension.criteria:
+      assert f"| {criterion.title} | {criterion.question} |" in text
 
 
 # --- From answers to participants' means

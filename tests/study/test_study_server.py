@@ -82,6 +82,13 @@ def test_nothing_tells_the_method(site, scores):
   assert len(ids) == 18
 
 
+def test_a_link_that_nobody_has_is_told_so(site):
+  status, headers, body = site.request("GET", "/s/nobody")
+  assert status == 404 and headers["Content-Type"].startswith("text/html") and b"This link is not known here" in body
+  assert site.request("GET", "/s/nobody/state")[0] == 404
+  assert b"personal link" in site.request("GET", "/")[2]
+
+
 def test_each_id_is_its_video_and_ranges_are_served(site, materials, scores):
   consented(site, 1)
   for trial in _participant(site, 1).trials:
