@@ -86,8 +86,8 @@ def probe_video(path: pathlib.Path) -> VideoFacts:
     container, stream = _open(path)
     with container:
       first, last = (float(time * stream.time_base) for time in index.times[[0, -1]])
-      seconds = last - first + 1 / float(stream.average_rate or stream.guessed_rate)
-      codec = stream.codec_context
+      rate, codec = stream.average_rate, stream.codec_context
+      seconds = last - first + (1 / float(rate) if rate else 0.0)
       return VideoFacts(codec.name, codec.pix_fmt, seconds, bool(container.streams.audio))
   except (OSError, ValueError, av.error.FFmpegError) as error:
     if isinstance(error, InputError):
