@@ -107,10 +107,11 @@ class _Simulation:
     while (trial := (await self._ask(session, f"{path}/state"))["trial"]) is not None:
       position = (trial["conversation"] - 1) * trial["videos"] + trial["video"] - 1
       answer = {key: choice.randint(criteria.LEAST, criteria.MOST) for key in criteria.KEYS}
-      sent = {"video": trial["id"], "client": f"{choice.getrandbits(128):032x}", "scores": answer, "comment": f"{number} {position}"}
+      client, comment = f"{choice.getrandbits(128):032x}", f"{number} {position}"
+      sent = {"video": trial["id"], "client": client, "scores": answer, "comment": comment}
       await self._ask(session, f"{path}/answers", sent)
       async with self._news:
-        self._acknowledged[number, position] = answer | {"comment": sent["comment"]}
+        self._acknowledged[number, position] = answer | {"comment": comment}
         self._news.notify_all()
 
   async def _kill_when_due(self, process: asyncio.subprocess.Process) -> asyncio.subprocess.Process:
@@ -181,7 +182,7 @@ def main() -> None:
     outcome = simulate(pathlib.Path(folder), **vars(args))
   wanted = args.participants * args.methods * args.conversations
   print(f"{args.participants} participants, {args.methods} methods, {args.conversations} conversations: {wanted} answers")
-  print(f"{outcome.kills} kills; {outcome.broken} requests were cut off; {outcome.unheard} answers were stored but not heard of")
+  print(f"{outcome.kills} kills; {outcome.broken} requests were cut off, {outcome.unheard} of them after their answer was stored")
   print(f"{len(outcome.acknowledged)} acknowledged, {len(outcome.stored)} stored, {len(outcome.lost)} lost")
   sys.exit(bool(outcome.lost or len(outcome.stored) != wanted or len(outcome.acknowledged) != wanted))
 

@@ -85,7 +85,7 @@ def _work_on_answers(folder: pathlib.Path, store: Store, power: float | None, fo
     return
   answers = store.answers()
   if power is None:
-    print(analysis.write_analysis(folder, answers, store.methods, store.title))
+    print(analysis.write_analysis(folder, answers, store.identity, store.title))
     print(f"wrote {folder / 'answers.csv'}, {folder / 'results.json'} and {folder / 'results.md'}")
     return
   if not (math.isfinite(power) and 0 < power <= 100):

@@ -173,7 +173,7 @@ def _define_study() -> None:
   flags.DEFINE_string("host", "127.0.0.1", "What to listen on; anything but this machine alone needs --url.")
   flags.DEFINE_integer("port", 8700, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
   flags.DEFINE_string("url", None, "The address by which participants reach it, if not http://HOST:PORT.")
-  flags.DEFINE_integer("links", None, "Make sure there are as many participants, and print their links.", lower_bound=1, upper_bound=10_000)
+  flags.DEFINE_integer("links", None, "How many participants there are to be; prints their links.", lower_bound=1, upper_bound=10_000)
   flags.DEFINE_bool("results", False, "Write answers.csv, results.json and results.md: Table 3 and its statistics.")
   flags.DEFINE_float("power", None, "Print how many participants a difference of as many points needs.")
   flags.DEFINE_integer("forget", None, "Remove the participant of this number, with all answers.")

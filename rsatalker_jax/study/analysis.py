@@ -205,10 +205,10 @@ def plan(ratings: Ratings, effect: float, multiple: int) -> list[dict[str, Any]]
 def plan_table(rows: Sequence[Mapping[str, Any]]) -> str:
   """Markdown of `plan`."""
   columns = ["sd", "upper sd", "single test", "with Holm", "with Holm, upper sd"]
-  cells = {
-      " – ".join(map(_escape, row["methods"])): [f"{row['sd']:.1f}", f"{row['sd_upper']:.1f}", *map(str, row["participants"])]
-      for row in rows
-  }
+  cells = {}
+  for row in rows:
+    name = " – ".join(map(_escape, row["methods"]))
+    cells[name] = [f"{row['sd']:.1f}", f"{row['sd_upper']:.1f}", *map(str, row["participants"])]
   return markdown_table(columns, cells)
 
 
@@ -269,8 +269,8 @@ def write_markdown(summary: Mapping[str, Any], title: str) -> str:
   each = f"{least}" if least == most else f"{least} to {most}"
   lines = [
       f"# {_escape(title)}\n",
-      f"{summary['participants']} participants, {each} conversations each, 0 to 100. Total = 0.25 Realism + 0.25 Fluency + 0.5 SRA "
-      "(Eq. 14).",
+      f"{summary['participants']} participants, {each} conversations each, 0 to 100. "
+      "Total = 0.25 Realism + 0.25 Fluency + 0.5 SRA (Eq. 14).",
   ]
   if summary["answers_left_out"]:
     lines.append(f"{summary['answers_left_out']} answers are left out: their conversations are not rated to the end.")
@@ -318,8 +318,16 @@ def _guard_formula(cell: Any) -> Any:
   return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
 
 
-def write_analysis(folder: pathlib.Path, answers: Sequence[Mapping[str, Any]], methods: Sequence[str], title: str) -> str:
+def write_analysis(
+    folder: pathlib.Path, answers: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], title: str
+) -> str:
   """Writes answers.csv, results.json and results.md.
+
+  Args:
+    folder: where to.
+    answers: as `Store.answers` gives them.
+    identity: of the study, `Materials.identity`: its methods and the version of its statements.
+    title: of the study.
 
   Returns:
     The Markdown.
@@ -329,9 +337,9 @@ def write_analysis(folder: pathlib.Path, answers: Sequence[Mapping[str, Any]], m
   """
   if answers:
     write_csv(folder / "answers.csv", answers)
-  summary = summarize(gather_ratings(answers, methods))
+  summary = summarize(gather_ratings(answers, identity["methods"]))
   markdown = write_markdown(summary, title)
-  write_results(folder, {"title": title, "criteria": criteria.VERSION} | summary, markdown)
+  write_results(folder, {"title": title, "criteria": identity["criteria"]} | summary, markdown)
   return markdown
 
 

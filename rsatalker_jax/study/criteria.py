@@ -54,7 +54,9 @@ DIMENSIONS = (
     Dimension("sra", "SRA", "Social relationship", 0.5, (
         Criterion("role_consistency", "Role Consistency", "The behaviour suits how the two people are related."),
         Criterion("emotional_tone", "Emotional Tone", "The emotions suit what is said, and to whom."),
-        Criterion("interaction_dynamics", "Interaction Dynamics", "Nods, glances and smiles answer the other person at the right time."),
+        Criterion(
+            "interaction_dynamics", "Interaction Dynamics", "Nods, glances and smiles answer the other person at the right time."
+        ),
     )),
 )
 CRITERIA = tuple(criterion for dimension in DIMENSIONS for criterion in dimension.criteria)

@@ -176,7 +176,8 @@ def _read_video(path: pathlib.Path, root: pathlib.Path) -> Video:
   facts = probe_video(resolved)
   if facts.codec not in _CODECS or facts.pixel_format not in _PIXELS:
     found = f"{facts.codec} in {facts.pixel_format}, which not every browser plays"
-    raise InputError(path, "", found, f"{', '.join(_CODECS)} in {_PIXELS[0]}, as `ffmpeg -i IN -pix_fmt yuv420p OUT.mp4` writes")
+    hint = "as `ffmpeg -i IN -pix_fmt yuv420p OUT.mp4` writes"
+    raise InputError(path, "", found, f"{', '.join(_CODECS)} in {_PIXELS[0]}, {hint}")
   return Video(resolved, state.st_size, state.st_mtime_ns, digest.hexdigest(), facts.seconds, facts.has_sound)
 
 

@@ -148,7 +148,8 @@ class StudyServer:
     name = request.match_info["name"]
     if name not in _ASSETS:
       raise web.HTTPNotFound(reason="no such file")
-    return web.Response(body=self._assets[name], content_type=_ASSETS[name], charset="utf-8", headers={"Cache-Control": "no-cache"})
+    fresh = {"Cache-Control": "no-cache"}
+    return web.Response(body=self._assets[name], content_type=_ASSETS[name], charset="utf-8", headers=fresh)
 
   async def _get_page(self, request: web.Request) -> web.Response:
     if await self._in_store(self._store.participant, request.match_info["token"]) is None:
@@ -203,13 +204,15 @@ class StudyServer:
     seconds = sum(video.seconds for c in self._materials.conversations.values() for video in c.videos.values())
     minutes = -(-seconds // 60)
     return [
-        f"You will watch {total} videos of talking faces, about {minutes:.0f} minute{'s'[: minutes != 1]} in all, and rate each on nine "
-        "scales. Some or all of the faces are made by computers. Please use headphones or loudspeakers, and a quiet place.",
+        f"You will watch {total} videos of talking faces, about {minutes:.0f} minute{'s'[: minutes != 1]} in all, and rate "
+        "each on nine scales. Some or all of the faces are made by computers. Please use headphones or loudspeakers, and a "
+        "quiet place.",
         "Taking part is voluntary. You may stop at any time by closing this page, and your personal link brings you back to "
         "where you were. What you have saved until then is kept; if you want it deleted, say so to whoever gave you the "
         "link, with your participant number.",
         "What is stored: your ratings, your comments and when you saved them, under your participant number. Not stored: "
-        "your name, the address of your computer, cookies. Please write nothing into the comments that tells who you are.",
+        "your name, the address of your computer, cookies. Ratings not saved yet stay in your browser. Please "
+        "write nothing into the comments that tells who you are.",
     ]
 
   async def _get_video(self, request: web.Request) -> web.StreamResponse:
@@ -285,7 +288,8 @@ def find_origins(host: str, port: int, url: str | None) -> tuple[str, list[str]]
     is_loopback = False
   if url is None:
     if not is_loopback:
-      raise InputError("--url", "", "none", f"with --host={host}, the address by which participants reach it, such as http://myhost:{port}")
+      expected = f"with --host={host}, the address by which participants reach it, such as http://myhost:{port}"
+      raise InputError("--url", "", "none", expected)
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{port}"
   try:
@@ -336,10 +340,13 @@ async def _serve(materials: Materials, store: Store, host: str, port: int, url: 
     await runner.cleanup()
 
 
-async def start_server(materials: Materials, store: Store, listener: socket.socket, origins: Collection[str]) -> web.AppRunner:
+async def start_server(
+    materials: Materials, store: Store, listener: socket.socket, origins: Collection[str]
+) -> web.AppRunner:
   """Begins to answer on `listener`; the runner's `cleanup` ends it. Arguments as of `StudyServer`."""
   # No access log: it would hold tokens and addresses.
-  runner = web.AppRunner(StudyServer(materials, store, origins).make_app(), access_log=None, handle_signals=False, shutdown_timeout=_PATIENCE)
+  app = StudyServer(materials, store, origins).make_app()
+  runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_PATIENCE)
   await runner.setup()
   await web.SockSite(runner, listener).start()
   return runner

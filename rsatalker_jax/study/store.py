@@ -24,7 +24,9 @@ FILE = "study.sqlite"
 LONGEST_COMMENT = 2000
 _APPLICATION = 0x52535453  # "RSTS": whose file it is, in SQLite's header.
 _SCHEMA_VERSION = 1
-_SCORES = ", ".join(f"{key} INTEGER NOT NULL CHECK ({key} BETWEEN {criteria.LEAST} AND {criteria.MOST})" for key in criteria.KEYS)
+_SCORES = ", ".join(
+    f"{key} INTEGER NOT NULL CHECK ({key} BETWEEN {criteria.LEAST} AND {criteria.MOST})" for key in criteria.KEYS
+)
 _SCHEMA = f"""
 CREATE TABLE study (identity TEXT NOT NULL, title TEXT NOT NULL, secret BLOB NOT NULL) STRICT;
 CREATE TABLE participants (number INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, consented_at TEXT) STRICT;
@@ -332,7 +334,8 @@ def _check_identity(path: pathlib.Path, store: Store, materials: Materials) -> N
   if store._identity == _canonical(identity):
     return
   difference = _first_difference(store.identity, identity)
-  raise InputError(path, "", _name(store.identity), f"{_name(identity)}, as {materials.folder} has; they differ in {difference}")
+  expected = f"{_name(identity)}, as {materials.folder} has; they differ in {difference}"
+  raise InputError(path, "", _name(store.identity), expected)
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -355,7 +358,8 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
   if was is None or now is None:
     return f"the conversation {name}"
   if was["videos"] != now["videos"]:
-    return "the video " + min(f"{name}/{method}.mp4" for method in new["methods"] if was["videos"][method] != now["videos"][method])
+    changed = min(method for method in new["methods"] if was["videos"][method] != now["videos"][method])
+    return f"the video {name}/{changed}.mp4"
   return f"what is said of {name}"
 
 

@@ -187,7 +187,8 @@ byId("video").addEventListener("ended", () => {
 
 byId("video").addEventListener("error", () => {
   byId("video-message").textContent =
-    `This video cannot be played here. ${state.contact ? `Please tell ${state.contact}.` : "Please tell whoever gave you the link."}`;
+    "This video does not play. Load this page again to try once more; if that does not help, please tell " +
+    `${state.contact || "whoever gave you the link"}.`;
 });
 
 byId("answers").addEventListener("submit", (event) => {

@@ -15,6 +15,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.study import analysis, criteria
 
 METHODS = ("a", "b", "c")
+IDENTITY = {"methods": list(METHODS), "criteria": "1234abcd"}
 
 
 def ratings_of(scores) -> analysis.Ratings:
@@ -230,7 +231,8 @@ def test_the_table_in_the_papers_form(ratings):
   assert summary["participants"] == 12 and json.loads(json.dumps(summary))["table"].keys() == set(METHODS)
   text = analysis.write_markdown(summary, "Faces")
   lines = text.splitlines()
-  head = next(i for i, line in enumerate(lines) if line.startswith("| | Realism: Lip Sync ↑ | Expr. Naturalness ↑ | Visual Realism ↑ | Realism Mean ↑"))
+  first = "| | Realism: Lip Sync ↑ | Expr. Naturalness ↑ | Visual Realism ↑ | Realism Mean ↑ | Fluency: Motion Smoothness ↑ |"
+  head = next(i for i, line in enumerate(lines) if line.startswith(first))
   assert lines[head].endswith("| SRA Mean ↑ | Total ↑ |")
   rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines[head + 2 : head + 5]}
   columns = ratings.columns.mean(axis=0)
@@ -262,10 +264,10 @@ def test_files_of_the_results(tmp_path):
   comments = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "fine, \"quoted\"\nsecond line =1", "ä"]
   for answer, comment in zip(answers, comments):
     answer["comment"] = comment
-  markdown = analysis.write_analysis(tmp_path, answers, METHODS, "Faces")
+  markdown = analysis.write_analysis(tmp_path, answers, IDENTITY, "Faces")
   assert (tmp_path / "results.md").read_text() == markdown
   results = json.loads((tmp_path / "results.json").read_text())
-  assert results["criteria"] == criteria.VERSION and results["participants"] == 4
+  assert results["criteria"] == "1234abcd" and results["participants"] == 4
   with (tmp_path / "answers.csv").open(newline="", encoding="utf-8") as file:
     rows = list(csv.DictReader(file))
   assert len(rows) == 12
@@ -280,6 +282,6 @@ def test_files_of_the_results(tmp_path):
 
 def test_how_many_answers_are_left_out_is_said(tmp_path):
   answers = answers_of(np.full((2, 2, 3, 9), 50), conversations=("x", "y"))[:-1]
-  markdown = analysis.write_analysis(tmp_path, answers, METHODS, "Faces")
+  markdown = analysis.write_analysis(tmp_path, answers, IDENTITY, "Faces")
   assert "2 participants, 1 to 2 conversations each" in markdown
   assert "2 answers are left out" in markdown

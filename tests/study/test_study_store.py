@@ -78,10 +78,13 @@ def test_the_same_again_changes_nothing_and_another_is_refused(answers_store, an
   assert {key: value for key, value in stored[0].items() if key != "answered_at"} == expected | answer.scores
 
 
-def test_consent_is_given_once(answers_store):
+def test_consent_is_given_once(answers_store, monkeypatch):
   assert not first(answers_store).has_consented
-  answers_store.record_consent(1)
-  answers_store.record_consent(1)
+  for time in ("first", "second"):
+    monkeypatch.setattr(store, "_now", lambda time=time: time)
+    answers_store.record_consent(1)
+  row = answers_store._connection.execute("SELECT consented_at FROM participants WHERE number = 1").fetchone()
+  assert row == ("first",)
   assert first(answers_store).has_consented and not first(answers_store, 2).has_consented
   assert answers_store.progress() == {"participants": 3, "consented": 1, "answers": 0, "trials": 18}
 
