@@ -1,6 +1,7 @@
 """The server over real sockets: what it gives, to whom, and what it refuses."""
 
 import json
+import logging
 
 import pytest
 
@@ -80,6 +81,13 @@ def test_nothing_tells_the_method(site, scores):
       ids.add(trial["id"])
       site.post(number, "answers", answer_to(site, number, scores))
   assert len(ids) == 18
+
+
+def test_a_videos_address_cannot_be_computed_from_the_link(site, materials, monkeypatch):
+  consented(site, 1)
+  before = site.state()["trial"]["id"]
+  monkeypatch.setattr(site.store, "secret", b"another study's")
+  assert site.state()["trial"]["id"] != before
 
 
 def test_a_link_that_nobody_has_is_told_so(site):
@@ -260,12 +268,13 @@ def test_a_video_that_has_changed_is_not_shown(site, materials, monkeypatch):
   assert status == 503 and "not the one this study began with" in json.loads(body)["error"]
 
 
-def test_nobodys_address_is_stored(site, scores, capfd):
+def test_nobodys_address_is_stored(site, scores, capfd, caplog):
+  caplog.set_level(logging.INFO)  # At which aiohttp's own log of requests begins.
   consented(site, 1)
   site.post(1, "answers", answer_to(site, 1, scores))
   for path in site.folder.iterdir():
     assert b"127.0.0.1" not in path.read_bytes()
-  assert capfd.readouterr() == ("", "")
+  assert capfd.readouterr() == ("", "") and "aiohttp.access" not in {record.name for record in caplog.records}
 
 
 def test_a_server_that_ends_and_begins_again_goes_on(materials, answers_store, tmp_path, scores):
