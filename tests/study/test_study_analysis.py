@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 
 from rsatalker_jax.errors import InputError
@@ -189,6 +190,17 @@ def test_where_all_differ_by_the_same():
 def test_participants_are_those_of_published_tables(effect, sd, count):
   """Cohen's d of 0.5, 0.8 and 0.2 at level 0.05, two-sided, power 0.8: G*Power 3.1's 34, 15 and 199 pairs."""
   assert analysis.required_participants(effect, sd) == count
+
+
+@pytest.mark.parametrize("participants, effect, sd, alpha", [(2, 1.0, 1.0, 0.3), (3, 2.0, 1.5, 0.05), (34, 0.5, 1.0, 0.05)])
+def test_power_is_the_integral_over_what_the_measured_sd_may_be(participants, effect, sd, alpha):
+  """Of a normal mean over chi: given the sd, the mean is beyond the test's bound with a probability that Phi gives."""
+  degrees, shift = participants - 1, effect * math.sqrt(participants) / sd
+  bound = scipy.stats.t.ppf(1 - alpha / 2, degrees)
+  beyond = lambda u: scipy.stats.norm.sf(bound * u - shift) + scipy.stats.norm.cdf(-bound * u - shift)
+  density = lambda u: scipy.stats.chi.pdf(u * math.sqrt(degrees), degrees) * math.sqrt(degrees)
+  expected, _ = scipy.integrate.quad(lambda u: beyond(u) * density(u), 0, 12)
+  assert analysis.t_test_power(participants, effect, sd, alpha) == pytest.approx(expected, abs=1e-6)
 
 
 def test_power_is_that_of_simulated_studies():
