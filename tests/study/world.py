@@ -88,8 +88,10 @@ def running(materials: Materials, opened: store.Store, folder: pathlib.Path) -> 
     port = listener.getsockname()[1]
     tokens = list(opened.tokens().values())
     runner = in_loop(server.start_server(materials, opened, listener, server.find_origins("127.0.0.1", port, None)[1]))
-    yield Site(port, tokens, opened, folder)
-    in_loop(runner.cleanup())
+    try:
+      yield Site(port, tokens, opened, folder)
+    finally:
+      in_loop(runner.cleanup())
   finally:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
