@@ -21,6 +21,7 @@ ALLOWED = {
     "data": _FOUNDATION | {"social", "head"},
     "evaluation": _FOUNDATION | {"data", "social", "head", "splat_kernels"},
     "media": _FOUNDATION | {"data", "head", "avatar", "splat_kernels"},
+    "study": _FOUNDATION | {"data", "evaluation"},
     "sharding": _FOUNDATION,
     "talker": _INFERENCE - {"talker", "media", "evaluation"},
     "runs": _INFERENCE,
@@ -33,7 +34,7 @@ ALLOWED = {
     "pickles": {"errors", "files", "npz"},
 }
 # Of the commands only the one that trains imports training code.
-_COMMANDS = _INFERENCE | {"runs", "report", "commands"}
+_COMMANDS = _INFERENCE | {"runs", "report", "study", "commands"}
 
 
 def imported_rooms(path: pathlib.Path) -> set[str]:

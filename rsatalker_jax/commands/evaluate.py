@@ -99,7 +99,7 @@ def score_run(
     raise InputError(workdir, "", "; ".join(missing), f"a run of which something can be scored on {split}")
 
   results |= {"usage": workdirs.read_usage(workdir), "missing": missing}
-  sections.append("## What each stage took\n\n" + result_tables.usage_table(results["usage"]).markdown())
+  sections.append("## What each stage took\n\nDashes: it was trained by a version that did not measure.\n\n" + result_tables.usage_table(results["usage"]).markdown())
   for line in results["checks"]:
     print(f"{workdir}: {line}", file=sys.stderr)
   head = f"Run {workdir} ({run.stages}), split {split}, metrics of version {tables.METRICS_VERSION}\n"
@@ -201,7 +201,8 @@ class MotionResults:
     tell(
         "Table 1: motion of unseen conversations",
         "Best in bold" + "; mean ± half the distance between the seeds" * any(len(seeds) > 1 for seeds in rows.values())
-        + ". The rows below are of other people, other faces and another tracker.",
+        + ". The last rows are of other people, other faces and another tracker: they compare with none above. † marks those that "
+        "break one of the inequalities below.",
         result_tables.motion_table(self.generated, with_published=True),
     )
     parts.append(self._checks())
@@ -217,12 +218,12 @@ class MotionResults:
           "The relation that the motion shows",
           f"Relation that a probe fitted to true motion names, share of {truth['relation/clips']} clips "
           f"({truth['relation/left_out']} left out); standard error at most {0.5 / np.sqrt(truth['relation/clips']):.2f}.",
-          result_tables.relation_table(rows, _TRUTH),
+          result_tables.relation_table(rows, (_TRUTH,)),
       )
     tell(
         "Lips",
         "Closed: less than 0.5 mm apart. Bilabials: within a frame of the sound.",
-        result_tables.lip_table(rows, _TRUTH),
+        result_tables.lip_table(rows, (_TRUTH, _CONSTANT)),  # What never closes never closes in error.
     )
     tell(
         "Faces in millimetres and degrees, speaking and listening apart",
@@ -253,7 +254,7 @@ class MotionResults:
     tell(
         "Diversity, and correlation with the partner",
         "SID: as much as the truth's, by clusters of all clips. rPCC: less is better.",
-        result_tables.diversity_table(rows, _TRUTH),
+        result_tables.diversity_table(rows, (_TRUTH,)),
     )
     tell(
         "SID as other code computes it",
@@ -272,8 +273,8 @@ class MotionResults:
     if not self.alarms:
       lines.append(f"No generator has collapsed: all vary over time by at least {dynamics_metrics.COLLAPSED:g} of the truth's variance.")
     if collapsed := self.rows[_CONSTANT][0].collapsed:
-      lines.append(f"The row *{_CONSTANT}* stands still, as it is meant to: {'; '.join(collapsed)}.")
-    return "Checks:\n\n" + "".join(f"- {line}\n" for line in lines)
+      lines.append(f"The row *{_CONSTANT}* stands still, as it is meant to: {', '.join(line.split()[0] for line in collapsed)}.")
+    return "## Checks\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
 def score_motion(run: TrainedRun, split: str, workdir: str) -> MotionResults:
@@ -382,7 +383,7 @@ def _frame_report(scores: film_scores.FrameScores, *, filmed: bool) -> str:
   """Tables of the frames, with what is needed to read them."""
   films = f"{scores.count} frames of {len(scores.by_film)} film{'s' * (len(scores.by_film) > 1)}"
   report = f"## Table 2: rendered frames{' of unseen conversations' * filmed}\n\n{films[0].upper()}{films[1:]}. "
-  report += "The rows below are of other people's films, with a network behind LPIPS that the paper does not name.\n\n"
+  report += "The last rows are of other people's films, with a network behind LPIPS that the paper does not name.\n\n"
   report += _frame_table(scores).markdown()
   if len(scores.by_film) > 1:
     report += "\nBy film, PSNR in dB:\n\n" + result_tables.film_table(scores.by_film).markdown()

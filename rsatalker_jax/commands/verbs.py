@@ -188,6 +188,29 @@ def _report() -> None:
   report.write_report(FLAGS.workdir, FLAGS.out, person=FLAGS.person)
 
 
+# --- study
+
+
+def _define_study() -> None:
+  flags.DEFINE_string("study", None, "Folder of the answers and the results.")
+  flags.DEFINE_string("videos", None, "Folder of the videos, <conversation>/<method>.mp4.")
+  flags.DEFINE_string("host", "127.0.0.1", "What to listen on; anything but this machine alone needs --url.")
+  flags.DEFINE_integer("port", 8700, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
+  flags.DEFINE_string("url", None, "The address by which participants reach it, if not http://HOST:PORT.")
+  flags.DEFINE_integer("links", None, "How many participants there are to be; prints their links.", lower_bound=1, upper_bound=10_000)
+  flags.DEFINE_bool("results", False, "Write answers.csv, results.json and results.md: Table 3 and its statistics.")
+  flags.DEFINE_float("power", None, "Print how many participants a difference of as many points needs.")
+  flags.DEFINE_integer("forget", None, "Remove the participant of this number, with all answers.")
+  flags.mark_flags_as_required(["study"])
+
+
+def _study() -> None:
+  from rsatalker_jax.commands import study
+
+  names = ("study", "videos", "host", "port", "url", "links", "results", "power", "forget")
+  study.run_study(**{name: FLAGS[name].value for name in names})
+
+
 VERBS = {
     "train": Verb(
         """Trains RSATalker: motion, avatar, joint.
@@ -252,5 +275,19 @@ What there is of the run and its ablations is shown; what is missing is said. Th
 any network. Videos are kept in <workdir>/report: a second call draws only what has changed.""",
         _define_report,
         _report,
+    ),
+    "study": Verb(
+        """Runs the socially-aware user study in browsers: people rate videos of several methods, blind and in balanced orders.
+
+    python -m rsatalker_jax study --study=STUDY --videos=VIDEOS --links=24   # makes 24 participants, prints their links
+    python -m rsatalker_jax study --study=STUDY --videos=VIDEOS              # serves them, until Ctrl+C
+    python -m rsatalker_jax study --study=STUDY --results                    # Table 3, intervals, tests, answers.csv
+    python -m rsatalker_jax study --study=STUDY --power=5                    # participants to find 5 points of difference
+    python -m rsatalker_jax study --study=STUDY --forget=7                   # removes participant 7 and their answers
+
+VIDEOS has one folder a conversation, each with a video of every method, METHOD.mp4. Answers are on the disk before the page
+goes on. docs/study.md tells how to run one.""",
+        _define_study,
+        _study,
     ),
 }

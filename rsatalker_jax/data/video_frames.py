@@ -56,6 +56,46 @@ def read_video_frame(path: pathlib.Path, index: int, *, channels: int = 3) -> UI
 
 
 @dataclasses.dataclass(frozen=True)
+class VideoFacts:
+  """Attributes:
+    codec, pixel_format: FFmpeg's names, such as h264 and yuv420p.
+    seconds: from the first frame to the end of the last.
+    has_sound: whether there is a sound stream beside it.
+  """
+
+  codec: str
+  pixel_format: str
+  seconds: float
+  has_sound: bool
+
+
+def probe_video(path: pathlib.Path) -> VideoFacts:
+  """Reads a video through, and decodes its first and last frame.
+
+  Raises:
+    InputError: see `read_video_frame`; or the file is damaged or cut off.
+  """
+  try:
+    state = os.stat(path)
+    file = _File(path, state.st_mtime_ns, state.st_size)
+    index = _read_index(file)
+    if not index.is_whole or not len(index.times):
+      raise InputError(path, "", f"{len(index.times)} frames and damage behind them", "a whole video file")
+    for frame in (0, len(index.times) - 1):
+      read_video_frame(path, frame)
+    container, stream = _open(path)
+    with container:
+      first, last = (float(time * stream.time_base) for time in index.times[[0, -1]])
+      rate, codec = stream.average_rate, stream.codec_context
+      seconds = last - first + (1 / float(rate) if rate else 0.0)
+      return VideoFacts(codec.name, codec.pix_fmt, seconds, bool(container.streams.audio))
+  except (OSError, ValueError, av.error.FFmpegError) as error:
+    if isinstance(error, InputError):
+      raise
+    raise InputError(path, "", error, "a whole video file") from None
+
+
+@dataclasses.dataclass(frozen=True)
 class _File:
   """A video in the state in which it was met: one that was written anew is another."""
 

@@ -36,6 +36,7 @@ class TimeRatios:
     """Another clip."""
     for side, motion in enumerate((pred, target)):
       motion = np.asarray(motion, np.float64)
+      motion = motion - motion[0]  # What stands still is exactly 0, without rounding.
       parts = {"variation": motion - motion.mean(axis=0), "jerk": np.diff(motion, 3, axis=0)}
       for group, dims in MOTION_GROUPS.items():
         for name, part in parts.items():

@@ -69,10 +69,9 @@ class MeshMetrics:
   """
 
   def __init__(self, parts: FaceParts):
-    still = np.asarray(_pose(parts.head, jnp.zeros((1, 56))))[0, : parts.lips + parts.upper]
-
     def measure(pred: Float[Array, "t 56"], target: Float[Array, "t 56"]):
-      p, t = (_pose(parts.head, motion)[:, : parts.lips + parts.upper] for motion in (pred, target))
+      still = jnp.zeros((1, 56))
+      p, t, still = (_pose(parts.head, motion)[:, : parts.lips + parts.upper] for motion in (pred, target, still))
       apart = jnp.linalg.norm(p[:, : parts.lips] - t[:, : parts.lips], axis=-1).max(axis=1)
       moved = [jnp.linalg.norm((x - still)[:, parts.lips :], axis=-1) for x in (p, t)]
       return _MM * apart, _MM * jnp.stack(moved)

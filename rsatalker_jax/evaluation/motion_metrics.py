@@ -163,9 +163,9 @@ def fit_motion_clusters(
 def _thin_out(motions: Iterable[Motion]) -> Float[np.ndarray, "n 56"]:
   kept, stride, position = [np.zeros((0, MOTION_DIM), np.float32)], 1, 0
   for motion in motions:
-    kept.append(motion[-position % stride :: stride])
+    kept.append(motion[-position % stride :: stride].copy())  # A view would keep all of it.
     position += len(motion)
-    if sum(map(len, kept)) > _CLUSTERED_FRAMES:
+    while sum(map(len, kept)) > _CLUSTERED_FRAMES:
       kept, stride = [np.concatenate(kept)[::2]], 2 * stride
   return np.concatenate(kept)
 

@@ -3,11 +3,12 @@
 "RSATalker" is the paper (Tables 1 and 2). TIMAR's rows, and DualTalk's weights scored by its authors, are those of the table
 in its repository, for a context of 8 s (github.com/CoderChen01/towards-seamless-interaction).
 
-What the paper's Table 1 shows about itself: FD <= P-FD holds for every clip (`motion_metrics.find_violations`), and its rows
-of RSATalker (EXP, JAW) and DiffusionTalker (POSE) do not keep it; where FD = P-FD (FaceFormer, CodeTalker, SelfTalk) a face
-does not move at all. docs/evaluation.md has the reasons.
+docs/evaluation.md tells what the paper's Table 1 shows about itself.
 """
 
+from collections.abc import Mapping
+
+from rsatalker_jax.evaluation.motion_metrics import TABLE_SCALES
 from rsatalker_jax.types import MOTION_GROUPS
 
 MOTION_DATA = "published, on DualTalk's test set"
@@ -40,3 +41,15 @@ IMAGES = {
     "GaussianTalker (paper)": {"l1": 0.0224, "psnr": 21.3262, "ssim": 0.9164, "lpips_alex": 0.0967},
     "RSATalker (paper)": {"l1": 0.0198, "psnr": 22.9979, "ssim": 0.9377, "lpips_alex": 0.0560},
 }
+
+_ROUNDING = 0.01  # As a share: of numbers with two decimals, and of T/(T − 1) for clips of several seconds.
+
+
+def is_possible(scores: Mapping[str, float]) -> bool:
+  """Whether a row of `MOTION` keeps FD ≤ P-FD and FD ≤ D·MSE·T/(T−1), which hold for every clip, and so for means over clips
+  (`motion_metrics.find_violations`)."""
+  for group, dims in MOTION_GROUPS.items():
+    fd, p_fd, mse = (scores[f"{name}/{group}"] / TABLE_SCALES[name][group] for name in ("fd", "p_fd", "mse"))
+    if fd > (1 + _ROUNDING) * min(p_fd, (dims.stop - dims.start) * mse):
+      return False
+  return True

@@ -31,15 +31,17 @@ _KINDS = ("speaking", "listening")
 
 
 def motion_table(rows: Rows, *, with_published: bool = False) -> Table:
-  """The paper's Table 1: FD, P-FD and MSE, with the published rows below a rule if they are asked for."""
+  """The paper's Table 1: FD, P-FD and MSE, with the published rows below a rule if they are asked for; † marks those of
+  them that no motion can reach (`published.is_possible`)."""
   columns = _group_columns("fd", "p_fd", "mse")
-  below = {title: [scores[name] for name in columns] for title, scores in published.MOTION.items()} if with_published else {}
-  return _seeds_table(columns, rows, below=below, rule=published.MOTION_DATA)
+  mark = lambda scores: "" if published.is_possible(scores) else " †"
+  below = {title + mark(scores): [f"{scores[name]:.2f}" for name in columns] for title, scores in published.MOTION.items()}
+  return _seeds_table(columns, rows, below=below if with_published else {}, rule=published.MOTION_DATA)
 
 
-def diversity_table(rows: Rows, truth: str = "") -> Table:
-  """SID and rPCC in the scales of the published tables; `truth` names the row of the truth."""
-  return _seeds_table(_group_columns("sid", "rpcc"), rows, unranked=(truth,))
+def diversity_table(rows: Rows, unranked: Sequence[str] = ()) -> Table:
+  """SID and rPCC in the scales of the published tables; `unranked` names the truth and what is no generator."""
+  return _seeds_table(_group_columns("sid", "rpcc"), rows, unranked=unranked)
 
 
 def clip_diversity_table(rows: Rows) -> Table:
@@ -73,7 +75,7 @@ def backchannel_table(rows: Rows) -> Table:
   return _seeds_table(columns, rows)
 
 
-def lip_table(rows: Rows, truth: str = "") -> Table:
+def lip_table(rows: Rows, unranked: Sequence[str] = ()) -> Table:
   """Lips of the person generated; bilabials only where their times are known."""
   columns = {
       "lips/correlation": Column("opening while speaking, r", better="↑"),
@@ -82,10 +84,10 @@ def lip_table(rows: Rows, truth: str = "") -> Table:
       "lips/bilabials": Column("bilabials closed", better="↑"),
   }
   columns |= {f"lips/bilabials_{phone}": Column(phone, better="↑") for phone in "PBM"}
-  return _seeds_table(columns, rows, unranked=(truth,))
+  return _seeds_table(columns, rows, unranked=unranked)
 
 
-def relation_table(rows: Rows, truth: str = "") -> Table:
+def relation_table(rows: Rows, unranked: Sequence[str] = ()) -> Table:
   """What the relation probe names, as shares of the clips."""
   columns = {
       "relation/accuracy": Column("named right", better="↑"),
@@ -93,7 +95,7 @@ def relation_table(rows: Rows, truth: str = "") -> Table:
       "relation/told_shown": Column("told another: shows that", better="↑"),
       "relation/told_wrong": Column("… shows the true one", better="↓"),
   }
-  return _seeds_table(columns, rows, unranked=(truth,))
+  return _seeds_table(columns, rows, unranked=unranked)
 
 
 def relation_test_table(result: Mapping[str, Mapping[str, float | Sequence[float]]]) -> Table:
@@ -164,9 +166,10 @@ def image_table(
 ) -> Table:
   """The paper's Table 2: L1, PSNR, SSIM and LPIPS, a column for each that was computed; below a rule the published rows."""
   names = [name for name in _IMAGE_COLUMNS if all(name in scores for scores in rows.values())]
-  below = {title: [scores.get(name) for name in names] for title, scores in published.IMAGES.items()} if with_published else {}
+  shown = lambda scores, name: f"{scores[name]:.4f}" if name in scores else None
+  below = {title: [shown(scores, name) for name in names] for title, scores in published.IMAGES.items()}
   cells = {row: [scores[name] for name in names] for row, scores in rows.items()}
-  return Table([_IMAGE_COLUMNS[name] for name in names], cells, unranked, below, published.IMAGE_DATA)
+  return Table([_IMAGE_COLUMNS[name] for name in names], cells, unranked, below if with_published else {}, published.IMAGE_DATA)
 
 
 def film_table(films: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
     "arguments, message",
     [
         (["train.py", "--config=configs/nothing.py", "--workdir=w"], "'configs/nothing.py', expected a config file"),
-        (["train.py", "--config=configs/demo.py:cousins", "--workdir=w"], "expected full, paper, no_relation, dualtalk"),
+        (["train.py", "--config=configs/demo.py:cousins", "--workdir=w"], "expected full, paper, ours, no_relation, dualtalk"),
         (["train.py", "--config=configs/demo.py", "--workdir=w", "--config.motion.step=1"], "Did you mean"),
         (["train.py", "--config=configs/demo.py", "--workdir=w", "motion"], "found motion, expected only flags"),
         (["train.py", "--config=configs/demo.py", "--workdir=w", "--config.speech.hop=150"],

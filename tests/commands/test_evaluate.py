@@ -1,7 +1,9 @@
 """Scoring runs of a tiny world: all that a run has and nothing else, on the split asked for, over all films."""
 
+import contextlib
 import csv
 import functools
+import io
 import json
 import pathlib
 import shutil
@@ -14,13 +16,13 @@ from PIL import Image
 
 import splat_kernels
 import tiny_world
-from rsatalker_jax.commands import evaluate, film_scores
+from rsatalker_jax.commands import evaluate, film_scores, verbs
 from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.evaluation import image_metrics, tables
+from rsatalker_jax.evaluation import image_metrics, scoring, tables
 from rsatalker_jax.head import pose_for
-from rsatalker_jax.runs import load_run
+from rsatalker_jax.runs import load_run, workdir as workdirs
 
 # What people do in the test conversations, for the scores by hand: (B's motion, A's), both directions of both.
 SECOND_FILM = 40  # Frames of the first film; the second one shows the rest.
@@ -75,12 +77,19 @@ def read_results(workdir, *split):
 
 
 @pytest.fixture(scope="module")
-def scored(trained):
-  """What is written of the finished run and of two to compare with, of the motion stage alone."""
+def evaluation(trained):
+  """What is written, and what is said on stderr, of the finished run and of two to compare with, of the motion stage alone."""
   for seed in (0, 1):
     copy_run(trained, pathlib.Path(trained, "compare", "full", f"seed_{seed}"), "motion", title="RSATalker, stage 1")
-  evaluate.score_run(trained)
-  return read_results(trained)
+  with contextlib.redirect_stderr(io.StringIO()) as said:
+    _, violations = evaluate.score_run(trained)
+  assert violations == []
+  return read_results(trained), said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def scored(evaluation):
+  return evaluation[0]
 
 
 def test_all_of_a_finished_run(scored):
@@ -109,9 +118,9 @@ def test_all_of_a_finished_run(scored):
   assert Image.open(sheet).size == (4 * tiny_world.SIZE, 4 * tiny_world.SIZE)  # All four frames: truth, two rows, error.
 
 
-def test_results_say_what_they_are_of(scored, trained):
+def test_results_say_what_they_are_of(evaluation, trained):
   """What other commands read: of each frame and clip, by which definitions, and what was checked."""
-  results, markdown, _ = scored
+  (results, markdown, _), said = evaluation
   assert (results["metrics_version"], results["seed"], results["title"]) == (tables.METRICS_VERSION, 0, "RSATalker")
   assert results["run"] == trained and results["summary"].startswith("4 clips")
   # Parameters that have shrunk to nothing move nothing: of three groups, in the run and two seeds. The constant row may.
@@ -119,7 +128,7 @@ def test_results_say_what_they_are_of(scored, trained):
   assert [line.partition(" varies")[0] for line in results["checks"]] == [
       f"COLLAPSED: {row}: {group}" for row, group in zip(rows, ["expression", "jaw", "pose"] * 3)
   ]
-  assert all(f"- {line}\n" in markdown for line in results["checks"])
+  assert all(f"- {line}\n" in markdown and f"{trained}: {line}\n" in said for line in results["checks"])
   assert set(results["clips_each"]) == {"true motion", "RSATalker"}
   clips = results["clips_each"]["RSATalker"]
   assert list(clips) == [f"tiny-{n}_sub_video_0_speaker{speaker}" for n in (2, 3) for speaker in (1, 2)]
@@ -137,6 +146,43 @@ def test_results_say_what_they_are_of(scored, trained):
   assert "FD ≤ P-FD and FD ≤ D·MSE·T/(T−1) hold in all 4 clips" in markdown
   latex = pathlib.Path(trained, "evaluation", "results.tex").read_text()
   assert latex.count(r"\begin{tabular}") == 2 and r"RSATalker (paper)" in latex and latex.isascii()
+
+
+def make_motion_results(**own):
+  """Of a truth, a run of these scores, two seeds of another, and the constant row, which is always collapsed."""
+  scores = lambda **changes: scoring.MotionScores(**(
+      dict(means={"mse/expression": 1.0}, each={"clip": {"mse/expression": 1.0}}, violations=[], collapsed=[]) | changes
+  ))
+  rows = {"true motion": [scores()], "ours": [scores(**own)], "constant training mean": [scores(collapsed=["jaw varies"])]}
+  rows["other"] = [scores(), scores(violations=["c: jaw: FD 2"])] if own else [scores(), scores()]
+  return evaluate.MotionResults("4 clips", "ours", rows, None, ["Something is not measured"])
+
+
+def test_what_is_broken_is_a_line_each_that_names_row_and_seed():
+  fine = make_motion_results()
+  assert fine.results()["checks"] == fine.violations == [] and "hold in all 1 clips" in fine.report()
+  assert "*constant training mean* stands still, as it is meant to: jaw." in fine.report()
+  assert fine.report().endswith("\nSomething is not measured.\n")
+  broken = make_motion_results(violations=["a: pose: FD 1"], collapsed=["pose varies"])
+  lines = ["VIOLATED: ours: a: pose: FD 1", "VIOLATED: other, seed 2 of 2: c: jaw: FD 2"]
+  assert broken.violations == lines and broken.results()["checks"] == [*lines, "COLLAPSED: ours: pose varies"]
+  report = broken.report()
+  assert all(f"- {line}\n" in report for line in broken.results()["checks"])
+  assert "as they must" not in report and "No generator has collapsed" not in report
+
+
+def test_a_broken_inequality_ends_the_command_with_status_1(monkeypatch, capsys):
+  class Flags(dict):
+    workdir, split = "w", "test"
+
+  monkeypatch.setattr(verbs, "FLAGS", Flags(config=types.SimpleNamespace(present=False)))
+  monkeypatch.setattr(verbs, "_use_devices_of", lambda workdir: None)
+  monkeypatch.setattr(evaluate, "score_run", lambda *_, **__: ("tables", []))
+  verbs._evaluate()
+  monkeypatch.setattr(evaluate, "score_run", lambda *_, **__: ("tables", ["VIOLATED"]))
+  with pytest.raises(SystemExit) as end:
+    verbs._evaluate()
+  assert end.value.code == 1 and capsys.readouterr().out == "tables\ntables\n"
 
 
 def test_each_film_is_scored_by_its_own_frames(scored, trained, world):
@@ -221,6 +267,25 @@ def test_one_part_alone(part_of):
     results, _, sheet = read_results(workdir)
     assert part in results and other not in results and sheet.exists() == (part == "frames")
     assert f"{part} alone" in results["missing"][0] and f"{part} alone" in markdown
+
+
+def test_usage(part_of):
+  """Of what was trained, with what was measured where it was."""
+  workdir = part_of("motion", "avatar")
+  path = pathlib.Path(workdir, "avatar", "usage.json")
+  pathlib.Path(workdir, "motion", "usage.json").unlink(missing_ok=True)
+  path.write_text(json.dumps({"seconds": 1.5, "steps": 3, "peak_memory_bytes": 7}))
+  usage = workdirs.read_usage(workdir)
+  params = load_run(workdir).params
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  assert usage == {
+      "motion": {"steps": 4, "parameters": {group: size(params[group]) for group in ("generator", "social")}},
+      "avatar": {"seconds": 1.5, "steps": 4, "peak_memory_bytes": 7, "parameters": {"avatar": size(params["avatar"])}},
+  }
+  for content in ("{", "[1]"):
+    path.write_text(content)
+    with pytest.raises(InputError, match="avatar/usage.json: found a .*, expected what the stage took"):
+      workdirs.read_usage(workdir)
 
 
 def test_splits(part_of, trained):

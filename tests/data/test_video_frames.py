@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rsatalker_jax.data import video_frames
-from rsatalker_jax.data.video_frames import read_video_frame
+from rsatalker_jax.data.video_frames import probe_video, read_video_frame
 from rsatalker_jax.errors import InputError
 
 FRAMES, WIDTH, HEIGHT = 40, 48, 32
@@ -246,6 +246,34 @@ def test_no_frame_is_decoded_beyond_the_limit(tmp_path, monkeypatch):
   monkeypatch.setitem(video_frames._DECODER_OPTIONS, "max_pixels", str(WIDTH * HEIGHT // 2))
   with pytest.raises(InputError, match="a.mp4: frame 1: found"):
     read_video_frame(path, 1)
+
+
+def test_what_a_film_is(tmp_path):
+  facts = probe_video(write_video(tmp_path / "a.mp4"))
+  assert facts == video_frames.VideoFacts("h264", "yuv420p", pytest.approx(FRAMES / 25), False)
+  facts = probe_video(write_video(tmp_path / "b.webm", codec="libvpx-vp9", pixels="yuv444p", times=range(3, 3 + FRAMES)))
+  assert (facts.codec, facts.pixel_format, facts.seconds) == ("vp9", "yuv444p", pytest.approx(FRAMES / 25, abs=0.002))
+  with av.open(str(tmp_path / "c.mp4"), "w") as container:
+    video, sound = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=48000, layout="mono")
+    video.width = video.height = 32
+    container.mux([*video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))), *video.encode()])
+    silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+    silence.sample_rate = 48000
+    container.mux([*sound.encode(silence), *sound.encode()])
+  assert probe_video(tmp_path / "c.mp4").has_sound
+
+
+def test_a_film_is_read_to_its_end(tmp_path):
+  path = write_video(tmp_path / "a.mp4", container={"movflags": "faststart"})
+  content = path.read_bytes()
+  path.write_bytes(content[:-100])
+  with pytest.raises(InputError, match="a.mp4: found .* damage behind them"):
+    probe_video(path)
+  path.write_bytes(content[:-4000] + bytes(4000))
+  with pytest.raises(InputError, match="a.mp4"):
+    probe_video(path)
+  with pytest.raises(InputError, match="nothing.mp4"):
+    probe_video(tmp_path / "nothing.mp4")
 
 
 def test_a_file_that_was_written_anew_is_read_anew(tmp_path):

@@ -210,3 +210,47 @@ def test_correlation_of_what_does_not_vary_is_zero():
   varying = np.random.default_rng(0).normal(size=1000)
   assert motion_metrics.correlation(np.full(1000, 0.1, np.float32), varying) == 0.0
   assert motion_metrics.correlation(varying, varying**3) == pytest.approx(scipy.stats.pearsonr(varying, varying**3)[0])
+
+
+def test_inequalities_hold_for_every_motion_and_are_tight():
+  """Also where frames are fewer than dimensions, where a motion stands still, and where it is the truth."""
+  for seed in range(6):
+    frames = (20, 60, 300)[seed % 3]
+    target, partner, other = (make_motion(10 * seed + i, frames) for i in range(3))
+    for pred in (other, target, 1.01 * target, np.full_like(target, 0.1), np.tile(target.mean(0), (frames, 1)), target[::-1].copy()):
+      metrics = motion_metrics.evaluate_motion(pred, target, partner)
+      assert motion_metrics.find_violations(metrics, pred, target, partner) == []
+  # A constant: FD = P-FD, and FD = D·MSE but for the covariance's divisor.
+  still = np.full_like(target, 0.1)
+  metrics = motion_metrics.evaluate_motion(still, target, partner)
+  for group, size in (("expression", 50), ("jaw", 3), ("pose", 3)):
+    assert metrics[f"fd/{group}"] == pytest.approx(metrics[f"p_fd/{group}"], rel=1e-5)
+    assert metrics[f"fd/{group}"] == pytest.approx(size * metrics[f"mse/{group}"], rel=0.05)
+  # One part in a thousand too much is seen, in the group it is in; and so is no number.
+  for name, bound in (("jaw", "p_fd/jaw"), ("pose", "mse/pose")):
+    pred = make_motion(1, 60)
+    target, partner = make_motion(2, 60), make_motion(3, 60)
+    right = motion_metrics.evaluate_motion(pred, target, partner)
+    least = right["fd/jaw"] if bound == "p_fd/jaw" else right["fd/pose"] * 59 / 60 / 3
+    fine, broken = (right | {bound: share * least} for share in (1.001, 0.999))
+    assert motion_metrics.find_violations(fine, pred, target, partner) == []
+    (line,) = motion_metrics.find_violations(broken, pred, target, partner)
+    assert line.startswith(f"{name}: FD ") and ("P-FD" in line) == (bound == "p_fd/jaw")
+  lines = motion_metrics.find_violations(right | {"fd/expression": np.nan}, pred, target, partner)
+  assert len(lines) == 2 and all(line.startswith("expression") for line in lines)
+
+
+def test_means_are_over_the_clips_that_have_a_metric():
+  assert motion_metrics.mean_metrics([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
+
+
+def test_of_very_long_sets_every_other_frame_is_clustered(monkeypatch):
+  """As often as it takes, whatever the clips' lengths: frames 0, 4, 8 … here, and never many in memory."""
+  frames = np.zeros((100, 56), np.float32)
+  frames[:, 50] = np.arange(100)
+  monkeypatch.setattr(motion_metrics, "_CLUSTERED_FRAMES", 30)
+  for cuts in ([], [10], [7, 8, 33, 50, 51, 99], list(range(1, 100))):
+    kept = motion_metrics._thin_out(iter(np.split(frames, cuts)))
+    np.testing.assert_array_equal(kept[:, 50], np.arange(0, 100, 4))
+  monkeypatch.setattr(motion_metrics, "_CLUSTERED_FRAMES", 100)
+  np.testing.assert_array_equal(motion_metrics._thin_out([frames]), frames)

@@ -11,11 +11,11 @@ from typing import Any
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-# SwiftShader draws in software; there is no network.
+# SwiftShader draws in software; there is no network but this machine.
 OPTIONS = (
     "--headless=new --no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader --no-first-run "
     "--disable-background-networking --remote-debugging-pipe"
-).split() + ["--host-resolver-rules=MAP * ~NOTFOUND"]
+).split() + ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 # Ends a browser that hangs. Nothing is decided by how soon an answer comes.
 HANGS_AFTER = 900
 
@@ -36,11 +36,20 @@ function pass(milliseconds) {
 class OpenPage:
   """A page in a browser of its own, by the DevTools protocol over the browser's pipe: there is no port to collide on.
 
+<<<<<<< HEAD
   Used in a `with` statement. `errors` holds what the page's console said, exceptions included; `requests` the addresses
   that were asked for, but those that hold their content themselves.
+=======
+  Used in a `with` statement. `errors` holds what the page's console said, exceptions included.
+
+  Args:
+    page: a file, or an address of this machine.
+    profile: a folder for the browser to make.
+    holds_clock: whether the page has `CLOCK`.
+>>>>>>> study
   """
 
-  def __init__(self, path: pathlib.Path, profile: pathlib.Path):
+  def __init__(self, page: pathlib.Path | str, profile: pathlib.Path, *, holds_clock: bool = True):
     self.errors: list[str] = []
     self.requests: list[str] = []
     self._sent = 0
@@ -65,8 +74,13 @@ class OpenPage:
     self._session = self._call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
     for domain in ("Page", "Runtime", "Log", "Network"):
       self._call(f"{domain}.enable")
-    self._call("Page.addScriptToEvaluateOnNewDocument", source=CLOCK)
-    self._call("Page.navigate", url=path.as_uri())
+    if holds_clock:
+      self._call("Page.addScriptToEvaluateOnNewDocument", source=CLOCK)
+    self.open(page)
+
+  def open(self, page: pathlib.Path | str) -> None:
+    """Goes to a page, or loads it anew, and waits until it is loaded."""
+    self._call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
     while self._read().get("method") != "Page.loadEventFired":
       pass
 
@@ -88,6 +102,7 @@ class OpenPage:
     """A mouse event of the browser's own (`mousePressed`, `mouseMoved`, `mouseReleased`, `mouseWheel`)."""
     self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **details)
 
+<<<<<<< HEAD
   def resize(self, width: int, height: int) -> None:
     """Makes the window so large, in the page's pixels."""
     self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
@@ -98,6 +113,15 @@ class OpenPage:
     for kind in ("keyDown", "keyUp"):
       down = {"text": text} if kind == "keyDown" and text else {}
       self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **down)
+=======
+  def key(self, name: str) -> None:
+    """A key, such as Tab or ArrowRight, pressed and released where the focus is."""
+    codes = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
+    text = {"Enter": "\r", " ": " "}.get(name, "")
+    about = {"key": name, "windowsVirtualKeyCode": codes[name], "text": text}
+    self._call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **about)
+    self._call("Input.dispatchKeyEvent", type="keyUp", **about)
+>>>>>>> study
 
   def _call(self, method: str, **parameters) -> dict:
     self._sent += 1
