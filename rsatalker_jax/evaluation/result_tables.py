@@ -35,7 +35,7 @@ def motion_table(rows: Rows, *, with_published: bool = False) -> Table:
   them that no motion can reach (`published.is_possible`)."""
   columns = _group_columns("fd", "p_fd", "mse")
   mark = lambda scores: "" if published.is_possible(scores) else " †"
-  below = {title + mark(scores): [f"{scores[name]:.2f}" for name in columns] for title, scores in published.MOTION.items()}
+  below = {title + mark(scores): {name: f"{scores[name]:.2f}" for name in columns} for title, scores in published.MOTION.items()}
   return _seeds_table(columns, rows, below=below if with_published else {}, rule=published.MOTION_DATA)
 
 
@@ -142,7 +142,7 @@ def _seeds_table(
     rows: Rows,
     *,
     unranked: Sequence[str] = (),
-    below: Mapping[str, Sequence[Cell]] | None = None,
+    below: Mapping[str, Mapping[str, Cell]] | None = None,
     rule: str = "",
 ) -> Table:
   """A table of scores, in the units of the published tables.
@@ -150,12 +150,14 @@ def _seeds_table(
   Args:
     columns: by score; those that no row has are left out.
     rows: scores by name, one for each seed.
-    unranked, below, rule: see `Table`.
+    unranked, rule: see `Table`.
+    below: cells of the rows below the rule, by score.
   """
   columns = {name: column for name, column in columns.items() if any(name in seed for row in rows.values() for seed in row)}
   cell = lambda name, seeds: [motion_metrics.table_value(name, scores[name]) for scores in seeds if name in scores]
   cells = {row: [cell(name, seeds) for name in columns] for row, seeds in rows.items()}
-  return Table(list(columns.values()), cells, unranked, below or {}, rule)
+  below = {title: [scores[name] for name in columns] for title, scores in (below or {}).items()}
+  return Table(list(columns.values()), cells, unranked, below, rule)
 
 
 # --- Frames

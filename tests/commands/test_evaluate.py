@@ -375,26 +375,46 @@ def test_means_weigh_films_by_their_frames():
   assert film_scores.mean_rows(parts) == {"a": {"psnr": pytest.approx(15.0), "l1": pytest.approx(0.2)}}
 
 
+class FakeCapture:
+  """Frames of one colour each, of `size` pixels."""
+
+  def __init__(self, values, size, timesteps, cameras):
+    self.values, self.width, self.height = values, size, size
+    self.timesteps, self.camera_indices = timesteps, cameras
+
+  def __getitem__(self, i):
+    return dict(image=np.full((self.height, self.width, 3), self.values[i], np.float32))
+
+  def read_flame(self, items):
+    return {"jaw": np.zeros((len(items), 3))}
+
+  def read_cameras(self, items):
+    return np.stack([np.eye(4)] * len(items)), np.stack([np.eye(3)] * len(items))
+
+
+def test_frames_of_several_chunks_and_films_stand_where_they_belong(monkeypatch):
+  """Chunks of two and three frames, films of three and two: each score beside its frame's number, the sheet in order."""
+  values = np.float32([0.1, 0.3, 0.9, 0.2, 0.8])
+  drawn = np.float32([0.2, 0.25, 0.9, 0.6, 0.5])
+  images = np.tile(drawn[:, None, None, None], (1, 12, 12, 3))
+  monkeypatch.setattr(film_scores, "render_sequence", lambda *_: iter(np.split(images, [2])))
+  capture = FakeCapture(values, 12, np.arange(5), np.zeros(5, int))
+  run = types.SimpleNamespace(talker=None, avatar=None)
+  footage = film_scores.Footage(run, capture, ["a", "b"], [3, 2], np.arange(5), [], np.array([7, 8, 9, 0, 4]))
+  each, sheet = film_scores._score_footage(footage, None, ())
+  assert {name: rows["tracked motion"]["frame"] for name, rows in each.items()} == {"a": [7, 8, 9], "b": [0, 4]}
+  found = each["a"]["tracked motion"]["l1"] + each["b"]["tracked motion"]["l1"]
+  np.testing.assert_allclose(found, np.abs(values - drawn), atol=1e-5)  # Float32 sums of 432 pixels.
+  assert sheet.shape == (36, 60, 3)
+  rows = sheet[::12, ::12, 0]
+  np.testing.assert_allclose(rows, [values, drawn, np.minimum(4 * np.abs(values - drawn), 1)], atol=1e-6)
+
+
 def test_flicker_compares_frames_that_follow_each_other(monkeypatch):
   """Neither across a gap, nor to another camera, nor from one film to the next."""
   values = np.float32([0.1, 0.3, 0.9, 0.2, 0.8, 0.7])
   timesteps, cameras = np.array([0, 1, 5, 6, 7, 8]), np.array([0, 0, 0, 0, 1, 1])
-
-  class FakeCapture:
-    width = height = 2
-    camera_indices = cameras
-
-    def __getitem__(self, i):
-      return dict(image=np.full((2, 2, 3), values[i], np.float32))
-
-    def read_flame(self, items):
-      return {"jaw": np.zeros((len(items), 3))}
-
-    def read_cameras(self, items):
-      return np.stack([np.eye(4)] * len(items)), np.stack([np.eye(3)] * len(items))
-
-  capture = FakeCapture()
-  capture.timesteps = timesteps
+  capture = FakeCapture(values, 2, timesteps, cameras)
   frames = (np.sqrt(values)[:, None, None, None] * np.ones((1, 2, 2, 3))).astype(np.float32)
   drawn = lambda talker, mesh, avatar, flame, camera, offsets: iter(np.split(frames, [1, 3]))  # A frame, two, three.
   monkeypatch.setattr(film_scores, "render_sequence", drawn)
