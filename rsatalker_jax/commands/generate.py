@@ -37,6 +37,7 @@ def generate_video(
     seconds: float | None = None,
     person: str | None = None,
     camera: int | None = None,
+    captions: bool = True,
 ) -> None:
   """Generates B's motion and writes the video of A (left) and B (right) with both voices.
 
@@ -50,6 +51,7 @@ def generate_video(
     seconds: only so much from the beginning.
     person: who B is, where the run has a bank.
     camera: of the capture; None takes the one that the face looks at.
+    captions: whether a strip below the faces says who is who and whose voice is heard.
 
   Raises:
     InputError: for every mistake in the inputs, before anything is written.
@@ -83,7 +85,7 @@ def generate_video(
   frames_a = _faces(run, partner, clip.motion_a[:count], body, view)
   frames_b = _faces(run, run.avatar, motion_b[:count], body, view, clip.relation)
   levels = tuple(conversation_frames.voice_levels(x, count, FPS) for x in (conversation.speech_a, conversation.speech_b))
-  labels = ("A (given)", f"B (generated; {format_relation(conversation.relation)})")
+  labels = ("A (given)", f"B (generated; {format_relation(conversation.relation)})") if captions else None
   frames = conversation_frames.side_by_side(frames_a, frames_b, labels, levels)
   sound = video.pan_two_voices(conversation.speech_a, conversation.speech_b)[: count * SAMPLE_RATE // FPS]
   video.write_video(out, tqdm.tqdm(frames, total=count, desc="video", unit="frame"), audio=sound)

@@ -91,6 +91,7 @@ def _define_generate() -> None:
   flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
   flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
   flags.DEFINE_integer("camera", None, "Of the capture, by its index; the one that the face looks at if not given.")
+  flags.DEFINE_bool("captions", True, "Whether a strip below the faces says who is who and whose voice is heard.")
   flags.mark_flags_as_required(["workdir", "speech_a", "motion_a", "speech_b", "relation", "out"])
 
 
@@ -110,6 +111,7 @@ def _generate() -> None:
       size=FLAGS.size,
       seconds=FLAGS.seconds,
       camera=FLAGS.camera,
+      captions=FLAGS.captions,
   )
 
 

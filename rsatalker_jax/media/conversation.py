@@ -24,12 +24,19 @@ def voice_levels(wav: Float[np.ndarray, "S"], num_frames: int, fps: int) -> Floa
 def side_by_side(
     frames_a: Iterable[UInt8[np.ndarray, "H W 3"]],
     frames_b: Iterable[UInt8[np.ndarray, "H W 3"]],
-    labels: tuple[str, str],
+    labels: tuple[str, str] | None,
     levels: tuple[Float[np.ndarray, "T"], Float[np.ndarray, "T"]],
 ) -> Iterator[UInt8[np.ndarray, "H2 W2 3"]]:
-  """Frames of A left and of B right, each over its label and a bar as long as its voice is loud. Sizes come out even."""
+  """Frames of A left and of B right, each over its label and a bar as long as its voice is loud; without labels, faces alone.
+
+  Sizes come out even, those of faces of odd height alone excepted.
+  """
   font = ImageFont.load_default(size=15)
   for left, right, level_a, level_b in zip(frames_a, frames_b, *levels, strict=True):
+    faces = np.concatenate([left, right], axis=1)
+    if labels is None:
+      yield faces
+      continue
     height, width = left.shape[:2]
     strip = Image.new("RGB", (2 * width, _STRIP + height % 2), _BACK)
     draw = ImageDraw.Draw(strip)
@@ -37,4 +44,4 @@ def side_by_side(
       draw.text((x + 8, 5), label, fill=_TEXT, font=font)
       draw.rectangle((x + 8, _STRIP - 9, x + width - 9, _STRIP - 6), fill=_IDLE)
       draw.rectangle((x + 8, _STRIP - 9, x + 8 + int(level * (width - 17)), _STRIP - 6), fill=_VOICE)
-    yield np.concatenate([np.concatenate([left, right], axis=1), np.asarray(strip)], axis=0)
+    yield np.concatenate([faces, np.asarray(strip)], axis=0)

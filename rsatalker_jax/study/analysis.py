@@ -25,7 +25,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.evaluation.tables import markdown_table, write_results
+from rsatalker_jax.evaluation.tables import Column, Table, markdown_table, write_results
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.study import criteria
 
@@ -299,6 +299,15 @@ def write_markdown(summary: Mapping[str, Any], title: str) -> str:
   return "\n".join(lines)
 
 
+def write_latex(summary: Mapping[str, Any]) -> str:
+  """Table 3 as a tabular."""
+  groups = [dimension.title for dimension in criteria.DIMENSIONS for _ in range(4)] + [""]
+  titles = ["Mean" if key in {d.key for d in criteria.DIMENSIONS} else _TITLES[key] for key in COLUMNS]
+  columns = [Column(title, group, "↑") for title, group in zip(titles, groups, strict=True)]
+  rows = {method: [round(cells[key]["mean"], 1) for key in COLUMNS] for method, cells in summary["table"].items()}
+  return Table(columns, rows).latex()
+
+
 def write_csv(path: pathlib.Path, answers: Sequence[Mapping[str, Any]]) -> None:
   """One row an answer, as UTF-8. What a spreadsheet would take for a formula gets an apostrophe before it."""
   text = io.StringIO()
@@ -321,7 +330,7 @@ def _guard_formula(cell: Any) -> Any:
 def write_analysis(
     folder: pathlib.Path, answers: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], title: str
 ) -> str:
-  """Writes answers.csv, results.json and results.md.
+  """Writes answers.csv, results.json, results.md and results.tex.
 
   Args:
     folder: where to.
@@ -339,7 +348,8 @@ def write_analysis(
     write_csv(folder / "answers.csv", answers)
   summary = summarize(gather_ratings(answers, identity["methods"]))
   markdown = write_markdown(summary, title)
-  write_results(folder, {"title": title, "criteria": identity["criteria"]} | summary, markdown)
+  results = {"title": title, "criteria": identity["criteria"]} | summary
+  write_results(folder, results, markdown, write_latex(summary))
   return markdown
 
 

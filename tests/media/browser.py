@@ -36,17 +36,13 @@ function pass(milliseconds) {
 class OpenPage:
   """A page in a browser of its own, by the DevTools protocol over the browser's pipe: there is no port to collide on.
 
-<<<<<<< HEAD
   Used in a `with` statement. `errors` holds what the page's console said, exceptions included; `requests` the addresses
   that were asked for, but those that hold their content themselves.
-=======
-  Used in a `with` statement. `errors` holds what the page's console said, exceptions included.
 
   Args:
     page: a file, or an address of this machine.
     profile: a folder for the browser to make.
     holds_clock: whether the page has `CLOCK`.
->>>>>>> study
   """
 
   def __init__(self, page: pathlib.Path | str, profile: pathlib.Path, *, holds_clock: bool = True):
@@ -102,18 +98,10 @@ class OpenPage:
     """A mouse event of the browser's own (`mousePressed`, `mouseMoved`, `mouseReleased`, `mouseWheel`)."""
     self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **details)
 
-<<<<<<< HEAD
   def resize(self, width: int, height: int) -> None:
     """Makes the window so large, in the page's pixels."""
     self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
 
-  def press(self, key: str, text: str = "") -> None:
-    """Presses a key by its name ("Enter", "Tab") and lets it go: who does that is a person, to the browser."""
-    code = {"Enter": 13, "Tab": 9, "ArrowRight": 39, "Home": 36}[key]
-    for kind in ("keyDown", "keyUp"):
-      down = {"text": text} if kind == "keyDown" and text else {}
-      self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **down)
-=======
   def key(self, name: str) -> None:
     """A key, such as Tab or ArrowRight, pressed and released where the focus is."""
     codes = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
@@ -121,7 +109,6 @@ class OpenPage:
     about = {"key": name, "windowsVirtualKeyCode": codes[name], "text": text}
     self._call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **about)
     self._call("Input.dispatchKeyEvent", type="keyUp", **about)
->>>>>>> study
 
   def _call(self, method: str, **parameters) -> dict:
     self._sent += 1

@@ -19,6 +19,8 @@ def test_faces_stand_side_by_side_with_even_sizes():
   frames = list(conversation.side_by_side(left, right, ("A", "B"), (np.zeros(2), np.array([0.0, 1.0]))))
   assert len(frames) == 2 and frames[0].shape[0] % 2 == 0 and frames[0].shape[1] == 128
   assert (frames[0][:65, :64] == 200).all() and (frames[0][:65, 64:] == 90).all()
+  (bare, _) = conversation.side_by_side(left, right, None, (np.zeros(2), np.zeros(2)))
+  np.testing.assert_array_equal(bare, frames[0][:65])
   changed = np.argwhere((frames[0] != frames[1]).any(axis=-1))
   assert changed[:, 0].min() >= 65 and changed[:, 1].min() >= 64  # Only B's bar moved.
 

@@ -221,7 +221,7 @@ def test_browser_plays_every_video_by_the_keyboard_and_asks_nothing_of_the_netwo
       video = f"{videos}[{number}]"
       figure = f"{video}.closest('figure')"
       opened.evaluate(f"{figure}.querySelector('button').focus()")
-      opened.press("Enter", "\r")
+      opened.key("Enter")
       opened.evaluate(f"""new Promise((resolve) => {{
         const look = () => {video}.currentTime > 0.2 ? resolve() : setTimeout(look, 10);
         look();
@@ -236,7 +236,7 @@ def test_browser_plays_every_video_by_the_keyboard_and_asks_nothing_of_the_netwo
     # The slider seeks, and the line of the chart goes along.
     figure = "document.querySelector('figure')"
     opened.evaluate(f"{figure}.querySelector('input').focus()")
-    opened.press("Home")
+    opened.key("Home")
     opened.evaluate(f"""new Promise((resolve) => {{
       const video = {videos}[0], slider = {figure}.querySelector("input");
       video.addEventListener("seeked", resolve, {{ once: true }});

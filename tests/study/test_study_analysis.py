@@ -278,6 +278,8 @@ def test_files_of_the_results(tmp_path):
     answer["comment"] = comment
   markdown = analysis.write_analysis(tmp_path, answers, IDENTITY, "Faces")
   assert (tmp_path / "results.md").read_text() == markdown
+  latex = (tmp_path / "results.tex").read_text()
+  assert r"\multicolumn{4}{c}{SRA $\uparrow$}" in latex and "Role Consistency" in latex and latex.count("Mean") == 3
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["criteria"] == "1234abcd" and results["participants"] == 4
   with (tmp_path / "answers.csv").open(newline="", encoding="utf-8") as file:
@@ -289,7 +291,7 @@ def test_files_of_the_results(tmp_path):
     assert float(row["sra"]) == pytest.approx(np.mean(nine[6:]), abs=1e-4)
     assert float(row["total"]) == pytest.approx(np.mean(nine[:3]) / 4 + np.mean(nine[3:6]) / 4 + np.mean(nine[6:]) / 2, abs=1e-4)
   assert [row["comment"] for row in rows[:8]] == [*("'" + comment for comment in comments[:6]), *comments[6:]]
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "results.json", "results.md"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "results.json", "results.md", "results.tex"]
 
 
 def test_how_many_answers_are_left_out_is_said(tmp_path):
