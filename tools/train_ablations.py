@@ -2,9 +2,9 @@
 
     python tools/train_ablations.py --workdir=runs/demo [--config=configs/demo.py] [--variants=full,no_relation] [--seeds=0,1,2]
 
-Of `full` the first seed is the run itself. Every variant is a run of its own, <workdir>/ablations/<variant>/seed_<n>, that can be
-scored, watched and generated with as any other. The command continues where it was stopped: what is trained and scored is left
-alone. Words that begin with --config. go to every training.
+Of `full` the first seed is the run itself. Every variant is a run of its own, <workdir>/ablations/<variant>/seed_<n>
+(<workdir>/offsets/… what asks after offsets alone), that can be scored, watched and generated with as any other. The command
+continues where it was stopped: what is trained and scored is left alone. Words that begin with --config. go to every training.
 """
 
 import os
@@ -46,7 +46,8 @@ def commands_of(workdir: str, config: str, variant: str, seed: int, more: list[s
 
 
 def main(argv: list[str]) -> None:
-  more, stray = [word for word in argv[1:] if word.startswith("--config.")], [w for w in argv[1:] if not w.startswith("--config.")]
+  more = [word for word in argv[1:] if word.startswith("--config.")]
+  stray = [word for word in argv[1:] if word not in more]
   unknown = [name for name in _VARIANTS.value if name not in ABLATIONS]
   if stray or unknown:
     sys.exit(f"error: found {', '.join(stray + unknown)}, expected variants among {', '.join(ABLATIONS)}")

@@ -43,8 +43,16 @@ Results = Mapping[str, Any]
 
 
 def folder_of(workdir: str | os.PathLike, variant: str, seed: int) -> pathlib.Path:
-  """The run of a variant of the run `workdir`."""
-  return pathlib.Path(workdir) / "ablations" / variant / f"seed_{seed}"
+  """The run of a variant of the run `workdir`: what asks after offsets alone lies apart from the paper's ablations."""
+  return _group_of(workdir, variant) / f"seed_{seed}"
+
+
+def _group_of(workdir: str | os.PathLike, variant: str) -> pathlib.Path:
+  return pathlib.Path(workdir) / ("offsets" if _asks_after_offsets(variant) else "ablations") / variant
+
+
+def _asks_after_offsets(variant: str) -> bool:
+  return "offsets" in variant or "degraded" in variant
 
 
 def is_scored(folder: str | os.PathLike) -> bool:
@@ -97,22 +105,27 @@ def write_tables(workdir: str | os.PathLike, variants: Sequence[str]) -> str:
   missing = [variant for variant, seeds in runs.items() if not seeds]
   runs = {variant: seeds for variant, seeds in runs.items() if seeds}
   titles = {variant: _title(variant, seeds) for variant, seeds in runs.items()}
-  motion, frames = ({titles[v]: _cells(v_runs, columns, of) for v, v_runs in runs.items()} for columns, of in (
-      (_AUTOMATIC, _own_motion), (_IMAGE, _generated)))
+  whole = {variant: seeds for variant, seeds in runs.items() if not _asks_after_offsets(variant)}
+  motion = {titles[variant]: _cells(seeds, _AUTOMATIC, _own_motion) for variant, seeds in whole.items()}
+  frames = {titles[variant]: _cells(seeds, _IMAGE, lambda results: _frames(results, GENERATED)) for variant, seeds in whole.items()}
   differences = {
-      title: compare_frames(runs["full"], seeds, row)
+      titles[variant] + of: cells
       for row, of in ((GENERATED, ""), (TRACKED, ", tracked motion"))
-      for variant, seeds in runs.items()
-      if variant != "full"
-      for title in [titles[variant] + of]
+      for variant, seeds in whole.items()
+      if variant != "full" and (cells := compare_frames(runs["full"], seeds, row))
   }
-  differences = {title: cells for title, cells in differences.items() if cells}
+  with_offsets = {
+      f"{titles[variant]}, {row}": _cells(seeds, _IMAGE, lambda results: _frames(results, row))
+      for row in (GENERATED, TRACKED)
+      for variant, seeds in runs.items()
+      if variant not in whole
+  }
   offsets = _offset_rows(runs, titles)
-  motion = {title: cells for title, cells in motion.items() if any(cells)}
   tables = {
       "Ablations, what can be measured of Table 4": Table(list(_AUTOMATIC.values()), motion),
       "Ablations, frames in generated motion (Table 5)": Table(list(_IMAGE.values()), frames),
       "How much better than the full pipeline, frame by frame, with 95 % intervals": _difference_table(differences),
+      "Frames with offsets": Table(list(_IMAGE.values()), with_offsets, unranked=tuple(with_offsets)),
       "What offsets change, frame by frame, with 95 % intervals": _difference_table(offsets),
   }
   tables = {title: table for title, table in tables.items() if table.rows}
@@ -128,6 +141,7 @@ def write_tables(workdir: str | os.PathLike, variants: Sequence[str]) -> str:
       "motion": motion,
       "frames": frames,
       "differences": differences,
+      "frames_with_offsets": with_offsets,
       "offsets": offsets,
       "missing": missing,
   }
@@ -137,7 +151,7 @@ def write_tables(workdir: str | os.PathLike, variants: Sequence[str]) -> str:
 
 def _runs_of(workdir: str | os.PathLike, variant: str) -> dict[int, Results]:
   """The scores of a variant by seed."""
-  folders = sorted((pathlib.Path(workdir) / "ablations" / variant).glob("seed_*/"))
+  folders = sorted(_group_of(workdir, variant).glob("seed_*/"))
   found = {int(folder.name.removeprefix("seed_")): read_results(folder) for folder in folders if _results_of(folder).exists()}
   if variant == "full":
     own = read_results(workdir)
@@ -146,8 +160,7 @@ def _runs_of(workdir: str | os.PathLike, variant: str) -> dict[int, Results]:
 
 
 def _title(variant: str, seeds: Mapping[int, Results]) -> str:
-  title = "full pipeline" if variant == "full" else next(iter(seeds.values()))["title"]
-  return title
+  return "full pipeline" if variant == "full" else next(iter(seeds.values()))["title"]
 
 
 def _own_motion(results: Results) -> Mapping[str, float]:
@@ -157,8 +170,8 @@ def _own_motion(results: Results) -> Mapping[str, float]:
   return own[0][0] if own else {}
 
 
-def _generated(results: Results) -> Mapping[str, float]:
-  return results.get("frames", {}).get(GENERATED, {})
+def _frames(results: Results, row: str) -> Mapping[str, float]:
+  return results.get("frames", {}).get(row, {})
 
 
 def _cells(seeds: Mapping[int, Results], columns: Mapping[str, Column], of) -> list[Cell]:
@@ -219,7 +232,8 @@ def _paired_frames(first: Results, second: Results, first_row: str, second_row: 
 def _offset_rows(runs: Mapping[str, Mapping[int, Results]], titles: Mapping[str, str]) -> dict[str, dict]:
   """Offsets against none, in exact and in worse tracking, in both kinds of motion."""
   rows = {}
-  for base, others in (("no_offsets", ("offsets", "motion_offsets")), ("degraded", ("degraded_offsets", "degraded_motion_offsets"))):
+  pairs = {"no_offsets": ("offsets", "motion_offsets"), "degraded": ("degraded_offsets", "degraded_motion_offsets")}
+  for base, others in pairs.items():
     for other in others:
       for row in (GENERATED, TRACKED):
         if base in runs and other in runs and (cells := compare_frames(runs[base], runs[other], row)):
@@ -234,7 +248,9 @@ def _difference_table(rows: Mapping[str, Mapping[str, tuple[float, float, float]
 
 
 def _reading(
-    runs: Mapping[str, Mapping[int, Results]], titles: Mapping[str, str], differences: Mapping[str, Mapping[str, Sequence[float]]]
+    runs: Mapping[str, Mapping[int, Results]],
+    titles: Mapping[str, str],
+    differences: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> str:
   """What the paper's Table 5 claims, the full pipeline best in PSNR and LPIPS, row by row in words."""
   lines = []

@@ -74,13 +74,14 @@ def test_tables_have_the_seeds_the_order_and_what_is_missing(tmp_path):
   write(tmp_path, make_results("RSATalker", shift=0.5))
   write(tmp_path / "ablations/full/seed_1", make_results("RSATalker", 1, shift=0.7))
   write(tmp_path / "ablations/no_relation/seed_0", make_results("without relation", shift=0.2))
-  write(tmp_path / "ablations/no_offsets/seed_0", make_results("none", shift=0.2))
-  write(tmp_path / "ablations/offsets/seed_0", make_results("c = GON(q, t)", shift=0.6))
+  write(tmp_path / "offsets/no_offsets/seed_0", make_results("none", shift=0.2))
+  write(tmp_path / "offsets/offsets/seed_0", make_results("c = GON(q, t)", shift=0.6))
   order = ["full", "no_relation", "paper", "no_offsets", "offsets"]
   markdown = ablations.write_tables(tmp_path, order)
   results = json.loads((tmp_path / "ablations/results.json").read_text())
   assert markdown == (tmp_path / "ablations/results.md").read_text()
-  assert list(results["frames"]) == ["full pipeline", "without relation", "none", "c = GON(q, t)"]
+  assert list(results["frames"]) == ["full pipeline", "without relation"]
+  assert results["frames_with_offsets"]["c = GON(q, t), tracked motion"] == [[0.6]] * 4
   assert results["frames"]["full pipeline"][1] == [0.5, 0.7] and results["missing"] == ["paper"]
   assert results["motion"]["without relation"][0] == [0.7]
   assert "Not trained: paper." in markdown and "| 0.6 ± 0.1 |" in markdown
@@ -120,7 +121,7 @@ def test_stages_that_others_have_trained_are_taken_over():
   assert "--stage=joint" in joint and "--init_from=runs/demo/ablations/full/seed_2:avatar" in joint
   assert "--init_from=runs/demo:avatar" in words("no_motion_stage", 0)[0] and len(words("no_motion_stage", 0)) == 1
   (last,) = words("degraded_offsets", 0)
-  assert last.index("--init_from=runs/demo:motion") < last.index("--init_from=runs/demo/ablations/degraded/seed_0:avatar")
+  assert last.index("--init_from=runs/demo:motion") < last.index("--init_from=runs/demo/offsets/degraded/seed_0:avatar")
   assert [command[5] for command in words("paper", 0)] == ["--stage=motion", "--stage=avatar", "--stage=joint"]
 
 
