@@ -77,6 +77,7 @@ OURS = {
 # Offsets (Eq. 8) at a rate at which they learn. At the demo's they do not: see docs/ablations.md.
 _OFFSETS = {"joint.offsets_learning_rate": 1e-5}
 _MOTION_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "time", "motion")}
+_TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 # The film as a worse tracker has it: what tools/degrade_tracking.py writes.
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
@@ -112,9 +113,11 @@ VARIANTS = {
     "no_offsets": ("no offsets", {"joint.offsets_learning_rate": 0.0}),
     "offsets": ("c = GON(q, t)", _OFFSETS),
     "motion_offsets": ("c = GON(q, t, m)", _MOTION_OFFSETS),
+    "timeless_offsets": ("c = GON(q, m)", _TIMELESS_OFFSETS),
     "degraded": ("no offsets, worse tracking", _DEGRADED | {"joint.offsets_learning_rate": 0.0}),
     "degraded_offsets": ("c = GON(q, t), worse tracking", _DEGRADED | _OFFSETS),
     "degraded_motion_offsets": ("c = GON(q, t, m), worse tracking", _DEGRADED | _MOTION_OFFSETS),
+    "degraded_timeless_offsets": ("c = GON(q, m), worse tracking", _DEGRADED | _TIMELESS_OFFSETS),
     # How Gaussians come to where they are needed (stage 2; benchmarks/avatar_quality.py). Several people's avatars are
     # trained with "fixed".
     "fixed": ("RSATalker, no density control", {"density.way": "none", "gaussians.capacity": None}),
@@ -133,9 +136,11 @@ ABLATIONS = {
     "no_offsets": {"motion": "full", "avatar": "full"},
     "offsets": {"motion": "full", "avatar": "full"},
     "motion_offsets": {"motion": "full", "avatar": "full"},
+    "timeless_offsets": {"motion": "full", "avatar": "full"},
     "degraded": {"motion": "full"},
     "degraded_offsets": {"motion": "full", "avatar": "degraded"},
     "degraded_motion_offsets": {"motion": "full", "avatar": "degraded"},
+    "degraded_timeless_offsets": {"motion": "full", "avatar": "degraded"},
 }
 
 

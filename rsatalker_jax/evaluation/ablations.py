@@ -232,7 +232,8 @@ def _paired_frames(first: Results, second: Results, first_row: str, second_row: 
 def _offset_rows(runs: Mapping[str, Mapping[int, Results]], titles: Mapping[str, str]) -> dict[str, dict]:
   """Offsets against none, in exact and in worse tracking, in both kinds of motion."""
   rows = {}
-  pairs = {"no_offsets": ("offsets", "motion_offsets"), "degraded": ("degraded_offsets", "degraded_motion_offsets")}
+  kinds = ("offsets", "motion_offsets", "timeless_offsets")
+  pairs = {"no_offsets": kinds, "degraded": tuple(f"degraded_{kind}" for kind in kinds)}
   for base, others in pairs.items():
     for other in others:
       for row in (GENERATED, TRACKED):
