@@ -264,5 +264,5 @@ def _reading(
       _, low, high = cells[name]
       verdict = "worse, as in the paper" if high < 0 else "BETTER, against the paper" if low > 0 else "not distinguishable"
       verdicts.append(f"{_IMAGE[name].title} {verdict}")
-    lines.append(f"- {titles[variant]}: {'; '.join(verdicts)} (than the full pipeline, {len(runs[variant])} seeds).")
+    lines.append(f"- {titles[variant]}: {'; '.join(verdicts)} (than the full pipeline; seeds: {len(runs[variant])}).")
   return "\n" + "\n".join(lines) + "\n" if lines else ""
