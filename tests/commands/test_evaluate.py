@@ -173,7 +173,7 @@ def test_what_is_broken_is_a_line_each_that_names_row_and_seed():
 
 def test_a_broken_inequality_ends_the_command_with_status_1(monkeypatch, capsys):
   class Flags(dict):
-    workdir, split = "w", "test"
+    workdir, split, part = "w", "test", None
 
   monkeypatch.setattr(verbs, "FLAGS", Flags(config=types.SimpleNamespace(present=False)))
   monkeypatch.setattr(verbs, "_use_devices_of", lambda workdir: None)
