@@ -180,7 +180,7 @@ class MotionResults:
   @property
   def alarms(self) -> list[str]:
     """Collapses, but for the row that is meant to stand still."""
-    return [f"COLLAPSED: {line}" for line in self._lines("collapsed") if not line.startswith(f"{_CONSTANT}: ")]
+    return [f"{dynamics_metrics.COLLAPSE_ALARM}{line}" for line in self._lines("collapsed") if not line.startswith(f"{_CONSTANT}: ")]
 
   def results(self) -> dict:
     """The keys of results.json that are of motion."""

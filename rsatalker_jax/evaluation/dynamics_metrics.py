@@ -15,6 +15,7 @@ from rsatalker_jax.types import FPS, MOTION_GROUPS, Motion
 # A motion that varies over time by less than this share of the truth's variance has collapsed: published baselines that
 # hold one face have thousandths, a generator that answers with the mean of what may come has half.
 COLLAPSED = 0.1
+COLLAPSE_ALARM = "COLLAPSED: "  # How a run's checks begin that say so; the others say that a metric is broken.
 
 LEAST_FRAMES = FPS  # Of a kind (speaking, listening) that a clip must have, for its deviation to count.
 

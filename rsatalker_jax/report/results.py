@@ -11,6 +11,7 @@ import markdown_it
 
 from rsatalker_jax.evaluation import ablations
 from rsatalker_jax.evaluation.ablations import GENERATED, TRACKED
+from rsatalker_jax.evaluation.dynamics_metrics import COLLAPSE_ALARM
 from rsatalker_jax.files import read_text
 
 # Figures that stand above the tables: row (None: the run's own), score, title with unit, format.
@@ -86,15 +87,24 @@ def _mean(row: Any, score: str) -> float | None:
 
 
 def draw_checks(checks: Mapping[str, Sequence[str] | None]) -> str:
-  """A banner of all violated checks, by run; quiet where all hold, and plain where a run's results have none."""
-  violated = [(run, line) for run, lines in checks.items() for line in lines or ()]
+  """A banner of all violated checks and of all motion that has collapsed, by run; quiet where there is none of either, and
+  plain where a run's results have no checks."""
+  said = [(run, line) for run, lines in checks.items() for line in lines or ()]
+  collapsed = [(run, line) for run, line in said if line.startswith(COLLAPSE_ALARM)]
+  violated = [(run, line) for run, line in said if not line.startswith(COLLAPSE_ALARM)]
   unknown = [run for run, lines in checks.items() if lines is None]
   parts = []
-  if violated:
-    lines = "".join(f"<li><b>{html.escape(run)}</b>: {html.escape(line)}</li>" for run, line in violated)
-    count = f"{len(violated)} check{'s' * (len(violated) > 1)} violated"
-    parts.append(f'<div class="alarm" role="alert"><h3>{count}: do not trust these tables</h3><ul>{lines}</ul></div>')
-  elif len(unknown) < len(checks):
+  count = lambda found, what: f"{len(found)} {what}{'s' * (len(found) > 1)}"
+  for found, heading in (
+      (violated, f"{count(violated, 'check')} violated: do not trust these tables"),
+      (collapsed, f"{count(collapsed, 'alarm')}: motion that hardly moves"),
+  ):
+    if found:
+      lines = "".join(
+          f"<li><b>{html.escape(run)}</b>: {html.escape(line.removeprefix(COLLAPSE_ALARM))}</li>" for run, line in found
+      )
+      parts.append(f'<div class="alarm" role="alert"><h3>{heading}</h3><ul>{lines}</ul></div>')
+  if not said and len(unknown) < len(checks):
     parts.append('<p class="fine">All checks of the results hold.</p>')
   if unknown:
     parts.append(f'<p class="note">Without checks in their results: {html.escape(", ".join(unknown))}.</p>')

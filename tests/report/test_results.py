@@ -6,6 +6,7 @@ import re
 import pytest
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation.dynamics_metrics import COLLAPSE_ALARM
 from rsatalker_jax.evaluation.tables import METRICS_VERSION
 from rsatalker_jax.report import results
 
@@ -43,6 +44,9 @@ def test_violated_checks_are_loud():
   assert 'role="alert"' in loud and "2 checks violated" in loud and "hold" not in loud
   assert "<b>pa&lt;per</b>: FD &gt; P-FD" in loud and "still &lt;face&gt;" in loud and "results: old." in loud
   assert "1 check violated" in results.draw_checks({"ours": ["x"]})
+  still = results.draw_checks({"ours": [f"{COLLAPSE_ALARM}jaw varies by 0"], "theirs": []})
+  assert "1 alarm: motion that hardly moves" in still and "jaw varies by 0" in still
+  assert "violated" not in still and "hold" not in still
 
 
 RESULTS = {
