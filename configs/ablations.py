@@ -144,10 +144,6 @@ ABLATIONS = {
 }
 
 
-# Of these what counts is seen in frames alone.
-OFFSET_ABLATIONS = tuple(name for name in ABLATIONS if "offsets" in name or "degraded" in name)
-
-
 def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
   """The config as a variant has it, or as several joined by + have it, one upon the other; an empty name leaves it as it is.
 

@@ -17,9 +17,9 @@ from absl import app, flags
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configs.ablations import ABLATIONS, OFFSET_ABLATIONS, VARIANTS  # noqa: E402
+from configs.ablations import ABLATIONS, VARIANTS  # noqa: E402
 from rsatalker_jax.evaluation import ablations  # noqa: E402
-from rsatalker_jax.runs import load_config  # noqa: E402
+from rsatalker_jax.runs import STAGES, load_config  # noqa: E402
 from tools.degrade_tracking import write_degraded  # noqa: E402
 
 # Seeds by variant where --seeds is not given: where a run takes long, one.
@@ -39,7 +39,7 @@ def folder_of(workdir: str, variant: str, seed: int) -> pathlib.Path:
 def commands_of(workdir: str, config: str, variant: str, seed: int, more: list[str]) -> list[list[str]]:
   """The commands that train one variant, one after another."""
   folder, taken = folder_of(workdir, variant, seed), ABLATIONS[variant]
-  stages = VARIANTS[variant][1].get("stages", ("motion", "avatar", "joint"))
+  stages = VARIANTS[variant][1].get("stages", STAGES)
   origins = [f"--init_from={folder_of(workdir, other, seed)}:{stage}" for stage, other in taken.items()]
   start = [sys.executable, "train.py", f"--config={config}:{variant}", f"--config.seed={seed}", f"--workdir={folder}"]
   return [[*start, f"--stage={stage}", *origins, *more] for stage in stages if stage not in taken]
@@ -60,7 +60,8 @@ def main(argv: list[str]) -> None:
         for command in commands_of(workdir, _CONFIG.value, variant, seed, more):
           run(command)
       if not ablations.is_scored(folder):
-        run([sys.executable, "eval.py", f"--workdir={folder}", *["--part=frames"] * (variant in OFFSET_ABLATIONS)])
+        part = ["--part=frames"] * ablations.asks_after_offsets(variant)
+        run([sys.executable, "eval.py", f"--workdir={folder}", *part])
   print(ablations.write_tables(workdir, list(ABLATIONS)))
 
 

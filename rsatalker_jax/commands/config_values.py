@@ -163,7 +163,7 @@ RULES: dict[str, Any] = {
         "hidden": _COUNT,
         "offsets_hidden": _COUNT,
         "offsets_inputs": Rule(
-            lambda x: len(x) > 0 and _several(x, _one_of(*_OFFSET_INPUTS).accepts) if isinstance(x, (tuple, list)) else False,
+            lambda x: _several(x, _one_of(*_OFFSET_INPUTS).accepts) and len(x) > 0,
             f"a tuple of {', '.join(map(repr, _OFFSET_INPUTS))}, at least one",
         ),
     },

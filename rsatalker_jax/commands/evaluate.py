@@ -33,7 +33,7 @@ from rsatalker_jax.evaluation import (
 from rsatalker_jax.evaluation.cases import ConversationCases
 from rsatalker_jax.head import LipOpening, make_lip_opening
 from rsatalker_jax.media.video import to_uint8
-from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters, load_run, load_stage_state, workdir as workdirs
+from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters, load_run, workdir as workdirs
 
 _TRUTH, _CONSTANT = "true motion", "constant training mean"
 
@@ -361,7 +361,8 @@ def _score_frames(
   if "avatar" not in run.params:
     return None, "the run has no avatar stage"
   earlier = {}
-  if "joint:" in run.stages and any(load_stage_state(workdir, stage) for stage in STAGES[:2]):
+  begun = any(workdirs.find_checkpoints(workdirs.checkpoint_folder(workdir, stage)) for stage in STAGES[:2])
+  if "joint:" in run.stages and begun:
     before = _load_runs(workdir, config, STAGES[:2])
     # A run may have begun with its joint stage, or have taken an earlier one from elsewhere: there is no row then.
     earlier = {folder: run for folder, run in before.items() if {"generator", "avatar"} <= run.params.keys()}

@@ -48,10 +48,11 @@ def folder_of(workdir: str | os.PathLike, variant: str, seed: int) -> pathlib.Pa
 
 
 def _group_of(workdir: str | os.PathLike, variant: str) -> pathlib.Path:
-  return pathlib.Path(workdir) / ("offsets" if _asks_after_offsets(variant) else "ablations") / variant
+  return pathlib.Path(workdir) / ("offsets" if asks_after_offsets(variant) else "ablations") / variant
 
 
-def _asks_after_offsets(variant: str) -> bool:
+def asks_after_offsets(variant: str) -> bool:
+  """Whether a variant is about offsets alone: what counts is then seen in frames."""
   return "offsets" in variant or "degraded" in variant
 
 
@@ -105,7 +106,7 @@ def write_tables(workdir: str | os.PathLike, variants: Sequence[str]) -> str:
   missing = [variant for variant, seeds in runs.items() if not seeds]
   runs = {variant: seeds for variant, seeds in runs.items() if seeds}
   titles = {variant: _title(variant, seeds) for variant, seeds in runs.items()}
-  whole = {variant: seeds for variant, seeds in runs.items() if not _asks_after_offsets(variant)}
+  whole = {variant: seeds for variant, seeds in runs.items() if not asks_after_offsets(variant)}
   motion = {titles[variant]: _cells(seeds, _AUTOMATIC, _own_motion) for variant, seeds in whole.items()}
   frames = {titles[variant]: _cells(seeds, _IMAGE, lambda results: _frames(results, GENERATED)) for variant, seeds in whole.items()}
   differences = {
