@@ -3,7 +3,8 @@
 # make ablations make demo, then train the paper's ablations of it (whole runs; configs/ablations.py), score them, and write a page
 # make test    run the tests
 # make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
-# Each creates .venv from requirements.txt first, if absent (test-aot: .venv-aot, with requirements-aot.txt, too).
+# make pod-check  compile the train steps of configs/pod.py for pods and a GPU node that are not there: memory, traffic, estimated times
+# Each creates .venv from requirements.txt first, if absent (test-aot, pod-check: .venv-aot, with requirements-aot.txt, too).
 # Choose an interpreter with make PYTHON=python3.12.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ TRAINED := $(RUN)/joint/metrics.jsonl
 # An unseen conversation of the demo data.
 TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 
-.PHONY: demo compare ablations test test-aot clean
+.PHONY: demo compare ablations test test-aot pod-check clean
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
@@ -44,6 +45,9 @@ test: $(VENV)/.installed
 
 test-aot: $(VENV)-aot/.installed
 	$(VENV)-aot/bin/python -m pytest -q tests_aot
+
+pod-check: $(VENV)-aot/.installed
+	$(VENV)-aot/bin/python tools/pod_check.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-aot runs .jax_cache
