@@ -26,7 +26,9 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HO
 os.environ |= {"TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 if (_cuda := importlib.util.find_spec("nvidia")) is not None:
   _toolkit = pathlib.Path(next(iter(_cuda.submodule_search_locations))) / "cu13"
-  os.environ.setdefault("XLA_FLAGS", f"--xla_gpu_cuda_data_dir={_toolkit}")
+  # Which Triton tiles fit a product is tried out on the GPU; without one products are cuBLAS's.
+  _flags = f"--xla_gpu_cuda_data_dir={_toolkit} --xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
+  os.environ.setdefault("XLA_FLAGS", _flags)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
