@@ -27,12 +27,18 @@ def free_port() -> int:
 
 
 def start(
-    count: int, arguments: Sequence[str], *, each: Mapping[int, Sequence[str]] = {}, environment: Mapping[str, str] = {}
+    count: int,
+    arguments: Sequence[str],
+    *,
+    each: Mapping[int, Sequence[str]] = {},
+    folders: Sequence[pathlib.Path] = (),
+    environment: Mapping[str, str] = {},
 ) -> list[subprocess.Popen]:
   """Starts `python arguments` in `count` processes that find each other; one alone gets no flags of a cluster.
 
   Args:
     each: further arguments of some, by number.
+    folders: the working directory of each; the project's if empty.
   """
   port, processes = free_port(), []
   for number in range(count):
@@ -40,7 +46,7 @@ def start(
     command = [sys.executable, *arguments, *cluster, *each.get(number, ())]
     processes.append(
         subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, cwd=folders[number] if folders else ROOT, env=os.environ | dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     )
   return processes

@@ -139,8 +139,15 @@ def motion_windows(
     }
 
   # After repeat: an element's random numbers follow from its position in the stream, so epochs differ.
-  dataset = grain.MapDataset.source(slots).seed(seed).shuffle().repeat(epochs).random_map(cut)
+  dataset = shuffled(slots, seed).repeat(epochs).random_map(cut)
   return batch_share(dataset, batch_size, shard_index, shard_count).to_iter_dataset(read_options)
+
+
+def shuffled(source: Sequence[Any], seed: int) -> grain.MapDataset:
+  """The members of a source in an order of their own in each epoch, once it is repeated."""
+  # The slice takes all. Grain numbers the seeds of what follows by the transformations before it: without the slice, which
+  # an earlier version had here, runs that were begun would go on with other batches.
+  return grain.MapDataset.source(source).seed(seed).shuffle()[::1]
 
 
 def batch_share(
