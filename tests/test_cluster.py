@@ -194,8 +194,8 @@ def world(tmp_path_factory):
   config = tiny_world.tiny_config(root)
   config.mesh.cpu_devices = 1
   config.logging.update(dict(log_every=1, checkpoint_every=4, pictures_every=4))
-  config.avatar.steps, config.gaussians.capacity, config.density.way = 4, 200, "adaptive"
-  config.density.adaptive.update(dict(start=0, stop=2, every=2, gradient_threshold=1e-5))
+  config.avatar.steps, config.gaussians.capacity, config.density.way = 6, 200, "adaptive"
+  config.density.adaptive.update(dict(start=0, stop=4, every=2, gradient_threshold=1e-5))
   config.joint.update(dict(steps=2, drawn_weight=0.0, tracked_weight=0.0))
   return root, config
 
