@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
 from rsatalker_jax import sharding
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs.workdir import STAGES
-from rsatalker_jax.training import checkpoints, usage, writer as writer_lib
+from rsatalker_jax.training import checkpoints, usage
 from rsatalker_jax.training.checkpoints import TrainState
+from rsatalker_jax.training.watch import Watch, Watching
 
 Params = dict[str, Any]
 # (params, buffers, batch, key, step) -> (scalar loss, named terms of it)
@@ -96,23 +96,6 @@ class Stage:
   hooks: tuple[Hook, ...] = ()
   probes: Params = dataclasses.field(default_factory=dict)
   observe: Callable[[Params, Params], Params] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Watching:
-  """How a run is watched and kept; nothing here changes what it computes.
-
-  Attributes:
-    log_every: steps between lines of metrics (means over the interval).
-    pictures_every: steps between images.
-    checkpoint_every: steps between checkpoints; the last step is always saved.
-    evaluate_every: steps between scores of held-out data; the last step is always scored. 0 for never.
-  """
-
-  log_every: int = 20
-  pictures_every: int = 500
-  checkpoint_every: int = 200
-  evaluate_every: int = 0
 
 
 class NonFiniteLoss(RuntimeError):
@@ -218,7 +201,7 @@ class _Stepper:
   """Takes steps, with at most two in flight; repeats those for which a buffer was too small with a larger one.
 
   Attributes:
-    counted: number of steps taken after each step that counts, with its terms, since the caller last emptied the list.
+    counted: number of steps taken after each step that counts, with its terms, since the last `pop_means`.
   """
 
   def __init__(self, stage: Stage, key: jax.Array, shardings: TrainState, say: Callable[[str], None]):
@@ -252,6 +235,16 @@ class _Stepper:
         state, terms = self._step(state, batch, step)
         self._in_flight.append((step, batch, terms))
     return state
+
+  def check(self) -> None:
+    """Raises: NonFiniteLoss, BufferOverflow: of a step that has counted since the last `pop_means`."""
+    if self.counted:
+      _mean_terms(self._stage, self.counted)
+
+  def pop_means(self) -> dict[str, float]:
+    """Means of the terms over the steps that have counted since the last call; raises as `check` does."""
+    counted, self.counted = self.counted, []
+    return _mean_terms(self._stage, counted)
 
   def _grow(self, step: int, lost: int, needed: int) -> None:
     name, room = self._stage.name, self._stage.room
@@ -306,48 +299,25 @@ def run_stage(
     # --- Steps.
     state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
     stepper = _Stepper(stage, step_key, state_shardings, say)
-    metrics = writer_lib.MetricWriter(f"{workdir}/{stage.name}", first)
     stop = _StopRequest()
-    bar = _progress_bar(stage, first)
-    since = time.perf_counter()
+    watch = Watch(stage, f"{workdir}/{stage.name}", watching, first, say)
     # However the loop ends, a checkpoint that is being written is finished.
-    with contextlib.closing(checkpointer), contextlib.closing(metrics), stop, bar:
+    with contextlib.closing(checkpointer), watch, stop:
       for step in range(first, stage.steps):
         state = stepper.take(state, step, sharding.put_batch(mesh, next(batches)))
         done, stopping = step + 1, stop.requested
-        bar.update()
-
-        last = done == stage.steps or stopping
-        log, checkpoint = (done % every == 0 or last for every in (watching.log_every, watching.checkpoint_every))
-        every = watching.evaluate_every
-        score = bool(stage.evaluate and every) and (done % every == 0 or done == stage.steps)
-        show = stage.pictures and (done % watching.pictures_every == 0 or last)
-        due = [hook for hook in stage.hooks if hook.due(done)]
-        if due or log or checkpoint or show or score:
+        watch.count_step()
+        last = done == stage.steps or bool(stopping)
+        due = watch.find_due(done, last=last)
+        hooks = [hook for hook in stage.hooks if hook.due(done)]
+        if hooks or any(due):
           state = stepper.settle(state)
-        for hook in due:
+        for hook in hooks:
           state = jax.device_put(hook.call(state, done), state_shardings)
-        values = {}
-        if log:
-          means = _mean_terms(stage, stepper.counted)
-          bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()})
-          values |= means | {"steps_per_second": len(stepper.counted) / (time.perf_counter() - since)}
-          stepper.counted, since = [], time.perf_counter()
-        if score:
-          scores = {f"val/{name}": float(value) for name, value in stage.evaluate(state.params, state.buffers).items()}
-          say(f"{stage.name}: step {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-          values |= scores
-          since = time.perf_counter()
-        if values:
-          metrics.scalars(done, values)
-        if show:
-          for name, picture in stage.pictures(state.params, state.buffers).items():
-            metrics.image(done, name, picture)
-          since = time.perf_counter()
+        watch.report(done, due, stepper.pop_means() if due.log else {}, state)
         # Before the next batch is drawn, so that the iterator's state and the step agree.
-        if checkpoint:
-          if stepper.counted:
-            _mean_terms(stage, stepper.counted)  # A broken state must not become a checkpoint.
+        if due.checkpoint:
+          stepper.check()  # A broken state must not become a checkpoint.
           before_checkpoint()
           checkpointer.save(state, batches, done, force=last)
         if stopping:
@@ -356,8 +326,7 @@ def run_stage(
     if stop.requested:  # Also in the last step, or while its checkpoint was written: no other stage begins.
       say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
       sys.exit(128 + stop.requested)
-    if best := writer_lib.find_best(f"{workdir}/{stage.name}", "val/score"):
-      say(f"{stage.name}: best val/score {best[1]:.4g} at step {best[0]} of {stage.steps}")
+    watch.say_best()
     return state
 
 
@@ -374,20 +343,6 @@ def _mean_terms(stage: Stage, pending: Iterable[tuple[int, dict[str, jax.Array]]
     if stage.room is not None and (lost := int(terms[stage.room.lost])):
       raise BufferOverflow(f"stage {stage.name}, step {step}: {lost} {stage.room.unit} did not fit, and the stage cannot make room")
   return {name: float(np.mean([terms[name] for _, terms in fetched])) for name in fetched[0][1]}
-
-
-def _progress_bar(stage: Stage, first: int) -> tqdm.tqdm:
-  # On a terminal a live bar; in a log file a line now and then.
-  live = sys.stderr.isatty()
-  return tqdm.tqdm(
-      total=stage.steps,
-      initial=first,
-      desc=stage.name,
-      unit="step",
-      dynamic_ncols=True,
-      mininterval=0.5 if live else 15,
-      disable=jax.process_index() != 0,
-  )
 
 
 class _StopRequest:
