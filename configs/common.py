@@ -224,6 +224,9 @@ def base_config() -> ConfigDict:
       hang_seconds=900.0,
       hang_ends=False,
       slow_factor=3.0,  # Of the median's time after which a step is named as slow; 0: none is.
+      # A folder on each host's own disk for emergency checkpoints; empty: none. Steps between them.
+      local_checkpoints="",
+      local_every=50,
       profile=(),  # First and last step of which each stage's folder gets a trace by jax.profiler; (): none.
   ))
   config.evaluation = ConfigDict(dict(

@@ -266,6 +266,8 @@ RULES: dict[str, Any] = {
     "logging": dict.fromkeys(("log_every", "pictures_every", "checkpoint_every"), _COUNT)
     | {
         "evaluate_every": _COUNT_OR_0,
+        "local_checkpoints": _ANY_TEXT,
+        "local_every": _COUNT,
         "hang_seconds": _number(),
         "hang_ends": _FLAG,
         "slow_factor": Rule(lambda x: _is_number(x) and (x == 0 or x > 1), "0 or a number above 1"),

@@ -26,6 +26,7 @@ from rsatalker_jax.runs.workdir import STAGES
 from rsatalker_jax.training import broken_steps, checkpoints
 from rsatalker_jax.training.checkpoints import TrainState
 from rsatalker_jax.training.ledger import Ledger
+from rsatalker_jax.training.local_checkpoints import LocalCheckpoints, check_whole
 from rsatalker_jax.training.watch import Watch, Watching
 
 Params = dict[str, Any]
@@ -345,6 +346,10 @@ def run_stage(
     batches = iter(stage.batches)
     checkpointer = checkpoints.make_checkpointer(workdir, stage.name, watching.checkpoint_every)
     state = checkpointer.restore(abstract, batches, say) or state
+    local = LocalCheckpoints.of_run(watching.local_checkpoints, watching.local_every, workdir, stage.name)
+    if local:
+      check_whole(abstract)
+      state = local.restore(abstract, batches, int(state.step), say) or state
     first = int(state.step)
     if first >= stage.steps:
       say(f"{stage.name}: already at step {first} of {stage.steps}")
@@ -379,7 +384,8 @@ def run_stage(
         last = done == stage.steps or bool(stopping)
         due = watch.find_due(done, last=last)
         hooks = [hook for hook in stage.hooks if hook.due(done)]
-        if hooks or any(due):
+        near = local is not None and local.is_due(done)
+        if hooks or any(due) or near:
           state = stepper.settle(state)
         with ledger.phase("hooks"):
           for hook in hooks:
@@ -391,11 +397,18 @@ def run_stage(
             before_checkpoint()
             checkpointer.save(state, batches, done, force=last)
           ledger.begin_span(done)
+        elif near:
+          with ledger.phase("checkpoint"):
+            before_checkpoint()
+            local.save(state, batches, done)
+          ledger.begin_span(done)
         if stopping:
           break
     if stop.requested:  # Also in the last step, or while its checkpoint was written: no other stage begins.
       say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
       sys.exit(128 + stop.requested)
+    if local:
+      local.clear()
     watch.say_end()
     return state
 
