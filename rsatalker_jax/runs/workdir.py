@@ -248,7 +248,7 @@ def check_workdir(workdir: str, config: ConfigDict | Mapping[str, Any], *, must_
   recorded, _, dropped = _complete(path, recorded)
   if dropped:
     raise InputError(path, "", f"{dropped[0]}, which is no key of this version", "those that there are; use another --workdir")
-  recorded, current = _flatten(recorded), _flatten(_complete(path, _plain(config))[0])
+  recorded, current = flatten_config(recorded), flatten_config(_complete(path, _plain(config))[0])
   for key in sorted(recorded):
     if not _same(key, recorded[key], current[key]):
       raise InputError(path, key, repr(recorded[key]), f"{current[key]!r} (this config); use another --workdir")
@@ -372,8 +372,9 @@ def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict() if isinstance(config, ConfigDict) else config))
 
 
-def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+def flatten_config(config: dict, prefix: str = "") -> dict[str, Any]:
+  """Values by "section.key"."""
   flat = {}
   for key, value in config.items():
-    flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    flat |= flatten_config(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
   return flat

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 import tqdm
 
-from rsatalker_jax import sharding
+from rsatalker_jax import cluster, sharding
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs.workdir import STAGES
 from rsatalker_jax.training import checkpoints, usage, writer as writer_lib
@@ -307,13 +307,14 @@ def run_stage(
     state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
     stepper = _Stepper(stage, step_key, state_shardings, say)
     metrics = writer_lib.MetricWriter(f"{workdir}/{stage.name}", first)
-    stop = _StopRequest()
+    stop = cluster.StopTogether() if cluster.count_processes() > 1 else _StopRequest()
     bar = _progress_bar(stage, first)
     since = time.perf_counter()
     # However the loop ends, a checkpoint that is being written is finished.
     with contextlib.closing(checkpointer), contextlib.closing(metrics), stop, bar:
       for step in range(first, stage.steps):
         state = stepper.take(state, step, sharding.put_batch(mesh, next(batches)))
+        stop.after_step()
         done, stopping = step + 1, stop.requested
         bar.update()
 
@@ -408,6 +409,9 @@ class _StopRequest:
   def _handle(self, number, frame):
     del frame
     self.requested = number
+
+  def after_step(self) -> None:
+    """As `cluster.StopTogether` has it; there is nobody to agree with."""
 
   def __exit__(self, *_):
     for number, handler in self._previous.items():
