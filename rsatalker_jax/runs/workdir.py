@@ -253,7 +253,7 @@ def check_workdir(workdir: str, config: ConfigDict | Mapping[str, Any], *, must_
 
 
 def _same(key: str, recorded: Any, current: Any) -> bool:
-  if recorded == current or key in _NOT_COMPARED or key.split(".")[0] in _NOT_COMPARED:
+  if recorded == current or key in _NOT_COMPARED or key.split(".", maxsplit=1)[0] in _NOT_COMPARED:
     return True
   if key in _COMPARED_BY_NAME and type(recorded) is type(current):
     names = lambda value: [pathlib.PurePath(x).name for x in (value if isinstance(value, list) else [value])]

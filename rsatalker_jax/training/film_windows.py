@@ -201,7 +201,7 @@ class JointWindows:
     if not kept:
       raise InputError("config", "joint.window", config.window, f"at most {longest}, the frames of the longest training film")
     shown = sum(len(film.frames) for film, _ in kept)
-    inputs.say(f"joint: {shown} frames of video in {len(kept)} conversations of {len(set(f.person for f, _ in kept))} people")
+    inputs.say(f"joint: {shown} frames of video in {len(kept)} conversations of {len({f.person for f, _ in kept})} people")
     return cls(config, *map(tuple, zip(*kept)), people)
 
   def cut(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
