@@ -45,6 +45,9 @@ _NOT_COMPARED = {
     "render.implementation",
     "render.tile_size",
     "render.max_intersections",
+    "render.frames_at_once",
+    "generator.remat",
+    "motion.accumulate",
     *(f"data.{name}" for name in ("embedded_root", "conversations", "relations", "capture", "triplets", "features")),
 }
 # Of these the last part alone is compared: files that were moved are the same, those of another name are not.
