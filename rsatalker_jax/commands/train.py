@@ -9,13 +9,18 @@ The three stages of the paper (Sec. 3.6), each as data for the loop: what it rea
 """
 
 import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import tqdm
 from ml_collections import ConfigDict
 
-from rsatalker_jax import sharding
+from rsatalker_jax import cluster, sharding
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs import workdir as workdirs
@@ -57,6 +62,7 @@ def train(
     InputError: if a value or the data of any requested stage is not as expected, or another config made `workdir`.
     MissingFeatures: names the clip, if features are missing that `speech.encode_missing` does not let be computed.
   """
+  cluster.check_agreement(_describe_run(config, workdir, stage, init_from))
   with Ledger(workdir, age) as ledger:
     _train_stages(config, workdir, stage, init_from, allow_unfinished, ledger)
 
@@ -65,7 +71,8 @@ def _train_stages(
     config: ConfigDict, workdir: str, stage: str | None, init_from: Sequence[str], allow_unfinished: bool, ledger: Ledger
 ) -> None:
   workdirs.check_workdir(workdir, config)
-  unpack_embedded(config.data)
+  cluster.check_shared_folder(workdir, "--workdir")
+  cluster.one_at_first(lambda: unpack_embedded(config.data), "unpacking")
   inputs = make_inputs(config)
   if stage and stage not in config.stages:
     raise InputError("--stage", "", stage, f"one of the config's stages, {', '.join(config.stages)}")
@@ -96,6 +103,15 @@ def _train_stages(
         before_checkpoint=functools.partial(workdirs.record_config, workdir, config),
         say=inputs.say,
     )
+
+
+def _describe_run(config: ConfigDict, workdir: str, stage: str | None, init_from: Sequence[str]) -> dict[str, Any]:
+  """What must be the same in all processes, under the names that a user knows."""
+  sources = pathlib.Path(__file__).parents[1].rglob("*.py")
+  code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
+  versions = {f"version of {name}": importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "grain")}
+  flags = {"--workdir": os.path.abspath(workdir), "--stage": stage, "--init_from": list(init_from)}
+  return {**flags, **workdirs.flatten_config(config.to_dict()), "code of rsatalker_jax": code, **versions}
 
 
 def make_inputs(config: ConfigDict) -> StageInputs:

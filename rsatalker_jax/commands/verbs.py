@@ -43,12 +43,13 @@ def _define_train() -> None:
       "init_from", [], "A run whose parameters to start from; RUN:motion,avatar takes only these stages of it. Of several the last wins."
   )
   flags.DEFINE_bool("allow_unfinished", False, "Start a stage from an earlier one that has not reached its last step.")
+  command_line.define_cluster()
   flags.mark_flags_as_required(["config", "workdir"])
 
 
 def _train() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh, join_cluster=True)
+  command_line.use_devices(config.mesh, command_line.find_cluster(), FLAGS.join_seconds)
   from rsatalker_jax.commands import train
   from rsatalker_jax.runs.ledger import process_age
 
@@ -157,7 +158,8 @@ def _export() -> None:
 
 
 def _use_devices_of(workdir: str) -> None:
-  """The devices that the run's config asks for."""
+  """The devices that the run's config asks for, in the first of several processes; the others end."""
+  command_line.leave_to_first()
   from rsatalker_jax.runs import workdir as workdirs
 
   config = workdirs.load_config(workdir)
@@ -170,12 +172,13 @@ def _use_devices_of(workdir: str) -> None:
 
 def _define_encode() -> None:
   _define_config("The config of the runs that will read them.")
+  command_line.define_cluster()
   flags.mark_flags_as_required(["config"])
 
 
 def _encode() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh, join_cluster=True)
+  command_line.use_devices(config.mesh, command_line.find_cluster(), FLAGS.join_seconds)
   from rsatalker_jax.commands import encode
 
   encode.encode_voices(config)

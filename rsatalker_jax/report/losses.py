@@ -4,7 +4,6 @@ import html
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 

@@ -45,6 +45,9 @@ _NOT_COMPARED = {
     "render.implementation",
     "render.tile_size",
     "render.max_intersections",
+    "render.frames_at_once",
+    "generator.remat",
+    "motion.accumulate",
     *(f"data.{name}" for name in ("embedded_root", "conversations", "relations", "capture", "triplets", "features")),
 }
 # Of these the last part alone is compared: files that were moved are the same, those of another name are not.
@@ -246,14 +249,14 @@ def check_workdir(workdir: str, config: ConfigDict | Mapping[str, Any], *, must_
   recorded, _, dropped = _complete(path, recorded)
   if dropped:
     raise InputError(path, "", f"{dropped[0]}, which is no key of this version", "those that there are; use another --workdir")
-  recorded, current = _flatten(recorded), _flatten(_complete(path, _plain(config))[0])
+  recorded, current = flatten_config(recorded), flatten_config(_complete(path, _plain(config))[0])
   for key in sorted(recorded):
     if not _same(key, recorded[key], current[key]):
       raise InputError(path, key, repr(recorded[key]), f"{current[key]!r} (this config); use another --workdir")
 
 
 def _same(key: str, recorded: Any, current: Any) -> bool:
-  if recorded == current or key in _NOT_COMPARED or key.split(".")[0] in _NOT_COMPARED:
+  if recorded == current or key in _NOT_COMPARED or key.split(".", maxsplit=1)[0] in _NOT_COMPARED:
     return True
   if key in _COMPARED_BY_NAME and type(recorded) is type(current):
     names = lambda value: [pathlib.PurePath(x).name for x in (value if isinstance(value, list) else [value])]
@@ -370,8 +373,9 @@ def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict() if isinstance(config, ConfigDict) else config))
 
 
-def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+def flatten_config(config: dict, prefix: str = "") -> dict[str, Any]:
+  """Values by "section.key"."""
   flat = {}
   for key, value in config.items():
-    flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    flat |= flatten_config(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
   return flat

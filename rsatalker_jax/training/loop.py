@@ -20,12 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rsatalker_jax import sharding
+from rsatalker_jax import cluster, sharding
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs.workdir import STAGES
 from rsatalker_jax.training import broken_steps, checkpoints
 from rsatalker_jax.training.checkpoints import TrainState
 from rsatalker_jax.training.ledger import Ledger
+from rsatalker_jax.training.local_checkpoints import LocalCheckpoints, check_whole
 from rsatalker_jax.training.watch import Watch, Watching
 
 Params = dict[str, Any]
@@ -80,6 +81,9 @@ class Stage:
     evaluate: (params, buffers) -> scores of held-out data by name; "score", less is better, names the best step. None:
       nothing is held out.
     mesh: the devices that its batches are split over; None: those of the run.
+    rules: how the state lies on them (`sharding.Rules`); none: whole on each.
+    accumulate: equal parts that a step splits its batch into and takes one after another, for memory. Terms of the loss are
+      then their means over the parts, so each must be a mean over examples; there is no room and nothing is observed.
     hooks: what happens between steps, outside jit.
     probes: by group, arrays of zeros that the loss finds among its params but that are not trained; `observe` gets their
       gradients (of screen positions, for density control).
@@ -96,6 +100,8 @@ class Stage:
   room: Room | None = None
   evaluate: Callable[[Params, Params], Mapping[str, float]] | None = None
   mesh: jax.sharding.Mesh | None = None
+  rules: sharding.Rules = ()
+  accumulate: int = 1
   hooks: tuple[Hook, ...] = ()
   probes: Params = dataclasses.field(default_factory=dict)
   observe: Callable[[Params, Params], Params] | None = None
@@ -129,7 +135,8 @@ def init_state(
     The state, sharded, and its abstract form with shardings (what a checkpoint is restored into).
 
   Raises:
-    InputError: a group in `start` differs from the fresh one in structure, shape or dtype: names the first difference.
+    InputError: a group in `start` differs from the fresh one in structure, shape or dtype: names the first difference;
+      or a rule splits what the mesh does not divide.
   """
 
   def make(key, start):
@@ -142,15 +149,19 @@ def init_state(
 
   check_start(stage, start, origin)
   abstract = jax.eval_shape(make, key, start)
-  shardings = sharding.state_shardings(mesh, abstract)
+  shardings = sharding.state_shardings(mesh, stage.rules, abstract)
   state = jax.jit(make, out_shardings=shardings)(key, start)
   abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
   return state, abstract
 
 
 def check_start(stage: Stage, start: tuple[Params, Params], origin: str) -> None:
-  """Raises: InputError: a group in `start`, which comes from the run `origin`, is not as this stage's are."""
-  for given, wanted in zip(start, jax.eval_shape(stage.init, jax.random.key(0))):
+  """Raises: InputError: a group in `start`, which comes from the run `origin`, is not as this stage's are, or the stage's own
+  cannot lie on its mesh as the rules say."""
+  params, buffers = jax.eval_shape(stage.init, jax.random.key(0))
+  if stage.mesh is not None:
+    sharding.state_shardings(stage.mesh, stage.rules, {"params": params, "buffers": buffers})
+  for given, wanted in zip(start, (params, buffers)):
     _check_groups(origin, given, wanted)
 
 
@@ -198,10 +209,23 @@ def make_train_step(stage: Stage, key: jax.Array, *, skips: bool = False):
 def differentiate(stage: Stage, state: TrainState, batch, key: jax.Array):
   """((loss, terms), (gradients of the params, of the probes)) of a batch."""
 
-  def loss_of(params, probes):
+  def loss_of(params, probes, batch, key):
     return stage.loss(params | probes, state.buffers, batch, key, state.step)
 
-  return jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(state.params, stage.probes)
+  grad_fn = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+  if stage.accumulate == 1:
+    return grad_fn(state.params, stage.probes, batch, key)
+  if stage.room is not None or stage.observe is not None:
+    raise ValueError(f"stage {stage.name}: what overflows or is observed is a batch's, and no mean over its parts")
+
+  def differentiate_part(number, part):
+    return grad_fn(state.params, stage.probes, part, jax.random.fold_in(key, number))
+
+  parts = sharding.split_in_turn(stage.mesh, batch, stage.accumulate)
+  add = lambda total, part: (jax.tree.map(jnp.add, total, differentiate_part(*part)), None)
+  none = jax.tree.map(jnp.zeros_like, jax.eval_shape(differentiate_part, 0, jax.tree.map(lambda x: x[0], parts)))
+  total, _ = jax.lax.scan(add, none, (jnp.arange(stage.accumulate), parts))
+  return jax.tree.map(lambda x: x / stage.accumulate, total)
 
 
 def compile_step(stage: Stage, key: jax.Array, shardings: TrainState, *, skips: bool = False):
@@ -345,6 +369,10 @@ def run_stage(
     batches = iter(stage.batches)
     checkpointer = checkpoints.make_checkpointer(workdir, stage.name, watching.checkpoint_every)
     state = checkpointer.restore(abstract, batches, say) or state
+    local = LocalCheckpoints.of_run(watching.local_checkpoints, watching.local_every, workdir, stage.name)
+    if local:
+      check_whole(abstract)
+      state = local.restore(abstract, batches, int(state.step), say) or state
     first = int(state.step)
     if first >= stage.steps:
       say(f"{stage.name}: already at step {first} of {stage.steps}")
@@ -365,7 +393,7 @@ def run_stage(
         keep_broken=functools.partial(broken_steps.keep, f"{workdir}/{stage.name}", step_key, before_checkpoint),
         say=say,
     )
-    stop = _StopRequest()
+    stop = cluster.StopTogether() if cluster.count_processes() > 1 else _StopRequest()
     # However the loop ends, a checkpoint that is being written is finished.
     with ledger.phase("checkpoint"), contextlib.closing(checkpointer), ledger.phase("step"), watch, stop:
       for step in range(first, stage.steps):
@@ -373,12 +401,14 @@ def run_stage(
           batch = sharding.put_batch(mesh, next(batches))
         with watch.step(step):
           state = stepper.take(state, step, batch)
+        stop.after_step()
         done, stopping = step + 1, stop.requested
         watch.count_step(done)
         last = done == stage.steps or bool(stopping)
         due = watch.find_due(done, last=last)
         hooks = [hook for hook in stage.hooks if hook.due(done)]
-        if hooks or any(due):
+        near = local is not None and local.is_due(done)
+        if hooks or any(due) or near:
           state = stepper.settle(state)
         with ledger.phase("hooks"):
           for hook in hooks:
@@ -390,11 +420,18 @@ def run_stage(
             before_checkpoint()
             checkpointer.save(state, batches, done, force=last)
           ledger.begin_span(done)
+        elif near:
+          with ledger.phase("checkpoint"):
+            before_checkpoint()
+            local.save(state, batches, done)
+          ledger.begin_span(done)
         if stopping:
           break
     if stop.requested:  # Also in the last step, or while its checkpoint was written: no other stage begins.
       say(f"{stage.name}: stopped by a signal at step {done}; run the same command to continue")
       sys.exit(128 + stop.requested)
+    if local:
+      local.clear()
     watch.say_end()
     return state
 
@@ -427,6 +464,9 @@ class _StopRequest:
   def _handle(self, number, frame):
     del frame
     self.requested = number
+
+  def after_step(self) -> None:
+    """As `cluster.StopTogether` has it; there is nobody to agree with."""
 
   def __exit__(self, *_):
     for number, handler in self._previous.items():

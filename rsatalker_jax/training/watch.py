@@ -36,6 +36,7 @@ class Watching:
     pictures_every: steps between images.
     checkpoint_every: steps between checkpoints; the last step is always saved.
     evaluate_every: steps between scores of held-out data; the last step is always scored. 0 for never.
+    local_checkpoints, local_every: see `local_checkpoints.LocalCheckpoints`.
     hang_seconds, hang_ends: see `watchdog.Watchdog`.
     slow_factor: of the median's time after which a step is named as slow; 0 for never.
     profile: first and last step of which jax.profiler writes a trace to the stage's folder; empty for none.
@@ -45,6 +46,8 @@ class Watching:
   pictures_every: int = 500
   checkpoint_every: int = 200
   evaluate_every: int = 0
+  local_checkpoints: str = ""
+  local_every: int = 50
   hang_seconds: float = 0
   hang_ends: bool = False
   slow_factor: float = 0.0
