@@ -246,16 +246,16 @@ class _Stepper:
         self.counted.append((step + 1, terms))
         del self._in_flight[0]
         continue
-      self._grow(step, int(terms[room.lost]), int(terms[room.needed]))
+      self._grow(room, step, int(terms[room.lost]), int(terms[room.needed]))
       again, self._in_flight = self._in_flight, []
       for step, batch, _ in again:
         state, terms = self._step(state, batch, step)
         self._in_flight.append((step, batch, terms))
     return state
 
-  def _grow(self, step: int, lost: int, needed: int) -> None:
-    name, room = self._stage.name, self._stage.room
-    if needed <= self._size:
+  def _grow(self, room: Room, step: int, lost: int, needed: int) -> None:
+    name = self._stage.name
+    if room.grow is None or needed <= self._size:
       raise BufferOverflow(f"stage {name}, step {step + 1}: {lost} {room.unit} lost in room for {self._size}")
     self._size = needed
     self._say(f"{name}: step {step + 1} needs {needed} {room.unit} a frame, {lost} did not fit: makes room")

@@ -50,7 +50,7 @@ def continued_gaussian_rates(
   )
 
 
-def with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **options: Any) -> dict[str, Callable]:
+def with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **options: Any) -> dict[str, Any]:
   """The fields `loss` and `room` of a stage whose loss takes a renderer (`render_on_mesh`) first."""
   bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh, **options))
   room = Room("Gaussian-tile pairs", "overflow", "intersections", lambda needed: bind(talker.with_room(needed)))
@@ -59,7 +59,7 @@ def with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **opt
 
 def buffer_terms(outputs: Sequence[splat_kernels.RenderOutput]) -> dict[str, Array]:
   return {
-      "overflow": sum(jnp.sum(output.overflow) for output in outputs),
+      "overflow": jnp.sum(jnp.stack([jnp.sum(output.overflow) for output in outputs])),
       "intersections": jnp.max(jnp.stack([jnp.max(output.intersections) for output in outputs])),
   }
 
