@@ -5,7 +5,8 @@
 # make quick   run the quick tests with another Python, in a virtual environment of its own: make quick PYTHON=python3.13 VENV=.venv-3.13
 # make lint    look for errors without running anything: ruff's rules and ty's types (pyproject.toml)
 # make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
-# Each creates .venv from requirements.txt first, if absent (test-aot: .venv-aot, with requirements-aot.txt, too).
+# make pod-check  compile the train steps of configs/pod.py for pods and a GPU node that are not there: memory, traffic, estimated times
+# Each creates .venv from requirements.txt first, if absent (test-aot, pod-check: .venv-aot, with requirements-aot.txt, too).
 # Choose an interpreter with make PYTHON=python3.12.
 
 PYTHON ?= python3
@@ -28,7 +29,7 @@ QUICK := tests/avatar/test_binding.py tests/commands/test_command_line.py tests/
   tests/study tests/test_architecture.py tests/test_files.py tests/test_npz.py tests/test_pickles.py tests/test_sharding.py \
   tests/training/test_loop.py tests/training/test_losses.py tests/training/test_optimizers.py
 
-.PHONY: demo compare ablations test quick lint test-aot clean
+.PHONY: demo compare ablations test quick lint test-aot pod-check clean
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
@@ -63,6 +64,9 @@ lint: $(VENV)/.installed $(VENV)/.linters
 
 test-aot: $(VENV)-aot/.installed
 	$(VENV)-aot/bin/python -m pytest -q tests_aot
+
+pod-check: $(VENV)-aot/.installed
+	$(VENV)-aot/bin/python tools/pod_check.py
 
 clean:
 	rm -rf .venv .venv-* $(VENV) runs .jax_cache .coverage

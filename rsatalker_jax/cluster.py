@@ -34,7 +34,7 @@ from rsatalker_jax.errors import InputError
 # Seconds without a sign of life after which a process counts as gone; signs are given and looked at every `_BEAT`.
 SILENCE = 40.0
 _BEAT = 2.0
-# What whoever fails waits for the others to read why.
+# How long process 0, whose end is the end of all, leaves the others to read why.
 _FAREWELL = 3 * _BEAT
 _TPU_PORT = 8482  # JAX's own, where a TPU's hosts are named without one.
 
@@ -336,12 +336,10 @@ _steps = 0  # That were taken in this process, over all stages: what a sync poin
 def fail(line: str, status: int = 2) -> NoReturn:
   """Ends this process with a line about an error, and with it the others, who print it, too."""
   _over.set()
-  client = _state().client
+  line = f"{describe_self()}: {line}"
   with contextlib.suppress(Exception):  # The coordinator may be what has gone.
-    client.key_value_set(f"failed/{_state().process_id}", f"{status} {describe_self()}: {line}")
-  print(f"error: {describe_self()}: {line}", file=sys.stderr, flush=True)
-  time.sleep(_FAREWELL)
-  os._exit(status)  # Not through JAX's farewell, which waits for processes that wait for this one.
+    _state().client.key_value_set(f"failed/{_state().process_id}", f"{status} {line}")
+  _end(line, status)
 
 
 def fail_by(error: BaseException) -> NoReturn:
@@ -405,8 +403,15 @@ def end_together() -> None:
 
 
 def _end(line: str, status: int) -> NoReturn:
-  print(f"\nerror: {line}", file=sys.stderr, flush=True)
-  os._exit(status)
+  """Prints a line, the only one however many threads come here, and ends the process."""
+  with _last_word:
+    print(f"\nerror: {line}", file=sys.stderr, flush=True)
+    if is_first() and count_processes() > 1:
+      time.sleep(_FAREWELL)
+    os._exit(status)  # Not through JAX's farewell, which waits for processes that wait for this one.
+
+
+_last_word = threading.Lock()  # Never given back.
 
 
 _keep: list[Any] = []  # What C calls must not be collected.

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,8 +195,8 @@ def world(tmp_path_factory):
   config = tiny_world.tiny_config(root)
   config.mesh.cpu_devices = 1
   config.logging.update(dict(log_every=1, checkpoint_every=4, pictures_every=4))
-  config.avatar.steps, config.gaussians.capacity, config.density.way = 4, 200, "adaptive"
-  config.density.adaptive.update(dict(start=0, stop=2, every=2, gradient_threshold=1e-5))
+  config.avatar.steps, config.gaussians.capacity, config.density.way = 6, 200, "adaptive"
+  config.density.adaptive.update(dict(start=0, stop=4, every=2, gradient_threshold=1e-5))
   config.joint.update(dict(steps=2, drawn_weight=0.0, tracked_weight=0.0))
   return root, config
 
@@ -237,19 +238,31 @@ def test_two_processes_are_stopped_one_goes_on_and_two_finish(world, tmp_path):
   assert len(list((tmp_path / "run/joint/tensorboard").glob("events*"))) == 1
 
 
-def test_whoever_is_left_alone_ends_with_a_line(world, tmp_path):
+def test_whoever_is_left_alone_ends_with_a_line_and_both_go_on_from_one_disk(world, tmp_path):
+  """First process 1 is killed and its disk is lost, before anything was saved together; then process 0 is."""
   _, config = world
   config = config.copy_and_resolve_references()
   config.motion.steps = 100_000
-  flag = several_processes.write_config(tmp_path / "config.py", config)
+  config.logging.update(dict(checkpoint_every=50_000, local_checkpoints=str(tmp_path / "disks"), local_every=2))
+  run = tmp_path / "run"
+  arguments = ["train.py", several_processes.write_config(tmp_path / "config.py", config), f"--workdir={run}", "--stage=motion"]
   for gone in (1, 0):
-    run = tmp_path / f"run{gone}"
-    processes = several_processes.start(2, ["train.py", flag, f"--workdir={run}", "--stage=motion"])
-    wait_for_steps(run, 3, processes)
+    processes = several_processes.start(2, arguments)
+    wait_for_steps(run, 5, processes)
     processes[gone].kill()
     killed = time.monotonic()
-    status, _, err = several_processes.finish(processes)[1 - gone]
+    outputs = several_processes.finish(processes)
+    status, _, err = outputs[1 - gone]
     assert status == 3 and time.monotonic() - killed < 60, err
+    assert not list((run / "motion" / "checkpoints").glob("[0-9]*"))
+    if gone == 1:
+      (disk,) = (tmp_path / "disks").iterdir()
+      newest = max(int(path.stem) for path in (disk / "motion" / "process_0").glob("*.npz"))
+      shutil.rmtree(disk / "motion" / "process_1")
+      (run / "motion" / "metrics.jsonl").unlink()
+    else:
+      assert f"emergency checkpoint of step {newest}, from process 0, is used" in outputs[0][1]
+      assert f"motion: continues at step {newest}" in outputs[0][1]
     line = error_lines(err)[-1]
     assert line.startswith(f"error: process {1 - gone} of 2 on ") and "has gone" in line and "go on from the last checkpoint" in line
 

@@ -87,7 +87,7 @@ class DualTalkGenerator(nn.Module):
 
     memory = jnp.concatenate([partner, adapter(speech_b, num_frames=num_frames)], axis=-1)
     for i in range(c.encoder_layers):
-      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"encoder_{i}")
+      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, remat=c.remat, name=f"encoder_{i}")
       memory = layer(memory, num_frames=num_frames, deterministic=deterministic)
     cross = WindowAttention(c.features, c.heads, c.reach, c.dtype, name="decoder_attention")
     z = memory + cross(nn.LayerNorm(dtype=c.dtype, name="query_norm")(memory), memory, num_frames=num_frames)

@@ -47,8 +47,7 @@ def bank_stage(inputs: StageInputs) -> Stage:
   """Trains the Gaussians of all people of `config.data.captures` (Eq. 10, 11).
 
   Raises:
-    InputError: the captures do not fit each other, the mesh's fsdp axis does not divide the people, or the config wants
-      what only one person's stage can do.
+    InputError: the captures do not fit each other, or the config wants what only one person's stage can do.
   """
   config, talker = inputs.config.avatar, inputs.talker
   if inputs.config.density.way != "none":
@@ -63,8 +62,7 @@ def bank_stage(inputs: StageInputs) -> Stage:
       num_expression=talker.head.num_expression,
   )
   count = len(people.names)
-  mesh = inputs.mesh_for("avatar.batch", config.batch)
-  sharding.bank_spec((count,), mesh.shape["fsdp"])  # Complains before anything is computed.
+  layout = inputs.lay_out({"avatar.batch": config.batch})
   inputs.say(f"avatar: {len(people)} training frames of {people.width}x{people.height}, {count} people")
 
   def loss(render, params, buffers, batch, key, step):
@@ -99,11 +97,11 @@ def bank_stage(inputs: StageInputs) -> Stage:
   transforms = optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
   return Stage(
       name="avatar",
-      mesh=mesh,
+      **layout,
       steps=config.steps,
       init=lambda key: first,
       batches=_batches(inputs, people),
-      **with_renderer(loss, talker, mesh, avatar_per_frame=True),
+      **with_renderer(loss, inputs, layout["mesh"], avatar_per_frame=True),
       optimizer=optimizers.by_path({
           label.replace("avatar/", "bank/"): per_person(transform) for label, transform in transforms.items()
       }),

@@ -54,7 +54,8 @@ def joint_stage(inputs: StageInputs) -> Stage:
   films = inputs.films
   people = People.of(inputs, films)
   windows = JointWindows.of(inputs, films, people)
-  mesh = inputs.mesh_for("joint.batch, joint.motion_batch", config.batch, *[config.motion_batch] * bool(config.motion_batch))
+  sizes = {"joint.batch": config.batch, "joint.motion_batch": config.motion_batch}
+  layout = inputs.lay_out({key: batch for key, batch in sizes.items() if batch})
   weights = joint_weights(inputs.config)
   init_motion = motion_init(inputs)
 
@@ -132,10 +133,10 @@ def joint_stage(inputs: StageInputs) -> Stage:
   return Stage(
       name="joint",
       steps=config.steps,
-      mesh=mesh,
+      **layout,
       init=init,
       batches=zipped.map(lambda parts: dict(zip(batches, parts))),
-      **with_renderer(loss, talker, mesh, avatar_per_frame=not people.alone),
+      **with_renderer(loss, inputs, layout["mesh"], avatar_per_frame=not people.alone),
       optimizer=_make_optimizer(inputs.config, people, talker.knows_relation),
       evaluate=_make_evaluation(inputs, people),
   )

@@ -202,7 +202,7 @@ def test_a_run_goes_on_with_another_number_of_processes(run):
 )
 def test_iterators_that_disagree_or_are_gone_are_damage(run, states, found):
   rewrite_iterators(run, states)
-  state, lines, _ = restore(run)
+  state, _, lines = restore(run)
   assert int(state.step) == 2 and found in lines[0]
 
 
