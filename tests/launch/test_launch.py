@@ -96,6 +96,9 @@ def test_the_jobset_agrees_with_itself():
   config = load_config(container["args"])
   for path in (config.data.conversations, config.data.features, config.data.triplets, flag(container["args"], "--workdir")):
     assert f"{home[0]}/{path.split('/')[0]}" in shared
+  assert "local_checkpoints" in config.logging
+  local = flag(container["args"], "--config.logging.local_checkpoints")
+  assert {"name": "local", "mountPath": local} in container["volumeMounts"]
 
 
 def test_the_jobsets_processes_find_each_other():
