@@ -12,6 +12,8 @@ _REGIONS += ("right_eye_region", "left_eye_region")
 def base_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
+  # How many steps in a row whose loss or gradient is not finite are skipped; one more ends the run. 0: the first ends it.
+  config.most_skipped = 0
   # The paper's stages. A later one starts from what those before it have trained, or from nothing where one is left out.
   config.stages = ("motion", "avatar", "joint")
 
@@ -228,7 +230,20 @@ def base_config() -> ConfigDict:
   ))
 
   # --- How the run is watched and scored; changes nothing that is computed in training.
-  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250, evaluate_every=500))
+  config.logging = ConfigDict(dict(
+      log_every=20,
+      pictures_every=500,
+      checkpoint_every=250,
+      evaluate_every=500,
+      # Without a step after which all threads' stacks are printed (0: never), and whether the process then ends.
+      hang_seconds=900.0,
+      hang_ends=False,
+      slow_factor=3.0,  # Of the median's time after which a step is named as slow; 0: none is.
+      # A folder on each host's own disk for emergency checkpoints; empty: none. Steps between them.
+      local_checkpoints="",
+      local_every=50,
+      profile=(),  # First and last step of which each stage's folder gets a trace by jax.profiler; (): none.
+  ))
   config.evaluation = ConfigDict(dict(
       frames=60,  # That are rendered, as many of each film, at least one.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.

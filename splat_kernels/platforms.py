@@ -30,7 +30,7 @@ def needs_nvidia(device: jax.Device, generation: int) -> str | None:
   if platform_of(device) != "gpu":
     return f"needs an NVIDIA GPU, not {device.platform}"
   capability = str(getattr(device, "compute_capability", ""))
-  major = capability.split(".")[0]
+  major = capability.split(".", maxsplit=1)[0]
   if not major.isdigit():  # AMD's are called gfx90a and the like.
     return f"needs an NVIDIA GPU, not {device.device_kind} ({capability})"
   if int(major) < generation:

@@ -23,10 +23,11 @@ ALLOWED = {
     "media": _FOUNDATION | {"data", "head", "avatar", "splat_kernels"},
     "study": _FOUNDATION | {"data", "evaluation"},
     "sharding": _FOUNDATION,
+    "cluster": {"errors"},
     "talker": _INFERENCE - {"talker", "media", "evaluation"},
     "runs": _INFERENCE,
     "report": _INFERENCE | {"runs"},
-    "training": _INFERENCE | {"runs"},
+    "training": _INFERENCE | {"runs", "cluster"},
     "types": set(),
     "errors": set(),
     "files": {"errors"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "pickles": {"errors", "files", "npz"},
 }
 # Of the commands only the one that trains imports training code.
-_COMMANDS = _INFERENCE | {"runs", "report", "study", "commands"}
+_COMMANDS = _INFERENCE | {"cluster", "runs", "report", "study", "commands"}
 
 
 def imported_rooms(path: pathlib.Path) -> set[str]:

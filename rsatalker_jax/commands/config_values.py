@@ -111,6 +111,7 @@ _REGIONS = (
 # A rule for each key of configs/common.py; a section is a table of its own.
 RULES: dict[str, Any] = {
     "seed": _COUNT_OR_0,
+    "most_skipped": _COUNT_OR_0,
     "stages": Rule(
         lambda x: isinstance(x, (tuple, list)) and len(x) > 0 and list(x) == [name for name in _STAGES if name in x],
         f"a tuple of some of {', '.join(map(repr, _STAGES))}, in this order",
@@ -282,7 +283,19 @@ RULES: dict[str, Any] = {
         "offset_weight": _WEIGHT,
         "offset_threshold": _WEIGHT,
     },
-    "logging": dict.fromkeys(("log_every", "pictures_every", "checkpoint_every"), _COUNT) | {"evaluate_every": _COUNT_OR_0},
+    "logging": dict.fromkeys(("log_every", "pictures_every", "checkpoint_every"), _COUNT)
+    | {
+        "evaluate_every": _COUNT_OR_0,
+        "local_checkpoints": _ANY_TEXT,
+        "local_every": _COUNT,
+        "hang_seconds": _number(),
+        "hang_ends": _FLAG,
+        "slow_factor": Rule(lambda x: _is_number(x) and (x == 0 or x > 1), "0 or a number above 1"),
+        "profile": Rule(
+            lambda x: isinstance(x, (tuple, list)) and (len(x) == 0 or (len(x) == 2 and all(map(_COUNT.accepts, x)) and x[0] <= x[1])),
+            "() or the first and the last of the steps, counted from 1",
+        ),
+    },
     "evaluation": {
         "frames": _whole(2),
         "lpips_nets": Rule(lambda x: _several(x, _one_of("alex", "vgg").accepts), "a tuple of 'alex' and 'vgg'"),

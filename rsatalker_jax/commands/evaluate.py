@@ -99,7 +99,8 @@ def score_run(
     raise InputError(workdir, "", "; ".join(missing), f"a run of which something can be scored on {split}")
 
   results |= {"usage": workdirs.read_usage(workdir), "missing": missing}
-  sections.append("## What each stage took\n\nDashes: it was trained by a version that did not measure.\n\n" + result_tables.usage_table(results["usage"]).markdown())
+  took = "## What each stage took\n\nDashes: it was trained by a version that did not measure.\n\n"
+  sections.append(took + result_tables.usage_table(results["usage"]).markdown())
   for line in results["checks"]:
     print(f"{workdir}: {line}", file=sys.stderr)
   head = f"Run {workdir} ({run.stages}), split {split}, metrics of version {tables.METRICS_VERSION}\n"

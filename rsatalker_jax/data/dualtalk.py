@@ -331,7 +331,7 @@ def _visible_names(folder: pathlib.Path) -> list[str]:
 
 
 def _video_id(conversation: str) -> str:
-  return conversation.split("_sub_video_")[0]
+  return conversation.split("_sub_video_", maxsplit=1)[0]
 
 
 def _held_out_videos(names: list[str], fraction: float) -> set[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from rsatalker_jax.evaluation.dynamics_metrics import LEAST_FRAMES
 from rsatalker_jax.head import HeadModel, head_vertices, pose_for, region_mask, select_vertices

@@ -4,7 +4,6 @@ import html
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from rsatalker_jax.files import read_text
 from rsatalker_jax.report.charts import Line, Panel, draw_figure, draw_legend
 
 # How a stage ran, and no term of its loss.
-_NOT_SHOWN = {"step", "steps_per_second", "intersections", "overflow"}
+_NOT_SHOWN = {"step", "steps_per_second", "data_wait", "intersections", "overflow"}
 _HELD_OUT = "val/"
 _FIRST = ("loss", "score")
 _UNITS = {"psnr": "dB", "drawn_psnr": "dB"}

@@ -90,8 +90,8 @@ def draw_conversations(charts: MotionCharts, moments: Sequence[Moment]) -> str:
   for moment in moments:
     chosen.setdefault(moment.turns.relation, moment.turns)
   parts = [
-      "<p>B's motion in unseen conversations, one of each relation. What B hears and sees is A's voice, A's motion and B's "
-      "own voice; where B speaks, the voice says what the lips do, and much of the rest is chance.</p>",
+      ("<p>B's motion in unseen conversations, one of each relation. What B hears and sees is A's voice, A's motion and B's "
+       "own voice; where B speaks, the voice says what the lips do, and much of the rest is chance.</p>"),
       charts.legend(),
   ]
   for relation, turns in chosen.items():

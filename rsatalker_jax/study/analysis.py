@@ -269,8 +269,8 @@ def write_markdown(summary: Mapping[str, Any], title: str) -> str:
   each = f"{least}" if least == most else f"{least} to {most}"
   lines = [
       f"# {_escape(title)}\n",
-      f"{summary['participants']} participants, {each} conversations each, 0 to 100. "
-      "Total = 0.25 Realism + 0.25 Fluency + 0.5 SRA (Eq. 14).",
+      (f"{summary['participants']} participants, {each} conversations each, 0 to 100. "
+       "Total = 0.25 Realism + 0.25 Fluency + 0.5 SRA (Eq. 14)."),
   ]
   if summary["answers_left_out"]:
     lines.append(f"{summary['answers_left_out']} answers are left out: their conversations are not rated to the end.")

@@ -8,6 +8,7 @@ import optax
 
 from rsatalker_jax.avatar import up_to_degree
 from rsatalker_jax.data.captures import transforms_file
+from rsatalker_jax.data.pipeline import batch_share, shuffled
 from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import losses, optimizers
@@ -84,11 +85,9 @@ def avatar_stage(inputs: StageInputs) -> Stage:
     (image,) = next(render_sequence(talker, layout["mesh"], avatar, item["flame"], camera, chunk=1))
     return {"truth_and_render": np.concatenate([np.asarray(to_float(item["image"][0])), image], axis=1)}
 
-  examples = grain.MapDataset.source(capture).seed(inputs.config.seed).shuffle()
-  examples = examples[jax.process_index() :: jax.process_count()].repeat()
+  examples = shuffled(capture, inputs.config.seed).repeat()
   row = lambda item: {"row": np.int32(np.searchsorted(timesteps, item["timestep"]))}
-  examples = examples.map(lambda item: to_frame_example(item) | row(item))
-  batches = examples.batch(config.batch // jax.process_count(), drop_remainder=True)
+  batches = batch_share(examples.map(lambda item: to_frame_example(item) | row(item)), config.batch)
   return Stage(
       name="avatar",
       **layout,

@@ -23,6 +23,7 @@ from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars, up_to
 from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.capture_collection import CaptureCollection, load_captures
 from rsatalker_jax.data.conversations import data_paths
+from rsatalker_jax.data.pipeline import batch_share, shuffled
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import Params
 from rsatalker_jax.training import losses, optimizers
@@ -146,11 +147,9 @@ def _batches(inputs: StageInputs, people: CaptureCollection) -> grain.IterDatase
   in_turn = []
   for number in range(len(people.names)):
     frames = np.flatnonzero(people.identities == number).tolist()
-    dataset = grain.MapDataset.source(frames).seed(inputs.config.seed).shuffle()
-    in_turn.append(dataset[jax.process_index() :: jax.process_count()].repeat())
+    in_turn.append(shuffled(frames, inputs.config.seed).repeat())
   dataset = grain.MapDataset.mix(in_turn).map(lambda frame: _to_example(people[frame]))
-  batches = dataset.batch(inputs.config.avatar.batch // jax.process_count(), drop_remainder=True)
-  return batches.to_iter_dataset(inputs.read_options(16))
+  return batch_share(dataset, inputs.config.avatar.batch).to_iter_dataset(inputs.read_options(16))
 
 
 def _to_example(item: Mapping) -> dict:

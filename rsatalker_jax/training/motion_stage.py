@@ -82,10 +82,8 @@ def motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> 
   return motion_windows(
       clips,
       window=window,
-      batch_size=batch // jax.process_count(),
+      batch_size=batch,
       seed=inputs.config.seed,
-      shard_index=jax.process_index(),
-      shard_count=jax.process_count(),
       read_options=inputs.read_options(4),
   )
 

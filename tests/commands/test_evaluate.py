@@ -97,7 +97,7 @@ def test_all_of_a_finished_run(scored):
   rows = results["motion"]
   assert list(rows) == ["true motion", "RSATalker", "constant training mean", "RSATalker, stage 1"]
   truth = rows["true motion"][0]
-  assert truth["mse/expression"] == truth["rpcc/jaw"] == 0 and "| true motion | %.4g |" % truth["sid/expression"] in markdown
+  assert truth["mse/expression"] == truth["rpcc/jaw"] == 0 and f"| true motion | {truth['sid/expression']:.4g} |" in markdown
   # A ball has no lips, and one training conversation no two relations: nothing is said of either.
   assert not any(name.startswith(("lips/", "relation/")) for name in rows["RSATalker"][0])
   first, second = rows["RSATalker, stage 1"]

@@ -16,7 +16,7 @@ import pytest
 from rsatalker_jax import sharding
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs import workdir as workdirs
-from rsatalker_jax.training import loop, usage
+from rsatalker_jax.training import loop
 
 TRUE_WEIGHT = np.array([[1.0], [-2.0], [0.5]], np.float32)
 
@@ -91,7 +91,8 @@ def test_the_config_is_recorded_before_a_checkpoint_and_not_earlier(tmp_path):
   seen = []
   with pytest.raises(loop.NonFiniteLoss):
     run(make_toy_stage(40, broken_at=13), tmp_path, before_checkpoint=lambda: seen.append(found()))
-  assert seen == []
+  assert seen == [[]]  # For what is kept of the step that broke.
+  seen.clear()
   run(make_toy_stage(40), tmp_path, before_checkpoint=lambda: seen.append(20 in found()))
   assert seen[0] is False and len(seen) == 2
 
@@ -156,7 +157,7 @@ def test_steps_that_did_not_fit_are_taken_again_with_room(tmp_path, log_every):
   for name in ("roomy", "cramped"):
     lines[name] = read_metrics(tmp_path / name)
     for line in lines[name]:
-      del line["steps_per_second"]
+      del line["steps_per_second"], line["data_wait"]
   assert lines["roomy"] == lines["cramped"] and all(line["overflow"] == 0 for line in lines["roomy"])
 
 
@@ -187,19 +188,3 @@ def test_loaded_parameters_are_the_trained_ones(tmp_path):
   assert used == "motion:25"
   np.testing.assert_array_equal(params["generator"]["w"], state.params["generator"]["w"])
   np.testing.assert_array_equal(buffers["generator"]["scale"], 1)
-
-
-def test_usage_adds_up_over_starts(tmp_path):
-  stage = make_toy_stage(4)
-  run(dataclasses.replace(stage, steps=2), tmp_path)
-  first = json.loads((tmp_path / "motion" / "usage.json").read_text())
-  assert (first["steps"], first["starts"]) == (2, 1) and first["seconds"] > 0 and first["peak_memory_bytes"] > 2**20
-  run(stage, tmp_path)
-  second = json.loads((tmp_path / "motion" / "usage.json").read_text())
-  assert (second["steps"], second["starts"]) == (4, 2) and second["seconds"] > first["seconds"]
-  run(stage, tmp_path)  # Finished: nothing was done.
-  assert json.loads((tmp_path / "motion" / "usage.json").read_text()) == second
-  # What a start took is added to what is there.
-  usage.record(str(tmp_path / "motion"), 5, 1.5)
-  third = json.loads((tmp_path / "motion" / "usage.json").read_text())
-  assert third["seconds"] == pytest.approx(second["seconds"] + 1.5) and third["steps"] == 5
