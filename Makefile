@@ -2,6 +2,8 @@
 # make compare make demo, then train all that the generator is compared with (configs/ablations.py), three seeds each, and score them
 # make ablations make demo, then train the paper's ablations of it (whole runs; configs/ablations.py), score them, and write a page
 # make test    run the tests
+# make quick   run the quick tests with another Python, in a virtual environment of its own: make quick PYTHON=python3.13 VENV=.venv-3.13
+# make lint    look for errors without running anything: ruff's rules and ty's types (pyproject.toml)
 # make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
 # make pod-check  compile the train steps of configs/pod.py for pods and a GPU node that are not there: memory, traffic, estimated times
 # Each creates .venv from requirements.txt first, if absent (test-aot, pod-check: .venv-aot, with requirements-aot.txt, too).
@@ -19,7 +21,15 @@ TRAINED := $(RUN)/joint/metrics.jsonl
 # An unseen conversation of the demo data.
 TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 
-.PHONY: demo compare ablations test test-aot pod-check clean
+# What a newer Python or JAX breaks, in a few minutes: numerics, files, sound, videos, the command line, the training loop.
+QUICK := tests/avatar/test_binding.py tests/commands/test_command_line.py tests/commands/test_config_values.py \
+  tests/commands/test_encode.py tests/commands/test_train.py tests/data tests/evaluation/test_motion_metrics.py tests/head \
+  tests/motion/test_motion_layers.py tests/runs tests/social tests/speech tests/splat_kernels/test_binning.py \
+  tests/splat_kernels/test_distribution.py tests/splat_kernels/test_projection.py tests/splat_kernels/test_reference.py \
+  tests/study tests/test_architecture.py tests/test_files.py tests/test_npz.py tests/test_pickles.py tests/test_sharding.py \
+  tests/training/test_loop.py tests/training/test_losses.py tests/training/test_optimizers.py
+
+.PHONY: demo compare ablations test quick lint test-aot pod-check clean
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
@@ -39,9 +49,18 @@ ablations: demo
 	$(PY) tools/train_ablations.py --config=$(CONFIG) --workdir=$(RUN)
 	$(PY) -m rsatalker_jax report --workdir=$(RUN)
 
-# The longest file first, so that no worker is left alone with it.
+# The longest files first, so that no worker is left alone with one. PYTEST holds further options, as .ci/run's of coverage.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed
-	$(PY) -m pytest -q -n 2 --dist loadfile tests/test_end_to_end.py tests
+	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) tests/test_end_to_end.py tests/commands/test_evaluate.py \
+	  tests/report tests/splat_kernels tests
+
+quick: $(VENV)/.installed
+	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) $(QUICK)
+
+lint: $(VENV)/.installed $(VENV)/.linters
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ty check --python $(VENV)
 
 test-aot: $(VENV)-aot/.installed
 	$(VENV)-aot/bin/python -m pytest -q tests_aot
@@ -50,7 +69,11 @@ pod-check: $(VENV)-aot/.installed
 	$(VENV)-aot/bin/python tools/pod_check.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-aot runs .jax_cache
+	rm -rf .venv .venv-* $(VENV) runs .jax_cache .coverage
+
+$(VENV)/.linters: requirements-dev.txt $(VENV)/.installed
+	$(PY) -m pip install --quiet -r $<
+	@touch $@
 
 $(VENV)/.installed: requirements.txt
 $(VENV)-aot/.installed: requirements.txt requirements-aot.txt

@@ -3,7 +3,8 @@
     python benchmarks/avatar_fps.py [--workdir runs/demo] [--renders 500] [--rounds 3] [--batch 1 4 16] [--gaussians N]
 
 At 802 x 550 pixels (height x width), theirs, and at 512 x 512. Every frame has another expression, jaw and neck. The
-poses lie in the device's memory; each picture, or batch of pictures, is waited for before the next is begun. A round is `renders` frames; after one that is not counted, all sizes and batches take turns, round by round. Batches that the
+poses lie in the device's memory; each picture, or batch of pictures, is waited for before the next is begun. A round is
+`renders` frames; after one that is not counted, all sizes and batches take turns, round by round. Batches that the
 devices can share evenly are spread over all of them, as generate.py does it. Without --workdir: an avatar as training
 begins with it, on the embedded head. On a CPU 500 frames take long; 40 are the default there.
 """
@@ -19,18 +20,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-import splat_kernels  # noqa: E402
-from configs.common import base_config  # noqa: E402
-from rsatalker_jax.commands import command_line  # noqa: E402
-from rsatalker_jax.avatar import Avatar, init_avatar  # noqa: E402
-from rsatalker_jax.head import HeadModel, pose_for  # noqa: E402
-from rsatalker_jax.media.viewer import front_camera  # noqa: E402
-from rsatalker_jax.talker import Talker, make_talker, render_on_mesh  # noqa: E402
+import splat_kernels
+from configs.common import base_config
+from rsatalker_jax.commands import command_line
+from rsatalker_jax.avatar import Avatar, init_avatar
+from rsatalker_jax.head import HeadModel, pose_for
+from rsatalker_jax.media.viewer import front_camera
+from rsatalker_jax.talker import Talker, make_talker, render_on_mesh
 from rsatalker_jax import sharding
-from rsatalker_jax.runs import workdir as workdirs  # noqa: E402
-from rsatalker_jax.runs import load_run  # noqa: E402
-from rsatalker_jax.types import FPS, MOTION_GROUPS  # noqa: E402
-from splat_kernels.bench import time_in_turns  # noqa: E402
+from rsatalker_jax.runs import workdir as workdirs
+from rsatalker_jax.runs import load_run
+from rsatalker_jax.types import FPS, MOTION_GROUPS
+from splat_kernels.bench import time_in_turns
 
 SIZES = ((802, 550), (512, 512))  # Height, width.
 POSES = 48  # Different ones; a multiple of all usual batches.
@@ -69,7 +70,7 @@ def make_round(talker: Talker, avatar: Avatar, height: int, width: int, batch: i
   camera = make_camera(talker.head, height, width, batch)
   spread = batch % mesh.size == 0
   draw = render_on_mesh(talker, mesh) if spread else talker.render
-  render = jax.jit(lambda avatar, flame, camera: draw(avatar, flame, camera))
+  render = jax.jit(draw)
   place = (lambda x: sharding.put_batch(mesh, x)) if spread else jax.device_put
   starts = range(0, POSES - batch + 1, batch)
   flames = [place({name: x[start : start + batch] for name, x in poses.items()}) for start in starts]
@@ -114,7 +115,8 @@ def main() -> None:
   before = os.getloadavg()[0]
   times = time_in_turns({key: call for key, (call, *_) in rounds.items()}, args.rounds)
   device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
-  print(f"{device}; {talker.implementation or "the platform's implementation"}; avatar {what}")
+  implementation = talker.implementation or "the platform's implementation"
+  print(f"{device}; {implementation}; avatar {what}")
   print(
       f"{len(avatar.binding)} Gaussians, harmonics of degree {round(avatar.gaussians.sh.shape[-2] ** 0.5) - 1}; "
       f"{args.rounds} rounds; load {before:.1f} before, {os.getloadavg()[0]:.1f} after\n"

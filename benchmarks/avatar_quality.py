@@ -16,19 +16,19 @@ import jax
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from configs.demo import get_config  # noqa: E402
-from rsatalker_jax.commands import command_line  # noqa: E402
-from rsatalker_jax.avatar import drop_free_slots  # noqa: E402
-from rsatalker_jax.data.captures import load_capture  # noqa: E402
-from rsatalker_jax.data.conversations import unpack_embedded  # noqa: E402
-from rsatalker_jax.evaluation.scoring import score_frames  # noqa: E402
-from rsatalker_jax.evaluation.tables import markdown_table  # noqa: E402
-from rsatalker_jax.commands.film_scores import Film  # noqa: E402
-from rsatalker_jax.talker import make_talker  # noqa: E402
+from configs.demo import get_config
+from rsatalker_jax.commands import command_line
+from rsatalker_jax.avatar import drop_free_slots
+from rsatalker_jax.data.captures import load_capture
+from rsatalker_jax.data.conversations import unpack_embedded
+from rsatalker_jax.evaluation.scoring import score_frames
+from rsatalker_jax.evaluation.tables import markdown_table
+from rsatalker_jax.commands.film_scores import Film
+from rsatalker_jax.talker import make_talker
 from rsatalker_jax import sharding
-from rsatalker_jax.training import loop  # noqa: E402
-from rsatalker_jax.training.avatar_stage import avatar_stage  # noqa: E402
-from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
+from rsatalker_jax.training import loop
+from rsatalker_jax.training.avatar_stage import avatar_stage
+from rsatalker_jax.training.stage_inputs import StageInputs
 
 WAYS = {"adaptive": "", "fixed": "fixed", "mcmc": "mcmc"}
 NEVER = 10**9

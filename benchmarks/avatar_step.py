@@ -22,16 +22,16 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-import splat_kernels  # noqa: E402
-from configs.demo import get_config  # noqa: E402
-from rsatalker_jax.commands import command_line  # noqa: E402
-from rsatalker_jax.media.viewer import front_camera  # noqa: E402
-from rsatalker_jax.talker import make_talker  # noqa: E402
+import splat_kernels
+from configs.demo import get_config
+from rsatalker_jax.commands import command_line
+from rsatalker_jax.media.viewer import front_camera
+from rsatalker_jax.talker import make_talker
 from rsatalker_jax import sharding
-from rsatalker_jax.training import loop  # noqa: E402
-from rsatalker_jax.training.avatar_stage import avatar_stage  # noqa: E402
-from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
-from splat_kernels.bench import time_in_turns  # noqa: E402
+from rsatalker_jax.training import loop
+from rsatalker_jax.training.avatar_stage import avatar_stage
+from rsatalker_jax.training.stage_inputs import StageInputs
+from splat_kernels.bench import time_in_turns
 
 
 def write_capture(root: pathlib.Path, camera: splat_kernels.Camera, frames: int) -> None:
@@ -105,7 +105,8 @@ def main() -> None:
 
   device = f"{mesh.size} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
   load = f"load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
-  print(f"{device}; {talker.implementation or "the platform's implementation"}; {load}")
+  implementation = talker.implementation or "the platform's implementation"
+  print(f"{device}; {implementation}; {load}")
   what = f"{args.gaussians} Gaussians, {args.batch} frames of {args.size} x {args.size}"
   print(f"{what}, {steps.intersections} pairs a frame\n")
   megabytes = lambda size: f"{size / 2**20:.0f}"

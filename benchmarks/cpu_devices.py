@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from splat_kernels import Config, rasterize, round_capacity  # noqa: E402
-from splat_kernels.bench import time_in_turns  # noqa: E402
-from splat_kernels.specs import SPECS, make_scene  # noqa: E402
+from splat_kernels import Config, rasterize, round_capacity
+from splat_kernels.bench import time_in_turns
+from splat_kernels.specs import SPECS, make_scene
 
 ARRAYS = ("means", "quats", "scales", "opacities", "colors")
 

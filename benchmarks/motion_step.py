@@ -23,19 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from configs.rsatalker import get_config  # noqa: E402
-from rsatalker_jax.commands import command_line  # noqa: E402
-from rsatalker_jax.data.audio import write_wav  # noqa: E402
-from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
-from rsatalker_jax.speech.logmel import to_frames  # noqa: E402
-from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalize_wav  # noqa: E402
-from rsatalker_jax.talker import make_talker  # noqa: E402
+from configs.rsatalker import get_config
+from rsatalker_jax.commands import command_line
+from rsatalker_jax.data.audio import write_wav
+from rsatalker_jax.data.dualtalk import write_motion
+from rsatalker_jax.speech.logmel import to_frames
+from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalize_wav
+from rsatalker_jax.talker import make_talker
 from rsatalker_jax import sharding
-from rsatalker_jax.training import loop  # noqa: E402
-from rsatalker_jax.training.motion_stage import motion_stage  # noqa: E402
-from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
-from rsatalker_jax.types import SAMPLES_PER_FRAME  # noqa: E402
-from splat_kernels.bench import time_in_turns  # noqa: E402
+from rsatalker_jax.training import loop
+from rsatalker_jax.training.motion_stage import motion_stage
+from rsatalker_jax.training.stage_inputs import StageInputs
+from rsatalker_jax.types import SAMPLES_PER_FRAME
+from splat_kernels.bench import time_in_turns
 
 BATCH, WINDOW = 4, 200
 # The published config.json of facebook/wav2vec2-large-960h-lv60-self.

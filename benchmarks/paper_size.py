@@ -27,20 +27,20 @@ import scipy.spatial
 from PIL import Image
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from configs.rsatalker import get_config  # noqa: E402
-from rsatalker_jax import sharding  # noqa: E402
-from rsatalker_jax.commands import command_line  # noqa: E402
-from rsatalker_jax.commands.train import make_stage  # noqa: E402
-from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
-from rsatalker_jax.data.pipeline import motion_statistics  # noqa: E402
-from rsatalker_jax.speech.cache import cached  # noqa: E402
-from rsatalker_jax.speech.checkpoints import checkpoint_id  # noqa: E402
-from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds  # noqa: E402
-from rsatalker_jax.talker import make_encoder, make_talker  # noqa: E402
-from rsatalker_jax.training import loop  # noqa: E402
-from rsatalker_jax.training.stage_inputs import StageInputs  # noqa: E402
-from rsatalker_jax.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME  # noqa: E402
-from tests.flame_mesh import LOWER_LIP, UPPER_LIP, flame_values  # noqa: E402
+from configs.rsatalker import get_config
+from rsatalker_jax import sharding
+from rsatalker_jax.commands import command_line
+from rsatalker_jax.commands.train import make_stage
+from rsatalker_jax.data.dualtalk import write_motion
+from rsatalker_jax.data.pipeline import motion_statistics
+from rsatalker_jax.speech.cache import cached
+from rsatalker_jax.speech.checkpoints import checkpoint_id
+from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds
+from rsatalker_jax.talker import make_encoder, make_talker
+from rsatalker_jax.training import loop
+from rsatalker_jax.training.stage_inputs import StageInputs
+from rsatalker_jax.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tests.flame_mesh import LOWER_LIP, UPPER_LIP, flame_values
 
 SECONDS = 36  # Of a clip: 50 hours are 5,000.
 WIDTH = 1024  # Of the large Wav2Vec 2.0's features.

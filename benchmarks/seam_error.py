@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from rsatalker_jax.data.demo.voices import decode_track, load_dialogues  # noqa: E402
-from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config, encode_voice  # noqa: E402
-from rsatalker_jax.types import SAMPLE_RATE  # noqa: E402
+from rsatalker_jax.data.demo.voices import decode_track, load_dialogues
+from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config, encode_voice
+from rsatalker_jax.types import SAMPLE_RATE
 
 CHUNK = 1500  # encode_voice's own.
 FAMILIES = {

@@ -18,13 +18,13 @@ import numpy as np
 from scipy.special import expit
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-import splat_kernels  # noqa: E402
-from rsatalker_jax.avatar import Gaussians, render_frames  # noqa: E402
-from rsatalker_jax.head import pose_for  # noqa: E402
-from rsatalker_jax.media import splat_files  # noqa: E402
-from rsatalker_jax.media.viewer import front_camera  # noqa: E402
-from rsatalker_jax.runs import load_run  # noqa: E402
-from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS  # noqa: E402
+import splat_kernels
+from rsatalker_jax.avatar import Gaussians, render_frames
+from rsatalker_jax.head import pose_for
+from rsatalker_jax.media import splat_files
+from rsatalker_jax.media.viewer import front_camera
+from rsatalker_jax.runs import load_run
+from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS
 
 WHITE = np.ones(3, np.float32)
 

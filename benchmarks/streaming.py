@@ -22,16 +22,16 @@ import jax
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from configs import demo, rsatalker  # noqa: E402
-from rsatalker_jax.errors import InputError  # noqa: E402
-from rsatalker_jax.files import whole_file  # noqa: E402
-from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming  # noqa: E402
-from rsatalker_jax.social import parse_relation  # noqa: E402
-from rsatalker_jax.speech import LogMel, logmel_features  # noqa: E402
-from rsatalker_jax.talker import make_log_mel  # noqa: E402
-from rsatalker_jax.runs import load_run  # noqa: E402
-from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLES_PER_FRAME  # noqa: E402
-from splat_kernels.bench import time_in_turns  # noqa: E402
+from configs import demo, rsatalker
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import whole_file
+from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming
+from rsatalker_jax.social import parse_relation
+from rsatalker_jax.speech import LogMel, logmel_features
+from rsatalker_jax.talker import make_log_mel
+from rsatalker_jax.runs import load_run
+from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLES_PER_FRAME
+from splat_kernels.bench import time_in_turns
 
 LENGTHS = (1, 5, 25)  # Frames: 40 ms, 200 ms, 1 s.
 RELATION = parse_relation("blood,equal")

@@ -22,10 +22,10 @@ import aiohttp
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from rsatalker_jax.media.video import write_video  # noqa: E402
-from rsatalker_jax.study import criteria  # noqa: E402
-from rsatalker_jax.study.materials import read_materials  # noqa: E402
-from rsatalker_jax.study.store import open_store  # noqa: E402
+from rsatalker_jax.media.video import write_video
+from rsatalker_jax.study import criteria
+from rsatalker_jax.study.materials import read_materials
+from rsatalker_jax.study.store import open_store
 
 _ROOT = pathlib.Path(__file__).parents[1]
 # What `python -m rsatalker_jax study` does, without the import of JAX, which all verbs share.

@@ -12,12 +12,22 @@ _REGIONS += ("right_eye_region", "left_eye_region")
 def base_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
+  # How many steps in a row whose loss or gradient is not finite are skipped; one more ends the run. 0: the first ends it.
+  config.most_skipped = 0
   # The paper's stages. A later one starts from what those before it have trained, or from nothing where one is left out.
   config.stages = ("motion", "avatar", "joint")
 
-  # Device mesh; -1: all devices that fsdp leaves. Without an accelerator the CPU is shown to JAX as `cpu_devices`
-  # devices, so that both cores of a laptop work; 0 keeps JAX's own choice.
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, cpu_devices=2))
+  config.mesh = ConfigDict(dict(
+      # Devices along the mesh's axes; -1, for one of the two: all that the other leaves. Both split batches.
+      data=-1,
+      fsdp=1,
+      # Without an accelerator the CPU is shown to JAX as so many devices, so that both cores of a laptop work; 0 keeps
+      # JAX's own choice.
+      cpu_devices=2,
+      # How arrays lie on the mesh (rsatalker_jax.sharding.Rules): a pattern of paths, and the axes that split the first
+      # dimensions, or "longest", the longest that fsdp divides, of arrays that are large.
+      rules=(("/bank/", ("fsdp",)), ("", "longest")),  # Several people's Gaussians by people.
+  ))
 
   config.data = ConfigDict(dict(
       # Where the embedded conversations are unpacked to. Empty: nothing to unpack, the paths below are the user's.
@@ -79,6 +89,7 @@ def base_config() -> ConfigDict:
       query_time=False,
       social_norm=True,
       causal=False,
+      remat="none",  # Of each Transformer layer's results gradients find "dots", matrix products, or none ("full"): less memory.
       dtype="float32",
   ))
 
@@ -105,16 +116,22 @@ def base_config() -> ConfigDict:
       color_frames=12,  # Frames that the first colours are read from [0: mid-grey].
   ))
 
-  # implementation: None picks. max_intersections: Gaussian-tile pairs a frame that there is
-  # room for at first, None guesses; training and rendering make more room when a frame needs it.
   config.render = ConfigDict(dict(
-      implementation=placeholder(str), tile_size=16, max_intersections=placeholder(int), background=(1.0, 1.0, 1.0)
+      implementation=placeholder(str),  # None picks.
+      tile_size=16,
+      # Gaussian-tile pairs a frame that there is room for at first, None guesses; training and rendering make more room when a
+      # frame needs it.
+      max_intersections=placeholder(int),
+      # Frames that a device draws at once in training, and again for their gradients: less memory. 0: all, and once.
+      frames_at_once=0,
+      background=(1.0, 1.0, 1.0),
   ))
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
   config.motion = ConfigDict(dict(
       steps=4000,
       batch=4,
+      accumulate=1,  # Parts of a batch that a step takes one after another: less memory.
       window=100,
       learning_rate=2e-3,
       warmup=100,
@@ -213,7 +230,20 @@ def base_config() -> ConfigDict:
   ))
 
   # --- How the run is watched and scored; changes nothing that is computed in training.
-  config.logging = ConfigDict(dict(log_every=20, pictures_every=500, checkpoint_every=250, evaluate_every=500))
+  config.logging = ConfigDict(dict(
+      log_every=20,
+      pictures_every=500,
+      checkpoint_every=250,
+      evaluate_every=500,
+      # Without a step after which all threads' stacks are printed (0: never), and whether the process then ends.
+      hang_seconds=900.0,
+      hang_ends=False,
+      slow_factor=3.0,  # Of the median's time after which a step is named as slow; 0: none is.
+      # A folder on each host's own disk for emergency checkpoints; empty: none. Steps between them.
+      local_checkpoints="",
+      local_every=50,
+      profile=(),  # First and last step of which each stage's folder gets a trace by jax.profiler; (): none.
+  ))
   config.evaluation = ConfigDict(dict(
       frames=60,  # That are rendered, as many of each film, at least one.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.

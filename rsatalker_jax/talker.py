@@ -28,6 +28,7 @@ from rsatalker_jax.data.captures import Capture, load_capture
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.motion import Generator, MotionConfig, make_generator
 from rsatalker_jax.motion.clips import pad_clip
+from rsatalker_jax.sharding import AXES
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, wav2vec2_features
@@ -71,7 +72,8 @@ class Talker:
     """The motion social feature s of a relation."""
     if not self.knows_relation:
       relation = jnp.full_like(relation, UNKNOWN)
-    return self.social.apply(params["social"], relation)
+    feature: Any = self.social.apply(params["social"], relation)
+    return feature
 
   def generate(
       self, params: Params, buffers: Params, inputs: Mapping[str, Array], *, dropout: jax.Array | None = None
@@ -120,7 +122,8 @@ class Talker:
     query = self.social.apply(params["social"], relation, method="query")
     statistics = buffers["generator"]
     standardised = (motion - statistics["motion_mean"]) / statistics["motion_std"]
-    return self.offset_net.apply(params["offsets"], query, t, standardised)
+    offsets: Any = self.offset_net.apply(params["offsets"], query, t, standardised)
+    return offsets
 
   def open_capture(self, folder: str | os.PathLike, split: str) -> Capture:
     """One split of a capture, over the background that avatars are drawn on, and checked against the head."""
@@ -168,20 +171,39 @@ def _compiled_generate(generator: Generator, social: SocialModule, knows_relatio
   return jax.jit(talker.generate)
 
 
-def render_on_mesh(talker: Talker, mesh: jax.sharding.Mesh, *, avatar_per_frame: bool = False):
+def render_on_mesh(
+    talker: Talker, mesh: jax.sharding.Mesh, *, avatar_per_frame: bool = False, frames_at_once: int = 0
+):
   """`talker.render` with each device drawing its own frames; gradients of a shared avatar are summed over devices.
 
   Args:
     avatar_per_frame: whether every frame has an avatar of its own, as from a bank.
+    frames_at_once: that a device draws; for gradients it draws them again, so that memory is that of so many. 0: all of
+      its frames, once.
   """
-  frames = P(("data", "fsdp"))
+  frames = P(AXES)
   avatar = frames if avatar_per_frame else P()
+  draw = _render_in_turn(talker, frames_at_once, avatar_per_frame) if frames_at_once else talker.render
   # No check of varying manual axes: a pallas_call inside does not support it.
   spread = jax.shard_map(
-      talker.render, mesh=mesh, in_specs=(avatar, frames, frames, frames, frames), out_specs=frames, check_vma=False
+      draw, mesh=mesh, in_specs=(avatar, frames, frames, frames, frames), out_specs=frames, check_vma=False
   )
   # shard_map wants every argument that it has a spec for; callers need not give what `talker.render` has a default for.
   return lambda avatar, flame, camera, offsets=None, probes={}: spread(avatar, flame, camera, offsets, probes)
+
+
+def _render_in_turn(talker: Talker, frames_at_once: int, avatar_per_frame: bool):
+  """`talker.render`, at most so many frames at a time, of which nothing but the output is kept for gradients."""
+
+  def draw(avatar, *per_frame):
+    shared, each = ((), (avatar, *per_frame)) if avatar_per_frame else ((avatar,), per_frame)
+    count = len(per_frame[0]["jaw"])
+    size = next(size for size in range(min(frames_at_once, count), 0, -1) if count % size == 0)
+    parts = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), each)
+    output = jax.lax.map(jax.checkpoint(lambda part: talker.render(*shared, *part)), parts)
+    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), output)
+
+  return draw
 
 
 def render_sequence(

@@ -9,7 +9,7 @@ def current_device() -> jax.Device:
   Asked while tracing. To compile ahead of time for devices that are not there, trace under
   `jax.default_device(topology.devices[0])`.
   """
-  device = jax.config.jax_default_device
+  device = jax.config.jax_default_device  # ty: ignore[missing-attribute]
   if device is None:
     return jax.local_devices()[0]
   return jax.local_devices(backend=device)[0] if isinstance(device, str) else device
@@ -30,7 +30,7 @@ def needs_nvidia(device: jax.Device, generation: int) -> str | None:
   if platform_of(device) != "gpu":
     return f"needs an NVIDIA GPU, not {device.platform}"
   capability = str(getattr(device, "compute_capability", ""))
-  major = capability.split(".")[0]
+  major = capability.split(".", maxsplit=1)[0]
   if not major.isdigit():  # AMD's are called gfx90a and the like.
     return f"needs an NVIDIA GPU, not {device.device_kind} ({capability})"
   if int(major) < generation:

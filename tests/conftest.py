@@ -1,34 +1,44 @@
 """Two CPU devices for every test, so that meshes and shardings are exercised, as in the demo."""
 
+import gc
+import importlib.metadata
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiled programs are kept between runs of the suite.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.path.dirname(__file__), "..", ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-# Most of the suite's time is compilation, and half of that LLVM's optimisation of programs that run once.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# Tracing makes millions of objects that stay, and to look for rings among them again and again took a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
-import jax  # noqa: E402
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiled programs are kept between runs of the suite and shared by its processes, the smallest too: they are most.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.path.dirname(__file__), "..", ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Most of the suite's time is compilation of programs that run once: LLVM optimises none and takes each whole, and XLA's older
+# way to write loops is three times as fast as its fusion emitters. jaxlib 0.12 has only those, and ends at a flag that it
+# does not know.
+_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+  _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
+
+import jax
 
 jax.config.update("jax_num_cpu_devices", 2)
 
 # Tests import the top-level configs and each other's worlds.
-import pathlib  # noqa: E402
-import sys  # noqa: E402
+import pathlib
+import sys
 
 _TESTS = pathlib.Path(__file__).parent
 sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
 
 # The shapes in signatures are checked in tests, and only there.
-import jaxtyping  # noqa: E402
+import jaxtyping
 
 jaxtyping.install_import_hook(["rsatalker_jax", "splat_kernels"], "shape_checks.check")
 
-import collections  # noqa: E402
+import collections
 
-import hypothesis  # noqa: E402
-import pytest  # noqa: E402
+import hypothesis
+import pytest
 
 # The same examples in each run, and none refused because the machine was busy.
 hypothesis.settings.register_profile(

@@ -24,7 +24,7 @@ def programs_of(target: str) -> dict:
     flags = f"--xla_gpu_cuda_data_dir={toolkit} --xla_dump_to={dumps} --xla_dump_emitter_re=ptx"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(here.parent)}
     command = [sys.executable, here / "compile_for_gpu.py", target, dumps]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-4000:]
   return json.loads(done.stdout.splitlines()[-1])
 

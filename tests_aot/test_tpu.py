@@ -112,7 +112,7 @@ def test_the_compiler_is_told_what_kernels_cost():
 
 def test_kernels_take_no_more_bundles():
   tool = pathlib.Path(__file__).parent.parent / "tools/tpu_schedule.py"
-  done = subprocess.run([sys.executable, tool], capture_output=True, text=True)
+  done = subprocess.run([sys.executable, tool], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-4000:]
   counted = json.loads(done.stdout[done.stdout.index("{") :])
   assert counted.keys() == BUNDLES.keys()

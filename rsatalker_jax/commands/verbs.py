@@ -43,15 +43,24 @@ def _define_train() -> None:
       "init_from", [], "A run whose parameters to start from; RUN:motion,avatar takes only these stages of it. Of several the last wins."
   )
   flags.DEFINE_bool("allow_unfinished", False, "Start a stage from an earlier one that has not reached its last step.")
+  command_line.define_cluster()
   flags.mark_flags_as_required(["config", "workdir"])
 
 
 def _train() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh, join_cluster=True)
+  command_line.use_devices(config.mesh, command_line.find_cluster(), FLAGS.join_seconds)
   from rsatalker_jax.commands import train
+  from rsatalker_jax.runs.ledger import process_age
 
-  train.train(config, FLAGS.workdir, stage=FLAGS.stage, init_from=FLAGS.init_from, allow_unfinished=FLAGS.allow_unfinished)
+  train.train(
+      config,
+      FLAGS.workdir,
+      stage=FLAGS.stage,
+      init_from=FLAGS.init_from,
+      allow_unfinished=FLAGS.allow_unfinished,
+      age=process_age(),
+  )
 
 
 # --- evaluate
@@ -149,7 +158,8 @@ def _export() -> None:
 
 
 def _use_devices_of(workdir: str) -> None:
-  """The devices that the run's config asks for."""
+  """The devices that the run's config asks for, in the first of several processes; the others end."""
+  command_line.leave_to_first()
   from rsatalker_jax.runs import workdir as workdirs
 
   config = workdirs.load_config(workdir)
@@ -162,12 +172,13 @@ def _use_devices_of(workdir: str) -> None:
 
 def _define_encode() -> None:
   _define_config("The config of the runs that will read them.")
+  command_line.define_cluster()
   flags.mark_flags_as_required(["config"])
 
 
 def _encode() -> None:
   config = command_line.read_config(FLAGS["config"])
-  command_line.use_devices(config.mesh, join_cluster=True)
+  command_line.use_devices(config.mesh, command_line.find_cluster(), FLAGS.join_seconds)
   from rsatalker_jax.commands import encode
 
   encode.encode_voices(config)
@@ -188,6 +199,37 @@ def _report() -> None:
   from rsatalker_jax.commands import report
 
   report.write_report(FLAGS.workdir, FLAGS.out, person=FLAGS.person)
+
+
+# --- goodput
+
+
+def _define_goodput() -> None:
+  flags.DEFINE_string("workdir", None, "The run, finished or not.")
+  flags.mark_flags_as_required(["workdir"])
+
+
+def _goodput() -> None:
+  from rsatalker_jax.commands import goodput
+
+  print(goodput.describe_goodput(FLAGS.workdir))
+
+
+# --- replay
+
+
+def _define_replay() -> None:
+  flags.DEFINE_string("workdir", None, "The run.")
+  flags.DEFINE_enum("stage", None, ["motion", "avatar", "joint"], "Whose step; the last stage's that has kept one if not given.")
+  flags.DEFINE_integer("step", None, "Its number; the last that was kept if not given.", lower_bound=1)
+  flags.mark_flags_as_required(["workdir"])
+
+
+def _replay() -> None:
+  _use_devices_of(FLAGS.workdir)
+  from rsatalker_jax.commands import replay
+
+  print(replay.replay_step(FLAGS.workdir, FLAGS.stage, FLAGS.step))
 
 
 # --- study
@@ -277,6 +319,24 @@ What there is of the run and its ablations is shown; what is missing is said. Th
 any network. Videos are kept in <workdir>/report: a second call draws only what has changed.""",
         _define_report,
         _report,
+    ),
+    "goodput": Verb(
+        """Says where a run's time went, over all its starts: steps, waiting for data, compiling, steps done again ….
+
+    python -m rsatalker_jax goodput --workdir=runs/demo
+
+It reads <workdir>/ledger.jsonl, also while the run goes on; docs/watching.md tells what each cause is.""",
+        _define_goodput,
+        _goodput,
+    ),
+    "replay": Verb(
+        """Repeats a step that was not finite, with checks: which terms, which gradients, and where the first such number arose.
+
+    python -m rsatalker_jax replay --workdir=runs/demo [--stage=motion|avatar|joint] [--step=N]
+
+Training keeps what such a step started from in <workdir>/<stage>/broken/<step>.""",
+        _define_replay,
+        _replay,
     ),
     "study": Verb(
         """Runs the socially-aware user study in browsers: people rate videos of several methods, blind and in balanced orders.

@@ -171,7 +171,7 @@ def check_wav_complete(path: pathlib.Path) -> list[str]:
       if name == b"data":
         file.seek(position)
         rest = file.read(8)
-        if len(rest) < 8 or rest[:4].isascii() and int.from_bytes(rest[4:], "little") <= size - position:
+        if len(rest) < 8 or (rest[:4].isascii() and int.from_bytes(rest[4:], "little") <= size - position):
           return []
         if not length:
           raise InputError(path, "chunk 'data'", f"a length of 0 before {size - position} bytes", "their number")

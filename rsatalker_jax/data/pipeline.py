@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -82,7 +83,7 @@ def load_clips(source: Iterable[Conversation], encode: Callable[[Float[np.ndarra
 def motion_statistics(clips: Sequence[MotionClip]) -> tuple[Float[np.ndarray, "56"], Float[np.ndarray, "56"]]:
   """Mean and standard deviation of each motion dimension over all frames to be generated (use training clips)."""
   count = sum(len(clip.motion_b) for clip in clips)
-  mean = sum(clip.motion_b.sum(axis=0, dtype=np.float64) for clip in clips) / count
+  mean = sum(np.asarray(clip.motion_b).sum(axis=0, dtype=np.float64) for clip in clips) / count
   # About the mean, clip by clip: sums of squares about zero would lose the digits of a dimension that hardly moves.
   variance = sum(np.square(clip.motion_b - mean).sum(axis=0) for clip in clips) / count
   return mean, np.maximum(np.sqrt(variance), STD_FLOOR)
@@ -94,8 +95,8 @@ def motion_windows(
     window: int,
     batch_size: int,
     seed: int,
-    shard_index: int = 0,
-    shard_count: int = 1,
+    shard_index: int | None = None,
+    shard_count: int | None = None,
     epochs: int | None = None,
     read_options: grain.ReadOptions = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4),
 ) -> grain.IterDataset:
@@ -107,10 +108,9 @@ def motion_windows(
   Args:
     clips: training clips, with ground truth.
     window: frames of a window.
-    batch_size: windows per batch, in this process.
+    batch_size: windows per batch, over all processes.
     seed: of order and starts.
-    shard_index, shard_count: this process and how many there are (`jax.process_index()`, `jax.process_count()`): each
-      gets its own part of every epoch, and starts of its own.
+    shard_index, shard_count: this process and how many there are (JAX's own if None): see `batch_share`.
     epochs: passes through the data; None never ends.
     read_options: threads that read ahead; batches are the same whatever their number.
 
@@ -119,13 +119,13 @@ def motion_windows(
     Its iterator has `get_state` and `set_state`, and Orbax can checkpoint it.
 
   Raises:
-    InputError: the windows of all clips do not fill one batch in each process.
+    InputError: the windows of all clips do not fill one batch.
   """
   slots = [i for i, clip in enumerate(clips) for _ in range(round(len(clip.motion_a) / window)) if
            len(clip.motion_a) >= window]
-  if len(slots) // shard_count < batch_size:
+  if len(slots) < batch_size:
     found = f"{len(slots)} windows of {window} frames in {len(clips)} clips"
-    raise InputError("training conversations", "", found, f"at least {batch_size} for each of {shard_count} processes")
+    raise InputError("training conversations", "", found, f"at least {batch_size}, as in a batch")
 
   def cut(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     clip = clips[index]
@@ -134,13 +134,60 @@ def motion_windows(
         "speech_a": np.array(clip.speech_a[start : start + window]),
         "motion_a": clip.motion_a[start : start + window].copy(),
         "speech_b": np.array(clip.speech_b[start : start + window]),
-        "motion_b": clip.motion_b[start : start + window].copy(),
+        "motion_b": np.asarray(clip.motion_b)[start : start + window].copy(),
         "relation": np.asarray(clip.relation, np.int32),
     }
 
-  dataset = grain.MapDataset.source(slots).seed(seed).shuffle()[shard_index::shard_count].repeat(epochs)
   # After repeat: an element's random numbers follow from its position in the stream, so epochs differ.
-  # Positions are counted in each process from zero: without seeds of their own all would draw the same starts.
-  starts_seed = int(np.random.SeedSequence((seed, shard_index)).generate_state(1)[0]) if shard_index else None
-  dataset = dataset.random_map(cut, seed=starts_seed).batch(batch_size, drop_remainder=True)
-  return dataset.to_iter_dataset(read_options)
+  dataset = shuffled(slots, seed).repeat(epochs).random_map(cut)
+  return batch_share(dataset, batch_size, shard_index, shard_count).to_iter_dataset(read_options)
+
+
+def shuffled(source: Sequence[Any], seed: int) -> grain.MapDataset:
+  """The members of a source in an order of their own in each epoch, once it is repeated."""
+  # The slice takes all. Grain numbers the seeds of what follows by the transformations before it: without the slice, which
+  # an earlier version had here, runs that were begun would go on with other batches.
+  return grain.MapDataset.source(source).seed(seed).shuffle()[::1]
+
+
+def batch_share(
+    dataset: grain.MapDataset, batch_size: int, shard_index: int | None = None, shard_count: int | None = None
+) -> grain.MapDataset:
+  """One process's rows of every batch of a dataset.
+
+  Batch and order do not depend on how many processes share them, and an iterator's state is the number of batches: a run
+  goes on with any number of processes, on the batches that it would have had.
+
+  Args:
+    dataset: of examples; only this process's are read.
+    batch_size: examples in a batch of all processes.
+    shard_index, shard_count: this process and how many there are; JAX's own if None.
+
+  Raises:
+    InputError: the processes do not divide a batch.
+  """
+  shard_index = jax.process_index() if shard_index is None else shard_index
+  shard_count = jax.process_count() if shard_count is None else shard_count
+  if batch_size % shard_count:
+    raise InputError("config", "batch", batch_size, f"a multiple of {shard_count}, the number of processes")
+  if shard_count == 1:
+    return dataset.batch(batch_size, drop_remainder=True)
+  rows = _Rows(dataset, batch_size, shard_index, batch_size // shard_count)
+  return grain.MapDataset.source(rows).batch(batch_size // shard_count, drop_remainder=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+  """A random-access source: of every `batch` examples of a dataset the `count` ones of process `index`, in their order."""
+
+  dataset: grain.MapDataset
+  batch: int
+  index: int
+  count: int
+
+  def __len__(self) -> int:
+    return len(self.dataset) // self.batch * self.count
+
+  def __getitem__(self, position: int) -> Any:
+    batch, row = divmod(int(position), self.count)
+    return self.dataset[batch * self.batch + self.index * self.count + row]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from rsatalker_jax.types import FPS, MOTION_GROUPS, Motion
 

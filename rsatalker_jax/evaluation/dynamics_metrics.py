@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from scipy.spatial.transform import Rotation
 
 from rsatalker_jax.types import FPS, MOTION_GROUPS, Motion

@@ -3,6 +3,7 @@
 The opening is that of `head.LipOpening`, in metres.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -82,7 +83,7 @@ class LipScores:
     if self._open:
       scores["lips/false_closures"] = self._closed_in_error / self._open
     if self._closed:
-      scores["lips/bilabials"] = float(np.mean(sum(self._closed.values(), [])))
+      scores["lips/bilabials"] = float(np.mean(list(itertools.chain.from_iterable(self._closed.values()))))
       scores |= {f"lips/bilabials_{name}": float(np.mean(self._closed[name])) for name in sorted(self._closed)}
     return scores
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from rsatalker_jax.evaluation.dynamics_metrics import LEAST_FRAMES
 from rsatalker_jax.head import HeadModel, head_vertices, pose_for, region_mask, select_vertices
@@ -88,7 +88,7 @@ class MeshMetrics:
     kinds = {kind: frames for kind, frames in kinds.items() if np.count_nonzero(frames) >= LEAST_FRAMES}
     squares = dict.fromkeys(kinds, 0.0)
     # Of displacements, per vertex of both sides: their sums, and those of squares, in float64.
-    moments = dict.fromkeys(kinds, 0.0)
+    moments = dict.fromkeys(kinds, np.zeros(()))
     for start in range(0, len(pred), _CHUNK):
       chunks = [np.asarray(motion[start : start + _CHUNK], np.float32) for motion in (pred, target)]
       length = len(chunks[0])

@@ -143,7 +143,8 @@ def _format(cell: Cell) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "†": r"$^\dagger$", "−": "$-$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$", "×": r"$\times$", "↓": r"$\downarrow$",
+    "†": r"$^\dagger$", "−": "$-$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$", "×": r"$\times$",
+    "↓": r"$\downarrow$",
     "↑": r"$\uparrow$", "≤": r"$\le$", "°": r"$^\circ$", "¹": "$^1$", "²": "$^2$", "³": "$^3$",
 }  # fmt: skip
 

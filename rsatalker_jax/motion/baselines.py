@@ -5,6 +5,7 @@ listener-only (L2L's: `use_own_speech=False`).
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ class DualTalkGenerator(nn.Module):
 
     memory = jnp.concatenate([partner, adapter(speech_b, num_frames=num_frames)], axis=-1)
     for i in range(c.encoder_layers):
-      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, name=f"encoder_{i}")
+      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, remat=c.remat, name=f"encoder_{i}")
       memory = layer(memory, num_frames=num_frames, deterministic=deterministic)
     cross = WindowAttention(c.features, c.heads, c.reach, c.dtype, name="decoder_attention")
     z = memory + cross(nn.LayerNorm(dtype=c.dtype, name="query_norm")(memory), memory, num_frames=num_frames)
@@ -95,7 +96,7 @@ class DualTalkGenerator(nn.Module):
     )
 
 
-_ARCHITECTURES = {"rsatalker": MotionGenerator, "dualtalk": DualTalkGenerator}
+_ARCHITECTURES: dict[str, Any] = {"rsatalker": MotionGenerator, "dualtalk": DualTalkGenerator}
 
 
 def make_generator(config: MotionConfig) -> Generator:

@@ -48,6 +48,8 @@ class MotionConfig:
       strongly the partner is answered; the paper's s enters as the query alone.
     causal: whether frame t of the output sees the inputs up to t alone, so that it can be made at once
       (`motion.streaming`): reach and kernels then lie in the past. Features must not look ahead either (`LogMel.causal`).
+    remat: what Transformer layers keep for gradients, "none", "dots" or "full" (`layers.REMAT`): less memory for more
+      arithmetic.
     dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
   """
 
@@ -70,6 +72,7 @@ class MotionConfig:
   query_time: bool
   social_norm: bool
   causal: bool
+  remat: str
   dtype: str
 
   def __post_init__(self):
@@ -170,7 +173,7 @@ class SocialFusion(nn.Module):
     encoded = nn.Dense(c.features, dtype=c.dtype, name="join")(jnp.concatenate([partner, speech], axis=-1))
     for i in range(c.encoder_layers):
       sizes = c.features, c.heads, c.reach, c.mlp_ratio
-      layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
+      layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, c.remat, name=f"layer_{i}")
       condition = social if c.social_norm else None
       encoded = layer(encoded, condition, num_frames=num_frames, deterministic=deterministic)
     memory = nn.LayerNorm(dtype=c.dtype, name="memory_norm")(encoded)
@@ -202,7 +205,7 @@ class MotionDecoder(nn.Module):
     c = self.config
     for i in range(c.decoder_layers):
       sizes = c.features, c.heads, c.reach, c.mlp_ratio
-      layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, name=f"layer_{i}")
+      layer = TransformerLayer(*sizes, c.dropout, c.dtype, c.causal, c.remat, name=f"layer_{i}")
       z = layer(z, social if c.social_norm else None, num_frames=num_frames, deterministic=deterministic)
     z = nn.LayerNorm(dtype=c.dtype, name="norm")(z)
     return nn.Dense(MOTION_DIM, kernel_init=nn.initializers.normal(0.01), name="motion")(z.astype(jnp.float32))

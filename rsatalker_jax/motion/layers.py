@@ -191,8 +191,20 @@ class AdaptiveNorm(nn.Module):
     return normed * (1 + scale) + shift
 
 
+# What a layer keeps of its forward pass for its gradients, by the config's word: everything; the results of its matrix
+# products with weights; its input alone. What is not kept is computed again.
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
 class TransformerLayer(nn.Module):
-  """Pre-norm self-attention and MLP, each on a residual path; both norms follow the condition, if there is one."""
+  """Pre-norm self-attention and MLP, each on a residual path; both norms follow the condition, if there is one.
+
+  `remat` names what is kept for gradients (`REMAT`).
+  """
 
   features: int
   heads: int
@@ -201,6 +213,7 @@ class TransformerLayer(nn.Module):
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
   causal: bool = False
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -211,6 +224,14 @@ class TransformerLayer(nn.Module):
       num_frames: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T D"]:
+    def transform(self, x, condition, num_frames):
+      return self._transform(x, condition, num_frames, deterministic)
+
+    if self.remat != "none":
+      transform = nn.remat(transform, policy=REMAT[self.remat])
+    return transform(self, x, condition, num_frames)
+
+  def _transform(self, x, condition, num_frames, deterministic: bool) -> Float[Array, "*b T D"]:
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
     normed = AdaptiveNorm(self.dtype, name="attention_norm")(x, condition)
     attention = WindowAttention(self.features, self.heads, self.reach, self.dtype, self.causal, name="attention")

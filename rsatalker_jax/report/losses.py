@@ -4,7 +4,6 @@ import html
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from rsatalker_jax.files import read_text
 from rsatalker_jax.report.charts import Line, Panel, draw_figure, draw_legend
 
 # How a stage ran, and no term of its loss.
-_NOT_SHOWN = {"step", "steps_per_second", "intersections", "overflow"}
+_NOT_SHOWN = {"step", "steps_per_second", "data_wait", "intersections", "overflow"}
 _HELD_OUT = "val/"
 _FIRST = ("loss", "score")
 _UNITS = {"psnr": "dB", "drawn_psnr": "dB"}
@@ -50,7 +49,8 @@ def read_metrics(path: str | os.PathLike) -> Curves:
       raise InputError(path, f"line {number}", text[:80], "an object of numbers, with a step") from None
     for name, value in values.items():
       points.setdefault(name, []).append((step, value))
-  return {name: tuple(np.array(column) for column in zip(*sorted(pairs))) for name, pairs in points.items()}
+  curves = {name: np.array(sorted(pairs)) for name, pairs in points.items()}
+  return {name: (curve[:, 0], curve[:, 1]) for name, curve in curves.items()}
 
 
 def draw_losses(curves: Curves, stage: str) -> str:

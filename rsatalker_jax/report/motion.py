@@ -78,7 +78,9 @@ class MotionCharts:
 
   def legend(self) -> str:
     """What lines and shades mean."""
-    entries = [("truth", "line-truth"), (self._cast.ours.title, "line-ours")]
+    entries = [("truth", "line-truth")]
+    if self._cast.ours:
+      entries.append((self._cast.ours.title, "line-ours"))
     if self._cast.rival:
       entries.append((self._cast.rival.title, "line-other"))
     return draw_legend([*entries, ("A speaks", "lane-a"), ("B speaks", "lane-b")])
@@ -90,8 +92,8 @@ def draw_conversations(charts: MotionCharts, moments: Sequence[Moment]) -> str:
   for moment in moments:
     chosen.setdefault(moment.turns.relation, moment.turns)
   parts = [
-      "<p>B's motion in unseen conversations, one of each relation. What B hears and sees is A's voice, A's motion and B's "
-      "own voice; where B speaks, the voice says what the lips do, and much of the rest is chance.</p>",
+      ("<p>B's motion in unseen conversations, one of each relation. What B hears and sees is A's voice, A's motion and B's "
+       "own voice; where B speaks, the voice says what the lips do, and much of the rest is chance.</p>"),
       charts.legend(),
   ]
   for relation, turns in chosen.items():

@@ -141,9 +141,9 @@ def show_sheet(picture: Picture, path: pathlib.Path) -> str:
 def show_reels(reels: Sequence[tuple[Reel, str]], legend: str) -> str:
   """The videos, by relation."""
   parts = [
-      "<p>For each relation the longest stretch in which B speaks, and the longest in which B listens while A speaks, from "
-      "its beginning on; filmed ones first. All columns are one video, so that they stay together; both voices are heard, "
-      "A's on the left and B's on the right.</p>",
+      ("<p>For each relation the longest stretch in which B speaks, and the longest in which B listens while A speaks, from "
+       "its beginning on; filmed ones first. All columns are one video, so that they stay together; both voices are heard, "
+       "A's on the left and B's on the right.</p>"),
       legend,
   ] if reels else []
   before = None

@@ -4,8 +4,12 @@ Layout of a workdir:
   config.json                          the config that made it, and the folder that its paths are relative to
   <stage>/checkpoints/<n>              Orbax checkpoints: "state" (params, buffers, opt_state, step) and "data" (iterator)
   <stage>/checkpoints/<n>/sha256.json  checksums of a checkpoint's files
-  <stage>/usage.json                   seconds and memory that the stage took
   <stage>/metrics.jsonl                scalars; <stage>/tensorboard/ the same for TensorBoard
+  <stage>/events.jsonl                 steps that were skipped or slow
+  <stage>/broken/<n>                   what a step that was not finite started from
+  <stage>/profile                      a trace by jax.profiler
+  ledger.jsonl                         where the time went, over all starts (`runs.ledger`)
+  heartbeat/<process>.json             when each process was last alive, and where
 """
 
 import functools
@@ -25,6 +29,7 @@ from orbax.checkpoint import v1 as ocp
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
+from rsatalker_jax.runs import ledger
 
 # The order in which stages run; a later one starts from the parameters of the ones before it.
 STAGES = ("motion", "avatar", "joint")
@@ -32,6 +37,7 @@ STAGES = ("motion", "avatar", "joint")
 # Sections and keys of the config that say where a run runs, where its data lies or how it is watched, not what it computes.
 _NOT_COMPARED = {
     "mesh",
+    "most_skipped",  # It decides what follows a step that would have ended the run.
     "logging",
     "evaluation",
     "speech.encode_missing",
@@ -39,6 +45,9 @@ _NOT_COMPARED = {
     "render.implementation",
     "render.tile_size",
     "render.max_intersections",
+    "render.frames_at_once",
+    "generator.remat",
+    "motion.accumulate",
     *(f"data.{name}" for name in ("embedded_root", "conversations", "relations", "capture", "triplets", "features")),
 }
 # Of these the last part alone is compared: files that were moved are the same, those of another name are not.
@@ -186,24 +195,16 @@ def load_parameters(workdir: str, stages: Sequence[str] = STAGES) -> tuple[dict[
 
 def read_usage(workdir: str) -> dict[str, dict[str, Any]]:
   """What each stage of a run took, by stage: "steps" and "parameters", their number by group, as its newest checkpoint says;
-  and, where the stage has written usage.json, what it holds: "seconds", "peak_memory_bytes" ….
+  and what the ledger has of it: "seconds", "peak_memory_bytes" ….
 
   Raises:
-    InputError: a usage.json that is no such file.
+    InputError: the ledger is damaged.
   """
-  usage = {}
+  usage, recorded = {}, ledger.read_usage(_folder(workdir))
   for stage in STAGES:
-    if (state := load_stage_state(workdir, stage)) is None:
-      continue
-    path = _folder(workdir) / stage / "usage.json"
-    try:
-      recorded = json.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-      raise InputError(path, "", f"a damaged file ({first_line(error)})", "what the stage took, as training writes it") from error
-    if not isinstance(recorded, dict):
-      raise InputError(path, "", f"a {type(recorded).__name__}", "what the stage took, as training writes it")
-    counts = {group: sum(int(np.size(x)) for x in jax.tree.leaves(tree)) for group, tree in state["params"].items()}
-    usage[stage] = {**recorded, "steps": int(state["step"]), "parameters": counts}
+    if (state := load_stage_state(workdir, stage)) is not None:
+      counts = {group: sum(int(np.size(x)) for x in jax.tree.leaves(tree)) for group, tree in state["params"].items()}
+      usage[stage] = {**recorded.get(stage, {}), "steps": int(state["step"]), "parameters": counts}
   return usage
 
 
@@ -248,14 +249,14 @@ def check_workdir(workdir: str, config: ConfigDict | Mapping[str, Any], *, must_
   recorded, _, dropped = _complete(path, recorded)
   if dropped:
     raise InputError(path, "", f"{dropped[0]}, which is no key of this version", "those that there are; use another --workdir")
-  recorded, current = _flatten(recorded), _flatten(_complete(path, _plain(config))[0])
+  recorded, current = flatten_config(recorded), flatten_config(_complete(path, _plain(config))[0])
   for key in sorted(recorded):
     if not _same(key, recorded[key], current[key]):
       raise InputError(path, key, repr(recorded[key]), f"{current[key]!r} (this config); use another --workdir")
 
 
 def _same(key: str, recorded: Any, current: Any) -> bool:
-  if recorded == current or key in _NOT_COMPARED or key.split(".")[0] in _NOT_COMPARED:
+  if recorded == current or key in _NOT_COMPARED or key.split(".", maxsplit=1)[0] in _NOT_COMPARED:
     return True
   if key in _COMPARED_BY_NAME and type(recorded) is type(current):
     names = lambda value: [pathlib.PurePath(x).name for x in (value if isinstance(value, list) else [value])]
@@ -362,6 +363,8 @@ def _defaults() -> dict[str, Any] | None:
   if not _COMMON.is_file():
     return None
   spec = importlib.util.spec_from_file_location("rsatalker_jax_common_config", _COMMON)
+  if spec is None or spec.loader is None:
+    return None
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return _plain(module.base_config())
@@ -372,8 +375,9 @@ def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict() if isinstance(config, ConfigDict) else config))
 
 
-def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+def flatten_config(config: dict, prefix: str = "") -> dict[str, Any]:
+  """Values by "section.key"."""
   flat = {}
   for key, value in config.items():
-    flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    flat |= flatten_config(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
   return flat

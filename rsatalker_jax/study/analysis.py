@@ -269,8 +269,8 @@ def write_markdown(summary: Mapping[str, Any], title: str) -> str:
   each = f"{least}" if least == most else f"{least} to {most}"
   lines = [
       f"# {_escape(title)}\n",
-      f"{summary['participants']} participants, {each} conversations each, 0 to 100. "
-      "Total = 0.25 Realism + 0.25 Fluency + 0.5 SRA (Eq. 14).",
+      (f"{summary['participants']} participants, {each} conversations each, 0 to 100. "
+       "Total = 0.25 Realism + 0.25 Fluency + 0.5 SRA (Eq. 14)."),
   ]
   if summary["answers_left_out"]:
     lines.append(f"{summary['answers_left_out']} answers are left out: their conversations are not rated to the end.")
@@ -317,7 +317,7 @@ def write_csv(path: pathlib.Path, answers: Sequence[Mapping[str, Any]]) -> None:
   for answer in answers:
     dimensions = criteria.dimension_scores(np.array([answer[key] for key in criteria.KEYS], np.float64))
     means = [*dimensions, criteria.total_score(dimensions)]
-    row = answer | {key: f"{value:.4f}" for key, value in zip(MEASURES, means, strict=True)}
+    row = dict(answer) | {key: f"{value:.4f}" for key, value in zip(MEASURES, means, strict=True)}
     writer.writerow([_guard_formula(row[name]) for name in names])
   with whole_file(path) as file:
     file.write(text.getvalue().encode())

@@ -204,15 +204,15 @@ class StudyServer:
     seconds = sum(video.seconds for c in self._materials.conversations.values() for video in c.videos.values())
     minutes = -(-seconds // 60)
     return [
-        f"You will watch {total} videos of talking faces, about {minutes:.0f} minute{'s'[: minutes != 1]} in all, and rate "
-        "each on nine scales. Some or all of the faces are made by computers. Please use headphones or loudspeakers, and a "
-        "quiet place.",
-        "Taking part is voluntary. You may stop at any time by closing this page, and your personal link brings you back to "
-        "where you were. What you have saved until then is kept; if you want it deleted, say so to whoever gave you the "
-        "link, with your participant number.",
-        "What is stored: your ratings, your comments and when you saved them, under your participant number. Not stored: "
-        "your name, the address of your computer, cookies. Ratings not saved yet stay in your browser. Please "
-        "write nothing into the comments that tells who you are.",
+        (f"You will watch {total} videos of talking faces, about {minutes:.0f} minute{'s'[: minutes != 1]} in all, and rate "
+         "each on nine scales. Some or all of the faces are made by computers. Please use headphones or loudspeakers, and a "
+         "quiet place."),
+        ("Taking part is voluntary. You may stop at any time by closing this page, and your personal link brings you back to "
+         "where you were. What you have saved until then is kept; if you want it deleted, say so to whoever gave you the "
+         "link, with your participant number."),
+        ("What is stored: your ratings, your comments and when you saved them, under your participant number. Not stored: "
+         "your name, the address of your computer, cookies. Ratings not saved yet stay in your browser. Please "
+         "write nothing into the comments that tells who you are."),
     ]
 
   async def _get_video(self, request: web.Request) -> web.StreamResponse:

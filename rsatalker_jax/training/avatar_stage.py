@@ -1,6 +1,5 @@
 """Stage 2: the Gaussians learn a person's looks from a capture with tracked motion (Eq. 10, 11)."""
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +7,7 @@ import optax
 
 from rsatalker_jax.avatar import up_to_degree
 from rsatalker_jax.data.captures import transforms_file
+from rsatalker_jax.data.pipeline import batch_share, shuffled
 from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import losses, optimizers
@@ -34,7 +34,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   """Trains the Gaussians on a capture with tracked motion (Eq. 10, 11)."""
   config, talker = inputs.config.avatar, inputs.talker
   capture = inputs.talker.open_capture(inputs.path("capture"), "train")
-  mesh = inputs.mesh_for("avatar.batch", config.batch)
+  layout = inputs.lay_out({"avatar.batch": config.batch})
   inputs.say(f"avatar: {len(capture)} training frames of {capture.width}x{capture.height}")
 
   rates = gaussian_rates(config, config.steps)
@@ -81,21 +81,19 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   def pictures(params, buffers):
     item = jax.tree.map(lambda x: x[None], to_frame_example(capture[len(capture) // 2]))
     avatar, camera = talker.avatar(params, buffers), camera_of(item, capture)
-    (image,) = next(render_sequence(talker, mesh, avatar, item["flame"], camera, chunk=1))
+    (image,) = next(render_sequence(talker, layout["mesh"], avatar, item["flame"], camera, chunk=1))
     return {"truth_and_render": np.concatenate([np.asarray(to_float(item["image"][0])), image], axis=1)}
 
-  examples = grain.MapDataset.source(capture).seed(inputs.config.seed).shuffle()
-  examples = examples[jax.process_index() :: jax.process_count()].repeat()
+  examples = shuffled(capture, inputs.config.seed).repeat()
   row = lambda item: {"row": np.int32(np.searchsorted(timesteps, item["timestep"]))}
-  examples = examples.map(lambda item: to_frame_example(item) | row(item))
-  batches = examples.batch(config.batch // jax.process_count(), drop_remainder=True)
+  batches = batch_share(examples.map(lambda item: to_frame_example(item) | row(item)), config.batch)
   return Stage(
       name="avatar",
-      mesh=mesh,
+      **layout,
       steps=config.steps,
       init=init,
       batches=batches.to_iter_dataset(inputs.read_options(16)),
-      **with_renderer(loss, talker, mesh),
+      **with_renderer(loss, inputs, layout["mesh"]),
       optimizer=control.on_optimizer(
           optimizers.by_path(
               optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)

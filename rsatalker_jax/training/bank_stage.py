@@ -23,6 +23,7 @@ from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars, up_to
 from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.capture_collection import CaptureCollection, load_captures
 from rsatalker_jax.data.conversations import data_paths
+from rsatalker_jax.data.pipeline import batch_share, shuffled
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import Params
 from rsatalker_jax.training import losses, optimizers
@@ -46,8 +47,7 @@ def bank_stage(inputs: StageInputs) -> Stage:
   """Trains the Gaussians of all people of `config.data.captures` (Eq. 10, 11).
 
   Raises:
-    InputError: the captures do not fit each other, the mesh's fsdp axis does not divide the people, or the config wants
-      what only one person's stage can do.
+    InputError: the captures do not fit each other, or the config wants what only one person's stage can do.
   """
   config, talker = inputs.config.avatar, inputs.talker
   if inputs.config.density.way != "none":
@@ -62,8 +62,7 @@ def bank_stage(inputs: StageInputs) -> Stage:
       num_expression=talker.head.num_expression,
   )
   count = len(people.names)
-  mesh = inputs.mesh_for("avatar.batch", config.batch)
-  sharding.bank_spec((count,), mesh.shape["fsdp"])  # Complains before anything is computed.
+  layout = inputs.lay_out({"avatar.batch": config.batch})
   inputs.say(f"avatar: {len(people)} training frames of {people.width}x{people.height}, {count} people")
 
   def loss(render, params, buffers, batch, key, step):
@@ -98,11 +97,11 @@ def bank_stage(inputs: StageInputs) -> Stage:
   transforms = optimizers.gaussian_optimizer(config.learning_rates, rates, sh_rest_share=config.sh_rest_share)
   return Stage(
       name="avatar",
-      mesh=mesh,
+      **layout,
       steps=config.steps,
       init=lambda key: first,
       batches=_batches(inputs, people),
-      **with_renderer(loss, talker, mesh, avatar_per_frame=True),
+      **with_renderer(loss, inputs, layout["mesh"], avatar_per_frame=True),
       optimizer=optimizers.by_path({
           label.replace("avatar/", "bank/"): per_person(transform) for label, transform in transforms.items()
       }),
@@ -148,11 +147,9 @@ def _batches(inputs: StageInputs, people: CaptureCollection) -> grain.IterDatase
   in_turn = []
   for number in range(len(people.names)):
     frames = np.flatnonzero(people.identities == number).tolist()
-    dataset = grain.MapDataset.source(frames).seed(inputs.config.seed).shuffle()
-    in_turn.append(dataset[jax.process_index() :: jax.process_count()].repeat())
+    in_turn.append(shuffled(frames, inputs.config.seed).repeat())
   dataset = grain.MapDataset.mix(in_turn).map(lambda frame: _to_example(people[frame]))
-  batches = dataset.batch(inputs.config.avatar.batch // jax.process_count(), drop_remainder=True)
-  return batches.to_iter_dataset(inputs.read_options(16))
+  return batch_share(dataset, inputs.config.avatar.batch).to_iter_dataset(inputs.read_options(16))
 
 
 def _to_example(item: Mapping) -> dict:

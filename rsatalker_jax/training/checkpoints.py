@@ -64,13 +64,14 @@ class StageCheckpoints:
       say: gets the lines about damaged ones.
 
     Raises:
-      InputError: all are damaged; or the newest is of another model or another number of processes.
+      InputError: all are damaged; or the newest is of another model.
     """
     damaged: dict[pathlib.Path, InputError] = {}
     for path in workdirs.find_checkpoints(self._folder):
       try:
         workdirs.check_checksums(path)
-        restored = self._checkpointer.load_checkpointables(int(path.name), {"state": abstract, "data": batches})
+        restored = self._checkpointer.load_checkpointables(int(path.name), {"state": abstract})
+        _restore_iterator(path, batches)
       except Exception as error:  # Orbax and TensorStore raise whatever they stumble over.
         damaged[path] = _find_damage(path, error)
         continue
@@ -143,7 +144,7 @@ def _find_damage(path: pathlib.Path, error: Exception) -> InputError:
   """What is damaged in a checkpoint that could not be restored because of `error`.
 
   Raises:
-    InputError: nothing is: it is of another number of processes or another model.
+    InputError: nothing is: it is of another model.
   """
   if isinstance(error, InputError):
     return error
@@ -151,17 +152,29 @@ def _find_damage(path: pathlib.Path, error: Exception) -> InputError:
     workdirs.read_checkpoint(path)
   except InputError as damage:
     return damage
-  iterators = {file.name for file in (path / "data").glob("process_*-of-*.json")}
-  count = jax.process_count()
-  own = f"process_{jax.process_index()}-of-{count}.json"
-  if iterators and own not in iterators:
-    found = min(iterators).rpartition("-")[2].removesuffix(".json")
-    raise InputError(path, "", f"a run of {found} processes", f"{count}: it goes on with as many as it had") from error
-  try:
-    json.loads((path / "data" / own).read_text())
-  except (OSError, ValueError) as damage:
-    return InputError(path / "data" / own, "", f"a damaged file ({workdirs.first_line(damage)})", "a whole checkpoint")
   raise InputError(path, "", workdirs.first_line(error), "a checkpoint of this config and this version") from error
+
+
+def _restore_iterator(path: pathlib.Path, batches: grain.DatasetIterator) -> None:
+  """Gives an iterator the state that is in a checkpoint, of whatever number of processes that is.
+
+  Grain writes a file for each process. What they say is the same, the number of batches (`data.pipeline.batch_share`).
+
+  Raises:
+    InputError: names a file that is missing or damaged, or differs from another process's.
+  """
+  files = sorted((path / "data").glob("process_*-of-*.json"))
+  if not files:
+    raise InputError(path / "data", "", "no state of a data iterator", "a whole checkpoint")
+  states = []
+  for file in files:
+    try:
+      states.append(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+      raise InputError(file, "", f"a damaged file ({workdirs.first_line(error)})", "a whole checkpoint") from error
+    if states[-1] != states[0]:
+      raise InputError(file, "", "a state of the data iterator that is not the other processes'", f"that of {files[0].name}")
+  batches.set_state(states[0])
 
 
 def make_checkpointer(workdir: str, stage: str, every_steps: int, keep: int = 2) -> StageCheckpoints:

@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import grain
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rsatalker_jax.avatar import Avatar, Gaussians, join_bank, select
 from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.conversations import data_paths
+from rsatalker_jax.data.pipeline import batch_share
 from rsatalker_jax.data.triplets import FilmedConversation, Films
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import FlamePose
@@ -144,7 +145,7 @@ class Shots:
   frame: Int[Array, "K"]
 
   @classmethod
-  def of(cls, filmed: Mapping[str, Array], params: Params, people: People, frames: int) -> "Shots":
+  def of(cls, filmed: Mapping[str, Any], params: Params, people: People, frames: int) -> "Shots":
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     each = lambda x: jnp.repeat(x, frames, axis=0)
     flame = {name: flat(x) for name, x in filmed["flame"].items()}
@@ -200,10 +201,10 @@ class JointWindows:
     if not kept:
       raise InputError("config", "joint.window", config.window, f"at most {longest}, the frames of the longest training film")
     shown = sum(len(film.frames) for film, _ in kept)
-    inputs.say(f"joint: {shown} frames of video in {len(kept)} conversations of {len(set(f.person for f, _ in kept))} people")
+    inputs.say(f"joint: {shown} frames of video in {len(kept)} conversations of {len({f.person for f, _ in kept})} people")
     return cls(config, *map(tuple, zip(*kept)), people)
 
-  def cut(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  def cut(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
     """A random window of film `index`, with `config.frames` random frames of it from the film."""
     film, starts, window = self.films[index], self.starts[index], self.config.window
     start = int(starts[rng.integers(len(starts))])
@@ -229,10 +230,8 @@ class JointWindows:
     counts = [max(1, round(len(film.frames) / self.config.window)) for film in self.films]
     slots = [i for i, count in enumerate(counts) for _ in range(count)]
     dataset = grain.MapDataset.source(slots).seed(inputs.config.seed).shuffle()
-    # Films are few: every process draws from all of them, each with its own seed.
-    dataset = dataset.repeat().seed(inputs.config.seed + jax.process_index()).random_map(self.cut)
-    dataset = dataset.batch(self.config.batch // jax.process_count(), drop_remainder=True)
-    return dataset.to_iter_dataset(inputs.read_options(8))
+    dataset = dataset.repeat().seed(inputs.config.seed).random_map(self.cut)
+    return batch_share(dataset, self.config.batch).to_iter_dataset(inputs.read_options(8))
 
 
 def window_starts(frames: Int[np.ndarray, "F"], window: int, shown: int) -> Int[np.ndarray, "w"]:

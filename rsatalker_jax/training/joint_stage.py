@@ -54,7 +54,8 @@ def joint_stage(inputs: StageInputs) -> Stage:
   films = inputs.films
   people = People.of(inputs, films)
   windows = JointWindows.of(inputs, films, people)
-  mesh = inputs.mesh_for("joint.batch, joint.motion_batch", config.batch, *[config.motion_batch] * bool(config.motion_batch))
+  sizes = {"joint.batch": config.batch, "joint.motion_batch": config.motion_batch}
+  layout = inputs.lay_out({key: batch for key, batch in sizes.items() if batch})
   weights = joint_weights(inputs.config)
   init_motion = motion_init(inputs)
 
@@ -89,7 +90,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     # What moves the Gaussians feels a share; the motion that it sees, all.
     held = params | {group: share(params[group]) for group in ("social", "offsets") if group in params}
     offsets = [offsets_of(held, motion) for motion in generated]
-    images, output = draw(generated, avatar.replace(gaussians=share(avatar.gaussians)), offsets)
+    images, output = draw(generated, dataclasses.replace(avatar, gaussians=share(avatar.gaussians)), offsets)
     outputs, rendered = [output], {"generated": images[0]}
     if weights.tracked:
       corrections = offsets_of(params, spoken["motion_b"][:count])
@@ -105,7 +106,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     first = dataclasses.replace(outputs[0], radii=outputs[0].radii[: len(shots.identity)])
     rendered |= people_seen(avatar.gaussians, first, None if people.alone else shots.identity)
     if talker.knows_relation:
-      rendered["offsets"] = offsets_of(params, generated[0]) / people.sizes[shots.identity]
+      rendered["offsets"] = jnp.asarray(offsets_of(params, generated[0])) / people.sizes[shots.identity]
     if weights.orthogonality:
       rendered["orthogonality"] = orthogonality_of(params)
     given = {
@@ -132,10 +133,10 @@ def joint_stage(inputs: StageInputs) -> Stage:
   return Stage(
       name="joint",
       steps=config.steps,
-      mesh=mesh,
+      **layout,
       init=init,
       batches=zipped.map(lambda parts: dict(zip(batches, parts))),
-      **with_renderer(loss, talker, mesh, avatar_per_frame=not people.alone),
+      **with_renderer(loss, inputs, layout["mesh"], avatar_per_frame=not people.alone),
       optimizer=_make_optimizer(inputs.config, people, talker.knows_relation),
       evaluate=_make_evaluation(inputs, people),
   )
@@ -204,7 +205,7 @@ def _make_evaluation(inputs: StageInputs, people: People):
     return np.asarray(render(talker.avatar(params, buffers), flame, camera_of(view, capture), offsets))
 
   def evaluate(params, buffers):
-    scores = motion(params, buffers)
+    scores = dict(motion(params, buffers))
     motions = {}
 
     def motion_of(clip):

@@ -25,7 +25,7 @@ def motion_stage(inputs: StageInputs) -> Stage:
   """Trains the generator on conversations (Eq. 9), and with it the embeddings and the motion socialnet, unless the social
   module enters with stage 3, as in the paper (`motion.social_module`)."""
   config, talker = inputs.config.motion, inputs.talker
-  mesh = inputs.mesh_for("motion.batch", config.batch)
+  layout = inputs.lay_out({"motion.batch": config.batch}, config.accumulate)
   weights = losses.MotionLossWeights(**config.loss)
 
   def loss(params, buffers, batch, key, step):
@@ -49,7 +49,7 @@ def motion_stage(inputs: StageInputs) -> Stage:
   return Stage(
       name="motion",
       steps=config.steps,
-      mesh=mesh,
+      **layout,
       init=motion_init(inputs),
       batches=motion_batches(inputs, "motion", config.batch, config.window),
       loss=loss,
@@ -82,10 +82,8 @@ def motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> 
   return motion_windows(
       clips,
       window=window,
-      batch_size=batch // jax.process_count(),
+      batch_size=batch,
       seed=inputs.config.seed,
-      shard_index=jax.process_index(),
-      shard_count=jax.process_count(),
       read_options=inputs.read_options(4),
   )
 

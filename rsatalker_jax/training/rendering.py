@@ -50,16 +50,19 @@ def continued_gaussian_rates(
   )
 
 
-def with_renderer(loss: Callable, talker: Talker, mesh: jax.sharding.Mesh, **options: Any) -> dict[str, Callable]:
+def with_renderer(
+    loss: Callable, inputs: StageInputs, mesh: jax.sharding.Mesh, *, avatar_per_frame: bool = False
+) -> dict[str, Any]:
   """The fields `loss` and `room` of a stage whose loss takes a renderer (`render_on_mesh`) first."""
+  options = dict(avatar_per_frame=avatar_per_frame, frames_at_once=inputs.config.render.frames_at_once)
   bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh, **options))
-  room = Room("Gaussian-tile pairs", "overflow", "intersections", lambda needed: bind(talker.with_room(needed)))
-  return {"loss": bind(talker), "room": room}
+  room = Room("Gaussian-tile pairs", "overflow", "intersections", lambda needed: bind(inputs.talker.with_room(needed)))
+  return {"loss": bind(inputs.talker), "room": room}
 
 
 def buffer_terms(outputs: Sequence[splat_kernels.RenderOutput]) -> dict[str, Array]:
   return {
-      "overflow": sum(jnp.sum(output.overflow) for output in outputs),
+      "overflow": jnp.sum(jnp.stack([jnp.sum(output.overflow) for output in outputs])),
       "intersections": jnp.max(jnp.stack([jnp.max(output.intersections) for output in outputs])),
   }
 

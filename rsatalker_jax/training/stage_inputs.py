@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import grain
 import jax
@@ -103,16 +104,18 @@ class StageInputs:
       statistics["lip_std"] = jnp.float32(max(float(np.std(openings)), 1e-4))
     return statistics
 
-  def mesh_for(self, key: str, *batches: int) -> jax.sharding.Mesh:
-    """The mesh of a stage whose batches have these sizes: of as many devices as divide them all.
+  def lay_out(self, batches: Mapping[str, int], accumulate: int = 1) -> dict[str, Any]:
+    """The fields `mesh`, `rules` and `accumulate` of a stage whose batches have these sizes: as many devices as divide
+    them all.
 
     Args:
-      key: the config's, for the message.
+      batches, accumulate: see `sharding.fit_mesh`.
 
     Raises:
       InputError: fsdp does not divide them, or processes would be left without a part.
     """
-    mesh = sharding.fit_mesh(self.mesh, key, batches)
+    mesh = sharding.fit_mesh(self.mesh, batches, accumulate)
     if mesh.size < self.mesh.size:
-      self.say(f"{key}: {' and '.join(map(str, batches))} examples on {mesh.size} of {self.mesh.size} devices")
-    return mesh
+      sizes = " and ".join(str(batch // accumulate) for batch in batches.values())
+      self.say(f"{', '.join(batches)}: {sizes} examples at a time on {mesh.size} of {self.mesh.size} devices")
+    return {"mesh": mesh, "rules": self.config.mesh.rules, "accumulate": accumulate}

@@ -10,7 +10,6 @@ import jax
 import pytest
 
 from rsatalker_jax.commands import command_line
-from rsatalker_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -64,89 +63,15 @@ def test_a_config_file_that_is_none_is_one_line(tmp_path, content, message, monk
   assert len(lines) == 1 and message.replace("C,", f"{path},") in lines[0], done.stderr
 
 
-# --- One of several processes?
-
-SRUN = {"SLURM_JOB_ID": "17", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "4"}
-# What a shell or a batch script finds in its environment, though nobody has started several processes.
-ALONE = [
-    {},
-    {"SLURM_NTASKS": "4"},
-    {"SLURM_NTASKS": "4(x2)", "SLURM_STEP_NUM_TASKS": "4(x2)", "SLURM_PROCID": "0"},
-    {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "localhost"},
-    {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "17", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "batch"},
-    {"OMPI_COMM_WORLD_SIZE": "2"},
-    {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"},
-    {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},
-    {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
-]
-MANY = [
-    SRUN,
-    {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
-    {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"},
-    {"MEGASCALE_COORDINATOR_ADDRESS": "a"},
-    {"JAX_COORDINATOR_ADDRESS": "a:1234"},
-]
-
-
 @pytest.fixture
 def environment(monkeypatch):
-  for name in list(os.environ):
-    if name.startswith(("SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS_ID", "KUBERNETES")):
-      monkeypatch.delenv(name)
+  """Sets variables."""
 
   def set_all(variables):
     for name, value in variables.items():
       monkeypatch.setenv(name, value)
 
   return set_all
-
-
-@pytest.fixture
-def joined(monkeypatch):
-  """Arguments of each call that would join a cluster."""
-  calls = []
-  monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options))
-  monkeypatch.setattr(command_line, "_cache_folder", lambda: None)
-  return calls
-
-
-@pytest.mark.parametrize("variables, count", [(v, 0) for v in ALONE] + [(v, 1) for v in MANY])
-def test_only_processes_that_a_launcher_has_started_join(environment, joined, variables, count):
-  environment(variables)
-  command_line.use_devices({"cpu_devices": 0}, join_cluster=True)
-  assert len(joined) == count
-
-
-@pytest.mark.parametrize("variables", MANY)
-def test_what_needs_one_process_never_joins(environment, joined, variables):
-  environment(variables)
-  command_line.use_devices({"cpu_devices": 0})
-  assert not joined
-
-
-@pytest.mark.parametrize(
-    "variables, options",
-    [
-        (SRUN, dict(num_processes=2, process_id=1)),  # Of the step, not of the allocation.
-        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2"}, dict(num_processes=3, process_id=2)),
-        ({"MEGASCALE_COORDINATOR_ADDRESS": "a"}, {}),
-    ],
-)
-def test_how_many_there_are_is_the_launchers_word(environment, joined, variables, options):
-  environment(variables)
-  command_line.use_devices({"cpu_devices": 0}, join_cluster=True)
-  assert joined == [options]
-
-
-def test_others_that_cannot_be_found_are_one_line(environment, monkeypatch):
-  def fail(**_):
-    raise ValueError("coordinator_address should be defined.")
-
-  environment({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"})
-  monkeypatch.setattr(command_line, "_cache_folder", lambda: None)
-  monkeypatch.setattr(jax.distributed, "initialize", fail)
-  with pytest.raises(InputError, match="environment: found variables of .* coordinator_address should be defined"):
-    command_line.use_devices({"cpu_devices": 0}, join_cluster=True)
 
 
 # --- Where compiled programs are kept

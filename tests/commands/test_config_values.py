@@ -78,7 +78,10 @@ def another(key, value):
       "evaluation.lpips_nets": ("alex", "vgg"),
       "head.masks": "masks.pkl",
       "mesh.data": 2,
+      "mesh.rules": (("kernel", (None, "fsdp")), ("", "longest")),
+      "generator.remat": "dots",
       "stages": ("avatar", "joint"),
+      "logging.profile": (3, 5),
       "social.offsets_inputs": ("relation", "time", "motion"),
   }
   if key in special:
@@ -159,6 +162,12 @@ def test_variants_can_be_joined():
     rsatalker.get_config("paper+our")
 
 
+def test_either_axis_of_the_mesh_may_take_the_rest():
+  for data, fsdp in ((-1, 2), (2, -1)):
+    read(f"mesh.data={data}", f"mesh.fsdp={fsdp}")
+  check_values(base_config().to_dict() | {"mesh": dict(data=1, fsdp=1, cpu_devices=0, rules=[["", ["data", None, "fsdp"]], ["x", []]])})
+
+
 def test_a_section_may_be_given_whole_and_in_part_where_the_rest_is_none():
   config = read("gaussians.region_density={'scalp': 2.0}", "avatar.flame_learning_rates={}")
   assert config.gaussians.region_density.to_dict() == {"scalp": 2.0}
@@ -169,6 +178,10 @@ WRONG = {
     "mesh.data": [0, -2, 1.0],
     "mesh.fsdp": [0, -1, 1.5],
     "mesh.cpu_devices": [-1, 10**6],
+    "mesh.rules": [
+        "longest", None, (("", "shortest"),), (("(", "longest"),), (("", ("model",)),), (("", "data"),), (("", ("data", "data")),),
+        (("", "longest", 1),), ("longest",), ((None, "longest"),), (("", (("data", "fsdp"),)),),
+    ],
     "data.embedded_root": [None, 3],
     "data.performances": [0, CAPTURED_PERFORMANCE],
     "data.default_relation": ["cousins", 3, "blood", ""],
@@ -189,6 +202,7 @@ WRONG = {
     "generator.motion_kernel": [0, 4, 26],
     "generator.motion_stride": [0],
     "generator.dropout": [1.0, -0.1, math.nan],
+    "generator.remat": ["some", None, True],
     "generator.dtype": ["float23", "float16"],
     "generator.use_own_speech": [0],
     "social.relation_features": [0, 1],
@@ -202,9 +216,11 @@ WRONG = {
     "render.implementation": ["cuda", ""],
     "render.tile_size": [10, 0, 64, 16.0],
     "render.max_intersections": [0],
+    "render.frames_at_once": [-1, None],
     "render.background": [(255, 255, 255), (1, 1), (1, 1, 1, 1), "white", (1, 1, None), (0, 0, math.nan), (-0.1, 0, 0)],
     "motion.steps": [0, -5, 2**31, 1.5, None],
     "motion.batch": [0],
+    "motion.accumulate": [0, -1, 3, 8],  # The batch is 4.
     "motion.window": [0, 1],
     "motion.learning_rate": [0, -1, math.nan, math.inf, None, "fast"],
     "motion.warmup": [-1],
@@ -229,6 +245,11 @@ WRONG = {
     "logging.log_every": [0],
     "logging.checkpoint_every": [0],
     "logging.pictures_every": [0],
+    "logging.hang_seconds": [-1, None, math.inf],
+    "logging.hang_ends": [0, None],
+    "logging.slow_factor": [1, 0.5, -1, math.nan],
+    "logging.profile": [(3,), (0, 2), (5, 4), (1, 2, 3), "12", None, (1, 2.5)],
+    "most_skipped": [-1, 1.5, None],
     "evaluation.frames": [0, 1],
     "stages": [(), ("joint", "motion"), ("motion", "motion"), "motion", ("motion", "final"), None],
     "social.offsets_inputs": [(), ("motion", "motion"), ("pose",), "motion", None, (["motion"],)],
@@ -263,6 +284,8 @@ def test_values_that_no_run_can_have_are_one_line_that_names_them(key, value):
         ({"speech.encoder": "wav2vec2"}, "speech.checkpoint"),
         ({"gaussians.num_gaussians": 30_000}, "gaussians.capacity"),
         ({"joint.motion_batch": 1}, "joint.motion_batch"),
+        ({"mesh.data": -1, "mesh.fsdp": -1}, "mesh.fsdp"),
+        ({"motion.batch": 6, "motion.accumulate": 4}, "motion.accumulate"),
     ],
 )
 def test_values_that_do_not_go_together(overrides, named):

@@ -52,7 +52,7 @@ def test_links_are_made_once(videos, tmp_path, capsys):
   run_study(study=folder, videos=str(videos), links=2, port=8123)
   first = capsys.readouterr().out
   assert "1 conversations of dualtalk, ours" in first and "note" not in first
-  assert [number for number, _ in re.findall(r"^ +(\d+)  http://127\.0\.0\.1:8123/s/([\w-]{22})$", first, re.M)] == ["1", "2"]
+  assert [number for number, _ in re.findall(r"^ +(\d+)  http://127\.0\.0\.1:8123/s/([\w-]{22})$", first, re.MULTILINE)] == ["1", "2"]
   run_study(study=folder, videos=str(videos), links=3, url="https://lab.example/faces")
   second = capsys.readouterr().out
   assert re.findall(r"/s/(\S+)", second)[:2] == re.findall(r"/s/(\S+)", first)

@@ -143,11 +143,11 @@ def test_a_process_opens_the_files_of_its_own_windows_alone(tmp_path):
     speech = [cached(tmp_path / f"{clip.name}{n}.npz", lambda: x)[0] for n, x in enumerate((clip.speech_a, clip.speech_b))]
     clips.append(dataclasses.replace(clip, speech_a=speech[0], speech_b=speech[1]))
   options = dict(window=60, batch_size=4, seed=0, shard_index=1, shard_count=2, epochs=1)
-  own = set(marks(take(motion_windows(make_clips((60,) * 8), **options), 1)) // 1000)
+  own = set(marks(take(motion_windows(make_clips((60,) * 8), **options), 2)) // 1000)
   for number in set(range(8)) - own:
     for n in (0, 1):
       os.remove(tmp_path / f"clip{number}{n}.npz")
-  assert set(marks(take(motion_windows(clips, **options), 1)) // 1000) == own
+  assert set(marks(take(motion_windows(clips, **options), 2)) // 1000) == own
 
 
 def test_a_restored_iterator_goes_on_with_the_same_batches():
@@ -165,20 +165,43 @@ def test_a_restored_iterator_goes_on_with_the_same_batches():
 def test_processes_share_an_epoch_without_overlap():
   clips = make_clips((60,) * 12)
   shards = [
-      marks(take(motion_windows(clips, window=60, batch_size=2, seed=5, shard_index=i, shard_count=3, epochs=1), 2))
+      marks(take(motion_windows(clips, window=60, batch_size=6, seed=5, shard_index=i, shard_count=3, epochs=1), 2))
       for i in range(3)
   ]
   assert sorted(np.concatenate(shards) // 1000) == list(range(12))
   # And in the next epoch each process meets other clips than in this one.
-  two = marks(take(motion_windows(clips, window=60, batch_size=2, seed=5, shard_index=0, shard_count=3), 4)) // 1000
+  two = marks(take(motion_windows(clips, window=60, batch_size=6, seed=5, shard_index=0, shard_count=3), 4)) // 1000
   assert set(two[:4]) != set(two[4:])
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_batches_are_the_same_in_however_many_processes(count):
+  """Also from the middle of an epoch on, with the state of a run of another number of processes."""
+  options = dict(clips=make_clips((60,) * 4), window=30, batch_size=6, seed=3)  # 8 windows: batches reach over the ends of epochs.
+  alone = iter(motion_windows(**options))
+  expected = [next(alone) for _ in range(7)]
+  shares = [iter(motion_windows(**options, shard_index=i, shard_count=count)) for i in range(count)]
+  for number, batch in enumerate(expected):
+    if number == 3:
+      state = shares[-1].get_state()
+      shares = [iter(motion_windows(**options, shard_index=i, shard_count=count)) for i in range(count)]
+      for share in shares:
+        share.set_state(state)
+    parts = [next(share) for share in shares]
+    jax.tree.map(np.testing.assert_array_equal, batch, jax.tree.map(lambda *rows: np.concatenate(rows), *parts))
+  assert shares[0].get_state() == alone.get_state()
+
+
+def test_a_batch_that_processes_do_not_divide_is_one_line():
+  with pytest.raises(InputError, match="batch: found 4, expected a multiple of 3, the number of processes"):
+    motion_windows(make_clips(), window=30, batch_size=4, seed=0, shard_index=1, shard_count=3)
 
 
 def test_processes_draw_starts_of_their_own():
   """Clips of one length, one window each: as many starts as windows, spread over all of them and not alike."""
   clips = make_clips((1000,) * 40)
   shards = [
-      marks(take(motion_windows(clips, window=1, batch_size=50, seed=5, shard_index=i, shard_count=4), 10)) % 1000
+      marks(take(motion_windows(clips, window=1, batch_size=200, seed=5, shard_index=i, shard_count=4), 10)) % 1000
       for i in range(4)
   ]
   for i, starts in enumerate(shards):
@@ -186,9 +209,9 @@ def test_processes_draw_starts_of_their_own():
     assert abs(starts.mean() - 499.5) < 5 * 289 / np.sqrt(500)  # Uniform on 0 … 999: five deviations of the mean.
     for other in shards[:i]:
       assert np.mean(starts == other) < 0.02 and np.corrcoef(starts, other)[0, 1] ** 2 < 0.05
-  again = marks(take(motion_windows(clips, window=1, batch_size=50, seed=5, shard_index=3, shard_count=4), 10)) % 1000
+  again = marks(take(motion_windows(clips, window=1, batch_size=200, seed=5, shard_index=3, shard_count=4), 10)) % 1000
   np.testing.assert_array_equal(again, shards[3])
-  other_seed = marks(take(motion_windows(clips, window=1, batch_size=50, seed=6, shard_index=3, shard_count=4), 10)) % 1000
+  other_seed = marks(take(motion_windows(clips, window=1, batch_size=200, seed=6, shard_index=3, shard_count=4), 10)) % 1000
   assert np.mean(other_seed == shards[3]) < 0.02
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tools"))
-import flame_numpy  # noqa: E402
-from hostile_pickle import Hostile  # noqa: E402
+import flame_numpy
+from hostile_pickle import Hostile
 
-from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
-from rsatalker_jax.errors import InputError  # noqa: E402
-from rsatalker_jax.head import head_vertices, load_head, pose_for  # noqa: E402
+from rsatalker_jax.data.tracks import read_motion, read_track
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import head_vertices, load_head, pose_for
 
 FRAMES = 5
 

@@ -17,7 +17,7 @@ def make_results(title, seed=0, shift=0.0, frames=FRAMES, films=("a",), **overri
   each = lambda more: {"frame": frames.tolist()} | {
       name: (np.sin(frames) + shift + more).tolist() for name in ("l1", "psnr", "ssim", "lpips_alex")
   }
-  means = {name: shift for name in ("l1", "psnr", "ssim", "lpips_alex")}
+  means = dict.fromkeys(("l1", "psnr", "ssim", "lpips_alex"), shift)
   return {
       "metrics_version": METRICS_VERSION,
       "title": title,

@@ -69,7 +69,7 @@ def test_simulator_answers_by_its_rules():
 def test_comparison_of_answers_that_ignore_the_relation_or_oppose_it():
   rules = demo_world.rule_answers()
   mean = np.mean(list(rules.values()), axis=0)
-  blind = demo_world.compare_answers({relation: mean for relation in rules}, rules)
+  blind = demo_world.compare_answers(dict.fromkeys(rules, mean), rules)
   assert blind["direction"] == 0.0 and blind["slope"] == 0.0
   opposed = demo_world.compare_answers({r: -0.5 * gains for r, gains in rules.items()}, rules)
   assert opposed["direction"] == 0.0 and opposed["slope"] == pytest.approx(-0.5)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import threading
-from typing import Any
+from typing import Any, Self
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -80,7 +80,7 @@ class OpenPage:
     while self._read().get("method") != "Page.loadEventFired":
       pass
 
-  def __enter__(self) -> "OpenPage":
+  def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *_) -> None:

@@ -168,19 +168,42 @@ def test_what_is_no_checkpoint_is_not_looked_at(run):
   assert int(restore(run)[0].step) == 4
 
 
-def test_a_checkpoint_of_another_model_or_number_of_processes_is_not_called_damaged(run):
+def test_a_checkpoint_of_another_model_is_not_called_damaged(run):
   checkpointer = checkpoints.make_checkpointer(str(run), "motion", 2)
   other = state(0).replace(params={"generator": {"kernel": jnp.zeros(3), "bias": jnp.zeros(3)}})
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), other)
   with pytest.raises(InputError, match="expected a checkpoint of this config"):
     checkpointer.restore(abstract, batches(), print)
   checkpointer.close()
-  (file,) = (newest(run) / "data").glob("process_*")
-  (newest(run) / "sha256.json").unlink()
-  file.rename(file.with_name("process_0-of-2.json"))
-  with pytest.raises(InputError, match="found a run of 2 processes, expected 1"):
-    restore(run)
   assert newest(run).exists()
+
+
+def rewrite_iterators(run, states):
+  """Leaves the data iterator's state as so many processes would have written it."""
+  (newest(run) / "sha256.json").unlink()
+  (file,) = (newest(run) / "data").glob("process_*")
+  file.unlink()
+  for number, state in enumerate(states):
+    file.with_name(f"process_{number}-of-{len(states)}.json").write_text(json.dumps(state))
+
+
+def test_a_run_goes_on_with_another_number_of_processes(run):
+  rewrite_iterators(run, [{"next_index": 3}] * 4)
+  state, item, _ = restore(run)
+  assert int(state.step) == 4 and item == 3
+
+
+@pytest.mark.parametrize(
+    "states, found",
+    [
+        ([{"next_index": 3}, {"next_index": 4}], "process_1-of-2.json: found a state of the data iterator that is not the other"),
+        ([], "data: found no state of a data iterator"),
+    ],
+)
+def test_iterators_that_disagree_or_are_gone_are_damage(run, states, found):
+  rewrite_iterators(run, states)
+  state, _, lines = restore(run)
+  assert int(state.step) == 2 and found in lines[0]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: No space left")])

@@ -78,7 +78,7 @@ def make_tensors(config: dict, seed: int = 0) -> dict[str, np.ndarray]:
   tensors = {}
   for name, shape in sorted(tensor_shapes(config).items()):
     value = rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:])))
-    if name.endswith("norm.weight") or name.endswith("weight_g"):
+    if name.endswith(("norm.weight", "weight_g")):
       value = 1 + 0.2 * value
     elif len(shape) == 1:
       value = 0.1 * value

@@ -103,8 +103,7 @@ def test_what_is_installed_draws_with_its_requirements_alone(wheel, tmp_path):
       [sys.executable, "-I", "-c", script],
       cwd=tmp_path,
       env={**os.environ, "JAX_PLATFORMS": "cpu"},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
+      capture_output=True,
       text=True,
       check=False,
   )

@@ -112,7 +112,7 @@ def test_a_tile_against_float64(tile_size, num):
   config = Config(tile_size=tile_size, alpha_min=1e-3)
   draw = functools.partial(
       pallas_mosaic_tpu.IMPLEMENTATION.composite,
-      **{"width": tile_size, "height": tile_size, "config": config, "capacity": num, "interpret": True},
+      width=tile_size, height=tile_size, config=config, capacity=num, interpret=True,
   )
 
   def loss(means2d, conics, opacities, features):

@@ -131,7 +131,7 @@ def test_videos_are_for_participants_who_agreed(site):
 )
 def test_no_path_leads_elsewhere(site, path):
   consented(site, 1)
-  status, headers, body = site.request("GET", path.replace("TOKEN", site.tokens[0]))
+  status, _, body = site.request("GET", path.replace("TOKEN", site.tokens[0]))
   assert status in (400, 404) and b"root:" not in body and b"import" not in body and b"SQLite" not in body
 
 

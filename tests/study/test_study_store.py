@@ -8,7 +8,6 @@ import pytest
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.study import criteria, design, store
-from rsatalker_jax.study.materials import read_materials
 from rsatalker_jax.study.store import Answer, Refused
 from study.world import CONVERSATIONS, METHODS
 

@@ -47,7 +47,7 @@ def plain_params(num_faces):
   }
 
 
-def plain_render(avatar, flame, camera, offsets=None, probes={}):
+def plain_render(avatar, flame, camera, offsets=None, probes=None):
   """Frames in one colour: the sums of what is drawn, and where. Every second Gaussian is hidden."""
   del camera, probes
   gaussians, frames = avatar.gaussians, len(flame["jaw"])

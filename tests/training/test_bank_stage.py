@@ -92,8 +92,9 @@ def test_people_lie_on_different_devices(root):
 
 
 def test_people_must_divide_among_devices(root):
-  with pytest.raises(InputError, match="mesh.fsdp: found 2, expected a divisor of 1, the number of people"):
-    bank_stage.bank_stage(make_inputs(make_config(root, PEOPLE[:1], batch=2, fsdp=2)))
+  stage = bank_stage.bank_stage(make_inputs(make_config(root, PEOPLE[:1], batch=2, fsdp=2)))
+  with pytest.raises(InputError, match="mesh.fsdp: found 2, expected a divisor of 1, which the rule '/bank/' splits: params/bank/"):
+    loop.check_start(stage, ({}, {}), "start")
 
 
 def test_what_would_change_one_person_alone_is_refused(root):

@@ -167,7 +167,7 @@ def test_a_reset_of_opacities_forgets_their_moments_alone():
   capacity = 12
   control = adaptive_control(capacity)
   state = trained_state(capacity, control.buffers)
-  act, reset = control.hooks
+  _, reset = control.hooks
   assert [step for step in range(1, 101) if reset.due(step)] == [20, 40]
   after = reset.call(state, 20)
   before, after_paths = paths(state), paths(after)

@@ -234,7 +234,7 @@ def test_l_mesh_is_of_bs_motion_in_the_windows_that_are_learnt(world, batch, oth
   stage = stages.joint_stage(inputs)
   params, buffers = start(inputs)
   given = batch if others else {"filmed": batch["filmed"]}
-  total, terms = terms_of(stage, params, buffers, given)
+  _, terms = terms_of(stage, params, buffers, given)
   error = np.asarray(given[learnt]["motion_a"] + 0.03 - given[learnt]["motion_b"])
   std = np.asarray(inputs.statistics["motion_std"])
   expected = [np.mean(error[..., dims] ** 2) / np.mean(std[dims] ** 2) for dims in (slice(0, 50), slice(50, 53), slice(53, 56))]

@@ -131,7 +131,7 @@ KINDS = {
 
 
 def test_kernels_alone_decay_in_the_real_networks():
-  found = {kind: 0 for kind in KINDS}
+  found = dict.fromkeys(KINDS, 0)
   for config in (rsatalker_config(), rsatalker_config("dualtalk"), demo_config()):
     generator = make_generator(MotionConfig(**config.generator))
     offsets = GaussianOffsetNet(num_anchors=3, hidden=config.social.offsets_hidden)
