@@ -73,4 +73,6 @@ def get_config(variant: str = "") -> ConfigDict:
   # Two to three tiles for each of 150,000 Gaussians; a step that needs more makes more room. A guess would be four times as many,
   # and all of them are sorted.
   config.render.max_intersections = 2**19
+  # A step of stage 3 draws eight frames on a chip in one call; two take 7 GB of a TPU's memory (docs/scaling.md).
+  config.render.frames_at_once = 2
   return config
