@@ -15,7 +15,8 @@ def tiny_config():
   config.generator.update(dict(features=32, heads=2, reach=5, encoder_layers=1, speech_hidden=32, motion_kernel=3))
   config.motion.update(dict(batch=8, window=20))
   config.avatar.update(dict(batch=8))
-  config.joint.update(dict(batch=8, motion_batch=8, window=20, frames=1))
+  # One drawing of three: they are the same program, and take most of the time.
+  config.joint.update(dict(batch=8, motion_batch=8, window=20, frames=1, tracked_weight=0.0, drawn_weight=0.0))
   config.gaussians.update(dict(sh_degree=1, capacity=200))
   config.render.max_intersections = 1024
   return config
@@ -25,9 +26,11 @@ def tiny_config():
 def test_steps_compile_for_tpus(stage):
   step = pod_check.compile_step(tiny_config(), stage, "v5e:2x2", sizes=SIZES)
   assert step.devices == 4 and step.endless == 0 and check_fits(step) is None
-  # Gradients of all parameters are summed over all chips, and nothing else is sent: at least two bytes each.
+  # Gradients are summed over all chips, and nothing else is sent; stage 3 puts filmed and other windows one behind the other, which
+  # moves them between chips.
   kinds = {one.kind for one in step.cost.collectives}
-  assert kinds == {"all-reduce"} and all(one.group == 4 for one in step.cost.collectives)
+  assert {"all-reduce"} <= kinds and (stage == "joint" or kinds == {"all-reduce"})
+  assert all(one.group == 4 for one in step.cost.collectives if one.kind == "all-reduce")
   assert step.cost.flops > 0 and 0 < step.cost.least and 0 < step.cost.memory
 
 
