@@ -20,7 +20,7 @@ def describe(stage: loop.Stage, broken: BrokenStep, mesh: jax.sharding.Mesh) -> 
     InputError: its files are damaged or not of this stage.
   """
   mesh = stage.mesh or mesh
-  if broken.room:
+  if broken.room and stage.room and stage.room.grow:
     stage = dataclasses.replace(stage, loss=stage.room.grow(broken.room))
   with jax.set_mesh(mesh):
     _, abstract = loop.init_state(stage, mesh, jax.random.key(0))
@@ -34,7 +34,7 @@ def describe(stage: loop.Stage, broken: BrokenStep, mesh: jax.sharding.Mesh) -> 
     whole = dataclasses.replace(stage, accumulate=1)
 
     def differentiate(params, buffers, batch):
-      given = state.replace(params=params, buffers=buffers)
+      given = dataclasses.replace(state, params=params, buffers=buffers)
       (loss, terms), gradients = loop.differentiate(whole, given, batch, jax.random.fold_in(broken.key, state.step))
       return {"loss": loss, **terms}, gradients[0]
 
