@@ -186,7 +186,7 @@ def film_table(films: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
 
 
 def usage_table(usage: Mapping[str, Mapping]) -> Table:
-  """Time, memory and parameters of each stage; dashes where a stage has written no usage.json."""
+  """Time, memory and parameters of each stage; dashes where there is no ledger of it."""
   rows = {}
   for stage, entry in usage.items():
     seconds, peak = entry.get("seconds"), entry.get("peak_memory_bytes")
