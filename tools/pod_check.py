@@ -10,7 +10,6 @@ of its scaling (roofline.py). Ends with an exit status of 1 and a line for each 
 
 import argparse
 import concurrent.futures
-import functools
 import importlib.util
 import os
 import pathlib
@@ -29,9 +28,7 @@ if (_cuda := importlib.util.find_spec("nvidia")) is not None:
   os.environ.setdefault("XLA_FLAGS", f"--xla_gpu_cuda_data_dir={_toolkit}")
 
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
-from jax.sharding import AxisType, Mesh  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from rsatalker_jax import sharding  # noqa: E402
@@ -79,17 +76,6 @@ def _first_line(error: Exception) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def make_mesh(config: ConfigDict, devices: list) -> Mesh:
-  """The config's mesh, of devices that are not there."""
-  with mock.patch.object(jax, "device_count", lambda: len(devices)), mock.patch.object(jax, "devices", lambda: devices):
-    with mock.patch.object(jax, "make_mesh", functools.partial(_place, devices)):
-      return sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-
-
-def _place(devices: list, shape, names, axis_types=None, **_) -> Mesh:
-  return Mesh(np.array(devices).reshape(shape), names, axis_types=axis_types or (AxisType.Auto,) * len(names))
-
-
 def compile_step(
     config: ConfigDict, name: str, target: str, *, effort: float = -1.0, sizes: DataSizes = DataSizes()
 ) -> Step:
@@ -102,7 +88,7 @@ def compile_step(
     CannotCompile: it does not, or its compiler is not installed.
   """
   devices = find_devices(target)
-  mesh = make_mesh(config, devices)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   started = time.process_time()
   # As on one of the target's hosts, which draws its own part of each batch.
   hosts = len({device.process_index for device in devices})
