@@ -13,14 +13,6 @@ import pathlib
 import sys
 import unittest.mock
 
-<<<<<<< HEAD
-# Compiles in a third of the time.
-os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
-
-=======
->>>>>>> shard
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -25,7 +25,9 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HO
 os.environ |= {"TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 if (_cuda := importlib.util.find_spec("nvidia")) is not None:
   _toolkit = pathlib.Path(next(iter(_cuda.submodule_search_locations))) / "cu13"
-  os.environ.setdefault("XLA_FLAGS", f"--xla_gpu_cuda_data_dir={_toolkit}")
+  # Which Triton tiles fit a product is tried out on the GPU; without one products are cuBLAS's.
+  _flags = f"--xla_gpu_cuda_data_dir={_toolkit} --xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
+  os.environ.setdefault("XLA_FLAGS", _flags)
 
 import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
@@ -90,13 +92,12 @@ def compile_step(
   devices = find_devices(target)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   started = time.process_time()
-  # As on one of the target's hosts, which draws its own part of each batch.
-  hosts = len({device.process_index for device in devices})
-  with mock.patch.object(jax, "process_count", lambda: hosts):
+  # As if each chip had a process of its own, which draws its part of each batch: so little of it has to be made.
+  with mock.patch.object(jax, "process_count", lambda: len(devices)):
     stage = make_stage(make_blank_inputs(config, mesh, sizes), name)
     share = next(iter(stage.batches))
   spread = sharding.batch_sharding(stage.mesh)
-  abstract = lambda x: jax.ShapeDtypeStruct((len(x) * hosts, *x.shape[1:]), x.dtype, sharding=spread)
+  abstract = lambda x: jax.ShapeDtypeStruct((len(x) * len(devices), *x.shape[1:]), x.dtype, sharding=spread)
   batch, key, found = jax.tree.map(abstract, share), jax.random.key(0), []
 
   def init(key):
