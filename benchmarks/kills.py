@@ -49,8 +49,13 @@ def get_config():
 
 @dataclasses.dataclass
 class Start:
-  """One start, as seen from outside: when it began and ended, in seconds since 1970, and whether it was killed and when, of
-  `_MOMENTS`; and whether a checkpoint was left half written."""
+  """One start, as seen from outside.
+
+  Attributes:
+    begin, end: in seconds since 1970.
+    killed: when, of `_MOMENTS`; "" if it ended by itself.
+    in_save: whether it left a checkpoint half written.
+  """
 
   begin: float
   end: float = 0.0
@@ -86,6 +91,7 @@ def train_with_kills(
   plan = [(step, choice.choice(moments), choice.random()) for step in due]
   starts = []
   while True:
+    left = set(_unfinished(workdir))
     with log.open("ab") as output:
       process = subprocess.Popen(command, cwd=_ROOT, stdout=output, stderr=output)
     start = Start(time.time())
@@ -98,7 +104,7 @@ def train_with_kills(
         start.killed = moment
     status = process.wait()
     start.end = time.time()
-    start.in_save = any(_unfinished(workdir)) and bool(start.killed)
+    start.in_save = bool(set(_unfinished(workdir)) - left)
     if status == 0:
       return starts
     if not start.killed:
@@ -150,20 +156,19 @@ def find_differences(whole: pathlib.Path, killed: pathlib.Path, stages: Sequence
   return found
 
 
-def find_unaccounted(workdir: pathlib.Path, starts: Sequence[Start]) -> tuple[float, float, int]:
-  """Seconds of starts, as seen from outside, that the ledger does not tell of; all seconds from the first start to the last end;
-  and the number of starts that were killed before they could open the ledger, whose time it holds for time between starts."""
+def find_unaccounted(workdir: pathlib.Path, starts: Sequence[Start]) -> tuple[float, list[float]]:
+  """Seconds of starts, as seen from outside, that the ledger does not tell of; and those of the starts that were killed before they
+  could open it, which it holds for time between starts."""
   told = ledger.read_account(workdir).starts
-  missing, unknown = 0.0, 0
+  missing, unknown = 0.0, []
   for start in starts:
-    inside = [entry for entry in told if start.begin - 0.5 < entry.begin < start.end]
-    if not inside:
-      unknown += 1
-      missing += start.end - start.begin
-      continue
-    seconds = sum(x for cause, x in inside[0].seconds.items() if cause != "down")
-    missing += abs(start.end - start.begin - seconds)
-  return missing, starts[-1].end - starts[0].begin, unknown
+    # Of the process's beginning /proc tells to 10 ms.
+    inside = [entry for entry in told if start.begin - 0.05 < entry.begin < start.end]
+    if inside:
+      missing += abs(start.end - start.begin - sum(x for cause, x in inside[0].seconds.items() if cause != "down"))
+    else:
+      unknown.append(start.end - start.begin)
+  return missing, unknown
 
 
 def main() -> None:
@@ -198,15 +203,18 @@ def _run(args: argparse.Namespace, folder: pathlib.Path) -> bool:
   starts = train("killed", args.kills)
   differences = find_differences(folder / "whole", folder / "killed")
   account = ledger.read_account(folder / "killed")
-  missing, wall, unknown = find_unaccounted(folder / "killed", starts)
+  missing, unknown = find_unaccounted(folder / "killed", starts)
+  wall = starts[-1].end - starts[0].begin
   counts = {moment: sum(start.killed == moment for start in starts) for moment in _MOMENTS}
   taken = sum(start.steps for start in account.starts)
   print(f"{total} steps of three stages, a checkpoint every {_CHECKPOINT_EVERY}; {len(starts)} starts, {sum(counts.values())} kills:")
   print(f"  {counts['step']} after a random step, {counts['save']} when a checkpoint was begun, {counts['start']} at a random moment of a start")
-  print(f"  {sum(start.in_save for start in starts)} left a checkpoint half written, {unknown} came before the ledger was open")
+  print(f"  {sum(start.in_save for start in starts)} left a checkpoint half written")
   print(f"{taken - total} steps were taken twice")
   print(f"{len(differences)} differences to the run without kills{': ' if differences else ''}{', '.join(differences[:10])}")
-  print(f"ledger: {account.accounted:.2%} of its {account.wall:.1f} s have a cause; of {wall:.1f} s seen from outside {1 - missing / wall:.2%}")
+  print(f"ledger: {account.accounted:.2%} of its {account.wall:.1f} s have a cause")
+  print(f"  of {wall:.1f} s seen from outside it lacks {missing:.1f} s, {missing / wall:.2%};")
+  print(f"  {len(unknown)} starts, of {sum(unknown):.1f} s, were killed while importing, which it holds for time between starts")
   return bool(differences or missing > 0.01 * wall)
 
 

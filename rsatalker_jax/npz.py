@@ -14,7 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -166,7 +166,7 @@ def array_size(dtype: np.dtype, shape: tuple[int, ...]) -> int:
   return math.prod(shape) * dtype.itemsize
 
 
-def array_from_bytes(data: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+def array_from_bytes(data: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
   """An array over bytes (uint8), as many as `array_size` says.
 
   Raises:

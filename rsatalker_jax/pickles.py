@@ -15,6 +15,7 @@ import pathlib
 import pickle
 import zipfile
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -73,7 +74,7 @@ class _Record:
 
   kind: str
   arguments: tuple
-  state: object = None
+  state: Any = None
 
 
 class _RecordUnpickler(pickle._Unpickler):
@@ -83,7 +84,14 @@ class _RecordUnpickler(pickle._Unpickler):
   """
 
   allowed = _ALLOWED
-  dispatch = dict(pickle._Unpickler.dispatch)
+  dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+  # Of Python's own reader, in which types know nothing of them.
+  stack: list[Any]
+  append: Callable[[Any], None]
+  pop_mark: Callable[[], list]
+  load_appends: Callable[[], None]
+  load_binbytes8: Callable[[], None]
+  load_list: Callable[[], None]
 
   def __init__(self, data: bytes, **options):
     super().__init__(io.BytesIO(data), **options)
@@ -216,7 +224,7 @@ def load_pickle(path: str | os.PathLike) -> object:
     raise InputError(path, "", str(error) or type(error).__name__, expected) from None
 
 
-def load_dict(path: str | os.PathLike, expected: str) -> dict[str, object]:
+def load_dict(path: str | os.PathLike, expected: str) -> dict[str, Any]:
   """Reads a pickled dict; see `load_pickle`.
 
   Args:

@@ -72,7 +72,8 @@ class Talker:
     """The motion social feature s of a relation."""
     if not self.knows_relation:
       relation = jnp.full_like(relation, UNKNOWN)
-    return self.social.apply(params["social"], relation)
+    feature: Any = self.social.apply(params["social"], relation)
+    return feature
 
   def generate(
       self, params: Params, buffers: Params, inputs: Mapping[str, Array], *, dropout: jax.Array | None = None
@@ -121,7 +122,8 @@ class Talker:
     query = self.social.apply(params["social"], relation, method="query")
     statistics = buffers["generator"]
     standardised = (motion - statistics["motion_mean"]) / statistics["motion_std"]
-    return self.offset_net.apply(params["offsets"], query, t, standardised)
+    offsets: Any = self.offset_net.apply(params["offsets"], query, t, standardised)
+    return offsets
 
   def open_capture(self, folder: str | os.PathLike, split: str) -> Capture:
     """One split of a capture, over the background that avatars are drawn on, and checked against the head."""

@@ -7,12 +7,13 @@ Gaussian that is seen for the first time late does not begin with steps three ti
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-State = dict[str, Array | dict[str, Array]]
+State = dict[str, Any]  # "steps", an array, and "mean" and "square", arrays by name.
 
 
 def init_state(params: Mapping[str, Float[Array, "N ..."]]) -> State:

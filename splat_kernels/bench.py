@@ -6,6 +6,7 @@ The command is public, the functions are not.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -24,6 +25,7 @@ from jaxtyping import Array, Int
 from splat_kernels import Config, binning, implementations, peers, project, rasterize, round_capacity, xla
 from splat_kernels.platforms import current_device
 from splat_kernels.specs import SPECS, Spec, make_scene
+from splat_kernels.tiled import Tiled
 from splat_kernels.tiles import count_tiles
 
 # A few minutes on a laptop. The others by name, or all of them as "all".
@@ -87,9 +89,11 @@ def make_candidate(name: str, spec: Spec, config: Config) -> Candidate:
   fit = lambda arrays: project(**arrays, camera=camera, config=config)
   projected = jax.jit(fit)(arrays)
 
+  tiled = implementations.load(name)
+
   def list_tiles(p):
     shape = dict(width=spec.width, height=spec.height, config=config, capacity=config.max_intersections)
-    with implementations.load(name).around_stages(p.radii):
+    with tiled.around_stages(p.radii) if isinstance(tiled, Tiled) else contextlib.nullcontext():
       return jax.vmap(functools.partial(binning.make_bins, **shape))(p)
 
   loss = lambda arrays: jnp.sum(draw(config, **arrays).image ** 2)

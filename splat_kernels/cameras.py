@@ -6,6 +6,7 @@ All of it is written on tuples of arrays x, y, z of equal shape and on one camer
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def check_camera(camera: Camera) -> Camera:
       raise ValueError(f"camera.{name}={getattr(camera, name)!r} must be one of {', '.join(known)}")
   tails = {"world_to_camera": (4, 4), "intrinsics": (3, 3), "distortion": (None,), "world_to_camera_end": (4, 4)}
   needed = {"world_to_camera": camera.world_to_camera, "intrinsics": camera.intrinsics, **arrays_of(camera)}
-  fields = {name: arguments.floats(f"camera.{name}", a, tails[name]) for name, a in needed.items()}
+  fields: dict[str, Any] = {name: arguments.floats(f"camera.{name}", a, tails[name]) for name, a in needed.items()}
   if "distortion" in fields:
     counts = {"pinhole": (4, 5, 8), "fisheye": (4,), "orthographic": ()}[camera.model]
     if not counts:
@@ -102,7 +103,7 @@ def make_motion(camera: Camera) -> Callable[[Point, Float[Array, "*n"] | float],
   It returns where the point is in camera coordinates at that time, in [0, 1]. The translation of `world_to_camera` is
   interpolated linearly, its rotation by slerp.
   """
-  start, end = camera.world_to_camera, camera.world_to_camera_end
+  start, end = camera.world_to_camera, jnp.asarray(camera.world_to_camera_end)
   # The turn from start to end, end_rotation start_rotation^T, as a quaternion. w is positive, as no exposure sees half a
   # turn, so this form of it is smooth everywhere.
   turn = [[sum(end[i, k] * start[j, k] for k in range(3)) for j in range(3)] for i in range(3)]

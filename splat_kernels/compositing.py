@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from splat_kernels import arguments, implementations
@@ -161,7 +162,7 @@ def _overflowing(output) -> int | None:
 def _device_of(arrays) -> jax.Device:
   """A device that the arrays are on; under tracing JAX's current one."""
   for array in arrays:
-    if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and array.committed:
+    if isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.committed:
       return next(iter(array.devices()))
   return current_device()
 

@@ -31,16 +31,20 @@ class Implementation(Protocol):
 
   def unsupported(self, device: jax.Device, config: Config) -> str | None:
     """Why this cannot compile for a device, in a few words; None if it can."""
+    return None
 
   def unsupported_dtype(self, dtype: jnp.dtype) -> str | None:
     """Why this cannot compute in a dtype of float32 or better; None if it can."""
+    return None
 
   def most_channels(self, config: Config, *, absolute: bool = False) -> int | None:
     """How many features (depth is one) can be drawn at a time; more are drawn in groups, but not where gradients are
     `absolute`. None: any number."""
+    return None
 
   def most_tiles(self, config: Config) -> int | None:
     """How many tiles of all frames can be drawn at a time; more frames are drawn in groups. None: any number."""
+    return None
 
   def composite(
       self,

@@ -44,7 +44,7 @@ class PallasMosaicGpu(PallasTriton):
         grid=(grid,),
         grid_names=("program",),
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=plgpu.InterpretGPUParams() if interpret else None,
+        interpret=plgpu.InterpretGPUParams() if interpret else None,  # ty: ignore[missing-attribute]
         kernel_name=name,
     )
 

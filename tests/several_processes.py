@@ -46,7 +46,12 @@ def start(
     command = [sys.executable, *arguments, *cluster, *each.get(number, ())]
     processes.append(
         subprocess.Popen(
-            command, cwd=folders[number] if folders else ROOT, env=os.environ | dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=folders[number] if folders else ROOT,
+            env=os.environ | dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     )
   return processes

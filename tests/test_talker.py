@@ -121,7 +121,7 @@ def test_a_run_is_told_relations_once_its_social_module_is_trained():
 class WideRenderer(Talker):
   """Draws through many arrays of all Gaussians, and says how many frames it is given."""
 
-  def render(self, avatar, flame, camera, offsets=None, probes={}):
+  def render(self, avatar, flame, camera, offsets=None, probes=None):
     seen.append(len(flame["jaw"]))
     means = avatar.gaussians.means + offsets.mean(axis=1, keepdims=True) + flame["jaw"][:, None] + probes["places"]
     for number in range(8):
@@ -151,7 +151,7 @@ def test_frames_drawn_in_turn_are_the_same_in_the_memory_of_fewer(per_frame):
 
     def loss(means, flame, offsets, probes):
       shown = avatar.replace(gaussians=dataclasses.replace(avatar.gaussians, means=means))
-      image = render(shown, flame, camera, offsets, probes).image  # noqa: B023
+      image = render(shown, flame, camera, offsets, probes).image
       return jnp.sum(image**2), image
 
     arguments = avatar.gaussians.means, given[0], *given[2:]

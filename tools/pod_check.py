@@ -1,6 +1,6 @@
 """What the train steps of all stages take on pods, without a pod: make pod-check, or
 
-    .venv-aot/bin/python tools/pod_check.py [--config configs/pod.py] [--stages motion avatar joint] [--targets v5e:16x16 ...] [--out FILE]
+    .venv-aot/bin/python tools/pod_check.py [--config configs/pod.py:ours] [--stages motion avatar joint] [--targets v5e:16x16 ...] [--out FILE]
 
 Compiles the steps that train.py would run, at the paper's size and over all chips of each target, with the targets' own compilers
 (requirements-aot.txt), which need none of the chips. Data are not needed either (stages_without_data.py). Prints tables in Markdown:
@@ -25,7 +25,9 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HO
 os.environ |= {"TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 if (_cuda := importlib.util.find_spec("nvidia")) is not None:
   _toolkit = pathlib.Path(next(iter(_cuda.submodule_search_locations))) / "cu13"
-  os.environ.setdefault("XLA_FLAGS", f"--xla_gpu_cuda_data_dir={_toolkit}")
+  # Which Triton tiles fit a product is tried out on the GPU; without one products are cuBLAS's.
+  _flags = f"--xla_gpu_cuda_data_dir={_toolkit} --xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
+  os.environ.setdefault("XLA_FLAGS", _flags)
 
 import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
@@ -76,8 +78,13 @@ def _first_line(error: Exception) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def compile_step(config: ConfigDict, name: str, target: str, sizes: DataSizes = DataSizes()) -> Step:
+def compile_step(
+    config: ConfigDict, name: str, target: str, *, effort: float = -1.0, sizes: DataSizes = DataSizes()
+) -> Step:
   """Compiles a stage's train step for a target.
+
+  Args:
+    effort: of XLA for the program's speed, -1 to 0, its own choice; on GPUs always its own.
 
   Raises:
     CannotCompile: it does not, or its compiler is not installed.
@@ -85,13 +92,12 @@ def compile_step(config: ConfigDict, name: str, target: str, sizes: DataSizes = 
   devices = find_devices(target)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   started = time.process_time()
-  # As on one of the target's hosts, which draws its own part of each batch.
-  hosts = len({device.process_index for device in devices})
-  with mock.patch.object(jax, "process_count", lambda: hosts):
+  # As if each chip had a process of its own, which draws its part of each batch: so little of it has to be made.
+  with mock.patch.object(jax, "process_count", lambda: len(devices)):
     stage = make_stage(make_blank_inputs(config, mesh, sizes), name)
     share = next(iter(stage.batches))
   spread = sharding.batch_sharding(stage.mesh)
-  abstract = lambda x: jax.ShapeDtypeStruct((len(x) * hosts, *x.shape[1:]), x.dtype, sharding=spread)
+  abstract = lambda x: jax.ShapeDtypeStruct((len(x) * len(devices), *x.shape[1:]), x.dtype, sharding=spread)
   batch, key, found = jax.tree.map(abstract, share), jax.random.key(0), []
 
   def init(key):
@@ -106,7 +112,7 @@ def compile_step(config: ConfigDict, name: str, target: str, sizes: DataSizes = 
     with jax.default_device(devices[0]):  # Also what makes the rasterizer take its implementation for these chips.
       traced = loop.compile_step(stage, key, shardings).trace(state, batch, 0)
       try:
-        compiled = traced.lower(**_platform(devices)).compile()
+        compiled = traced.lower(**_platform(devices)).compile(_options(devices, effort))
       except Exception as error:  # Whatever a compiler raises, of which being out of memory is one kind.
         raise CannotCompile(f"{target}, {name}: {_first_line(error)}") from None
   memory, traffic = compiled.memory_analysis(), read_traffic(compiled.as_text(), mesh.size)
@@ -118,7 +124,12 @@ def compile_step(config: ConfigDict, name: str, target: str, sizes: DataSizes = 
       arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
       temporaries=memory.temp_size_in_bytes,
       code=memory.generated_code_size_in_bytes,
-      cost=roofline.Cost(count_flops(traced.jaxpr, mesh.size) / mesh.size, traffic.memory, traffic.collectives),
+      cost=roofline.Cost(
+          flops=count_flops(traced.jaxpr, mesh.size) / mesh.size,
+          least=memory.argument_size_in_bytes + memory.output_size_in_bytes,
+          memory=traffic.memory,
+          collectives=traffic.collectives,
+      ),
       endless=traffic.endless,
       seconds=time.process_time() - started,
   )
@@ -126,6 +137,10 @@ def compile_step(config: ConfigDict, name: str, target: str, sizes: DataSizes = 
 
 def _platform(devices: list) -> dict:
   return {"lowering_platforms": ("cuda",)} if devices[0].platform in ("gpu", "cuda") else {}
+
+
+def _options(devices: list, effort: float) -> dict | None:
+  return None if _platform(devices) else {"exec_time_optimization_effort": effort}
 
 
 def _describe_batch(config: ConfigDict, name: str) -> str:
@@ -148,7 +163,7 @@ def load_config(path: str) -> ConfigDict:
 
 def _run_one(arguments: list[str]) -> tuple[Step | None, str]:
   """A step compiled in a process of its own: a compiler that fails may abort it. Returns the step, or a line about why not."""
-  done = subprocess.run([sys.executable, __file__, *arguments, "--one"], capture_output=True, text=True)
+  done = subprocess.run([sys.executable, __file__, *arguments, "--one"], capture_output=True, text=True, check=False)
   if done.returncode == 0:
     return pod_tables.from_json(done.stdout.splitlines()[-1]), ""
   lines = (done.stdout + done.stderr).strip().splitlines() or [f"ended with status {done.returncode}"]
@@ -157,22 +172,24 @@ def _run_one(arguments: list[str]) -> tuple[Step | None, str]:
 
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--config", default=str(ROOT / "configs/pod.py"))
+  parser.add_argument("--config", default=f"{ROOT}/configs/pod.py:ours", help="a file, and a variant behind a colon")
   parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
   parser.add_argument("--targets", nargs="+", default=TARGETS)
+  parser.add_argument("--effort", type=float, default=-1.0, help="of XLA for the program's speed: -1, quick, to 0, as in training")
   parser.add_argument("--jobs", type=int, default=2, help="steps that are compiled at a time")
   parser.add_argument("--out", help="a file for the tables; without one they are printed alone")
   parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.one:
     try:
-      print(pod_tables.to_json(compile_step(load_config(args.config), args.stages[0], args.targets[0])))
+      print(pod_tables.to_json(compile_step(load_config(args.config), args.stages[0], args.targets[0], effort=args.effort)))
     except CannotCompile as error:
       print(error, file=sys.stderr)
       return 1
     return 0
   started = time.perf_counter()
-  asked = [["--config", args.config, "--stages", stage, "--targets", target] for stage in args.stages for target in args.targets]
+  common = ["--config", args.config, "--effort", str(args.effort)]
+  asked = [[*common, "--stages", stage, "--targets", target] for stage in args.stages for target in args.targets]
   with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
     results = list(pool.map(_run_one, asked))
   steps = [step for step, _ in results if step is not None]

@@ -63,8 +63,8 @@ def memory_table(steps: list[Step]) -> str:
 
 def work_table(steps: list[Step]) -> str:
   lines = [
-      "| stage | target | GFLOPs | memory traffic | FLOPs/byte (ridge) | collectives | sent | compute, ms | memory, ms |"
-      " communication, ms | step, ms | bound by |",
+      ("| stage | target | GFLOPs | memory traffic, least to most | FLOPs/byte (ridge) | collectives | sent | compute, ms | memory, ms |"
+       " communication, ms | step, ms | bound by |"),
       "|---" * 12 + "|",
   ]
   for step in steps:
@@ -74,25 +74,39 @@ def work_table(steps: list[Step]) -> str:
     for one in cost.collectives:
       counts[one.kind] = counts.get(one.kind, 0) + one.count
     collectives = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "none"
-    times = [estimated.compute, estimated.memory, estimated.communication, estimated.step]
-    numbers = " | ".join(f"{1e3 * seconds:.2f}" for seconds in times)
-    lines.append(
-        f"| {step.stage} | {step.target} | {cost.flops / 1e9:.0f} | {roofline.format_bytes(cost.memory)} | "
-        f"{cost.intensity:.0f} ({chip.flops / chip.bandwidth:.0f}) | {collectives} | {roofline.format_bytes(cost.sent)} | {numbers} | "
-        f"{estimated.bound} |"
-    )
+    ms = lambda *seconds: " to ".join(f"{1e3 * x:.2f}" for x in seconds)
+    cells = [
+        step.stage,
+        step.target,
+        f"{cost.flops / 1e9:.0f}",
+        f"{roofline.format_bytes(cost.least)} to {roofline.format_bytes(cost.memory)}",
+        f"{cost.flops / cost.memory:.0f} to {cost.flops / cost.least:.0f} ({chip.flops / chip.bandwidth:.0f})",
+        collectives,
+        roofline.format_bytes(cost.sent),
+        ms(estimated.compute),
+        ms(estimated.least, estimated.memory),
+        ms(estimated.communication),
+        ms(estimated.shortest, estimated.longest),
+        estimated.bound,
+    ]
+    lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
 
 
 def scaling_table(steps: list[Step]) -> str:
-  """Efficiency by chips, with the same share of a batch for each chip."""
-  columns = sorted({chips for sizes in roofline.SLICES.values() for chips in sizes})
-  lines = ["| stage | chip | " + " | ".join(f"{chips} chip" + "s" * (chips > 1) for chips in columns) + " |", "|---" * (2 + len(columns)) + "|"]
+  """Of the shortest steps, each chip with the same share of a batch: efficiency against one chip by the number of chips, that of
+  the target's number of chips against 8, and the batch that would reach 80 % of one chip's speed there."""
+  columns = sorted({chips for sizes in roofline.SLICES.values() for chips in sizes} - {1})
+  head = ["stage", "chip", *(f"{chips} chips" for chips in columns), "against 8", "batch for 80 %"]
+  lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
   for step in steps:
-    kind = step.target.partition(":")[0]
-    cells = roofline.scaling(step.cost, kind)
-    texts = [f"{100 * cells[chips][1]:.0f} %" if chips in cells else "" for chips in columns]
-    lines.append(f"| {step.stage} | {roofline.CHIPS[kind].name} | " + " | ".join(texts) + " |")
+    by_chips = roofline.scaling(step.cost, step.target.partition(":")[0])
+    percent = lambda x: f"{100 * x:.0f} %"
+    cells = [percent(by_chips[chips].efficiency) if chips in by_chips else "" for chips in columns]
+    own = roofline.estimate(step.cost, step.chip, roofline.slice_shape(step.target))
+    factor = own.batch_for(0.8)
+    cells += [percent(by_chips[8].shortest / own.shortest), "as it is" if factor <= 1 else f"{factor:.1f} times"]
+    lines.append(f"| {step.stage} | {step.chip.name} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
 

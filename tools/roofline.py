@@ -4,7 +4,8 @@ Nothing overlaps in it but arithmetic and memory within a chip, and both run at 
 
     seconds = max(FLOPs / peak, bytes / memory bandwidth) + sum over collectives of (bytes sent / interconnect + hops * latency)
 
-So its times are lower bounds of a step, and its shares of communication upper bounds where XLA hides collectives.
+Of the bytes there are two numbers: what has to be moved, all arguments and results once; and what is moved if no intermediate
+result stays near the arithmetic. Efficiency is reckoned with the first, where communication weighs most.
 """
 
 import dataclasses
@@ -47,7 +48,9 @@ CHIPS = {
     "v5e": Chip("TPU v5e", 197e12, 16 * 2**30, 819 * GB, 50 * GB, 16, _CLOUD + "v5e: 197 TFLOPs, 16 GB, 819 GB/s, 400 GB/s both ways"),
     "v5p": Chip("TPU v5p", 459e12, 95 * 2**30, 2765 * GB, 100 * GB, 4, _CLOUD + "v5p: 459 TFLOPs, 95 GB, 2765 GB/s, 4800 Gb/s"),
     "v6e": Chip("TPU v6e", 918e12, 32 * 2**30, 1638 * GB, 100 * GB, 16, _CLOUD + "v6e: 918 TFLOPs, 32 GB, 1638 GB/s, 800 GB/s both ways"),
-    "h200": Chip("H200", 989e12, 141 * GB, 4800 * GB, 450 * GB, 0, "NVIDIA's H200 data sheet: 989 TFLOPs dense, 141 GB, 4.8 TB/s, NVLink 900 GB/s both ways"),
+    "h200": Chip(
+        "H200", 989e12, 141 * GB, 4800 * GB, 450 * GB, 0, "NVIDIA's H200 data sheet: 989 TFLOPs dense, 141 GB, 4.8 TB/s, NVLink 900 GB/s both ways"
+    ),
 }  # fmt: skip
 # How so many chips are laid out, for the scaling table; the largest of v5e and v6e have 256.
 SLICES = {
@@ -64,11 +67,13 @@ class Cost:
 
   Attributes:
     flops: see `count_flops`.
-    memory: bytes through the chip's memory.
+    least: bytes that have to go through the chip's memory.
+    memory: bytes that do.
     collectives: between chips.
   """
 
   flops: float
+  least: float
   memory: float
   collectives: tuple[Collective, ...]
 
@@ -112,43 +117,54 @@ class Estimate:
 
   Attributes:
     compute, memory: of the chip, one beside the other.
+    least: of the chip's memory, if nothing is moved that need not be.
     communication: behind them.
   """
 
   compute: float
+  least: float
   memory: float
   communication: float
 
   @property
-  def step(self) -> float:
+  def shortest(self) -> float:
+    return max(self.compute, self.least) + self.communication
+
+  @property
+  def longest(self) -> float:
     return max(self.compute, self.memory) + self.communication
 
   @property
   def bound(self) -> str:
-    """What most of the step's time goes to."""
-    names = {"compute": self.compute, "memory": self.memory, "communication": self.communication}
+    """What most of the shortest step goes to."""
+    names = {"compute": self.compute, "memory": self.least, "communication": self.communication}
     return max(names, key=names.get)
+
+  @property
+  def efficiency(self) -> float:
+    """Share of the shortest step that is not communication: speed of a chip against one that works alone."""
+    return 1 - self.communication / self.shortest
+
+  def batch_for(self, efficiency: float) -> float:
+    """How many times the batch has to be taken for this efficiency: arithmetic grows with it, communication does not."""
+    return efficiency / (1 - efficiency) * self.communication / self.compute
 
 
 def estimate(cost: Cost, chip: Chip, shape: tuple[int, ...]) -> Estimate:
   """The estimate for a slice of this shape."""
-  return Estimate(cost.flops / chip.flops, cost.memory / chip.bandwidth, collective_seconds(cost.collectives, chip, shape))
+  moved = cost.least / chip.bandwidth, cost.memory / chip.bandwidth
+  return Estimate(cost.flops / chip.flops, *moved, collective_seconds(cost.collectives, chip, shape))
 
 
-def scaling(cost: Cost, kind: str) -> dict[int, tuple[float, float]]:
-  """By the number of chips, the seconds of a step and its efficiency against the smallest slice's, each chip with the same share of a
-  batch.
+def scaling(cost: Cost, kind: str) -> dict[int, Estimate]:
+  """By the number of chips, the estimate of a step in which each chip has the same share of a batch.
 
   Args:
     cost: of a step in which all chips of a slice take part in every collective.
     kind: of `CHIPS`.
   """
-  steps = {}
-  for chips, shape in SLICES[kind].items():
-    over = tuple(one.over(chips) for one in cost.collectives)
-    steps[chips] = estimate(dataclasses.replace(cost, collectives=over), CHIPS[kind], shape).step
-  first = next(iter(steps.values()))
-  return {chips: (step, first / step) for chips, step in steps.items()}
+  over = lambda chips: dataclasses.replace(cost, collectives=tuple(one.over(chips) for one in cost.collectives))
+  return {chips: estimate(over(chips), CHIPS[kind], shape) for chips, shape in SLICES[kind].items()}
 
 
 def slice_shape(topology: str) -> tuple[int, ...]:

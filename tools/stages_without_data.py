@@ -7,24 +7,20 @@ one conversation, one film, a head of FLAME's sizes. Nothing is computed with th
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
 from unittest import mock
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rsatalker_jax import sharding
 from rsatalker_jax import talker as talkers
-from rsatalker_jax.commands.train import make_stage
 from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets import FilmedConversation, Films
 from rsatalker_jax.head import HeadModel
 from rsatalker_jax.talker import Talker
-from rsatalker_jax.training import loop
 from rsatalker_jax.training.stage_inputs import StageInputs
-from rsatalker_jax.types import FPS, MOTION_DIM
+from rsatalker_jax.types import MOTION_DIM
 
 
 @dataclasses.dataclass(frozen=True)

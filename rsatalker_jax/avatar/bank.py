@@ -4,12 +4,14 @@ A batch of frames may show different people: each frame takes its own person's G
 reaches that person's Gaussians alone. The people's dimension is what a device mesh splits (training/sharding.py).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 import splat_kernels
@@ -40,7 +42,7 @@ def stack_avatars(avatars: Sequence[Avatar]) -> Avatar:
     own = avatar.static_offset
     if own is None and offset is not None:
       own = jnp.zeros_like(offset)
-    return avatar.replace(shape=shape, static_offset=own)
+    return dataclasses.replace(avatar, shape=shape, static_offset=own)
 
   avatars = [like_the_others(avatar) for avatar in avatars]
   shapes_of = lambda avatar: {
@@ -77,7 +79,7 @@ def select(bank: Avatar, identity: int | Int[Array, "B"]) -> Avatar:
     IndexError: a number that is nobody's.
   """
   people = num_people(bank)
-  if not isinstance(identity, jax.core.Tracer):
+  if not isinstance(identity, Tracer):
     numbers = np.asarray(identity)
     if np.any((numbers < 0) | (numbers >= people)):
       raise IndexError(f"{identity=} must be within 0 to {people - 1}, the people of the bank")

@@ -1,5 +1,6 @@
 """First colours of an avatar, read from a few frames of its capture."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,4 +59,5 @@ def paint(avatar: Avatar, colors: Float[np.ndarray, "F 3"]) -> Avatar:
   """The avatar with each Gaussian in the colour of its triangle, seen from anywhere."""
   constant = (colors[np.asarray(avatar.binding)] - 0.5) / SH_CONSTANT
   gaussians = avatar.gaussians
-  return avatar.replace(gaussians=gaussians.replace(sh=gaussians.sh.at[:, 0].set(constant).at[:, 1:].set(0.0)))
+  colored = dataclasses.replace(gaussians, sh=gaussians.sh.at[:, 0].set(constant).at[:, 1:].set(0.0))
+  return dataclasses.replace(avatar, gaussians=colored)

@@ -161,7 +161,7 @@ def spare_last(
 
 def reset_opacities(gaussians: Gaussians, most: float) -> Gaussians:
   """No Gaussian more opaque than `most`: what the images need becomes opaque again, the rest is pruned."""
-  return gaussians.replace(opacity_logits=jnp.minimum(gaussians.opacity_logits, jax.scipy.special.logit(most)))
+  return dataclasses.replace(gaussians, opacity_logits=jnp.minimum(gaussians.opacity_logits, jax.scipy.special.logit(most)))
 
 
 def forget_moments(opt_state: Any, fresh: Bool[Array, "N"], attributes: Iterable[str] = ATTRIBUTES) -> Any:

@@ -1,5 +1,6 @@
 """The avatar: 3D Gaussians in the frames of the head's triangles (paper Sec. 3.4)."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -128,13 +129,14 @@ def up_to_degree(avatar: Avatar, degree: int | Int[Array, ""]) -> Avatar:
   sh = avatar.gaussians.sh
   of_coefficient = np.array([math.isqrt(k) for k in range(sh.shape[-2])])
   kept = jnp.where((of_coefficient <= degree)[:, None], sh, 0.0)
-  return avatar.replace(gaussians=avatar.gaussians.replace(sh=kept))
+  return dataclasses.replace(avatar, gaussians=dataclasses.replace(avatar.gaussians, sh=kept))
 
 
 def drop_free_slots(avatar: Avatar) -> Avatar:
   """The same person without free slots, outside jit: less to draw and nothing that other programs would not know."""
   kept = np.flatnonzero(np.asarray(avatar.binding) != FREE)
-  return avatar.replace(
+  return dataclasses.replace(
+      avatar,
       gaussians=jax.tree.map(lambda x: x[kept], avatar.gaussians), binding=avatar.binding[kept]
   )
 

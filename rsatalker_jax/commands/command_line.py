@@ -99,7 +99,7 @@ def run_program(main: Callable[[], None], help: str | None = None) -> None:
     place = error.filename if error.filename is not None else "a file"
     _end_by(InputError(place, "", error.strerror or error, "a place that can be read and written"))
   except SystemExit as ending:
-    if ending.code and ending.code > 128:  # By a signal, which has stopped all.
+    if isinstance(ending.code, int) and ending.code > 128:  # By a signal, which has stopped all.
       cluster.end_together()
     raise
   except Exception as error:

@@ -81,7 +81,7 @@ def _is_sharding_rule(x: Any) -> bool:
   except re.error:
     return False
   named = [axis for axis in x[1] if axis is not None] if isinstance(x[1], (tuple, list)) else []
-  return x[1] == "longest" or _several(x[1], lambda axis: axis in (None, "data", "fsdp"), different=False) and _several(named, bool)
+  return x[1] == "longest" or (_several(x[1], lambda axis: axis in (None, "data", "fsdp"), different=False) and _several(named, bool))
 
 
 def _several(x: Any, accepts: Callable[[Any], bool], *, different: bool = True) -> bool:

@@ -6,6 +6,7 @@ import io
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -64,7 +65,7 @@ def score_run(
     workdirs.check_workdir(workdir, config, must_exist=True)
   runs = _load_runs(workdir, config)
   run = next(iter(runs.values()))
-  results = {
+  results: dict[str, Any] = {
       "metrics_version": tables.METRICS_VERSION,
       "run": workdir,
       "title": run.config.evaluation.title,
@@ -348,7 +349,7 @@ def _longest_relation(run: TrainedRun, source: DualTalkSource, split: str) -> It
   for name, (_, motion, relation) in zip(source.names, source.motions(), strict=True):
     names[tuple(relation)].add(name)
     frames[tuple(relation)] += len(motion)
-  return make_cases(run, source, split).clips(names[max(frames, key=frames.get)])
+  return make_cases(run, source, split).clips(names[max(frames, key=frames.__getitem__)])
 
 
 # --- Frames

@@ -41,7 +41,7 @@ class Film:
   items: Sequence[int]
 
   @functools.cached_property
-  def flame(self) -> FlamePose:
+  def flame(self) -> dict[str, np.ndarray]:
     return self.capture.read_flame(self.items)
 
   def images(self, start: int, count: int) -> Float[np.ndarray, "t H W 3"]:

@@ -190,8 +190,8 @@ def load_capture(
   canonical = root / "canonical_flame_param.npz"
   # Captures without a canonical file repeat the identity in every frame's.
   identity = read_identity(canonical if canonical.is_file() else frames[0].flame_path, num_vertices)
-  background = None if background is None else np.asarray(background, np.float32)
-  return Capture(root, frames, identity, background, num_expression)
+  color = None if background is None else np.asarray(background, np.float32)
+  return Capture(root, frames, identity, color, num_expression)
 
 
 def has_frames(root: str | os.PathLike, split: str) -> bool:

@@ -123,7 +123,7 @@ class DualTalkSource(collections.abc.Sequence):
   def __len__(self) -> int:
     return len(self._clips)
 
-  def __getitem__(self, index: int) -> Conversation:
+  def __getitem__(self, index: int) -> Conversation:  # ty: ignore[incompatible-method-override]
     clip = self._clips[index]
     wav_a, notes_a = read_wav(clip.files["wav_a"], allow_silent=True)
     wav_b, notes_b = read_wav(clip.files["wav_b"], allow_silent=True)
@@ -303,8 +303,8 @@ def _common_frames(wavs: list[pathlib.Path], npzs: list[pathlib.Path]) -> _Frame
   lengths |= {path: len(read_motion(path)) for path in npzs}
   kept, longest = min(lengths.values()), max(lengths.values())
   if longest - kept > MAX_FRAME_DIFFERENCE:
-    shortest = min(lengths, key=lengths.get)
-    other = max(lengths, key=lengths.get)
+    shortest = min(lengths, key=lengths.__getitem__)
+    other = max(lengths, key=lengths.__getitem__)
     raise InputError(
         shortest, "frames", kept, f"{longest}, as in {other.name} (up to {MAX_FRAME_DIFFERENCE} fewer are trimmed)"
     )

@@ -99,8 +99,9 @@ def _open(path: pathlib.Path, size: tuple[int, int] | None = None, source: str =
       if picture.width * picture.height > MAX_PIXELS:
         raise InputError(path, "", f"{picture.width}x{picture.height} pixels", f"up to {MAX_PIXELS}")
       # MPO: a telephone's JPEG with previews behind it.
-      if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-        raise InputError(path, "", f"{picture.n_frames} pictures", "one")
+      count = getattr(picture, "n_frames", 1)
+      if count > 1 and picture.format != "MPO":
+        raise InputError(path, "", f"{count} pictures", "one")
       yield picture
   except InputError:
     raise

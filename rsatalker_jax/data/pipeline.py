@@ -83,7 +83,7 @@ def load_clips(source: Iterable[Conversation], encode: Callable[[Float[np.ndarra
 def motion_statistics(clips: Sequence[MotionClip]) -> tuple[Float[np.ndarray, "56"], Float[np.ndarray, "56"]]:
   """Mean and standard deviation of each motion dimension over all frames to be generated (use training clips)."""
   count = sum(len(clip.motion_b) for clip in clips)
-  mean = sum(clip.motion_b.sum(axis=0, dtype=np.float64) for clip in clips) / count
+  mean = sum(np.asarray(clip.motion_b).sum(axis=0, dtype=np.float64) for clip in clips) / count
   # About the mean, clip by clip: sums of squares about zero would lose the digits of a dimension that hardly moves.
   variance = sum(np.square(clip.motion_b - mean).sum(axis=0) for clip in clips) / count
   return mean, np.maximum(np.sqrt(variance), STD_FLOOR)
@@ -134,7 +134,7 @@ def motion_windows(
         "speech_a": np.array(clip.speech_a[start : start + window]),
         "motion_a": clip.motion_a[start : start + window].copy(),
         "speech_b": np.array(clip.speech_b[start : start + window]),
-        "motion_b": clip.motion_b[start : start + window].copy(),
+        "motion_b": np.asarray(clip.motion_b)[start : start + window].copy(),
         "relation": np.asarray(clip.relation, np.int32),
     }
 

@@ -8,8 +8,10 @@ import os
 import pathlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import av
+import av.sidedata.sidedata
 import numpy as np
 from jaxtyping import Int, UInt8
 
@@ -108,7 +110,7 @@ def _open(path: pathlib.Path) -> tuple[av.container.InputContainer, av.VideoStre
   # "file:" because a colon in a name would otherwise end the name of a protocol.
   container = av.open(f"file:{path}", options=dict(_CONTAINER_OPTIONS))
   stream = container.streams.best("video")
-  if stream is None or stream.codec_context is None:
+  if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
     container.close()
     raise InputError(path, "", "no video stream" if stream is None else "a video codec that is not known", "a video file")
   return container, stream
@@ -147,7 +149,7 @@ def _read_index(file: _File) -> _Index:
         continue
       if packet.pts is None:
         raise InputError(file.path, "", "frames without time stamps", "a video in a container that has them, such as mp4")
-      if packet.is_corrupt or (damage is not None and packet.pos + packet.size > damage):
+      if packet.is_corrupt or (damage is not None and (packet.pos or 0) + packet.size > damage):
         is_whole = False
         break
       last = last if packet.dts is None else packet.dts
@@ -201,7 +203,7 @@ def _has_hole(packet: av.Packet, codec: av.VideoCodecContext) -> bool:
   """
   header = codec.extradata or b""  # avcC or hvcC, which say how many bytes the length of each unit has.
   place = {"h264": 4, "hevc": 21}.get(codec.name)
-  if place is None or len(header) <= place or header[0] != 1:
+  if place is None or len(header) <= place or header[:1] != b"\1":
     return False
   width, data, start = (header[place] & 3) + 1, bytes(packet), 0
   while start < len(data):
@@ -261,7 +263,8 @@ class _Decoder:
     return None
 
   def _check(self, frame: av.VideoFrame) -> None:
-    for data in frame.side_data:
+    side_data: Any = frame.side_data  # A container of them, whatever its types say.
+    for data in side_data:
       if data.type == av.sidedata.sidedata.Type.DISPLAYMATRIX and np.any(np.frombuffer(data, np.int32) != _UPRIGHT):
         turn = f"a turn by {frame.rotation} degrees" if frame.rotation else "a mirrored or scaled picture"
         raise InputError(self.file.path, "display matrix", turn, "upright frames")

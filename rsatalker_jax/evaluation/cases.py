@@ -57,7 +57,7 @@ class ConversationCases(collections.abc.Sequence):
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> Case:
+  def __getitem__(self, index: int) -> Case:  # ty: ignore[incompatible-method-override]
     conversation = self._source[index]
     (clip,) = label_clips(load_clips([conversation], self._encode), self._triplets)
     frames = len(clip.motion_b)

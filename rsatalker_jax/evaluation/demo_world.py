@@ -61,7 +61,7 @@ def find_bilabials(name: str) -> list[voices.Phone]:
 
 def shown_channels(motion: Motion) -> Float[np.ndarray, "T 9"]:
   """What a motion shows of `rules.CHANNELS`, right where the person does not speak."""
-  shown = [motion[:, list(columns(shape))].mean(axis=1) / height for shape, height in map(_SHOWN_IN.get, CHANNELS)]
+  shown = [motion[:, list(columns(shape))].mean(axis=1) / height for shape, height in map(_SHOWN_IN.__getitem__, CHANNELS)]
   return np.stack(shown, axis=1).astype(np.float64)
 
 

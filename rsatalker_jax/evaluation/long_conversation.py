@@ -52,6 +52,7 @@ def error_by_minute(generate: Callable[[MotionClip], Motion], conversation: Long
   """Scores of each whole minute of a conversation that is generated in one go: "fd/expression", "mse/jaw" …
   (`motion_metrics.evaluate_distances`), and of the same frames generated clip by clip, "pieces/mse/jaw" …."""
   clip, starts = conversation.clip, conversation.starts
+  truth = np.asarray(clip.motion_b)
   whole = generate(clip)
   pieces = []
   for start, end in zip(starts, [*starts[1:], len(whole)]):
@@ -61,8 +62,8 @@ def error_by_minute(generate: Callable[[MotionClip], Motion], conversation: Long
   minutes = []
   for start in range(0, len(whole) - MINUTE + 1, MINUTE):
     minute = slice(start, start + MINUTE)
-    apart = evaluate_distances(pieces[minute], clip.motion_b[minute])
+    apart = evaluate_distances(pieces[minute], truth[minute])
     minutes.append(
-        evaluate_distances(whole[minute], clip.motion_b[minute]) | {f"pieces/{name}": value for name, value in apart.items()}
+        evaluate_distances(whole[minute], truth[minute]) | {f"pieces/{name}": value for name, value in apart.items()}
     )
   return minutes

@@ -88,7 +88,7 @@ class MeshMetrics:
     kinds = {kind: frames for kind, frames in kinds.items() if np.count_nonzero(frames) >= LEAST_FRAMES}
     squares = dict.fromkeys(kinds, 0.0)
     # Of displacements, per vertex of both sides: their sums, and those of squares, in float64.
-    moments = dict.fromkeys(kinds, 0.0)
+    moments = dict.fromkeys(kinds, np.zeros(()))
     for start in range(0, len(pred), _CHUNK):
       chunks = [np.asarray(motion[start : start + _CHUNK], np.float32) for motion in (pred, target)]
       length = len(chunks[0])

@@ -60,7 +60,7 @@ class RelationTest:
     clips."""
     if len(next(iter(self._values.values()), {}).get("true", ())) < 2:
       return None
-    result = {}
+    result: dict[str, dict[str, float | tuple[float, float, float]]] = {}
     for name, by_label in self._values.items():
       values = {told: np.array(by_label[told]) for told in TOLD}
       result[name] = {told: float(value.mean()) for told, value in values.items()}

@@ -1,6 +1,7 @@
 """Tables of scores by name: which columns they have, in which units, and how they are to be read."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -98,14 +99,14 @@ def relation_table(rows: Rows, unranked: Sequence[str] = ()) -> Table:
   return _seeds_table(columns, rows, unranked=unranked)
 
 
-def relation_test_table(result: Mapping[str, Mapping[str, float | Sequence[float]]]) -> Table:
+def relation_test_table(result: Mapping[str, Mapping[str, Any]]) -> Table:
   """What it is worth to be told the relation (`relation_test.RelationTest.result`)."""
   names = {"relation/misfit": "misfit of the true relation"}
   rows = {}
   for score, values in result.items():
     column = _group_columns(score.split("/")[0]).get(score)
     scale = motion_metrics.table_value(score, 1.0)
-    title = names.get(score) or f"{column.group} {column.title}"
+    title = names.get(score) or (f"{column.group} {column.title}" if column else score)
     cells = [scale * values[told] for told in relation_test.TOLD]
     for more, less in relation_test.DIFFERENCES:
       mean, low, high = (scale * value for value in values[f"{more} - {less}"])
@@ -156,8 +157,8 @@ def _seeds_table(
   columns = {name: column for name, column in columns.items() if any(name in seed for row in rows.values() for seed in row)}
   cell = lambda name, seeds: [motion_metrics.table_value(name, scores[name]) for scores in seeds if name in scores]
   cells = {row: [cell(name, seeds) for name in columns] for row, seeds in rows.items()}
-  below = {title: [scores[name] for name in columns] for title, scores in (below or {}).items()}
-  return Table(list(columns.values()), cells, unranked, below, rule)
+  beneath = {title: [scores[name] for name in columns] for title, scores in (below or {}).items()}
+  return Table(list(columns.values()), cells, unranked, beneath, rule)
 
 
 # --- Frames
@@ -185,7 +186,7 @@ def film_table(films: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
 
 
 def usage_table(usage: Mapping[str, Mapping]) -> Table:
-  """Time, memory and parameters of each stage; dashes where a stage has written no usage.json."""
+  """Time, memory and parameters of each stage; dashes where there is no ledger of it."""
   rows = {}
   for stage, entry in usage.items():
     seconds, peak = entry.get("seconds"), entry.get("peak_memory_bytes")

@@ -60,14 +60,19 @@ def rotation_matrix(axis_angle: Float[Array, "3"]) -> Float[Array, "3 3"]:
   """Rodrigues' formula; value and every derivative are right at zero too."""
   x, y, z = axis_angle
   skew = jnp.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-  angle2 = axis_angle @ axis_angle
+  sine, cosine = rodrigues(axis_angle @ axis_angle)
+  return jnp.eye(3, dtype=axis_angle.dtype) + sine * skew + cosine * (skew @ skew)
+
+
+def rodrigues(angle2: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+  """sin(a) / a and (1 - cos(a)) / a², the factors of Rodrigues' formula, from a²."""
   # Below this angle the Taylor series is exact in float32, and its gradient has no 0/0.
   near = angle2 < 1e-4
   safe2 = jnp.where(near, 1.0, angle2)
   angle = jnp.sqrt(safe2)
   sine = jnp.where(near, 1 - angle2 / 6 + angle2**2 / 120, jnp.sin(angle) / angle)
   cosine = jnp.where(near, 0.5 - angle2 / 24 + angle2**2 / 720, (1 - jnp.cos(angle)) / safe2)
-  return jnp.eye(3, dtype=axis_angle.dtype) + sine * skew + cosine * (skew @ skew)
+  return sine, cosine
 
 
 def _blend(directions: Float[Array, "V 3 D"], coefficients: Float[Array, "d"]) -> Float[Array, "V 3"]:

@@ -1,5 +1,6 @@
 """Lips of a head model: which vertices they are, and how far they are apart."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rsatalker_jax.head.flame import JOINT_NAMES, NUM_JOINTS, HeadModel, head_vertices
-from rsatalker_jax.head.pose import pose_for
+from rsatalker_jax.head.flame import JOINT_NAMES, NUM_JOINTS, HeadModel, head_vertices, rodrigues
 from rsatalker_jax.types import MOTION_GROUPS, Motion
 
 # How `find_lips` looks for lips where the file does not name them.
@@ -65,14 +65,34 @@ def make_lip_opening(head: HeadModel) -> Callable[[Float[Array, "*b 56"]], Float
   lips = find_lips(head)
   if lips is None:
     return None
-  small = select_vertices(head, lips)
+  # Of a straight head nothing turns but the jaw, and two vertices and the jaw's joint are all that counts. As arithmetic on
+  # whole motions, number by number: small matrices for every frame are slow on accelerators, and slow to compile for them.
+  jaw = JOINT_NAMES.index("jaw")
+  joint = lambda x: jnp.tensordot(head.joint_regressor[jaw], x, 1)[None]
+  points = lambda x: jnp.concatenate([x[lips], joint(x)])  # Upper lip, lower lip, joint.
+  template, directions = points(head.v_template), points(head.expression_directions)
+  correctives = head.pose_directions[lips][..., 9 * (jaw - 1) : 9 * jaw]  # Columns are of the joints behind the first.
+  weights = head.weights[lips, jaw]
 
-  def opening(motion: Float[Array, "56"]) -> Float[Array, ""]:
-    straight = motion.at[MOTION_GROUPS["pose"]].set(0.0)
-    vertices = head_vertices(small, shape=jnp.zeros(0), **pose_for(straight))
-    return vertices[0, 1] - vertices[1, 1]
+  def opening(motion: Float[Array, "*b 56"]) -> Float[Array, "*b"]:
+    expression = motion[..., MOTION_GROUPS["expression"]]
+    count = min(expression.shape[-1], directions.shape[-1])
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    rest = template + product("...e,pxe->...px", expression[..., :count], directions[..., :count])
+    x, y, z = jnp.moveaxis(motion[..., MOTION_GROUPS["jaw"]], -1, 0)
+    sine, cosine = rodrigues(x * x + y * y + z * z)
+    turn = [  # R - I, row by row.
+        -cosine * (y * y + z * z), cosine * x * y - sine * z, cosine * x * z + sine * y,
+        cosine * x * y + sine * z, -cosine * (x * x + z * z), cosine * y * z - sine * x,
+        cosine * x * z - sine * y, cosine * y * z + sine * x, -cosine * (x * x + y * y),
+    ]  # fmt: skip
+    rest_of_lips = rest[..., :2, :] + product("...r,pxr->...px", jnp.stack(turn, axis=-1), correctives)
+    arm = rest_of_lips - rest[..., 2:, :]
+    lifted = sum(turn[3 + axis][..., None] * arm[..., axis] for axis in range(3))  # (R - I) arm, upwards.
+    height = rest_of_lips[..., 1] + weights * lifted
+    return height[..., 0] - height[..., 1]
 
-  return jnp.vectorize(opening, signature="(d)->()")
+  return opening
 
 
 class LipOpening:

@@ -1,5 +1,6 @@
 """Head model files: FLAME's .pkl (2020, 2023, 2023 Open), the same keys as .npz, and the demo head."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Collection
@@ -71,7 +72,7 @@ def load_head(
       raise InputError(path, "face_region", "regions in the head's own file", "none beside head.masks")
     regions = load_masks(masks, num_vertices).values()
     region_masks = np.stack([faces_inside(faces, vertices) for vertices in regions])
-    head = head.replace(region_masks=jnp.asarray(region_masks), region_names=FLAME_REGIONS)
+    head = dataclasses.replace(head, region_masks=jnp.asarray(region_masks), region_names=FLAME_REGIONS)
   return add_teeth(head) if teeth else head
 
 

@@ -67,7 +67,7 @@ def faces_inside(faces: Int[np.ndarray, "F 3"], vertices: Int[np.ndarray, "_"]) 
 
   So the faces on the seam between two regions that share no vertices belong to neither.
   """
-  return np.isin(faces, vertices).all(axis=1)
+  return np.all(np.isin(faces, vertices), axis=1)
 
 
 def region_mask(head: HeadModel, names: str | Sequence[str]) -> Bool[np.ndarray, "F"]:
@@ -82,7 +82,7 @@ def region_mask(head: HeadModel, names: str | Sequence[str]) -> Bool[np.ndarray,
       known = ", ".join(head.region_names) or "regions: a FLAME head gets them from FLAME_masks.pkl, config.head.masks"
       raise InputError("region", "", repr(name), f"one of {known}")
   rows = [head.region_names.index(name) for name in names]
-  return np.asarray(head.region_masks)[rows].any(axis=0)
+  return np.any(np.asarray(head.region_masks)[rows], axis=0)
 
 
 def region_labels(head: HeadModel) -> Int[np.ndarray, "F"]:

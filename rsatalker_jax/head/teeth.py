@@ -5,6 +5,8 @@ side on which the other row bites; towards the gums it is open. Tracked vertex o
 120 vertices and 168 triangles in their order, first corner included, so the order here is theirs.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
@@ -85,7 +87,8 @@ def add_teeth(head: HeadModel) -> HeadModel:
       [np.zeros((len(added), num_faces), bool), added],
   ])
   lip_vertices = find_lips(head)
-  return head.replace(
+  return dataclasses.replace(
+      head,
       v_template=append(head.v_template, teeth),
       shape_directions=append(head.shape_directions, jnp.tile(shape_directions, (rows, 1, 1))),
       expression_directions=no_directions(head.expression_directions),

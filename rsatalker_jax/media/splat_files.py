@@ -11,6 +11,7 @@ they are: both the avatar and these formats evaluate them along the direction of
 them with the triangles, so baking moves and turns the Gaussians but not their colours.
 """
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -70,7 +71,8 @@ def bake(
     offsets: Gaussian offset corrections of that moment in metres (Eq. 8); None for none.
   """
   means, quats, scales = pose_gaussians(avatar, head, flame, offsets)
-  return avatar.gaussians.replace(
+  return dataclasses.replace(
+      avatar.gaussians,
       means=means,
       quats=quats / jnp.linalg.norm(quats, axis=-1, keepdims=True),
       # A collapsed triangle makes Gaussians of size 0, whose logarithm no file holds.
@@ -369,7 +371,7 @@ def _check_fields(path: pathlib.Path, fields: dict[str, str]) -> int:
 
 def _check_table(path: str | os.PathLike, table: np.ndarray) -> None:
   """Whether float32 holds all numbers, sizes and lengths, as whoever draws the Gaussians needs it."""
-  for name in table.dtype.names:
+  for name in table.dtype.names or ():
     if name in _UNREAD_FIELDS:
       continue
     row = lambda wrong: f"{name}, Gaussian {int(np.argmax(wrong))}"

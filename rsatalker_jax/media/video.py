@@ -97,4 +97,4 @@ def pan_two_voices(
 
 def to_uint8(image: Float[np.ndarray, "*b H W 3"]) -> UInt8[np.ndarray, "*b H W 3"]:
   """[0, 1] to 0..255, rounded and clipped."""
-  return np.round(np.clip(np.asarray(image), 0, 1) * 255).astype(np.uint8)
+  return np.rint(np.clip(np.asarray(image), 0, 1) * 255).astype(np.uint8)

@@ -5,6 +5,7 @@ listener-only (L2L's: `use_own_speech=False`).
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ class DualTalkGenerator(nn.Module):
     )
 
 
-_ARCHITECTURES = {"rsatalker": MotionGenerator, "dualtalk": DualTalkGenerator}
+_ARCHITECTURES: dict[str, Any] = {"rsatalker": MotionGenerator, "dualtalk": DualTalkGenerator}
 
 
 def make_generator(config: MotionConfig) -> Generator:

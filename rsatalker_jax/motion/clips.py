@@ -5,7 +5,6 @@ clip is padded to the next of a few lengths, and the generator is told how many 
 (`num_frames`). They come out as those of the clip alone, but for the order of float32 sums.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def padded_length(frames: int) -> int:
 
 def pad_clip(
     speech_a: Float[np.ndarray, "T D"], motion_a: Motion, speech_b: Float[np.ndarray, "T D"]
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
   """A clip as a generator's arguments by name: padded with zeros, and `num_frames`, an array so that it is not compiled in."""
   frames = len(motion_a)
   pad = lambda x: np.pad(x, ((0, padded_length(frames) - frames), (0, 0)))

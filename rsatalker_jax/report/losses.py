@@ -49,7 +49,8 @@ def read_metrics(path: str | os.PathLike) -> Curves:
       raise InputError(path, f"line {number}", text[:80], "an object of numbers, with a step") from None
     for name, value in values.items():
       points.setdefault(name, []).append((step, value))
-  return {name: tuple(np.array(column) for column in zip(*sorted(pairs))) for name, pairs in points.items()}
+  curves = {name: np.array(sorted(pairs)) for name, pairs in points.items()}
+  return {name: (curve[:, 0], curve[:, 1]) for name, curve in curves.items()}
 
 
 def draw_losses(curves: Curves, stage: str) -> str:

@@ -151,6 +151,8 @@ class TestSet:
 
   def conversation(self, name: str) -> Conversation:
     """The conversation of this name, read anew."""
+    if self.source is None:
+      raise KeyError(name)
     return self.source[self._numbers[name]]
 
   def relation(self, conversation: Conversation) -> Int[np.ndarray, "2"]:

@@ -78,7 +78,9 @@ class MotionCharts:
 
   def legend(self) -> str:
     """What lines and shades mean."""
-    entries = [("truth", "line-truth"), (self._cast.ours.title, "line-ours")]
+    entries = [("truth", "line-truth")]
+    if self._cast.ours:
+      entries.append((self._cast.ours.title, "line-ours"))
     if self._cast.rival:
       entries.append((self._cast.rival.title, "line-other"))
     return draw_legend([*entries, ("A speaks", "lane-a"), ("B speaks", "lane-b")])

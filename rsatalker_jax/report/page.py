@@ -46,7 +46,7 @@ def write_page(path: str | os.PathLike, *, title: str, subtitle: str, hero: str,
       for part in sections
   )
   template = _PAGE.read_text(encoding="utf-8")
-  script = re.search("<script>(.*?)</script>", template, re.DOTALL)[1]
+  (script,) = re.findall("<script>(.*?)</script>", template, re.DOTALL)
   # The page's own script alone may run, whatever else comes into the page.
   checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   filled = {

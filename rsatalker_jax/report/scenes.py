@@ -113,7 +113,10 @@ class Scene:
   def sound(self) -> Float[np.ndarray, "S 2"]:
     """Both voices while the scene, whose frames follow each other, lasts: A's on the left, B's on the right."""
     part = slice(int(self.frames[0]) * SAMPLES_PER_FRAME, (int(self.frames[-1]) + 1) * SAMPLES_PER_FRAME)
-    return video.pan_two_voices(self.conversation.speech_a[part], self.conversation.speech_b[part])
+    said = self.conversation
+    if said is None:
+      raise ValueError(f"scene {self.name}: nothing is known of what was said")
+    return video.pan_two_voices(said.speech_a[part], said.speech_b[part])
 
 
 def picture_height(captured: int) -> int:
@@ -180,12 +183,13 @@ class Column:
 
   def draw(self, scenes: Sequence[Scene]) -> Iterator[Frame]:
     """All frames of the scenes, one after the other: one program for all."""
-    pictures = self._render([scene for scene in scenes if not self._shows_film(scene)])
+    pictures = self._render([scene for scene in scenes if self._film_of(scene) is None])
     for scene in scenes:
-      yield from scene.film if self._shows_film(scene) else itertools.islice(pictures, len(scene.frames))
+      film = self._film_of(scene)
+      yield from itertools.islice(pictures, len(scene.frames)) if film is None else film
 
-  def _shows_film(self, scene: Scene) -> bool:
-    return self.film and scene.film is not None
+  def _film_of(self, scene: Scene) -> Float[np.ndarray, "K H W 3"] | None:
+    return scene.film if self.film else None
 
   def _render(self, scenes: Sequence[Scene]) -> Iterator[Frame]:
     if not scenes:
@@ -198,7 +202,7 @@ class Column:
     )
     offsets = None
     if self.corrected and all(scene.relation is not None for scene in scenes):
-      told = [(np.tile(scene.relation, (len(scene.frames), 1)), scene.frames, self.motion(scene)) for scene in scenes]
+      told = [(np.tile(np.asarray(scene.relation), (len(scene.frames), 1)), scene.frames, self.motion(scene)) for scene in scenes]
       offsets = self.run.gaussian_offsets(*map(np.concatenate, zip(*told)))
     for chunk in render_sequence(self.run.talker, sharding.make_mesh(), self.avatar, flame, camera, offsets):
       yield from video.to_uint8(chunk)
@@ -274,7 +278,7 @@ class Picture:
 
 
 def draw_pictures(
-    pictures: Sequence[Picture], folder: pathlib.Path, progress: Callable[[Iterable[Picture]], Iterable[Picture]] = iter
+    pictures: Sequence[Picture], folder: pathlib.Path, progress: Callable[[Iterable], Iterable] = iter
 ) -> list[pathlib.Path]:
   """Draws those pictures that are not there yet, and takes away those of earlier runs. Stopped, it goes on where it was.
 

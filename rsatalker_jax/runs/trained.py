@@ -20,7 +20,8 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionStream
 from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.social.relation import UNKNOWN
-from rsatalker_jax.talker import SpeechEncoder, Talker, make_encoder, make_log_mel, make_talker
+from rsatalker_jax.speech import SpeechFeatures
+from rsatalker_jax.talker import Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.types import Motion
 
 
@@ -78,7 +79,7 @@ class TrainedRun:
     return data_path(self.config.data, name)
 
   @functools.cached_property
-  def encode(self) -> SpeechEncoder:
+  def encode(self) -> SpeechFeatures:
     """Its speech features; voices that are new are encoded, whatever training was asked to do."""
     return make_encoder(self.config.speech, self.data_path("features"))
 

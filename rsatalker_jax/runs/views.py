@@ -1,5 +1,7 @@
 """How a run's person is looked at where nobody filmed the conversation, and whom they talk to."""
 
+import dataclasses
+
 import numpy as np
 
 import splat_kernels
@@ -56,4 +58,4 @@ def partner_avatar(run: TrainedRun) -> Avatar:
   distances = np.linalg.norm(np.asarray(identities)[:, :width] - shape[:width], axis=1)
   other = np.zeros_like(shape)
   other[:width] = np.asarray(identities)[np.argsort(distances)[1], :width]
-  return run.avatar.replace(shape=other, static_offset=None)
+  return dataclasses.replace(run.avatar, shape=other, static_offset=None)

@@ -363,6 +363,8 @@ def _defaults() -> dict[str, Any] | None:
   if not _COMMON.is_file():
     return None
   spec = importlib.util.spec_from_file_location("rsatalker_jax_common_config", _COMMON)
+  if spec is None or spec.loader is None:
+    return None
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return _plain(module.base_config())

@@ -218,6 +218,8 @@ class SpeechFeatures:
 
   def path(self, wav: Float[np.ndarray, "S"], num_frames: int) -> pathlib.Path:
     """The cache file of a voice."""
+    if self._cache_dir is None:
+      raise ValueError("these features are not kept in files")
     wav = self._fit(wav, num_frames)
     # Before the Transformer, the number of frames matters to the features.
     encoder = f"{self.id.key} at {num_frames} frames" if self._resample_first else self.id.key

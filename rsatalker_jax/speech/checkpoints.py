@@ -181,7 +181,7 @@ def _to_linen(path: pathlib.Path, tensors: dict[str, np.ndarray], wanted: Params
   tensors = {name.removeprefix("wav2vec2."): value for name, value in tensors.items()}
   tensors = {name: value for name, value in tensors.items() if name.split(".")[0] not in _HEADS}
   _fold_weight_norm(path, tensors)
-  found = {}
+  found: dict[tuple[str, ...], tuple[str, np.ndarray]] = {}
   for name, value in tensors.items():
     *parts, kind = re.sub(r"\.(\d+)\.", r"_\1.", name).split(".")
     if kind == "weight":

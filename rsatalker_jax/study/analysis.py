@@ -317,7 +317,7 @@ def write_csv(path: pathlib.Path, answers: Sequence[Mapping[str, Any]]) -> None:
   for answer in answers:
     dimensions = criteria.dimension_scores(np.array([answer[key] for key in criteria.KEYS], np.float64))
     means = [*dimensions, criteria.total_score(dimensions)]
-    row = answer | {key: f"{value:.4f}" for key, value in zip(MEASURES, means, strict=True)}
+    row = dict(answer) | {key: f"{value:.4f}" for key, value in zip(MEASURES, means, strict=True)}
     writer.writerow([_guard_formula(row[name]) for name in names])
   with whole_file(path) as file:
     file.write(text.getvalue().encode())

@@ -1,6 +1,5 @@
 """Stage 2: the Gaussians learn a person's looks from a capture with tracked motion (Eq. 10, 11)."""
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np

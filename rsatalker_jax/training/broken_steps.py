@@ -86,7 +86,7 @@ def keep(
     Where it was kept, or why it could not be, for the line that tells of it.
   """
   path = pathlib.Path(folder).absolute() / "broken" / str(step + 1)
-  state = state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
+  state = dataclasses.replace(state, step=jax.device_put(np.int32(step), state.step.sharding))
   try:
     before()
     (path / "broken.json").unlink(missing_ok=True)

@@ -131,7 +131,7 @@ def _adaptive(config, capacity, sizes, batch, image_size, key, say) -> DensityCo
     change = density.densify_and_prune(gaussians, binding, statistics, sizes, key, prune_large, config)
     state, counts = _apply(state, change)
     empty = {"density": {"statistics": densification.no_statistics(capacity)}}
-    return state.replace(buffers=state.buffers | empty), counts
+    return dataclasses.replace(state, buffers=state.buffers | empty), counts
 
   @jax.jit
   def reset(state):
@@ -207,7 +207,8 @@ def _act_and_say(act, state: TrainState, step: int, key: jax.Array, say: Callabl
 def _apply(state: TrainState, change: density.Change) -> tuple[TrainState, dict[str, Array]]:
   params = {name: getattr(change.gaussians, name) for name in state.params["avatar"]}
   return (
-      state.replace(
+      dataclasses.replace(
+          state,
           params=state.params | {"avatar": params},
           buffers=state.buffers | {"avatar": state.buffers["avatar"] | {"binding": change.binding}},
           opt_state=density.forget_moments(state.opt_state, change.fresh),

@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import grain
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -145,7 +145,7 @@ class Shots:
   frame: Int[Array, "K"]
 
   @classmethod
-  def of(cls, filmed: Mapping[str, Array], params: Params, people: People, frames: int) -> "Shots":
+  def of(cls, filmed: Mapping[str, Any], params: Params, people: People, frames: int) -> "Shots":
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     each = lambda x: jnp.repeat(x, frames, axis=0)
     flame = {name: flat(x) for name, x in filmed["flame"].items()}
@@ -204,7 +204,7 @@ class JointWindows:
     inputs.say(f"joint: {shown} frames of video in {len(kept)} conversations of {len({f.person for f, _ in kept})} people")
     return cls(config, *map(tuple, zip(*kept)), people)
 
-  def cut(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  def cut(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
     """A random window of film `index`, with `config.frames` random frames of it from the film."""
     film, starts, window = self.films[index], self.starts[index], self.config.window
     start = int(starts[rng.integers(len(starts))])

@@ -90,7 +90,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     # What moves the Gaussians feels a share; the motion that it sees, all.
     held = params | {group: share(params[group]) for group in ("social", "offsets") if group in params}
     offsets = [offsets_of(held, motion) for motion in generated]
-    images, output = draw(generated, avatar.replace(gaussians=share(avatar.gaussians)), offsets)
+    images, output = draw(generated, dataclasses.replace(avatar, gaussians=share(avatar.gaussians)), offsets)
     outputs, rendered = [output], {"generated": images[0]}
     if weights.tracked:
       corrections = offsets_of(params, spoken["motion_b"][:count])
@@ -106,7 +106,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
     first = dataclasses.replace(outputs[0], radii=outputs[0].radii[: len(shots.identity)])
     rendered |= people_seen(avatar.gaussians, first, None if people.alone else shots.identity)
     if talker.knows_relation:
-      rendered["offsets"] = offsets_of(params, generated[0]) / people.sizes[shots.identity]
+      rendered["offsets"] = jnp.asarray(offsets_of(params, generated[0])) / people.sizes[shots.identity]
     if weights.orthogonality:
       rendered["orthogonality"] = orthogonality_of(params)
     given = {
@@ -205,7 +205,7 @@ def _make_evaluation(inputs: StageInputs, people: People):
     return np.asarray(render(talker.avatar(params, buffers), flame, camera_of(view, capture), offsets))
 
   def evaluate(params, buffers):
-    scores = motion(params, buffers)
+    scores = dict(motion(params, buffers))
     motions = {}
 
     def motion_of(clip):

@@ -119,7 +119,7 @@ class Ledger:
       if isinstance(error, SystemExit) and error.code:
         how = f"ended with status {error.code}"
       elif error is not None and not isinstance(error, SystemExit):
-        how = f"{kind.__name__}: {str(error)[:200]}"
+        how = f"{type(error).__name__}: {str(error)[:200]}"
       self._pending += _encode({"start": self._number, "kind": "end", "how": how})
       self._write(last=True)
       if self._file is not None:

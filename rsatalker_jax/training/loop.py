@@ -295,7 +295,7 @@ class _Stepper:
       step, batch, terms = self._in_flight[0]
       room, is_broken = self._stage.room, terms[BROKEN]
       if room is not None and (lost := int(terms[room.lost])):
-        self._grow(step, lost, int(terms[room.needed]))
+        self._grow(room, step, lost, int(terms[room.needed]))
         again, self._in_flight = self._in_flight, []
         for step, batch, _ in again:
           state = self._dispatch(state, step, batch)
@@ -322,8 +322,8 @@ class _Stepper:
       means["skipped"], self._skipped = self._skipped, 0
     return means
 
-  def _grow(self, step: int, lost: int, needed: int) -> None:
-    name, room = self._stage.name, self._stage.room
+  def _grow(self, room: Room, step: int, lost: int, needed: int) -> None:
+    name = self._stage.name
     if room.grow is None:
       raise BufferOverflow(f"stage {name}, step {step + 1}: {lost} {room.unit} did not fit, and the stage cannot make room")
     if needed <= self._size:

@@ -57,7 +57,7 @@ def motion_loss(
   for name, group in MOTION_GROUPS.items():
     weight = getattr(weights, name)
     if weights.relative:
-      weight = weight / jnp.mean(jnp.square(motion_std[group]))
+      weight = weight / jnp.mean(jnp.square(jnp.asarray(motion_std)[group]))
     terms[name] = weight * jnp.mean((predicted[..., group] - target[..., group]) ** 2)
     terms[f"{name}_velocity"] = weight * weights.velocity * jnp.mean(velocity_error[..., group] ** 2)
   return terms

@@ -18,6 +18,10 @@ from jax.sharding import PartitionSpec as P
 # Operations that are a program of their own, and whose parts are looked at one by one; loops and branches are not.
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call"}
 _OWN = ("rsatalker_jax", "splat_kernels")
+# Files of jax/_src that every operation passes through when it is noted down.
+_MACHINERY = ("interpreters/", "pjit.py", "api", "core.py", "linear_util.py", "profiler.py", "source_info_util.py", "traceback_util.py")
+# Through which every operation of a loss is asked for.
+_CALLERS = tuple(f"/training/{name}.py" for name in ("nonfinite", "replay", "loop"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +70,11 @@ class _Walk:
     values = dict(zip(jaxpr.constvars, map(self.number, consts))) | dict(zip(jaxpr.invars, arguments))
     read = lambda x: (x.val, 0) if isinstance(x, core.Literal) else values[x]
     for equation in jaxpr.eqns:
-      values |= zip(equation.outvars, self._evaluate(equation, list(map(read, equation.invars)), caller))
+      inputs = list(map(read, equation.invars))
+      values |= zip(equation.outvars, self._evaluate(equation, inputs, caller, jaxpr.debug_info))
     return list(map(read, jaxpr.outvars))
 
-  def _evaluate(self, equation: Any, inputs: list[tuple[Any, int]], caller: str) -> list[tuple[Any, int]]:
+  def _evaluate(self, equation: Any, inputs: list[tuple[Any, int]], caller: str, debug_info: Any) -> list[tuple[Any, int]]:
     name, params, place = equation.primitive.name, equation.params, _find_place(equation, caller)
     inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
     if name in _INLINED and inner is not None:
@@ -78,8 +83,8 @@ class _Walk:
     if name == "shard_map":
       return self._evaluate_shards(params, inputs, caller)
     given = {x: value for x, (value, _) in zip(equation.invars, inputs) if not isinstance(x, core.Literal)}
-    alone = core.jaxpr_as_fun(core.ClosedJaxpr(core.Jaxpr([], list(given), equation.outvars, [equation]), []))
-    outputs = [self.number(value) for value in alone(*given.values())]
+    alone = core.Jaxpr([], list(given), equation.outvars, [equation], debug_info=debug_info)
+    outputs = [self.number(value) for value in core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*given.values())]
     numbers = (tuple(number for _, number in pairs) for pairs in (inputs, outputs))
     self.operations.append(_Operation(name, place, *numbers))
     return outputs
@@ -157,9 +162,12 @@ def _find_place(equation: Any, caller: str) -> str:
   except AttributeError:  # It was made by no line.
     return caller or "an operation of JAX's own"
   if caller:  # Lines outside of a jitted function may be those of another call of it.
+    while frames and frames[-1].filename.rpartition("/jax/_src/")[2].startswith(_MACHINERY):
+      frames.pop()
     frames = frames[max([0, *(i for i, frame in enumerate(frames) if frame.filename.endswith("/pjit.py"))]) :]
-  own = [frame for frame in frames if any(f"/{name}/" in frame.filename for name in _OWN) and frame.filename != __file__]
-  shown = own or [frame for frame in frames if "/site-packages/" not in frame.filename and frame.filename != __file__]
+  frames = [frame for frame in frames if not frame.filename.endswith(_CALLERS)]
+  own = [frame for frame in frames if any(f"/{name}/" in frame.filename for name in _OWN)]
+  shown = own or [frame for frame in frames if "/site-packages/" not in frame.filename]
   places = [f"{_shorten(frame.filename)}:{frame.lineno} ({frame.name})" for frame in shown[::-1][:3]]
   return ", called by ".join([*places, *([caller] * bool(caller))])
 

@@ -105,7 +105,9 @@ def gaussian_optimizer(
     sh_rest_share: rate of the spherical harmonics above the constant one, as a share of the constant one's.
   """
   # Gradients of single Gaussians are tiny.
-  transforms = {f"avatar/{name}": optax.adam(rates(name), eps=1e-15) for name in attributes}
+  transforms: dict[str, optax.GradientTransformation] = {}
+  for name in attributes:
+    transforms[f"avatar/{name}"] = optax.adam(rates(name), eps=1e-15)
   transforms["avatar/sh"] = optax.chain(transforms["avatar/sh"], _scale_sh_rest(sh_rest_share))
   return transforms
 

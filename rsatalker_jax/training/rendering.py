@@ -52,7 +52,7 @@ def continued_gaussian_rates(
 
 def with_renderer(
     loss: Callable, inputs: StageInputs, mesh: jax.sharding.Mesh, *, avatar_per_frame: bool = False
-) -> dict[str, Callable]:
+) -> dict[str, Any]:
   """The fields `loss` and `room` of a stage whose loss takes a renderer (`render_on_mesh`) first."""
   options = dict(avatar_per_frame=avatar_per_frame, frames_at_once=inputs.config.render.frames_at_once)
   bind = lambda talker: functools.partial(loss, render_on_mesh(talker, mesh, **options))
@@ -62,7 +62,7 @@ def with_renderer(
 
 def buffer_terms(outputs: Sequence[splat_kernels.RenderOutput]) -> dict[str, Array]:
   return {
-      "overflow": sum(jnp.sum(output.overflow) for output in outputs),
+      "overflow": jnp.sum(jnp.stack([jnp.sum(output.overflow) for output in outputs])),
       "intersections": jnp.max(jnp.stack([jnp.max(output.intersections) for output in outputs])),
   }
 

@@ -20,7 +20,7 @@ def describe(stage: loop.Stage, broken: BrokenStep, mesh: jax.sharding.Mesh) -> 
     InputError: its files are damaged or not of this stage.
   """
   mesh = stage.mesh or mesh
-  if broken.room:
+  if broken.room and stage.room and stage.room.grow:
     stage = dataclasses.replace(stage, loss=stage.room.grow(broken.room))
   with jax.set_mesh(mesh):
     _, abstract = loop.init_state(stage, mesh, jax.random.key(0))
@@ -30,9 +30,12 @@ def describe(stage: loop.Stage, broken: BrokenStep, mesh: jax.sharding.Mesh) -> 
     lines += _list("Before it, in its state", _find_broken({"params": state.params, "buffers": state.buffers, "opt_state": state.opt_state}))
     lines += _list("In its batch", _find_broken(batch))
 
+    # In one part: within a loop over parts no operation would be found.
+    whole = dataclasses.replace(stage, accumulate=1)
+
     def differentiate(params, buffers, batch):
-      given = state.replace(params=params, buffers=buffers)
-      (loss, terms), gradients = loop.differentiate(stage, given, batch, jax.random.fold_in(broken.key, state.step))
+      given = dataclasses.replace(state, params=params, buffers=buffers)
+      (loss, terms), gradients = loop.differentiate(whole, given, batch, jax.random.fold_in(broken.key, state.step))
       return {"loss": loss, **terms}, gradients[0]
 
     origins = nonfinite.find_origins(differentiate, state.params, state.buffers, batch)

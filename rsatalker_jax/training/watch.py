@@ -175,17 +175,17 @@ class Watch:
     if due.log:
       self._bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()})
       waited, seconds = (now - then for now, then in zip(self._spent(), self._spent_at_log))
-      values |= means | {"steps_per_second": (done - self._logged) / seconds, "data_wait": waited / seconds}
+      values |= dict(means) | {"steps_per_second": (done - self._logged) / seconds, "data_wait": waited / seconds}
       self._say_slow()
       self._begin_interval(done)
-    if due.score:
+    if due.score and self._stage.evaluate:
       with self._ledger.phase("evaluate"):
         scores = {f"val/{name}": float(x) for name, x in self._stage.evaluate(state.params, state.buffers).items()}
       self._say(f"{self._stage.name}: step {done}: " + ", ".join(f"{name} {x:.4g}" for name, x in scores.items()))
       values |= scores
     if values:
       self._metrics.scalars(done, values)
-    if due.show:
+    if due.show and self._stage.pictures:
       with self._ledger.phase("pictures"):
         for name, picture in self._stage.pictures(state.params, state.buffers).items():
           self._metrics.image(done, name, picture)

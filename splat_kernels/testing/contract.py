@@ -66,7 +66,7 @@ def draw_and_differentiate(name: str, config: Config, implementation: str) -> tu
     output = rasterize(**arrays, camera=camera, sh_degree=spec.sh_degree, config=config, **of(implementation))
     total = jnp.sum(output.image * weights[..., :channels]) + jnp.sum(output.alpha * weights[..., channels])
     if config.with_depth:  # Divided by alpha: nearly discontinuous where alpha is, so with a small weight.
-      total += 0.1 * jnp.sum(output.depth * output.alpha * weights[..., channels + 1])
+      total += 0.1 * jnp.sum(jnp.asarray(output.depth) * output.alpha * weights[..., channels + 1])
     return total, output
 
   gradients, output = jax.grad(loss, has_aux=True)(inputs)
@@ -346,7 +346,7 @@ class RasterizerContract:
     )
     output = draw(zeros(3))
     np.testing.assert_allclose(output.image, background[None, None])
-    assert output.alpha.shape == output.depth.shape == (1, 1) and output.radii.shape == (num,)
+    assert output.depth is not None and output.alpha.shape == output.depth.shape == (1, 1) and output.radii.shape == (num,)
     assert output.alpha[0, 0] == 0 and output.depth[0, 0] == 0 and output.intersections == 0
     gradient = jax.grad(lambda means: jnp.sum(draw(means).image))(zeros(3))
     np.testing.assert_array_equal(gradient, 0)

@@ -10,7 +10,6 @@ import jax
 import pytest
 
 from rsatalker_jax.commands import command_line
-from rsatalker_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
 

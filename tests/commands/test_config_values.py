@@ -81,6 +81,7 @@ def another(key, value):
       "mesh.rules": (("kernel", (None, "fsdp")), ("", "longest")),
       "generator.remat": "dots",
       "stages": ("avatar", "joint"),
+      "logging.profile": (3, 5),
       "social.offsets_inputs": ("relation", "time", "motion"),
   }
   if key in special:
@@ -103,7 +104,7 @@ def test_every_value_can_be_set_by_a_flag():
     assert value != defaults[key] and found == value and type(found) is type(value), key
 
 
-@pytest.mark.parametrize("config", ["configs/demo.py", "configs/rsatalker.py", "configs/demo.py:fixed"])
+@pytest.mark.parametrize("config", ["configs/demo.py", "configs/rsatalker.py", "configs/pod.py", "configs/demo.py:fixed"])
 def test_none_can_be_given_where_it_means_something(config):
   keys = ["data.default_relation", "head.masks", "gaussians.num_gaussians", "gaussians.capacity"]
   keys += ["render.implementation", "render.max_intersections"]
@@ -244,6 +245,11 @@ WRONG = {
     "logging.log_every": [0],
     "logging.checkpoint_every": [0],
     "logging.pictures_every": [0],
+    "logging.hang_seconds": [-1, None, math.inf],
+    "logging.hang_ends": [0, None],
+    "logging.slow_factor": [1, 0.5, -1, math.nan],
+    "logging.profile": [(3,), (0, 2), (5, 4), (1, 2, 3), "12", None, (1, 2.5)],
+    "most_skipped": [-1, 1.5, None],
     "evaluation.frames": [0, 1],
     "stages": [(), ("joint", "motion"), ("motion", "motion"), "motion", ("motion", "final"), None],
     "social.offsets_inputs": [(), ("motion", "motion"), ("pose",), "motion", None, (["motion"],)],

@@ -254,14 +254,14 @@ def test_cameras_held_out(part_of, world, tmp_path):
 def test_a_run_that_took_its_earlier_stages_from_elsewhere(part_of, stages):
   """It has all rows but that from before its joint stage."""
   workdir = part_of(*stages)
-  evaluate.score_run(workdir)
+  evaluate.score_run(workdir, part="frames")
   results, *_ = read_results(workdir)
   assert {"tracked motion", "generated motion"} <= results["frames"].keys()
   assert "generated motion, before the joint stage" not in results["frames"]
 
 
 def test_one_part_alone(part_of):
-  workdir = part_of("motion", "avatar", "joint")
+  workdir = part_of("motion", "avatar")
   for part, other in (("motion", "frames"), ("frames", "motion")):
     markdown, _ = evaluate.score_run(workdir, part=part)
     results, _, sheet = read_results(workdir)
@@ -270,22 +270,23 @@ def test_one_part_alone(part_of):
 
 
 def test_usage(part_of):
-  """Of what was trained, with what was measured where it was."""
+  """Of what was trained, with what the ledger has of it."""
   workdir = part_of("motion", "avatar")
-  path = pathlib.Path(workdir, "avatar", "usage.json")
-  pathlib.Path(workdir, "motion", "usage.json").unlink(missing_ok=True)
-  path.write_text(json.dumps({"seconds": 1.5, "steps": 3, "peak_memory_bytes": 7}))
+  span = {"start": 1, "kind": "span", "stage": "avatar", "first": 0, "step": 4, "begin": 0, "end": 2, "peak_memory_bytes": 7}
+  lines = [{"start": 1, "kind": "start", "begin": 0, "host": "here"}, span | {"seconds": {"step": 1.0, "compile": 0.5}}]
+  path = pathlib.Path(workdir, "ledger.jsonl")
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
   usage = workdirs.read_usage(workdir)
   params = load_run(workdir).params
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  took = {"seconds": 1.5, "starts": 1, "peak_memory_bytes": 7}
   assert usage == {
       "motion": {"steps": 4, "parameters": {group: size(params[group]) for group in ("generator", "social")}},
-      "avatar": {"seconds": 1.5, "steps": 4, "peak_memory_bytes": 7, "parameters": {"avatar": size(params["avatar"])}},
+      "avatar": {**took, "steps": 4, "parameters": {"avatar": size(params["avatar"])}},
   }
-  for content in ("{", "[1]"):
-    path.write_text(content)
-    with pytest.raises(InputError, match="avatar/usage.json: found a .*, expected what the stage took"):
-      workdirs.read_usage(workdir)
+  path.write_text("[1]\n")
+  with pytest.raises(InputError, match="ledger.jsonl: line 1: found .1., expected a line of a ledger"):
+    workdirs.read_usage(workdir)
 
 
 def test_splits(part_of, trained):

@@ -14,6 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
+from rsatalker_jax import cluster
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
 SCHEMA = yaml.safe_load((pathlib.Path(__file__).parent / "jobset_schema.yaml").read_text())
@@ -94,6 +96,16 @@ def test_the_jobset_agrees_with_itself():
   config = load_config(container["args"])
   for path in (config.data.conversations, config.data.features, config.data.triplets, flag(container["args"], "--workdir")):
     assert f"{home[0]}/{path.split('/')[0]}" in shared
+  assert "local_checkpoints" in config.logging
+  local = flag(container["args"], "--config.logging.local_checkpoints")
+  assert {"name": "local", "mountPath": local} in container["volumeMounts"]
+
+
+def test_the_jobsets_processes_find_each_other():
+  environment = {entry["name"]: entry["value"] for entry in parts(JOBSET)[2]["env"]}
+  environment |= {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "5"}  # Of every pod of an indexed job.
+  membership = cluster.find_membership(environment=environment)
+  assert (membership.coordinator, membership.process, membership.processes) == ("rsatalker-train-0-0.rsatalker:8476", 5, 64)
 
 
 def status_of_jobset(exit_code: int, *, disrupted: bool = False) -> str:

@@ -156,10 +156,10 @@ def test_what_a_layer_keeps_for_its_gradients():
   found, kept = {}, {}
   for remat in ("none", "dots", "full"):
     layer = layers.TransformerLayer(features=8, heads=2, reach=4, dropout=0.5, remat=remat)
-    params = jax.jit(lambda: jax.tree.map(lambda p: p + 0.1, layer.init(jax.random.key(0), x, condition)))()  # noqa: B023
-    apply = lambda params, x: layer.apply(params, x, condition, deterministic=False, rngs={"dropout": jax.random.key(1)})  # noqa: B023
-    found[remat] = jax.jit(jax.value_and_grad(lambda *given: jnp.sum(apply(*given) ** 2), argnums=(0, 1)))(params, x)  # noqa: B023
-    residuals = jax.eval_shape(lambda *given: jax.vjp(apply, *given)[1], params, x)  # noqa: B023
+    params = jax.jit(lambda: jax.tree.map(lambda p: p + 0.1, layer.init(jax.random.key(0), x, condition)))()
+    apply = lambda params, x: layer.apply(params, x, condition, deterministic=False, rngs={"dropout": jax.random.key(1)})
+    found[remat] = jax.jit(jax.value_and_grad(lambda *given: jnp.sum(apply(*given) ** 2), argnums=(0, 1)))(params, x)
+    residuals = jax.eval_shape(lambda *given: jax.vjp(apply, *given)[1], params, x)
     kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(residuals) if leaf.shape[:1] == (3,) and leaf.ndim > 2)
   chex.assert_trees_all_close(found["dots"], found["none"], rtol=1e-5, atol=1e-5)
   chex.assert_trees_all_close(found["full"], found["none"], rtol=1e-5, atol=1e-5)

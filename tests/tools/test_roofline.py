@@ -18,11 +18,11 @@ def no_latency(monkeypatch):
 
 
 def test_a_chips_time_is_that_of_the_slower_of_arithmetic_and_memory():
-  found = roofline.estimate(Cost(flops=300, memory=20, collectives=()), CHIP, (1,))
-  assert (found.compute, found.memory, found.communication, found.step, found.bound) == (3, 2, 0, 3, "compute")
-  found = roofline.estimate(Cost(flops=300, memory=40, collectives=()), CHIP, (1,))
-  assert (found.step, found.bound) == (4, "memory")
-  assert Cost(flops=300, memory=40, collectives=()).intensity == 7.5
+  found = roofline.estimate(Cost(flops=300, least=10, memory=20, collectives=()), CHIP, (1,))
+  assert (found.compute, found.least, found.memory, found.communication) == (3, 1, 2, 0)
+  assert (found.shortest, found.longest, found.bound, found.efficiency) == (3, 3, "compute", 1)
+  found = roofline.estimate(Cost(flops=300, least=40, memory=50, collectives=()), CHIP, (1,))
+  assert (found.shortest, found.longest, found.bound) == (4, 5, "memory")
 
 
 @pytest.mark.parametrize("shape, links", [
@@ -44,24 +44,26 @@ def test_hops_to_the_farthest_chip(shape, hops):
 
 def test_collectives_follow_each_other_behind_the_chips_work(monkeypatch):
   collectives = (Collective("all-reduce", 80, 16, count=2), Collective("all-gather", 4, 16))
-  cost = Cost(flops=300, memory=0, collectives=collectives)
+  cost = Cost(flops=300, least=0, memory=1000, collectives=collectives)
   # Twice 2 * 15/16 * 80 bytes, and 15 * 4, by four links of 2.
   assert cost.sent == 2 * 150 + 60
   found = roofline.estimate(cost, CHIP, (4, 4))
-  assert found.communication == (2 * 150 + 60) / 8 and found.step == 3 + 45 and found.bound == "communication"
+  assert found.communication == (2 * 150 + 60) / 8 and found.bound == "communication"
+  assert (found.shortest, found.longest, found.efficiency) == (3 + 45, 100 + 45, 3 / 48)
+  # 180 s of arithmetic to 45 s of communication are four fifths: sixty times the batch.
+  assert found.batch_for(0.8) == pytest.approx(60) and found.batch_for(0.5) == pytest.approx(15)
   monkeypatch.setattr(roofline, "HOP", 0.5)
   # 4 hops across the torus; an all-reduce goes there and back.
   assert roofline.estimate(cost, CHIP, (4, 4)).communication == 45 + 0.5 * 4 * (2 * 2 + 1)
 
 
-def test_scaling_against_the_smallest_slice(monkeypatch):
+def test_each_slice_has_its_own_links_and_rings(monkeypatch):
   monkeypatch.setitem(roofline.CHIPS, "round", CHIP)
   monkeypatch.setitem(roofline.SLICES, "round", {1: (1,), 2: (2,), 16: (4, 4)})
-  cost = Cost(flops=1000, memory=0, collectives=(Collective("all-reduce", 40, 16),))
+  cost = Cost(flops=1000, least=0, memory=0, collectives=(Collective("all-reduce", 40, 16),))
   found = roofline.scaling(cost, "round")
   # 10 s of work; of two chips each sends 40 bytes by one link, of 16 each 75 by four.
-  seconds = {1: 10, 2: 10 + 40 / 2, 16: 10 + 75 / 8}
-  assert found == {chips: (pytest.approx(step), pytest.approx(10 / step)) for chips, step in seconds.items()}
+  assert {chips: one.shortest for chips, one in found.items()} == {1: 10, 2: 10 + 40 / 2, 16: pytest.approx(10 + 75 / 8)}
 
 
 def test_published_numbers_of_pods_follow_from_those_of_chips():

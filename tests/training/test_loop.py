@@ -15,14 +15,14 @@ import pytest
 
 from rsatalker_jax import sharding
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.runs import workdir as workdirs
-from rsatalker_jax.training import checkpoints, loop
+from rsatalker_jax.runs import ledger, workdir as workdirs
+from rsatalker_jax.training import broken_steps, checkpoints, loop, replay
 
 TRUE_WEIGHT = np.array([[1.0], [-2.0], [0.5]], np.float32)
 
 
-def make_toy_stage(steps, broken_at=None, hooks=()):
-  """Linear regression on a noisy stream, with a noise term drawn from the step's key."""
+def make_toy_stage(steps, broken_at=(), hooks=()):
+  """Linear regression on a noisy stream, with a noise term drawn from the step's key; some steps, from 1, are not finite."""
   inputs = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
   examples = [{"x": x, "y": x @ TRUE_WEIGHT} for x in inputs]
   batches = grain.MapDataset.source(examples).seed(3).shuffle().repeat().batch(8, drop_remainder=True).to_iter_dataset()
@@ -34,8 +34,8 @@ def make_toy_stage(steps, broken_at=None, hooks=()):
     noise = 0.01 * jax.random.normal(key, batch["y"].shape)
     error = batch["x"] @ params["generator"]["w"] * buffers["generator"]["scale"] + noise - batch["y"]
     terms = {"error": jnp.mean(error**2), "decay": 1e-4 * jnp.sum(params["generator"]["w"] ** 2)}
-    if broken_at is not None:
-      terms["decay"] = jnp.where(step + 1 == broken_at, jnp.nan, terms["decay"])
+    if broken_at:
+      terms["decay"] = jnp.where(jnp.isin(step + 1, jnp.array(broken_at)), jnp.nan, terms["decay"])
     return sum(terms.values()), terms
 
   return loop.Stage("motion", steps, init, batches, loss, optax.adam(0.05), hooks=hooks)
@@ -70,6 +70,12 @@ def test_interrupted_run_reaches_the_same_numbers(tmp_path):
   chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(whole))
   steps = [line["step"] for line in read_metrics(tmp_path / "cut")]
   assert steps == [10, 20, 30, 40, 50, 60]
+  account = ledger.read_account(tmp_path / "cut")
+  assert [start.how[:17] for start in account.starts] == ["KeyboardInterrupt", "finished"]
+  assert [start.steps for start in account.starts] == [47, 20]
+  assert account.starts[0].seconds["lost"] > 0 and account.accounted > 0.99
+  usage = ledger.read_usage(tmp_path / "cut")["motion"]
+  assert usage["starts"] == 2 and usage["seconds"] == pytest.approx(sum(account.stages["motion"].values()))
 
 
 @pytest.mark.parametrize("asked_at, saved", [(7, 8), (20, 20)])  # In the stage, honoured after the next step; in its last step.
@@ -90,7 +96,7 @@ def test_the_config_is_recorded_before_a_checkpoint_and_not_earlier(tmp_path):
   found = lambda: [int(path.name) for path in workdirs.find_checkpoints(workdirs.checkpoint_folder(tmp_path, "motion"))]
   seen = []
   with pytest.raises(loop.NonFiniteLoss):
-    run(make_toy_stage(40, broken_at=13), tmp_path, before_checkpoint=lambda: seen.append(found()))
+    run(make_toy_stage(40, broken_at=(13,)), tmp_path, before_checkpoint=lambda: seen.append(found()))
   assert seen == [[]]  # For what is kept of the step that broke.
   seen.clear()
   run(make_toy_stage(40), tmp_path, before_checkpoint=lambda: seen.append(20 in found()))
@@ -104,10 +110,120 @@ def test_finished_run_returns_at_once(tmp_path):
 
 
 def test_non_finite_term_is_named_with_its_step(tmp_path):
-  with pytest.raises(loop.NonFiniteLoss, match="stage motion, step 33: not finite: decay=nan"):
-    run(make_toy_stage(60, broken_at=33), tmp_path)
+  with pytest.raises(loop.NonFiniteLoss, match="stage motion, step 33: not finite: decay=nan; kept in .*/motion/broken/33; python"):
+    run(make_toy_stage(60, broken_at=(33,)), tmp_path)
   # The broken state did not become a checkpoint.
   assert int(workdirs.load_stage_state(str(tmp_path), "motion")["step"]) == 20
+  assert max(line["step"] for line in read_metrics(tmp_path)) == 30
+
+
+def test_what_the_broken_step_started_from_is_kept(tmp_path):
+  stage = make_toy_stage(60, broken_at=(33,))
+  with pytest.raises(loop.NonFiniteLoss):
+    run(stage, tmp_path / "broken")
+  before = run(make_toy_stage(32), tmp_path / "whole")
+  kept = broken_steps.find(f"{tmp_path}/broken/motion")
+  _, abstract = loop.init_state(stage, sharding.make_mesh(), jax.random.key(0))
+  state, batch = kept.load(abstract)
+  chex.assert_trees_all_equal(jax.device_get(state), jax.device_get(before))
+  batches = iter(stage.batches)
+  for _ in range(32):
+    next(batches)
+  chex.assert_trees_all_equal(batch, next(batches))
+  assert kept.step == 33 and np.isnan([kept.terms["decay"], kept.terms["loss"]]).all() and np.isfinite(kept.terms["error"])
+  # The whole step follows from these and the key.
+  with jax.set_mesh(sharding.make_mesh()):
+    assert "gives the same terms, to the bit" in replay.describe(stage, kept, sharding.make_mesh())
+
+
+def train_by_hand(stage, steps, left_out):
+  """The same numbers from the stage's parts alone; of the steps `left_out`, from 1, only batch and key are used up."""
+  init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(1), 0))
+  params, buffers = jax.tree.map(jnp.asarray, stage.init(init_key))
+  optimizer, batches = stage.optimizer.init(params), iter(stage.batches)
+  gradient = jax.jit(jax.grad(lambda *given: stage.loss(*given)[0]))
+  for step in range(steps):
+    found = gradient(params, buffers, next(batches), jax.random.fold_in(step_key, step), jnp.int32(step))
+    if step + 1 not in left_out:
+      updates, optimizer = stage.optimizer.update(found, optimizer, params)
+      params = optax.apply_updates(params, updates)
+  return params
+
+
+def test_steps_that_are_not_finite_can_be_skipped(tmp_path):
+  said = []
+  broken_at = (7, 8, 15, 30)
+  skip = lambda name, stage, **options: loop.run_stage(
+      stage, mesh=sharding.make_mesh(), workdir=str(tmp_path / name), seed=1, most_skipped=2, say=said.append,
+      watching=loop.Watching(log_every=10, checkpoint_every=20), **options,
+  )
+  state = skip("whole", make_toy_stage(40, broken_at))
+  by_hand = train_by_hand(make_toy_stage(40), 40, broken_at)
+  np.testing.assert_allclose(state.params["generator"]["w"], by_hand["generator"]["w"], rtol=1e-6)  # float32, added up otherwise.
+  assert int(state.step) == 40
+  assert [line["skipped"] for line in read_metrics(tmp_path / "whole")] == [2, 1, 1, 0]
+  assert all(np.isfinite(list(line.values())).all() for line in read_metrics(tmp_path / "whole"))
+  assert said[0] == "motion: step 7 skipped: not finite: decay=nan"
+  assert said[-1] == "motion: 4 of 40 steps were skipped, as they were not finite: 7, 8, 15, 30"
+
+  # A restart skips the same, and forgets none.
+  def interrupt(state, step):
+    if step == 27:
+      raise KeyboardInterrupt
+    return state
+
+  with pytest.raises(KeyboardInterrupt):
+    skip("cut", make_toy_stage(40, broken_at, hooks=(loop.Hook(lambda step: True, interrupt),)))
+  resumed = skip("cut", make_toy_stage(40, broken_at))
+  chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(state))
+  assert said[-1] == "motion: 4 of 40 steps were skipped, as they were not finite: 7, 8, 15, 30"
+
+
+def test_too_many_skipped_in_a_row_end_the_run(tmp_path):
+  stage = make_toy_stage(40, broken_at=(5, 11, 12, 13))
+  with pytest.raises(loop.NonFiniteLoss, match="step 13: not finite: decay=nan"):
+    run(stage, tmp_path, most_skipped=2)
+  kept = broken_steps.find(f"{tmp_path}/motion")
+  state, batch = kept.load(loop.init_state(stage, sharding.make_mesh(), jax.random.key(0))[1])
+  by_hand = train_by_hand(make_toy_stage(12), 12, (5, 11, 12))
+  assert int(state.step) == 12
+  np.testing.assert_allclose(state.params["generator"]["w"], by_hand["generator"]["w"], rtol=1e-6)
+  batches = iter(stage.batches)
+  for _ in range(12):
+    next(batches)
+  chex.assert_trees_all_equal(batch, next(batches))
+
+
+def test_a_gradient_that_is_not_finite_is_found_where_all_terms_are(tmp_path):
+  toy = make_toy_stage(10)
+
+  def loss(params, buffers, batch, key, step):
+    total, terms = toy.loss(params, buffers, batch, key, step)
+    # Nothing, with the slope of a root at nothing.
+    nothing = jnp.sqrt(jnp.where(step == 6, 0.0, 1.0) * jnp.sum(params["generator"]["w"] ** 2)) * jnp.where(step == 6, 1.0, 0.0)
+    return total + nothing, terms
+
+  with pytest.raises(loop.NonFiniteLoss, match="step 7: not finite: gradient_norm=nan"):
+    run(dataclasses.replace(toy, loss=loss), tmp_path)
+
+
+def test_a_step_without_room_is_taken_again_and_not_skipped(tmp_path):
+  """What it lost may have left anything in its terms."""
+  stage = make_cramped_stage(3)
+  grow = stage.room.grow
+
+  def break_without_room(loss):
+    def broken(params, buffers, batch, key, step):
+      total, terms = loss(params, buffers, batch, key, step)
+      return total * jnp.where(terms["overflow"] > 0, jnp.nan, 1.0), terms
+
+    return broken
+
+  room = make_room(lambda needed: break_without_room(grow(needed)))
+  broken = run(dataclasses.replace(stage, loss=break_without_room(stage.loss), room=room), tmp_path / "broken", most_skipped=1)
+  whole = run(make_cramped_stage(8), tmp_path / "whole")
+  chex.assert_trees_all_close(jax.device_get(broken.params), jax.device_get(whole.params), rtol=1e-6)
+  assert not any(line["skipped"] for line in read_metrics(tmp_path / "broken"))
 
 
 def test_the_step_compiles_once(tmp_path):

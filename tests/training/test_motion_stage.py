@@ -164,7 +164,7 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(head):
     state = TrainState(step=jnp.int32(0), params=plain_params(3), buffers={"generator": inputs.statistics}, opt_state=())
     with jax.set_mesh(stage.mesh):
       batch = sharding.put_batch(stage.mesh, next(iter(stage.batches)))
-      found[count] = jax.jit(lambda *given: loop.differentiate(stage, *given, jax.random.key(0)))(state, batch)  # noqa: B023
+      found[count] = jax.jit(lambda *given: loop.differentiate(stage, *given, jax.random.key(0)))(state, batch)
   (loss, terms), (gradients, _) = found[1]
   assert loss > 0.1 and set(terms) >= {"expression", "jaw_velocity", "orthogonality"}
   assert all(np.abs(gradients[group]["shift"]).min() > 1e-4 for group in ("generator", "social"))

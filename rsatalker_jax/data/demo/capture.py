@@ -99,7 +99,7 @@ class CaptureAsset:
     for split, entries in frames.items():
       if entries:
         entries.sort(key=lambda entry: (entry["timestep_index"], entry["camera_index"]))
-        content = {"w": width, "h": height, "cx": width / 2, "cy": height / 2}
+        content: dict[str, Any] = {"w": width, "h": height, "cx": width / 2, "cy": height / 2}
         content |= {"background": [1.0, 1.0, 1.0], "frames": entries}  # The renders blend in white.
         (out / f"transforms_{split}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

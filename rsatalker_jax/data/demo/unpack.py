@@ -21,6 +21,7 @@ import pathlib
 import secrets
 import shutil
 import time
+from typing import Any
 
 import numpy as np
 import scipy.io.wavfile
@@ -165,8 +166,10 @@ def _write_dialogue(out: pathlib.Path, dialogue: voices.Dialogue, performances: 
   frames = int(dialogue.duration * FPS + 1e-6)
   wavs = [_fit(voices.decode_track(track), frames * SAMPLE_RATE // FPS) for track in dialogue.tracks]
   loudness = np.stack([dyads.loudness_track(wav, frames) for wav in wavs])
-  motions = {conversation_name(dialogue.id, performance): dyads.simulate_dyad(dialogue, performance, loudness=loudness).motion
-             for performance in range(performances)}
+  motions: dict[str, Any] = {
+      conversation_name(dialogue.id, performance): dyads.simulate_dyad(dialogue, performance, loudness=loudness).motion
+      for performance in range(performances)
+  }
   name = conversation_name(dialogue.id, CAPTURED_PERFORMANCE)
   if name in captured:
     motions[name] = [read_motion(path) for path in captured[name]]

@@ -136,8 +136,8 @@ def load_films(
     film = _open_film(triplet, by_name[triplet.name], captures[folder], list(captures).index(folder))
     film = _compare_trackers(triplet, film, head, say)
     films.append(film)
-  first = next(iter(captures.values()), None)
   for capture in captures.values():
+    first = next(iter(captures.values()))
     if (capture.width, capture.height) != (first.width, first.height):
       found, expected = (f"{c.width}x{c.height}" for c in (capture, first))
       raise InputError(capture.root, "w, h", found, f"{expected}, as {first.root}: frames of all films share a batch")
@@ -173,7 +173,7 @@ def _compare_trackers(
   """The film with its alignment; an error if its track explains nothing of how the face in it moves."""
   chosen = np.unique(np.linspace(0, len(film.frames) - 1, _COMPARED_FRAMES).round().astype(int))
   filmed = film.capture.read_flame(film.items[chosen])
-  tracked = film.clip.motion_b[film.frames[chosen]]
+  tracked = np.asarray(film.clip.motion_b)[film.frames[chosen]]
   alignment = find_alignment(tracked, filmed)
   shown = np.asarray(motion_of(filmed, np.broadcast_to(alignment, (len(chosen), 3))))
   # Constant differences are taste (another mean face, another zero): what is compared is how vertices move.
