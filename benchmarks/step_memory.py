@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from configs.rsatalker import get_config  # noqa: E402
-from rsatalker_jax import sharding  # noqa: E402
-from rsatalker_jax.commands.config_values import check_values  # noqa: E402
-from rsatalker_jax.commands.train import make_stage  # noqa: E402
-from rsatalker_jax.training import loop  # noqa: E402
-from tools.stages_without_data import DataSizes, make_blank_inputs  # noqa: E402
+from configs.rsatalker import get_config
+from rsatalker_jax import sharding
+from rsatalker_jax.commands.config_values import check_values
+from rsatalker_jax.commands.train import make_stage
+from rsatalker_jax.training import loop
+from tools.stages_without_data import DataSizes, make_blank_inputs
 
 
 def parse_value(text: str):

@@ -278,5 +278,5 @@ def test_every_transformer_layer_forgets_what_the_config_says(architecture):
     model = make_generator(config)
     inputs = *(np.ones((10, width), np.float32) for width in (3, 56, 3)), np.ones(16, np.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-    count[remat] = str(jax.make_jaxpr(lambda params: model.apply(params, *inputs))(params)).count("prevent_cse=")  # noqa: B023
+    count[remat] = str(jax.make_jaxpr(lambda params: model.apply(params, *inputs))(params)).count("prevent_cse=")
   assert count == {"none": 0, "full": 5}
