@@ -30,7 +30,7 @@ def found(tmp_path_factory):
   program = ["tests/mesh_steps.py", str(root / "data"), str(root)]
   alone = several_processes.start(1, program + [f"{case}:{mesh}" for case, meshes in MESHES.items() for mesh in meshes])
   pair = several_processes.start(2, program + [f"{case}:{mesh}" for case, mesh in PAIRS.items()])
-  ended = several_processes.finish([*alone, *pair])
+  ended = several_processes.finish([*alone, *pair], seconds=1800)  # Seconds of work, whatever else the machine does.
   assert [status for status, _, _ in ended] == [0, 0, 0], "\n".join(errors[-2000:] for _, _, errors in ended)
   paths = root.glob("*.npz")
   return {tuple(path.stem.split("-")): dict(np.load(path)) for path in paths}
