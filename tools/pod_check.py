@@ -194,8 +194,8 @@ def main() -> int:
     results = list(pool.map(_run_one, asked))
   steps = [step for step, _ in results if step is not None]
   faults = [line for _, line in results if line] + [line for line in map(pod_tables.check_fits, steps) if line]
-  tables = [pod_tables.memory_table(steps), pod_tables.work_table(steps), pod_tables.scaling_table(steps)] if steps else []
-  text = "\n\n".join(tables)
+  tables = [pod_tables.memory_table(steps), pod_tables.work_table(steps), pod_tables.scaling_table(steps), pod_tables.notes(steps)]
+  text = "\n\n".join(filter(None, tables)) if steps else ""
   took = f"{time.perf_counter() - started:.0f} s, {sum(step.seconds for step in steps):.0f} s of CPU; jax {jax.__version__}"
   print(text, took, sep="\n\n")
   if args.out and text:

@@ -24,6 +24,8 @@ def test_batches_fill_pods(chips):
   batches = [config.motion.batch, config.avatar.batch, config.joint.batch, config.joint.motion_batch]
   assert all(batch % chips == 0 for batch in batches)
   assert get_config().joint.motion_batch == 0  # As the paper has it.
+  # No chip of 256 draws more at once than in stage 2.
+  assert config.render.frames_at_once == config.avatar.batch // 256
 
 
 @pytest.mark.parametrize("variant", ["", "ours"])

@@ -62,5 +62,10 @@ def test_scaling_has_a_column_for_every_number_of_chips():
   assert cells(pod_tables.scaling_table([larger]))[2][-1] == "as it is"
 
 
+def test_loops_of_unknown_length_are_named():
+  note = "v5e:16x16, avatar: 2 loops whose rounds XLA does not know count as one round in the traffic."
+  assert pod_tables.notes([make_step(), make_step(stage="avatar", endless=2)]) == note
+
+
 def test_steps_pass_between_processes():
   assert pod_tables.from_json(pod_tables.to_json(make_step())) == make_step()
