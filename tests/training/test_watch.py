@@ -92,7 +92,7 @@ def wait_for(condition):
 
 
 def test_slow_steps_are_named(watch, tmp_path):
-  watch, ledger, said = watch
+  watch, _, said = watch
   spent = [0.0]
   watch._spent = lambda: (0.0, spent[0])
   watch._begin_interval(0)
