@@ -1,6 +1,6 @@
 """The paper's model on a TPU pod: configs/rsatalker.py with batches that fill 256 or 512 chips.
 
-    python train.py --config=configs/pod.py --workdir=gs://bucket/runs/pod          # on every host of the slice
+    python train.py --config=configs/pod.py --workdir=/shared/runs/pod            # on every host of the slice
     python train.py --config=configs/pod.py:ours --workdir=...                      # variants as in configs/rsatalker.py
     make pod-check                                                                  # what its steps take on pods (docs/scaling.md)
 

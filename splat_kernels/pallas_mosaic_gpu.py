@@ -7,6 +7,7 @@ is summed across warps through shared memory, and is written by itself.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ class PallasMosaicGpu(PallasTriton):
         grid=(grid,),
         grid_names=("program",),
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=plgpu.InterpretGPUParams() if interpret else None,  # ty: ignore[missing-attribute]
+        interpret=_interpreter() if interpret else None,
         kernel_name=name,
     )
 
@@ -54,6 +55,11 @@ class PallasMosaicGpu(PallasTriton):
     shape = result_shape((num, values.shape[1]), jnp.float32, values)
     call = self.call(_sum_kernel, [shape], grid=num, name="splat_sum", interpret=interpret)
     return call(starts, values[slots])[0]
+
+
+def _interpreter() -> object:
+  mosaic: Any = plgpu  # jax 0.10 has none.
+  return mosaic.InterpretGPUParams()
 
 
 def _iota(size: int) -> Int[Array, "size"]:

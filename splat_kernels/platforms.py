@@ -1,5 +1,7 @@
 """What is being compiled for."""
 
+from typing import Any
+
 import jax
 
 
@@ -9,7 +11,8 @@ def current_device() -> jax.Device:
   Asked while tracing. To compile ahead of time for devices that are not there, trace under
   `jax.default_device(topology.devices[0])`.
   """
-  device = jax.config.jax_default_device  # ty: ignore[missing-attribute]
+  settings: Any = jax.config  # JAX adds its settings as attributes.
+  device = settings.jax_default_device
   if device is None:
     return jax.local_devices()[0]
   return jax.local_devices(backend=device)[0] if isinstance(device, str) else device

@@ -188,7 +188,8 @@ def main() -> int:
       return 1
     return 0
   started = time.perf_counter()
-  asked = [["--config", args.config, "--effort", str(args.effort), "--stages", stage, "--targets", target] for stage in args.stages for target in args.targets]
+  common = ["--config", args.config, "--effort", str(args.effort)]
+  asked = [[*common, "--stages", stage, "--targets", target] for stage in args.stages for target in args.targets]
   with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
     results = list(pool.map(_run_one, asked))
   steps = [step for step, _ in results if step is not None]

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 # Frames of the clip in an array that is padded behind them; None: all frames are the clip's.
@@ -76,7 +77,7 @@ class WindowAttention(nn.Module):
   features: int
   heads: int
   reach: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   causal: bool = False
 
   @nn.compact
@@ -165,7 +166,7 @@ class FeedForward(nn.Module):
 
   features: int
   hidden: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b T D"]) -> Float[Array, "*b T E"]:
@@ -179,7 +180,7 @@ class AdaptiveNorm(nn.Module):
   Starts as a plain LayerNorm, whatever the condition; without a condition it stays one.
   """
 
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b T D"], condition: Float[Array, "*b C"] | None = None) -> Float[Array, "*b T D"]:
@@ -211,7 +212,7 @@ class TransformerLayer(nn.Module):
   reach: int
   mlp_ratio: int = 2
   dropout: float = 0.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   causal: bool = False
   remat: str = "none"
 
@@ -253,7 +254,7 @@ class FrameConv(nn.Module):
 
   features: int
   kernel: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   stride: int = 1
   causal: bool = False
 

@@ -74,8 +74,8 @@ def test_vmap_of_vmap_and_of_what_is_shared(scene, implementation):
 
   first = {key: a[0] for key, a in scene.items()}
   colors = lambda c: jax.vmap(lambda c: loss({**first, "colors": c}, implementation))(c)
-  alone = lambda c: jnp.stack([loss({**first, "colors": one}, implementation) for one in c])
-  assert_close(jax.jit(colors)(scene["colors"]), jax.jit(alone)(scene["colors"]))
+  alone = jax.jit(lambda one: loss({**first, "colors": one}, implementation))
+  assert_close(jax.jit(colors)(scene["colors"]), jnp.stack([alone(one) for one in scene["colors"]]))
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas_triton"])
