@@ -1,11 +1,11 @@
 """The paper's model on a TPU pod: configs/rsatalker.py with batches that fill 256 or 512 chips.
 
-    python train.py --config=configs/pod.py --workdir=gs://bucket/runs/pod          # on every host of the slice
+    python train.py --config=configs/pod.py --workdir=/shared/runs/pod            # on every host of the slice
     python train.py --config=configs/pod.py:ours --workdir=...                      # variants as in configs/rsatalker.py
     make pod-check                                                                  # what its steps take on pods (docs/scaling.md)
 
 Hardware: a TPU v5e 16x16, v6e 16x16 or v5p 8x8x8, or any slice or node whose number of chips divides the batches; parameters lie whole on
-every chip (21.9 M: splitting them by fsdp saves a quarter of a gigabyte and costs hundreds of all-gathers a step). Scores: none,
+every chip (with Adam's moments a quarter of a gigabyte for the generator: nothing that mesh.fsdp would have to split). Scores: none,
 nobody has trained with it: what follows is what is known of large batches, not what was tried here.
 
 The paper's batches, 32 windows and 2 frames, cannot be split over 256 chips. Here each chip gets a few windows and a frame or two, and
@@ -73,4 +73,6 @@ def get_config(variant: str = "") -> ConfigDict:
   # Two to three tiles for each of 150,000 Gaussians; a step that needs more makes more room. A guess would be four times as many,
   # and all of them are sorted.
   config.render.max_intersections = 2**19
+  # A step of stage 3 draws eight frames on a chip in one call; two take 7 GB of a TPU's memory (docs/scaling.md).
+  config.render.frames_at_once = 2
   return config

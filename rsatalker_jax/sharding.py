@@ -45,7 +45,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
   count = jax.device_count() if devices is None else len(devices)
   sizes = [data, fsdp]
   for i, other in enumerate(reversed(sizes)):
-    if sizes[i] == -1 and other > 0 and count % other == 0:
+    if sizes[i] == -1 and other > 0:
       sizes[i] = count // other
   if min(sizes) < 1 or math.prod(sizes) != count:
     raise InputError("config", "mesh", f"data={data} x fsdp={fsdp}", f"a product of {count}, the number of devices")

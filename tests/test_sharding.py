@@ -97,8 +97,14 @@ def test_a_batch_that_does_not_divide_is_one_line(monkeypatch, processes):
     fit({"joint.batch": 2, "joint.motion_batch": 7})
   assert str(caught.value) == f"config: joint.motion_batch: found 7, expected a multiple of 2, {whose}"
   with pytest.raises(InputError) as caught:
-    fit({"motion.batch": 9}, 3)
-  assert str(caught.value) == f"config: motion.batch: found 9, expected a multiple of 2, {whose} times 3, motion.accumulate"
+    fit({"motion.batch": 8}, 3)
+  assert str(caught.value) == f"config: motion.batch: found 8, expected a multiple of 2, {whose} times 3, motion.accumulate"
+
+
+def test_small_batches_and_parts_leave_devices_out():
+  mesh = sharding.make_mesh(2, 1)
+  size = lambda *given: sharding.fit_mesh(mesh, *given).size
+  assert (size({"a": 6, "b": 4}), size({"a": 6, "b": 3}), size({"a": 4}, 2), size({"a": 4}, 4)) == (2, 1, 2, 1)
 
 
 def test_parts_of_a_batch_take_examples_from_every_device():

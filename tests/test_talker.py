@@ -3,18 +3,24 @@
 import dataclasses
 import types
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+import splat_kernels
 from motion_configs import motion_config
+from rsatalker_jax import sharding
+from rsatalker_jax.avatar import Avatar, Gaussians
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.motion import MotionConfig
 from rsatalker_jax.motion.generator import normalization
 from rsatalker_jax.runs import TrainedRun
 from rsatalker_jax.social import GaussianOffsetNet, MotionSocialNet, RelationEmbedding, SocialModule
-from rsatalker_jax.talker import Talker
+from rsatalker_jax.talker import Talker, render_on_mesh
+from splat_kernels import RenderOutput
 
 
 class Telling(nn.Module):
@@ -109,3 +115,48 @@ def test_a_run_is_told_relations_once_its_social_module_is_trained():
   np.testing.assert_allclose(shown(TrainedRun(config(False), talker, params, buffers, "motion:4")), unknown, atol=1e-5)
   joint = TrainedRun(config(False), talker, params | {"offsets": {}}, buffers, "motion:4 joint:3")
   np.testing.assert_allclose(shown(joint), told, atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class WideRenderer(Talker):
+  """Draws through many arrays of all Gaussians, and says how many frames it is given."""
+
+  def render(self, avatar, flame, camera, offsets=None, probes=None):
+    seen.append(len(flame["jaw"]))
+    means = avatar.gaussians.means + offsets.mean(axis=1, keepdims=True) + flame["jaw"][:, None] + probes["places"]
+    for number in range(8):
+      means = jnp.sin(means @ jnp.roll(jnp.eye(3), number, axis=0))  # Products are not computed twice unless told.
+    zeros = jnp.zeros(len(means), jnp.int32)
+    image = camera.intrinsics[:, :1, :1, None] * means.mean(axis=1)[:, None, None]
+    return RenderOutput(image=image, alpha=image[..., 0], depth=None, radii=zeros, nonfinite=zeros, intersections=zeros, overflow=zeros)
+
+
+seen = []
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_frames_drawn_in_turn_are_the_same_in_the_memory_of_fewer(per_frame):
+  frames, num, r = 12, 500, np.random.default_rng(0)
+  draw = lambda *shape: r.normal(size=shape).astype(np.float32)
+  lead = (frames,) * per_frame
+  rest = [jnp.ones(lead + shape) for shape in ((num, 4), (num, 3), (num,), (num, 1, 3))]
+  avatar = Avatar(gaussians=Gaussians(draw(*lead, num, 3), *rest), binding=jnp.zeros((*lead, num), jnp.int32), shape=jnp.zeros((*lead, 2)))
+  camera = splat_kernels.Camera(draw(frames, 4, 4), draw(frames, 3, 3), 8, 8)
+  given = {"jaw": draw(frames, 3)}, camera, draw(frames, 5, 3), {"places": draw(frames, num, 3)}
+  talker, mesh = WideRenderer(*[None] * 8), sharding.make_mesh(2, 1)
+  found, memory = {}, {}
+  for at_once in (0, 1, 4, 6):  # Of the six frames that each of two devices has.
+    seen.clear()
+    render = render_on_mesh(talker, mesh, avatar_per_frame=per_frame, frames_at_once=at_once)
+
+    def loss(means, flame, offsets, probes):
+      shown = avatar.replace(gaussians=dataclasses.replace(avatar.gaussians, means=means))
+      image = render(shown, flame, camera, offsets, probes).image
+      return jnp.sum(image**2), image
+
+    arguments = avatar.gaussians.means, given[0], *given[2:]
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)).lower(*arguments).compile()
+    found[at_once], memory[at_once] = compiled(*arguments), compiled.memory_analysis().temp_size_in_bytes
+    assert set(seen) == {{0: 6, 1: 1, 4: 3, 6: 6}[at_once]}  # As many as divide six, and no more than asked for.
+    chex.assert_trees_all_close(found[at_once], found[0], rtol=1e-5, atol=1e-6)
+  assert memory[1] < memory[4] < memory[6] and memory[1] < memory[0] / 3

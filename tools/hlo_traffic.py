@@ -219,7 +219,9 @@ def _instruction_bytes(instruction: _Instruction, types: dict[str, str], computa
   if opcode in _FREE or opcode.endswith("-done") or any(f'"{name}"' in instruction.rest for name in _FREE_CALLS):
     return 0
   here = lambda kind: type_bytes(kind, everywhere=False)
-  result = here(instruction.type)
+  # cuBLAS gets room to work in beside its result; how much of it is used is not said.
+  kind = instruction.type if '"__cublas' not in instruction.rest else re.search(_ARRAY, instruction.type)[0]
+  result = here(kind)
   operands = [here(types.get(name, "")) for name in instruction.operands]
   if opcode.endswith("-start"):
     # The result is a tuple of what is given and what comes of it; what comes of it is last but for bookkeeping.

@@ -10,7 +10,6 @@ of its scaling (roofline.py). Ends with an exit status of 1 and a line for each 
 
 import argparse
 import concurrent.futures
-import functools
 import importlib.util
 import os
 import pathlib
@@ -26,12 +25,12 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HO
 os.environ |= {"TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 if (_cuda := importlib.util.find_spec("nvidia")) is not None:
   _toolkit = pathlib.Path(next(iter(_cuda.submodule_search_locations))) / "cu13"
-  os.environ.setdefault("XLA_FLAGS", f"--xla_gpu_cuda_data_dir={_toolkit}")
+  # Which Triton tiles fit a product is tried out on the GPU; without one products are cuBLAS's.
+  _flags = f"--xla_gpu_cuda_data_dir={_toolkit} --xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
+  os.environ.setdefault("XLA_FLAGS", _flags)
 
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
-from jax.sharding import AxisType, Mesh  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from rsatalker_jax import sharding  # noqa: E402
@@ -79,17 +78,6 @@ def _first_line(error: Exception) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def make_mesh(config: ConfigDict, devices: list) -> Mesh:
-  """The config's mesh, of devices that are not there."""
-  with mock.patch.object(jax, "device_count", lambda: len(devices)), mock.patch.object(jax, "devices", lambda: devices):
-    with mock.patch.object(jax, "make_mesh", functools.partial(_place, devices)):
-      return sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-
-
-def _place(devices: list, shape, names, axis_types=None, **_) -> Mesh:
-  return Mesh(np.array(devices).reshape(shape), names, axis_types=axis_types or (AxisType.Auto,) * len(names))
-
-
 def compile_step(
     config: ConfigDict, name: str, target: str, *, effort: float = -1.0, sizes: DataSizes = DataSizes()
 ) -> Step:
@@ -102,15 +90,14 @@ def compile_step(
     CannotCompile: it does not, or its compiler is not installed.
   """
   devices = find_devices(target)
-  mesh = make_mesh(config, devices)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   started = time.process_time()
-  # As on one of the target's hosts, which draws its own part of each batch.
-  hosts = len({device.process_index for device in devices})
-  with mock.patch.object(jax, "process_count", lambda: hosts):
+  # As if each chip had a process of its own, which draws its part of each batch: so little of it has to be made.
+  with mock.patch.object(jax, "process_count", lambda: len(devices)):
     stage = make_stage(make_blank_inputs(config, mesh, sizes), name)
     share = next(iter(stage.batches))
   spread = sharding.batch_sharding(stage.mesh)
-  abstract = lambda x: jax.ShapeDtypeStruct((len(x) * hosts, *x.shape[1:]), x.dtype, sharding=spread)
+  abstract = lambda x: jax.ShapeDtypeStruct((len(x) * len(devices), *x.shape[1:]), x.dtype, sharding=spread)
   batch, key, found = jax.tree.map(abstract, share), jax.random.key(0), []
 
   def init(key):
@@ -207,8 +194,8 @@ def main() -> int:
     results = list(pool.map(_run_one, asked))
   steps = [step for step, _ in results if step is not None]
   faults = [line for _, line in results if line] + [line for line in map(pod_tables.check_fits, steps) if line]
-  tables = [pod_tables.memory_table(steps), pod_tables.work_table(steps), pod_tables.scaling_table(steps)] if steps else []
-  text = "\n\n".join(tables)
+  tables = [pod_tables.memory_table(steps), pod_tables.work_table(steps), pod_tables.scaling_table(steps), pod_tables.notes(steps)]
+  text = "\n\n".join(filter(None, tables)) if steps else ""
   took = f"{time.perf_counter() - started:.0f} s, {sum(step.seconds for step in steps):.0f} s of CPU; jax {jax.__version__}"
   print(text, took, sep="\n\n")
   if args.out and text:

@@ -110,6 +110,14 @@ def scaling_table(steps: list[Step]) -> str:
   return "\n".join(lines)
 
 
+def notes(steps: list[Step]) -> str:
+  """Lines about what the tables do not count."""
+  return "\n".join(
+      f"{step.target}, {step.stage}: {step.endless} loops whose rounds XLA does not know count as one round in the traffic."
+      for step in steps if step.endless
+  )
+
+
 def to_json(step: Step) -> str:
   return json.dumps(dataclasses.asdict(step))
 

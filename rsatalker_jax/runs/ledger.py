@@ -136,15 +136,11 @@ def read_account(workdir: str | os.PathLike) -> Account:
 
 
 def _find_lost(span: Mapping[str, Any], earlier: list[dict[str, Any]]) -> None:
-  """Marks the earlier spans whose steps this one, if it is the first of its start and stage, begins to do again."""
-  if span["first"] is None:
-    return
-  of_stage = [other for other in earlier if other["stage"] == span["stage"] and other["first"] is not None]
-  if any(other["start"] == span["start"] for other in of_stage):
-    return
-  for other in of_stage:
-    if span["first"] <= other["first"] < other["step"]:
-      other["lost"] = True
+  """Marks the earlier spans of a stage whose steps come after the one that this span begins from: they are done again."""
+  for other in earlier:
+    if span["first"] is not None and other["stage"] == span["stage"] and other["first"] is not None:
+      if span["first"] <= other["first"] < other["step"]:
+        other["lost"] = True
 
 
 def read_usage(workdir: str | os.PathLike) -> dict[str, dict[str, float]]:

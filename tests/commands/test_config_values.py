@@ -104,7 +104,7 @@ def test_every_value_can_be_set_by_a_flag():
     assert value != defaults[key] and found == value and type(found) is type(value), key
 
 
-@pytest.mark.parametrize("config", ["configs/demo.py", "configs/rsatalker.py", "configs/demo.py:fixed"])
+@pytest.mark.parametrize("config", ["configs/demo.py", "configs/rsatalker.py", "configs/pod.py", "configs/demo.py:fixed"])
 def test_none_can_be_given_where_it_means_something(config):
   keys = ["data.default_relation", "head.masks", "gaussians.num_gaussians", "gaussians.capacity"]
   keys += ["render.implementation", "render.max_intersections"]

@@ -13,15 +13,20 @@ import tiny_world
 from rsatalker_jax.commands import train
 from rsatalker_jax.commands.replay import replay_step
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.training import loop
+from rsatalker_jax.training import broken_steps, loop
+
+
+def signs_of(key):
+  return jnp.sign(jax.random.normal(key, (16,)))
 
 
 def break_step(params, buffers, batch, key, step):
-  """Of the third step the third term is a root of a negative number."""
+  """Of the third step the third term is a root of a negative number, and 16 are infinite, with signs that the key says."""
   size = sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
   sign = jnp.where(step == 2, -1.0, 1.0)
   root = jnp.sqrt(sign * size)
-  return size + root, {"size": size, "root": root}
+  signs = {f"sign{i:02d}": jnp.where(step == 2, sign * jnp.inf, 0.0) for i, sign in enumerate(signs_of(key))}
+  return size + root, {"size": size, "root": root, **signs}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def broken(tmp_path_factory):
   plain = dict(loss=break_step, room=None, pictures=None, evaluate=None)
   with pytest.MonkeyPatch.context() as monkeypatch:
     monkeypatch.setattr(train, "make_stage", lambda *given: dataclasses.replace(make_stage(*given), **plain))
-    with pytest.raises(loop.NonFiniteLoss, match="step 3: not finite: root=nan; kept in"):
+    with pytest.raises(loop.NonFiniteLoss, match="step 3: not finite: root=nan, sign00=.*; kept in"):
       train.train(config, str(root / "run"), stage="motion")
     yield str(root / "run")
 
@@ -45,7 +50,9 @@ def test_it_says_what_is_not_finite_and_where_that_arose(broken):
   (line,) = [first + i for i, words in enumerate(lines) if "jnp.sqrt" in words]
   assert text.startswith("stage motion, step 3, taken by 1 process\n")
   assert "its state, not finite: nothing" in text and "In its batch, not finite: nothing" in text
-  assert "Of its terms, not finite:\n  loss=nan\n  root=nan\n\n" in text
+  key = jax.random.fold_in(broken_steps.find(f"{broken}/motion").key, 2)
+  signs = [f"  sign{i:02d}={'-' if sign < 0 else ''}inf" for i, sign in enumerate(signs_of(key))]
+  assert "\n".join(["Of its terms, not finite:", "  loss=nan", "  root=nan", *signs, ""]) in text
   assert "['generator']" in text and "of them NaN" in text
   arose = text.split("arose in\n")[1]
   assert arose.startswith("  sqrt: ") and f"test_replay.py:{line} (break_step)" in arose.splitlines()[0]

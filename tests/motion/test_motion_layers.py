@@ -1,5 +1,6 @@
 """Windowed attention against plain loops, and what it promises about reach and length."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,3 +148,21 @@ def test_dropout_only_when_asked():
   np.testing.assert_array_equal(layer.apply(params, x), layer.apply(params, x))
   assert not np.allclose(run(1), run(2))
   np.testing.assert_array_equal(run(1), run(1))
+
+
+def test_what_a_layer_keeps_for_its_gradients():
+  """The same numbers from less: of inputs of 60 frames "full" keeps them alone, "dots" matrix products with weights too."""
+  x, condition = jnp.asarray(np.random.default_rng(0).normal(size=(3, 60, 8)), jnp.float32), jnp.ones((3, 8))
+  found, kept = {}, {}
+  for remat in ("none", "dots", "full"):
+    layer = layers.TransformerLayer(features=8, heads=2, reach=4, dropout=0.5, remat=remat)
+    params = jax.jit(lambda: jax.tree.map(lambda p: p + 0.1, layer.init(jax.random.key(0), x, condition)))()
+    apply = lambda params, x: layer.apply(params, x, condition, deterministic=False, rngs={"dropout": jax.random.key(1)})
+    found[remat] = jax.jit(jax.value_and_grad(lambda *given: jnp.sum(apply(*given) ** 2), argnums=(0, 1)))(params, x)
+    residuals = jax.eval_shape(lambda *given: jax.vjp(apply, *given)[1], params, x)
+    kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(residuals) if leaf.shape[:1] == (3,) and leaf.ndim > 2)
+  chex.assert_trees_all_close(found["dots"], found["none"], rtol=1e-5, atol=1e-5)
+  chex.assert_trees_all_close(found["full"], found["none"], rtol=1e-5, atol=1e-5)
+  frames = x.size  # Of arrays as wide as the input.
+  # Query, key, value, their mixture's product, hidden (twice as wide) and output of the MLP.
+  assert kept["full"] <= 2 * frames < kept["dots"] <= 9 * frames < kept["none"] / 2

@@ -47,6 +47,8 @@ ENTRY %main (x: f32[100], big: f32[1000], w: bf16[16,16]) -> (f32[100], f32[10])
   %swap = f32[100]{0} all-to-all(%x.1), replica_groups={{0,1},{2,3},{4,5},{6,7}}, dimensions={0}
   %shift = f32[100]{0} collective-permute(%x.1), source_target_pairs={{0,1},{1,0}}
   %everyone = f32[100]{0} all-reduce(%x.1), replica_groups={}, to_apply=%sum
+  %again = f32[100]{0} all-reduce(%x.1), replica_groups={}, to_apply=%sum
+  %product = (f32[100]{0}, s8[33554432]{0}) custom-call(%x.1, %x.1), custom_call_target="__cublas$gemm"
   %alone = f32[100]{0} all-reduce(%x.1), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%sum
   %near = f32[100]{0:T(128)S(1)} copy(%x.1)
   %result = f32[100]{0} get-tuple-element(%loop), index=1
@@ -63,7 +65,7 @@ def test_collectives_by_kind_size_group_and_number():
       ("reduce-scatter", 400, 4, 1),
       ("all-to-all", 400, 2, 1),
       ("collective-permute", 400, 2, 1),
-      ("all-reduce", 400, 8, 1),
+      ("all-reduce", 400, 8, 2),
   }
 
 
@@ -77,12 +79,12 @@ def test_bytes_sent_around_a_ring(kind, sent):
 
 
 def test_memory_traffic():
-  # Three rounds of a collective's operand and result; the fusion's slice, index and result; the copy's operand, whose result lies
-  # in another memory; collectives of the entry.
+  # Three rounds of a collective's operand and result; the fusion's slice, index and result; collectives of the entry; a product's
+  # operands and result, not the room that it works in; the copy's operand, whose result lies in another memory.
   loop = 3 * (400 + 400)
   fusion = 40 + 4 + 40
-  collectives = 2 * 512 + (400 + 100) + (400 + 400) * 4
-  assert read_traffic(PROGRAM, 8).memory == loop + fusion + collectives + 400
+  collectives = 2 * 512 + (400 + 100) + (400 + 400) * 5
+  assert read_traffic(PROGRAM, 8).memory == loop + fusion + collectives + 3 * 400 + 400
 
 
 def test_loops_of_unknown_length_are_counted_and_count_once():

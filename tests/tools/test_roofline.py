@@ -44,12 +44,12 @@ def test_hops_to_the_farthest_chip(shape, hops):
 
 def test_collectives_follow_each_other_behind_the_chips_work(monkeypatch):
   collectives = (Collective("all-reduce", 80, 16, count=2), Collective("all-gather", 4, 16))
-  cost = Cost(flops=300, least=0, memory=100, collectives=collectives)
+  cost = Cost(flops=300, least=0, memory=1000, collectives=collectives)
   # Twice 2 * 15/16 * 80 bytes, and 15 * 4, by four links of 2.
   assert cost.sent == 2 * 150 + 60
   found = roofline.estimate(cost, CHIP, (4, 4))
   assert found.communication == (2 * 150 + 60) / 8 and found.bound == "communication"
-  assert (found.shortest, found.longest, found.efficiency) == (3 + 45, 10 + 45, 3 / 48)
+  assert (found.shortest, found.longest, found.efficiency) == (3 + 45, 100 + 45, 3 / 48)
   # 180 s of arithmetic to 45 s of communication are four fifths: sixty times the batch.
   assert found.batch_for(0.8) == pytest.approx(60) and found.batch_for(0.5) == pytest.approx(15)
   monkeypatch.setattr(roofline, "HOP", 0.5)

@@ -15,6 +15,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.talker import make_encoder, make_talker
 from rsatalker_jax.training import film_windows, joint_stage as stages
+from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 from training.stand_ins import PlainTalker, plain_params, plain_render, terms_of
 
@@ -299,3 +300,23 @@ def test_windows_lie_within_the_film_and_show_enough_of_it():
   np.testing.assert_array_equal(film_windows.window_starts(frames, 3, 1), [2, 3, 5, 6])
   np.testing.assert_array_equal(film_windows.window_starts(frames, 7, 4), [2])
   assert len(film_windows.window_starts(frames, 8, 1)) == len(film_windows.window_starts(frames, 3, 3)) == 0
+
+
+@pytest.mark.parametrize("make_stage", [avatar_stage, stages.joint_stage])
+def test_as_many_frames_are_drawn_at_once_as_the_config_says(world, make_stage):
+  seen = []
+
+  @dataclasses.dataclass(frozen=True)
+  class Counting(PlainTalker):
+    def render(self, avatar, flame, *view):
+      seen.append(len(flame["jaw"]))
+      return plain_render(avatar, flame, *view)
+
+  overrides = {"avatar.batch": 8, "joint.frames": 4, "render.frames_at_once": 2}
+  inputs = make_inputs(world, talker=Counting.of, **overrides)
+  stage, (params, buffers) = make_stage(inputs), start(inputs)
+  crop = lambda path, x: x[..., 16:32, 16:32, :] if path[-1].key == "image" else x
+  batch = jax.tree_util.tree_map_with_path(crop, next(iter(stage.batches)))
+  with jax.set_mesh(stage.mesh):
+    jax.eval_shape(lambda *given: stage.loss(*given, jax.random.key(0), jnp.int32(0)), params, buffers, batch)
+  assert set(seen) == {2}

@@ -103,6 +103,7 @@ def test_one_host_sends_to_the_others(monkeypatch):
     if is_source:
       sent.append(value)
       return value
+    assert np.shape(value) == np.shape(sent[0])  # Sums take nothing else.
     return sent.pop(0)
 
   monkeypatch.setattr(local_checkpoints.multihost_utils, "broadcast_one_to_all", broadcast)

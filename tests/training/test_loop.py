@@ -16,7 +16,7 @@ import pytest
 from rsatalker_jax import sharding
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs import ledger, workdir as workdirs
-from rsatalker_jax.training import broken_steps, loop, replay
+from rsatalker_jax.training import broken_steps, checkpoints, loop, replay
 
 TRUE_WEIGHT = np.array([[1.0], [-2.0], [0.5]], np.float32)
 
@@ -304,3 +304,22 @@ def test_loaded_parameters_are_the_trained_ones(tmp_path):
   assert used == "motion:25"
   np.testing.assert_array_equal(params["generator"]["w"], state.params["generator"]["w"])
   np.testing.assert_array_equal(buffers["generator"]["scale"], 1)
+
+
+def test_parts_of_a_batch_draw_numbers_of_their_own():
+  draw = lambda key: jax.random.normal(key, ())
+  loss = lambda params, buffers, batch, key, step: (draw(key), {"draw": draw(key)})
+  stage = dataclasses.replace(make_toy_stage(1), loss=loss, mesh=sharding.make_mesh(), accumulate=4)
+  key, state = jax.random.key(5), checkpoints.TrainState(step=jnp.int32(0), params={}, buffers={}, opt_state=())
+  with jax.set_mesh(stage.mesh):
+    (value, terms), _ = jax.jit(lambda batch: loop.differentiate(stage, state, batch, key))({"x": jnp.zeros((8, 3))})
+  expected = np.mean([draw(jax.random.fold_in(key, part)) for part in range(4)])
+  np.testing.assert_allclose([value, terms["draw"]], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("field", [{"observe": lambda buffers, gradients: buffers}, {"room": loop.Room("pairs", "lost", "needed", None)}])
+def test_what_is_observed_or_overflows_is_no_mean_over_parts(field):
+  stage = dataclasses.replace(make_toy_stage(1), mesh=sharding.make_mesh(), accumulate=2, **field)
+  state = checkpoints.TrainState(step=jnp.int32(0), params={}, buffers={}, opt_state=())
+  with pytest.raises(ValueError, match="stage motion: what overflows or is observed"):
+    loop.differentiate(stage, state, {"x": jnp.zeros((8, 3))}, jax.random.key(0))

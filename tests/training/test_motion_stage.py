@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from rsatalker_jax.data.pipeline import motion_statistics
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_talker
 from rsatalker_jax.training import loop
+from rsatalker_jax.training.checkpoints import TrainState
 from rsatalker_jax.training.motion_stage import motion_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 from training.stand_ins import PlainTalker, make_clip, plain_params, terms_of
@@ -151,3 +153,20 @@ def test_a_run_that_goes_on_with_other_data_keeps_its_statistics(head):
   for name, value in old.statistics.items():
     np.testing.assert_array_equal(state.buffers["generator"][name], value)
     assert np.any(value != new.statistics[name])
+
+
+def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(head):
+  found = {}
+  for count in (1, 2, 4):
+    inputs = make_inputs(head, **{"motion.batch": 8, "motion.window": 5, "motion.accumulate": count})
+    stage = motion_stage(inputs)
+    assert (stage.accumulate, stage.mesh.size) == (count, 2)
+    state = TrainState(step=jnp.int32(0), params=plain_params(3), buffers={"generator": inputs.statistics}, opt_state=())
+    with jax.set_mesh(stage.mesh):
+      batch = sharding.put_batch(stage.mesh, next(iter(stage.batches)))
+      found[count] = jax.jit(lambda *given: loop.differentiate(stage, *given, jax.random.key(0)))(state, batch)
+  (loss, terms), (gradients, _) = found[1]
+  assert loss > 0.1 and set(terms) >= {"expression", "jaw_velocity", "orthogonality"}
+  assert all(np.abs(gradients[group]["shift"]).min() > 1e-4 for group in ("generator", "social"))
+  for count in (2, 4):
+    chex.assert_trees_all_close(found[count], found[1], rtol=1e-5, atol=1e-7)
