@@ -188,7 +188,7 @@ class Column:
       film = self._film_of(scene)
       yield from itertools.islice(pictures, len(scene.frames)) if film is None else film
 
-  def _film_of(self, scene: Scene) -> Float[np.ndarray, "K H W 3"] | None:
+  def _film_of(self, scene: Scene) -> UInt8[np.ndarray, "K H W 3"] | None:
     return scene.film if self.film else None
 
   def _render(self, scenes: Sequence[Scene]) -> Iterator[Frame]:
