@@ -60,7 +60,7 @@ def rotation_matrix(axis_angle: Float[Array, "3"]) -> Float[Array, "3 3"]:
   """Rodrigues' formula; value and every derivative are right at zero too."""
   x, y, z = axis_angle
   skew = jnp.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-  sine, cosine = rodrigues(axis_angle @ axis_angle)
+  sine, cosine = rodrigues(jnp.dot(axis_angle, axis_angle))
   return jnp.eye(3, dtype=axis_angle.dtype) + sine * skew + cosine * (skew @ skew)
 
 
