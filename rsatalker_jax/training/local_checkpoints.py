@@ -88,10 +88,10 @@ class LocalCheckpoints:
       after: the step that all hosts have together.
       say: gets a line about what is used, and about damaged files.
     """
-    step, arrays = self._read_newest(abstract, say)
+    step, arrays = self._read_newest(abstract, after, say)
     steps = np.atleast_1d(multihost_utils.process_allgather(np.int32(step)))
     newest = int(steps.max())
-    if newest <= after:
+    if newest < 0:
       return None
     owner = int(np.argmax(steps == newest))
     everywhere = bool((steps == newest).all())
@@ -112,9 +112,13 @@ class LocalCheckpoints:
     found = [path for path in self.folder.glob("*.npz") if path.stem.isdecimal()]
     return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
-  def _read_newest(self, abstract: TrainState, say: Callable[[str], None]) -> tuple[int, dict[str, np.ndarray]]:
-    """Step and arrays of the newest whole file; -1 where there is none."""
+  def _read_newest(
+      self, abstract: TrainState, after: int, say: Callable[[str], None]
+  ) -> tuple[int, dict[str, np.ndarray]]:
+    """Step and arrays of the newest whole file of a step later than `after`; -1 where there is none. Others are not opened."""
     for path in self._find():
+      if int(path.stem) <= after:
+        break
       try:
         with np.load(path) as file:  # Each member has a checksum, which is compared.
           arrays = {name: file[name] for name in file.files}
