@@ -455,3 +455,9 @@ def _judge(clip: ClipSound, best: Placement, rival: Placement | None, seconds: f
   if best.start < -0.5 / 25 or end > seconds + 0.5:
     return f"beyond the video: {best.start:.2f} to {end:.2f} s of {seconds:.2f} s"
   return ""
+
+
+def rank(clip: ClipSound, index: SoundIndex) -> float:
+  """How much the likeliest place of a video sounds like a clip, by two of its pieces: to choose among many videos."""
+  pieces = sorted(clip.pieces, key=lambda piece: -piece.energy)[:2]
+  return float(np.mean([index.correlate(piece).max(initial=-1.0) for piece in pieces])) if pieces else -1.0
