@@ -32,6 +32,7 @@ import numpy as np
 
 from rsatalker_jax import npz
 from rsatalker_jax.data.audio import read_wav
+from rsatalker_jax.data.captures import read_identity
 from rsatalker_jax.data.relations import read_relations
 from rsatalker_jax.data.tracks import read_motion, read_track
 from rsatalker_jax.data.triplets import cropping, matching, people
@@ -47,6 +48,7 @@ _FILE = re.compile(r"(?P<clip>(?P<video>.+)_sub_video_.+)_speaker(?P<speaker>[12
 _VERSION = 1  # Of what is decided and written: another does everything again.
 _PICTURE_WIDTH = 160
 _MOST_VIDEOS = 3  # That are listened to, of all that are searched.
+_IDENTITY = "identity.npz"  # Beside a film's parameters.
 _CHUNK = 32  # Clips that are searched for together.
 
 WriteFilm = Callable[..., int]  # `media.video.write_video`, which data may not import.
@@ -422,11 +424,11 @@ class _Builder:
     motions = [read_motion(path) for path in clip.npzs]
     covered = min(len(motions[0]), len(motions[1]), -(-max(map(len, voices)) // SAMPLES_PER_FRAME))
     times = [max(float(placement.video_time(i / FPS)), 0.0) for i in range(covered)]
-    pictures, size = [], (0, 0)
+    reader, pictures, size = cropping.Pictures(), [], (0, 0)
     try:
       for frame in read_frames_at(video, times):
         size = frame.width, frame.height
-        pictures.append(cropping.grey(frame, _PICTURE_WIDTH))
+        pictures.append(reader.small_grey(frame, _PICTURE_WIDTH))
     except InputError:
       if len(pictures) < covered - FPS // 2:  # A video may end some frames before its sound does.
         raise
@@ -492,9 +494,7 @@ class _Builder:
     self._write_flame(root / "flame_param" / name, track)
     facts = {"speaker": speaker, "capture": f"captures/{video.stem}_p{side}", "film": f"images/{name}.mp4", "name": name,
              "masked": films["fg_masks"][0] is not None, "crop": dataclasses.asdict(crop), "source": track.source}  # fmt: skip
-    facts |= {"entries": track.entries, "shown": [i for i in track.frames if i < len(times)], "background": track.background}
-    offset = None if track.static_offset is None else track.static_offset.tolist()
-    return facts | {"shape": track.shape.tolist(), "static_offset": offset}
+    return facts | {"entries": track.entries, "shown": track.frames, "background": track.background}
 
   def _vhap(self, video: str, side: int, name: str):
     if self.sources.tracks is None:
@@ -511,9 +511,11 @@ class _Builder:
     return next((path for path in paths if path.is_file()), None)
 
   def _write_film(self, path: pathlib.Path, source: pathlib.Path, times: list[float], crop: cropping.Crop, pixels: str) -> None:
+    reader = cropping.Pictures()
+
     def frames():
       for frame in read_frames_at(source, times):
-        picture = crop.cut(frame.to_ndarray(format=pixels))
+        picture = crop.cut(reader.full(frame, pixels))
         yield picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
 
     # Frames are drawn in random order: a key frame every half second.
@@ -526,6 +528,8 @@ class _Builder:
       partial.mkdir(parents=True)
       for row, frame in enumerate(track.frames):
         np.savez(partial / f"{frame:05d}.npz", **{key: values[row : row + 1] for key, values in track.flame.items()})
+      identity = {"shape": track.shape} | ({} if track.static_offset is None else {"static_offset": track.static_offset})
+      np.savez(partial / _IDENTITY, **identity)
       shutil.rmtree(folder, ignore_errors=True)
       os.replace(partial, folder)
     except OSError as error:
@@ -575,9 +579,11 @@ class _Builder:
           file.write((json.dumps(content, indent=1) + "\n").encode())
       else:
         path.unlink(missing_ok=True)
-    canonical = {"shape": np.mean([film["shape"] for _, film in shown], axis=0).astype(np.float32)}
-    if (offset := shown[0][1]["static_offset"]) is not None:
-      canonical["static_offset"] = np.array(offset, np.float32)
+    # Shapes that were found clip by clip differ a little; a tracked offset belongs to its own.
+    people = [read_identity(root / "flame_param" / film["name"] / _IDENTITY, None) for _, film in shown]
+    canonical = {"shape": np.mean([shape for shape, _ in people], axis=0)}
+    if people[0][1] is not None:
+      canonical = {"shape": people[0][0], "static_offset": people[0][1][None]}
     with whole_file(root / "canonical_flame_param.npz") as file:
       np.savez(file, **canonical)
     return lines

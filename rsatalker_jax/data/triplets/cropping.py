@@ -24,6 +24,7 @@ from collections.abc import Mapping
 import av
 import numpy as np
 import scipy.ndimage
+from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 from PIL import Image
 
@@ -299,7 +300,17 @@ def track_by_capture(
   return FilmTrack(frames, entries, flame, capture.shape, offset, background, "vhap")
 
 
-def grey(frame: av.VideoFrame, width: int) -> UInt8[np.ndarray, "h w"]:
-  """A small grey picture of a frame, of even proportions."""
-  height = max(round(frame.height * width / frame.width), 1)
-  return frame.reformat(width=width, height=height, format="gray", interpolation="AREA").to_ndarray()
+class Pictures:
+  """Frames as arrays; FFmpeg's tables are made for the first and used for all."""
+
+  def __init__(self):
+    self._reformatter = VideoReformatter()
+
+  def small_grey(self, frame: av.VideoFrame, width: int) -> UInt8[np.ndarray, "h w"]:
+    """A grey picture of a frame, scaled to a width."""
+    height = max(round(frame.height * width / frame.width), 1)
+    return self._reformatter.reformat(frame, width, height, "gray", interpolation="AREA", threads=1).to_ndarray()
+
+  def full(self, frame: av.VideoFrame, pixels: str) -> UInt8[np.ndarray, "H W *c"]:
+    """All of a frame, as FFmpeg's "rgb24" or "gray"."""
+    return self._reformatter.reformat(frame, format=pixels, threads=1).to_ndarray()
