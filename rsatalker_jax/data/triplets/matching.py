@@ -47,6 +47,7 @@ _FINE = 8192  # Samples of a window, half a second.
 _REACH = 1024  # Samples to each side that are searched: more than a feature frame and its error.
 _MOST_WINDOWS = 32
 _QUIET = 10 ** (-30 / 20)  # Windows so far below the loudest say nothing.
+_SURE_SPEED = 8.0  # Seconds of clip whose features tell the speed as well as phases need it.
 _NEAR = 16  # Samples within which a window's offset agrees with the line.
 
 
@@ -64,11 +65,11 @@ class Rules:
   """
 
   coherence: float = 0.10
-  short_coherence: float = 0.20
+  short_coherence: float = 0.30
   short: float = 2.0
-  agreement: float = 0.6
+  agreement: float = 0.75
   rival: float = 0.5
-  shortest: float = 0.8
+  shortest: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,20 +300,15 @@ def _fit_line(
   then least squares of those. A short stretch leaves b at 0."""
   if np.ptp(x) < 1.5:
     return float(np.average(y, weights=weights)), 0.0
-  best, inliers = -1.0, None
-  slopes = [(0.0, i) for i in range(len(x))]
-  for i in range(len(x)):
-    for j in range(i + 1, len(x)):
-      if abs(x[j] - x[i]) > 0.3 * np.ptp(x):
-        slopes.append(((y[j] - y[i]) / (x[j] - x[i]), i))
-  for slope, i in slopes:
-    if abs(slope) <= _MAX_SPEED * 1.2:
-      close = np.abs(y - y[i] - slope * (x - x[i])) <= tolerance
-      # Of lines through the same points the standing clock is the likeliest.
-      score = float(weights[close].sum()) + (1e-6 if slope == 0 else 0)
-      if score > best:
-        best, inliers = score, close
-  if inliers is None or inliers.sum() < 2 or np.ptp(x[inliers]) < 1.5:
+  # Level lines through each point, and lines through points that lie far apart.
+  i, j = np.nonzero(x[None] - x[:, None] > 0.3 * np.ptp(x))
+  anchors = np.concatenate([np.arange(len(x)), i])
+  slopes = np.concatenate([np.zeros(len(x)), (y[j] - y[i]) / (x[j] - x[i])])
+  anchors, slopes = anchors[np.abs(slopes) <= 1.2 * _MAX_SPEED], slopes[np.abs(slopes) <= 1.2 * _MAX_SPEED]
+  close = np.abs(y - y[anchors, None] - slopes[:, None] * (x - x[anchors, None])) <= tolerance
+  # Of lines through the same points the level one is the likeliest: two clocks seldom differ.
+  inliers = close[np.argmax(close @ weights + 1e-6 * (slopes == 0))]
+  if inliers.sum() < 2 or np.ptp(x[inliers]) < 1.5:
     return None
   slope, constant = np.polyfit(x[inliers], y[inliers], 1, w=np.sqrt(weights[inliers]))
   return float(constant), float(slope)
@@ -390,32 +386,38 @@ def _play(wav: Float[np.ndarray, "S"], speed: float) -> Float[np.ndarray, "S2"]:
   return resample(wav, 1_000_000, round(1_000_000 * (1 + speed)))
 
 
-def refine(
+def _refine(
     clip: ClipSound, video: Float[np.ndarray, "V"], found: Sequence[Float[np.ndarray, "lags"]], candidate: Candidate
 ) -> Placement:
-  """The placement near a candidate: to a fraction of a millisecond where the waveform is the same.
+  """The placement near a candidate: to a fraction of a millisecond where the waveform is the same."""
+  guesses = [_refine_speed(clip, found, candidate.start, candidate.speed)]
+  if abs(candidate.speed) <= 2 * _SPEED_STEP:
+    guesses.append((candidate.start, 0.0))
+  return max((_measure_twice(clip, video, *guess, candidate.similarity) for guess in guesses), key=lambda p: p.coherence)
 
-  Args:
-    clip: what is looked for.
-    video: its sound.
-    found: `correlate_pieces` with it.
-    candidate: one of `find_candidates`.
-  """
-  start, speed, similarity = candidate
-  tried = [(start, 0.0)] if abs(speed) <= 2 * _SPEED_STEP else []
-  fine = _refine_speed(clip, found, start, speed)
-  tried.append(fine)
-  best = max((_measure(clip.wav, video, *guess) for guess in tried), key=lambda m: m[2])
-  if best[2] < (0.35 if clip.seconds < 8 else 0.1) and similarity > 0.3:
-    # Features leave the speed of a short clip open to some per mille, and phases do not bear that.
-    reach = min(max(0.004, 0.03 / max(clip.seconds, 1)), _MAX_SPEED)
-    for step in np.arange(-reach, reach + 1e-9, 0.0008):
-      middle = clip.seconds / 2
-      best = max(best, _measure(clip.wav, video, fine[0] - step * middle, fine[1] + step), key=lambda m: m[2])
-  # On the line that was found windows agree better, and more of them do.
-  again = _measure(clip.wav, video, best[0], best[1])
-  start, speed, coherence, agreement = max(best, again, key=lambda m: m[2])
-  return Placement(start, speed, coherence, agreement, similarity)
+
+def _measure_twice(
+    clip: ClipSound, video: Float[np.ndarray, "V"], start: float, speed: float, similarity: float
+) -> Placement:
+  """On the line that was found windows agree better, and more of them do."""
+  first = _measure(clip.wav, video, start, speed)
+  again = _measure(clip.wav, video, first[0], first[1]) if first[2] > 0.05 else first
+  return Placement(*max(first, again, key=lambda m: m[2]), similarity)
+
+
+def _search_speeds(clip: ClipSound, video: Float[np.ndarray, "V"], placement: Placement) -> Placement:
+  """Other speeds near a placement's: features leave that of a short clip open to some per mille, which phases do not bear."""
+  middle = clip.seconds / 2
+  reach = min(max(0.004, 0.03 / max(clip.seconds, 1)), _MAX_SPEED)
+  for step in np.arange(-reach, reach + 1e-9, 0.0008).tolist():
+    other = _measure(clip.wav, video, placement.start - step * middle, placement.speed + step)
+    if other[2] > placement.coherence:
+      placement = Placement(*other, placement.similarity)
+  return _better(placement, _measure_twice(clip, video, placement.start, placement.speed, placement.similarity))
+
+
+def _better(one: Placement, other: Placement) -> Placement:
+  return other if other.coherence > one.coherence else one
 
 
 def place_clip(clip: ClipSound, video: Float[np.ndarray, "V"], index: SoundIndex, rules: Rules = Rules()) -> Match:
@@ -431,12 +433,19 @@ def place_clip(clip: ClipSound, video: Float[np.ndarray, "V"], index: SoundIndex
   candidates = find_candidates(clip, found)
   # What is much less similar than the best cannot be as coherent over half of the clip.
   candidates = [candidate for candidate in candidates if candidate.similarity > 0.35 * candidates[0].similarity]
-  placements = [refine(clip, video, found, candidate) for candidate in candidates]
+  placements = [_refine(clip, video, found, candidate) for candidate in candidates]
   if not placements:
     return Match(None, 0.0, "silence: there is nothing to compare")
-  placements.sort(key=lambda placement: -placement.coherence)
-  best = placements[0]
-  others = [p for p in placements[1:] if abs(p.start - best.start) > _APART]
+  # The most similar first, and of clips so short that features may mislead by a little the next, too.
+  for i in range(min(len(placements), 2)):
+    enough = 0.35 if clip.seconds < _SURE_SPEED else rules.coherence
+    if max(placement.coherence for placement in placements) < enough and placements[i].similarity > 0.3:
+      placements[i] = _search_speeds(clip, video, placements[i])
+  order = sorted(range(len(placements)), key=lambda i: -placements[i].coherence)
+  best = placements[order[0]]
+  # The video says it again as fast as it said it first.
+  others = [_better(p, _measure_twice(clip, video, candidates[i].start, best.speed, p.similarity))
+            for i in order[1:] if abs((p := placements[i]).start - best.start) > _APART]  # fmt: skip
   rival = max(others, key=lambda p: p.coherence, default=None)
   return Match(best, rival.coherence if rival else 0.0, _judge(clip, best, rival, len(video) / SAMPLE_RATE, rules))
 
