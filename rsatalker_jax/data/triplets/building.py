@@ -5,7 +5,7 @@
 
 become
 
-    <out>/conversations/{train,val,test}/   the conversations that were found, DualTalk's layout
+    <out>/conversations/{train,val,test}/   the conversations that were found, DualTalk's layout, with relations.csv
     <out>/captures/<video id>_p{0,1}/       films of each person, one a clip, in the capture layout (`data.captures`)
     <out>/triplets.jsonl                    which film shows which conversation (`manifest`)
     <out>/clips/<conversation>.json         what was decided of each clip, from which the rest is put together
@@ -33,7 +33,7 @@ import numpy as np
 from rsatalker_jax import npz
 from rsatalker_jax.data.audio import read_wav
 from rsatalker_jax.data.captures import read_identity
-from rsatalker_jax.data.relations import read_relations
+from rsatalker_jax.data.relations import RelationLabel, read_relations, write_relations
 from rsatalker_jax.data.tracks import read_motion, read_track
 from rsatalker_jax.data.triplets import cropping, matching, people
 from rsatalker_jax.data.triplets.matching import ClipSound, Match, Placement, SoundIndex
@@ -554,6 +554,12 @@ class _Builder:
       clip = clips[record["conversation"]]
       for path in (*clip.wavs, *clip.npzs):
         _copy(path, self.out / "conversations" / clip.split / path.name)
+    names = [record["conversation"] for record in matched]
+    known = [RelationLabel(name, relations[name]) for name in names if np.any(relations.get(name, UNKNOWN) != UNKNOWN)]
+    if known:
+      write_relations(self.out / "conversations" / "relations.csv", known)
+    else:
+      (self.out / "conversations" / "relations.csv").unlink(missing_ok=True)
     with whole_file(self.out / "triplets.jsonl") as file:
       file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 

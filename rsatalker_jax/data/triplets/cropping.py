@@ -12,9 +12,7 @@ along -z, with f / d = S s / 2, and the principal point at (u, v). Perspective t
 (u, v) and S are not exactly, the camera is not: train avatars on tracks made from the films (VHAP's), which replace this.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import os
@@ -29,6 +27,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from rsatalker_jax.data.captures import SPLITS, Capture, load_capture, transforms_file
+from rsatalker_jax.data.csv_tables import read_table
 from rsatalker_jax.data.tracks import SHAPE_DIM
 from rsatalker_jax.data.triplets.people import Box
 from rsatalker_jax.errors import InputError
@@ -134,26 +133,14 @@ def read_boxes(path: str | os.PathLike) -> FaceBoxes:
     InputError: names file and line of a missing column, a value that is no number, or a box without extent.
   """
   rows: dict[tuple[str, int], list[tuple[float, Box]]] = {}
-  expected = f"a csv with the columns {','.join(_BOX_COLUMNS)}"
-  table = csv.DictReader(io.StringIO(read_text(path, expected), newline=""))
-  try:
-    columns = [name.strip() for name in table.fieldnames or ()]
-    if not set(_BOX_COLUMNS) <= set(columns):
-      raise InputError(f"{path}:1", "columns", ",".join(columns) or "none", ",".join(_BOX_COLUMNS))
-    table.fieldnames = columns
-    for row in table:
-      place = f"{path}:{table.line_num}"
-      values = {name: (row[name] or "").strip() for name in _BOX_COLUMNS}
-      if values["person"] not in ("p0", "p1"):
-        raise InputError(place, "person", repr(values["person"]), "p0 (left) or p1 (right)")
-      numbers = {name: _parse_number(place, name, values[name]) for name in _BOX_COLUMNS[3:]}
-      frame = -math.inf if not values["frame"] else _parse_number(place, "frame", values["frame"])
-      if not (numbers["left"] < numbers["right"] and numbers["top"] < numbers["bottom"]):
-        raise InputError(place, "left, top, right, bottom", list(numbers.values()), "left < right and top < bottom")
-      box = tuple(numbers[name] for name in _BOX_COLUMNS[3:])
-      rows.setdefault((values["video"], int(values["person"][1])), []).append((frame, box))
-  except csv.Error as error:
-    raise InputError(f"{path}:{table.line_num + 1}", "", error, "a line of a csv") from None
+  for row in read_table(pathlib.Path(path), _BOX_COLUMNS):
+    if row["person"] not in ("p0", "p1"):
+      raise InputError(row.place, "person", repr(row["person"]), "p0 (left) or p1 (right)")
+    left, top, right, bottom = (_parse_number(row.place, name, row[name]) for name in _BOX_COLUMNS[3:])
+    frame = -math.inf if not row["frame"] else _parse_number(row.place, "frame", row["frame"])
+    if not (left < right and top < bottom):
+      raise InputError(row.place, "left, top, right, bottom", [left, top, right, bottom], "left < right and top < bottom")
+    rows.setdefault((row["video"], int(row["person"][1])), []).append((frame, (left, top, right, bottom)))
   return FaceBoxes(rows)
 
 
