@@ -98,8 +98,8 @@ def make_mock(folder: pathlib.Path, count: int, seed: int = 0) -> list[mock.Trut
     cut(4, 0, 0, label="in part", tracks=part)
     cut(5, 0, 0, label="backwards", tracks=[track[: 12 * SAMPLE_RATE][::-1] for track in scenes[5].tracks])
     for other, scene in list(kept.items())[-3:]:
-      cut(6, 0, 0, label="another video", tracks=[track[SAMPLE_RATE : 13 * SAMPLE_RATE] for track in scene.tracks])
-    kept[name] = scenes[6]
+      cut(len(scenes) - 1, 0, 0, label="another video", tracks=[track[SAMPLE_RATE : 13 * SAMPLE_RATE] for track in scene.tracks])
+    kept[name] = scenes[-1]
   truths += _add_jonas(folder)
   (folder / "truth.json").write_text(json.dumps([dataclasses.asdict(truth) for truth in truths]))
   return truths

@@ -471,7 +471,7 @@ class _Builder:
     """Writes one person's film, its masks and its parameters; None where nobody tracked them and that is asked for."""
     name = f"{clip.name}_speaker{speaker}"
     tracked = self._vhap(video.stem, side, name)
-    if tracked is None and self.options.only_tracked:
+    if tracked is None and self.options.only_tracked:  # Nobody need be found, then.
       return None
     box, margin = boxes[side], self.options.margin
     if box is None:
@@ -481,9 +481,10 @@ class _Builder:
       box, margin = np.tile(np.array(found) * (*size, *size), (len(times), 1)), cropping.found_margin(margin)
     crop = cropping.make_crop(cropping.fix_box(box), size, self.options.size, margin)
     numbers = np.rint(np.array(times) * FPS).astype(int).tolist()
-    if tracked is not None:
-      track = cropping.track_by_capture(tracked, numbers, crop, size)
-    else:
+    track = None if tracked is None else cropping.track_by_capture(tracked, numbers, crop, size)
+    if track is None and self.options.only_tracked:
+      return None
+    if track is None:
       own = read_track(clip.npzs[speaker - 1])
       track = cropping.track_by_projection(own.motion, _read_cam(clip.npzs[speaker - 1]), own.shape, box, crop)
     root = self.out / "captures" / f"{video.stem}_p{side}"

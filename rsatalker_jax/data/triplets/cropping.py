@@ -250,8 +250,8 @@ def open_tracks(root: pathlib.Path) -> tuple[Capture, list[float] | None]:
 
 def track_by_capture(
     tracked: tuple[Capture, list[float] | None], numbers: list[int], crop: Crop, video_size: tuple[int, int]
-) -> FilmTrack:
-  """Cameras and parameters from a capture of the whole video, or of the film.
+) -> FilmTrack | None:
+  """Cameras and parameters from a capture of the whole video, or of the film; None where it shows none of the frames.
 
   Args:
     tracked: of `open_tracks`. Its images have the size of the video, and its timesteps are the video's frames, or of the film.
@@ -260,7 +260,7 @@ def track_by_capture(
     video_size: width, height.
 
   Raises:
-    InputError: its size is neither, or it shows none of the frames.
+    InputError: its size is neither.
   """
   capture, background = tracked
   size = capture.width, capture.height
@@ -273,7 +273,7 @@ def track_by_capture(
   known = {int(t): i for i, (t, c) in enumerate(zip(capture.timesteps, capture.camera_indices)) if c == camera}
   frames = [i for i, timestep in enumerate(timesteps) if timestep in known]
   if not frames:
-    raise InputError(capture.root, "timestep_index", f"none of {timesteps[0]} to {timesteps[-1]}", "the clip's frames")
+    return None
   items = [known[timesteps[i]] for i in frames]
   world_to_camera, intrinsics = capture.read_cameras(items)
   to_opengl = np.diag([1.0, -1.0, -1.0, 1.0])

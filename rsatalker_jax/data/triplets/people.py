@@ -18,8 +18,9 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float, UInt8
 
-from rsatalker_jax.types import FPS, MOTION_GROUPS, SAMPLES_PER_FRAME, Motion
+from rsatalker_jax.types import FPS, MOTION_GROUPS, SAMPLES_PER_FRAME
 
+AnyMotion = Float[np.ndarray, "_ 56"]  # Of any length, beside the pictures'.
 Box = tuple[float, float, float, float]  # Left, top, right, bottom, as parts of the picture's width and height.
 
 MARGIN = 3.5  # Of the combined evidence; benchmarks/triplet_matching.py prints what right and wrong answers reach.
@@ -53,10 +54,10 @@ class Sides:
 def find_sides(
     pictures: UInt8[np.ndarray, "T h w"],
     voices: Sequence[Float[np.ndarray, "_"]],
-    motions: Sequence[Motion | None] = (None, None),
+    motions: Sequence[AnyMotion | None] = (None, None),
     *,
     boxes: Sequence[Box | None] = (None, None),
-    tracks: Sequence[Motion | None] = (None, None),
+    tracks: Sequence[AnyMotion | None] = (None, None),
     margin: float = MARGIN,
 ) -> Sides:
   """Tells which speaker of a clip is on the left.
@@ -150,7 +151,7 @@ def _loudness(voice: Float[np.ndarray, "S"], frames: int) -> Float[np.ndarray, "
   return np.clip(10 * np.log10(power / loud + 1e-5), -40, 0)
 
 
-def _speed(motion: Motion, groups: Sequence[str], frames: int) -> Float[np.ndarray, "T"]:
+def _speed(motion: AnyMotion, groups: Sequence[str], frames: int) -> Float[np.ndarray, "T"]:
   """How fast some groups of a motion change, as a logarithm without trend, of unit deviation; 0 behind its end."""
   values = np.concatenate([motion[:frames, MOTION_GROUPS[group]] for group in groups], axis=1)
   change = np.linalg.norm(np.diff(values, axis=0, prepend=values[:1]), axis=1)
@@ -198,7 +199,7 @@ def _compare(
   return _standardise(score[0] - score[1])
 
 
-def _compare_tracks(tracks: Sequence[Motion], motions: Sequence[Motion | None], frames: int) -> float:
+def _compare_tracks(tracks: Sequence[AnyMotion], motions: Sequence[AnyMotion | None], frames: int) -> float:
   """Evidence that the left track is speaker 1's motion, or the right one speaker 2's: axes of head and jaw one by one."""
   axes = np.r_[MOTION_GROUPS["jaw"], MOTION_GROUPS["pose"]]
   frames = min([frames, *(len(x) for x in (*tracks, *motions) if x is not None)])
