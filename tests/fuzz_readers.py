@@ -42,7 +42,8 @@ import tiny_world  # noqa: E402
 from rsatalker_jax.avatar import Gaussians  # noqa: E402
 from rsatalker_jax.data.audio import read_wav, wav_frames  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
-from rsatalker_jax.data.dualtalk import read_relations, write_motion  # noqa: E402
+from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
+from rsatalker_jax.data.relations import read_relations  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.data.triplets import load_triplets  # noqa: E402
 from rsatalker_jax.data.video_frames import read_video_frame  # noqa: E402
@@ -118,7 +119,7 @@ def _read_wav(path):
 
 
 def _write_relations(folder):
-  rows = ["conversation,relation", 'a,"blood,equal"', "b,non_blood,unequal", "Müller,unknown"]
+  rows = ["conversation,blood,equal,annotator,confidence", "a,true,true,ann,0.5", "a,true,unknown,ben,", "Müller,FALSE,false,ann,1"]
   (folder / "relations.csv").write_text("\r\n".join(rows) + "\r\n", encoding="utf-8")
 
 
