@@ -7,13 +7,15 @@ import http.client
 import json
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from aiohttp import web
 
 from rsatalker_jax.media.video import write_video
 from rsatalker_jax.study import server, store
 from rsatalker_jax.study.materials import Materials
+from rsatalker_jax.web import serving
 
 CONVERSATIONS, METHODS = ("breakfast", "office"), ("dualtalk", "ours", "truth")
 
@@ -78,21 +80,27 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(materials: Materials, opened: store.Store, folder: pathlib.Path) -> Iterator[Site]:
+def serving_in_thread(make_app: Callable[[list[str]], web.Application]) -> Iterator[int]:
+  """Serves an application on 127.0.0.1 from a thread of its own; gives the port."""
   loop = asyncio.new_event_loop()
   thread = threading.Thread(target=loop.run_forever)
   thread.start()
   in_loop = lambda work: asyncio.run_coroutine_threadsafe(work, loop).result()
   try:
-    listener = server.open_listener("127.0.0.1", 0)
+    listener = serving.open_listener("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    tokens = list(opened.tokens().values())
-    runner = in_loop(server.start_server(materials, opened, listener, server.find_origins("127.0.0.1", port, None)[1]))
+    runner = in_loop(serving.start_server(make_app(serving.find_origins("127.0.0.1", port, None)[1]), listener))
     try:
-      yield Site(port, tokens, opened, folder)
+      yield port
     finally:
       in_loop(runner.cleanup())
   finally:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+@contextlib.contextmanager
+def running(materials: Materials, opened: store.Store, folder: pathlib.Path) -> Iterator[Site]:
+  with serving_in_thread(lambda origins: server.StudyServer(materials, opened, origins).make_app()) as port:
+    yield Site(port, list(opened.tokens().values()), opened, folder)

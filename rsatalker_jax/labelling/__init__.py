@@ -1,0 +1,1 @@
+"""The page on which people label how two people are related."""
