@@ -255,6 +255,26 @@ def _study() -> None:
   study.run_study(**{name: FLAGS[name].value for name in names})
 
 
+# --- label
+
+
+def _define_label() -> None:
+  flags.DEFINE_string("conversations", None, "Folder in DualTalk's layout.")
+  flags.DEFINE_string("annotator", None, "The name under which your labels are kept.")
+  flags.DEFINE_string("videos", None, "Folder with <conversation>.mp4, or _speaker1.mp4 and _speaker2.mp4; faces are drawn where there is none.")
+  flags.DEFINE_string("relations", None, "The table; <conversations>/relations.csv if not given.")
+  flags.DEFINE_bool("agreement", False, "Print how far annotators agree instead.")
+  flags.DEFINE_integer("port", 8710, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
+  flags.mark_flags_as_required(["conversations"])
+
+
+def _label() -> None:
+  from rsatalker_jax.commands import label
+
+  names = ("conversations", "annotator", "videos", "relations", "agreement", "port")
+  label.label_conversations(**{name: FLAGS[name].value for name in names})
+
+
 VERBS = {
     "train": Verb(
         """Trains RSATalker: motion, avatar, joint.
@@ -351,5 +371,16 @@ VIDEOS has one folder a conversation, each with a video of every method, METHOD.
 goes on. docs/study.md tells how to run one.""",
         _define_study,
         _study,
+    ),
+    "label": Verb(
+        """Labels how the two people of each conversation are related, in a browser on this machine.
+
+    python -m rsatalker_jax label --conversations=data/dualtalk --annotator=ann [--videos=VIDEOS]   # until Ctrl+C
+    python -m rsatalker_jax label --conversations=data/dualtalk --agreement                         # Cohen's kappa
+
+A label is in the table, <conversations>/relations.csv, before the page says so; the same command goes on where you stopped.
+docs/dataset.md tells what the table holds.""",
+        _define_label,
+        _label,
     ),
 }

@@ -132,6 +132,46 @@ class DualTalkSource(collections.abc.Sequence):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ClipFiles:
+  """Where a conversation's files are, or would be.
+
+  Attributes:
+    name: of the conversation, without the speaker.
+    split: the folder it is in; "" where there are no folders of splits.
+    wavs, npzs: voices and motions of speakers 1 and 2.
+  """
+
+  name: str
+  split: str
+  wavs: tuple[pathlib.Path, pathlib.Path]
+  npzs: tuple[pathlib.Path, pathlib.Path]
+
+  @property
+  def missing(self) -> list[str]:
+    """Names of the files that do not exist."""
+    return [path.name for path in (*self.wavs, *self.npzs) if not path.is_file()]
+
+
+def find_clips(root: str | os.PathLike) -> list[ClipFiles]:
+  """All conversations below `root`, whole or not, split by split and by name; of `root` itself where it has no folders of splits.
+
+  Raises:
+    InputError: there is none.
+  """
+  root = pathlib.Path(root)
+  clips = []
+  for split in [split for split in SPLITS if (root / split).is_dir()] or [""] * root.is_dir():
+    folder = root / split
+    for name in sorted(_conversations(folder)):
+      wavs, npzs = ((folder / f"{name}_speaker1.{kind}", folder / f"{name}_speaker2.{kind}") for kind in ("wav", "npz"))
+      clips.append(ClipFiles(name, split, wavs, npzs))
+  if not clips:
+    found = "no conversation" if root.is_dir() else "no such folder"
+    raise InputError(root, "", found, "clips <id>_speaker{1,2}.{wav,npz}, in folders train, val, test, ood or none")
+  return clips
+
+
 def present_splits(root: str | os.PathLike) -> list[str]:
   """The splits that `load_dualtalk` can serve from `root`, validation clips held out of `train` among them."""
   root = pathlib.Path(root)

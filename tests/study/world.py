@@ -1,21 +1,17 @@
 """A study of tiny videos, and a server of it in a thread."""
 
-import asyncio
 import contextlib
 import dataclasses
-import http.client
 import json
 import pathlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
-from aiohttp import web
 
 from rsatalker_jax.media.video import write_video
 from rsatalker_jax.study import server, store
 from rsatalker_jax.study.materials import Materials
-from rsatalker_jax.web import serving
+from served import request, serving_in_thread
 
 CONVERSATIONS, METHODS = ("breakfast", "office"), ("dualtalk", "ours", "truth")
 
@@ -46,18 +42,7 @@ class Site:
 
   def request(self, method: str, path: str, body: bytes | None = None, **headers) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body; the path goes out as it is."""
-    connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-    try:
-      connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
-      for name, value in headers.items():
-        connection.putheader(name.replace("_", "-"), value)
-      if body is not None and "Transfer_Encoding" not in headers:
-        connection.putheader("Content-Length", str(len(body)))
-      connection.endheaders(body)
-      response = connection.getresponse()
-      return response.status, dict(response.getheaders()), response.read()
-    finally:
-      connection.close()
+    return request(self.port, method, path, body, **headers)
 
   def state(self, number: int = 1) -> dict:
     status, _, body = self.request("GET", f"/s/{self.tokens[number - 1]}/state")
@@ -77,27 +62,6 @@ class Site:
       return other.answers()
     finally:
       other.close()
-
-
-@contextlib.contextmanager
-def serving_in_thread(make_app: Callable[[list[str]], web.Application]) -> Iterator[int]:
-  """Serves an application on 127.0.0.1 from a thread of its own; gives the port."""
-  loop = asyncio.new_event_loop()
-  thread = threading.Thread(target=loop.run_forever)
-  thread.start()
-  in_loop = lambda work: asyncio.run_coroutine_threadsafe(work, loop).result()
-  try:
-    listener = serving.open_listener("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    runner = in_loop(serving.start_server(make_app(serving.find_origins("127.0.0.1", port, None)[1]), listener))
-    try:
-      yield port
-    finally:
-      in_loop(runner.cleanup())
-  finally:
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
 
 
 @contextlib.contextmanager
