@@ -176,7 +176,7 @@ def present_splits(root: str | os.PathLike) -> list[str]:
   """The splits that `load_dualtalk` can serve from `root`, validation clips held out of `train` among them."""
   root = pathlib.Path(root)
   present = {split for split in SPLITS if (root / split).is_dir()}
-  if "train" in present and len({_video_id(name) for name in _conversations(root / "train")}) > 1:
+  if "train" in present and len({recording_of(name) for name in _conversations(root / "train")}) > 1:
     present.add("val")
   return [split for split in SPLITS if split in present]
 
@@ -215,7 +215,7 @@ def load_dualtalk(
   names = sorted(_conversations(folder))
   if split in ("train", "val") and not (root / "val").is_dir():
     videos = _held_out_videos(names, val_fraction)
-    names = [name for name in names if (_video_id(name) in videos) == held_out]
+    names = [name for name in names if (recording_of(name) in videos) == held_out]
   if relations is None and (root / "relations.csv").is_file():
     relations = root / "relations.csv"
   known = {name for part in SPLITS if (root / part).is_dir() for name in _conversations(root / part)}
@@ -338,13 +338,14 @@ def _visible_names(folder: pathlib.Path) -> list[str]:
   return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _video_id(conversation: str) -> str:
+def recording_of(conversation: str) -> str:
+  """The video that a conversation is a clip of, by its name; clips of one share people and room."""
   return conversation.split("_sub_video_", maxsplit=1)[0]
 
 
 def _held_out_videos(names: list[str], fraction: float) -> set[str]:
   """Videos for validation: clips of one video share people and room, so they stay together."""
-  videos = sorted({_video_id(name) for name in names})
+  videos = sorted({recording_of(name) for name in names})
   count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
   order = np.random.default_rng(0).permutation(len(videos))
   return {videos[i] for i in order[:count]}
