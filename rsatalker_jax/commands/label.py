@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from rsatalker_jax.commands.outputs import check_output
 from rsatalker_jax.data.dualtalk import find_clips
 from rsatalker_jax.data.relations import describe_disagreements, merge_labels, read_labels
 from rsatalker_jax.errors import InputError
@@ -50,6 +51,7 @@ def label_conversations(
     return
   if annotator is None:
     raise InputError("--annotator", "", "none", "the name under which labels are kept")
+  check_output("--relations", table)
   from rsatalker_jax.labelling import server  # Which needs aiohttp.
   from rsatalker_jax.web import serving
 

@@ -23,7 +23,7 @@ from rsatalker_jax.data.dualtalk import SPLITS, ClipFiles, recording_of
 from rsatalker_jax.data.people import Speakers, read_people, write_people
 from rsatalker_jax.data.relations import read_labels, write_relations
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.files import whole_file
+from rsatalker_jax.files import link_or_copy, whole_file
 
 KINDS = ("person", "conversation")
 _NOBODY = Speakers("", "")
@@ -212,7 +212,7 @@ def write_splits(
       folder = partial / splits[clip.name]
       folder.mkdir(parents=True, exist_ok=True)
       for path in (*clip.wavs, *clip.npzs):
-        _link(path.resolve(), folder / path.name)
+        link_or_copy(path.resolve(), folder / path.name)
     if relations is not None:
       write_relations(partial / "relations.csv", [label for label in read_labels(relations) if label.conversation in names])
     if people is not None:
@@ -228,13 +228,6 @@ def write_splits(
   finally:
     shutil.rmtree(partial, ignore_errors=True)
   return out
-
-
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-  try:
-    os.link(source, target)
-  except OSError:  # Another disk, or a file system without links.
-    shutil.copyfile(source, target)
 
 
 def parse_fractions(text: str) -> dict[str, float]:

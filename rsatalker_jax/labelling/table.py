@@ -18,7 +18,7 @@ class LabelTable:
   for each other.
 
   Args:
-    path: the table; made with the first label.
+    path: the table; it and its folder are made with the first label.
     annotator: whose labels these are.
     conversations: names that may be labelled.
 
@@ -62,6 +62,7 @@ class LabelTable:
   def _locked(self) -> Iterator[None]:
     lock = self.path.with_name(f".{self.path.name}.lock")
     try:
+      lock.parent.mkdir(parents=True, exist_ok=True)
       file = lock.open("w")
     except OSError as error:
       raise InputError(lock, "", error.strerror or error, "a file that can be written") from None

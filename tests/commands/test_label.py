@@ -49,6 +49,7 @@ def test_agreement(conversations, tmp_path, capsys):
         ({"annotator": "ann", "videos": "/nowhere"}, "--videos"),
         ({"annotator": "ann", "conversations": "/nowhere"}, "no such folder"),
         ({"agreement": True, "relations": "/nowhere/a.csv"}, "No such file"),
+        ({"annotator": "ann", "relations": f"{__file__}/a.csv"}, "--relations: found .*, below .*test_label.py, a file"),
     ],
 )
 def test_mistakes_are_one_line(conversations, arguments, message):

@@ -12,7 +12,7 @@ import soundfile
 
 import tiny_world
 from rsatalker_jax.data.dualtalk import find_clips
-from rsatalker_jax.data.relations import read_labels
+from rsatalker_jax.data.relations import RelationLabel, read_labels
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.labelling.server import LabelServer, find_videos
 from rsatalker_jax.labelling.table import LabelTable
@@ -258,9 +258,7 @@ def test_a_damaged_table_is_found_at_once(tmp_path):
 
 
 def test_annotators_at_the_same_time_lose_nothing(tmp_path):
-  path, names = tmp_path / "relations.csv", {f"c{i}" for i in range(12)}
-  from rsatalker_jax.data.relations import RelationLabel
-
+  path, names = tmp_path / "new" / "relations.csv", {f"c{i}" for i in range(12)}
   def work(annotator):
     table = LabelTable(path, annotator, names)
     for name in sorted(names):
@@ -272,16 +270,15 @@ def test_annotators_at_the_same_time_lose_nothing(tmp_path):
   for thread in threads:
     thread.join()
   assert len(read_labels(path)) == 36
-  assert {entry.name for entry in tmp_path.iterdir()} == {"relations.csv", ".relations.csv.lock"}
+  assert {entry.name for entry in path.parent.iterdir()} == {"relations.csv", ".relations.csv.lock"}
 
 
 def test_a_label_waits_for_who_is_writing(tmp_path):
   """What another process adds while it holds the lock is there afterwards."""
-  from rsatalker_jax.data.relations import RelationLabel
-
-  path = tmp_path / "relations.csv"
+  path = tmp_path / "folder" / "relations.csv"
   table = LabelTable(path, "ann", {"a"})
-  with open(tmp_path / ".relations.csv.lock", "w") as lock:
+  path.parent.mkdir()
+  with open(path.with_name(".relations.csv.lock"), "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     thread = threading.Thread(target=table.record, args=(RelationLabel("a", np.array([1, 0]), "ann"),))
     thread.start()

@@ -30,6 +30,7 @@ from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE, CaptureAsset
 from rsatalker_jax.data.dualtalk import read_motion, write_motion
 from rsatalker_jax.data.relations import RelationLabel, write_relations
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import link_or_copy
 from rsatalker_jax.social.relation import parse_relation
 from rsatalker_jax.types import FPS, SAMPLE_RATE
 
@@ -179,7 +180,7 @@ def _write_dialogue(out: pathlib.Path, dialogue: voices.Dialogue, performances: 
       if wav_path == first:
         scipy.io.wavfile.write(wav_path, SAMPLE_RATE, wavs[speaker - 1])
       else:
-        _link(first, wav_path)
+        link_or_copy(first, wav_path)  # The same voice in another performance.
       write_motion(folder / f"{name}_speaker{speaker}.npz", both[speaker - 1])
   return list(motions)
 
@@ -187,14 +188,6 @@ def _write_dialogue(out: pathlib.Path, dialogue: voices.Dialogue, performances: 
 def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
   """Cuts or pads a voice to whole frames."""
   return np.pad(wav[:samples], (0, max(samples - len(wav), 0))).astype(np.float32)
-
-
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-  """The same voice in another performance: a hard link, or a copy where the file system has none."""
-  try:
-    os.link(source, target)
-  except OSError:
-    shutil.copyfile(source, target)
 
 
 def _stamp(assets: pathlib.Path, performances: int, ids: Sequence[str]) -> str:
