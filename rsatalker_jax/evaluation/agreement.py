@@ -27,7 +27,7 @@ class Agreement:
     counts: (2, 2), how often the first said row (0 false, 1 true) and the second column.
     abstained: conversations that both have labelled and at least one of them as unknown.
     kappa: None where it is not defined: nothing in common, or both always say the same one word.
-    interval: its 95 % bootstrap interval over conversations; None where kappa is, or where almost no draw has one.
+    interval: its 95 % bootstrap interval over conversations; None where kappa is.
   """
 
   axis: str
@@ -79,15 +79,12 @@ def measure_agreement(labels: Iterable[RelationLabel], *, draws: int = 2000, see
   return found
 
 
-def _bootstrap(counts: Int[np.ndarray, "2 2"], draws: int, seed: int) -> tuple[float, float] | None:
+def _bootstrap(counts: Int[np.ndarray, "2 2"], draws: int, seed: int) -> tuple[float, float]:
   """Percentiles. Drawing n conversations anew is drawing the table's cells n times; draws without a kappa are left out."""
   total = counts.sum()
   drawn = np.random.default_rng(seed).multinomial(total, counts.ravel() / total, size=draws).reshape(draws, 2, 2)
   kappas = cohens_kappa(drawn)
-  kappas = kappas[np.isfinite(kappas)]
-  if len(kappas) < draws / 2:
-    return None
-  low, high = np.quantile(kappas, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+  low, high = np.nanquantile(kappas, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
   return float(low), float(high)
 
 
@@ -97,9 +94,6 @@ def agreement_table(agreements: Iterable[Agreement]) -> str:
   for one in agreements:
     total, same = int(one.counts.sum()), int(np.trace(one.counts))
     names = ", ".join((name or "(no name)").replace("|", "\\|") for name in one.annotators)
-    if one.kappa is None:
-      kappa = "not defined"
-    else:
-      kappa = f"{one.kappa:.2f}" + (f" ({one.interval[0]:.2f} to {one.interval[1]:.2f})" if one.interval else " (too few)")
+    kappa = "not defined" if one.interval is None else f"{one.kappa:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
     rows.append(f"| {names} | {one.axis} | {total} | {same} | {kappa} | {one.abstained} |")
   return "\n".join(rows)

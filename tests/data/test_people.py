@@ -8,12 +8,12 @@ from rsatalker_jax.errors import InputError
 
 def test_columns_and_round_trip(tmp_path):
   path = tmp_path / "people.csv"
-  path.write_text("source,speaker2,conversation,speaker1\nV0,ben,a,ann\n,,b,ben\n")
-  people = read_people(path, {"a", "b"})
-  assert people == {"a": Speakers("ann", "ben", "V0"), "b": Speakers("ben", "", "")}
+  path.write_text("source,speaker2,conversation,speaker1\nV0,ben,a,ann\n,,b,ben\n,,c,\n")
+  people = read_people(path, {"a", "b", "c"})
+  assert people == {"a": Speakers("ann", "ben", "V0"), "b": Speakers("ben", "", ""), "c": Speakers("", "", "")}
   assert people["a"].names == {"ann", "ben"} and people["b"].names == {"ben"}
   write_people(path, people)
-  assert path.read_text() == "conversation,speaker1,speaker2,source\na,ann,ben,V0\nb,ben,,\n" and read_people(path) == people
+  assert path.read_text() == "conversation,speaker1,speaker2,source\na,ann,ben,V0\nb,ben,,\nc,,,\n" and read_people(path) == people
   write_people(path, {"b": Speakers("b, c", "d")})
   assert path.read_text() == 'conversation,speaker1,speaker2\nb,"b, c",d\n'
 

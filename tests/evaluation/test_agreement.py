@@ -47,9 +47,9 @@ def test_where_kappa_is_not_defined():
   assert [(one.kappa, one.interval, one.counts.sum(), one.abstained) for one in same] == [(None, None, 4, 0), (None, None, 0, 4)]
   assert measure_agreement(labels_of("ann", [[1, 1]])) == []
   assert measure_agreement(labels_of("ann", [[1, 1]]) + labels_of("ben", [[1, 1]], first=1)) == []
-  # Drawn from two conversations, every other table has but one word.
+  # A quarter of the draws from two conversations has but one word and no kappa; the others have 0.
   (rare, _) = measure_agreement(labels_of("ann", [[1, 1]] * 2) + labels_of("ben", [[1, 1], [0, 1]]))
-  assert rare.kappa == 0.0
+  assert rare.kappa == 0.0 and rare.interval == (0.0, 0.0)
 
 
 def test_table():
