@@ -22,7 +22,7 @@ from rsatalker_jax.head import load_head
 from rsatalker_jax.media.video import write_video
 
 SIZE = 64
-CLIP = 120
+CLIP = 100
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,16 @@ def world(tmp_path_factory):
   (root / "boxes.csv").write_text("\n".join(lines) + "\n")
   write_relations(root / "relations.csv", [RelationLabel("vid0_sub_video_0", np.array([1, 0])), RelationLabel("vid9_sub_video_7", np.array([1, 1]))])
   return root, truths
+
+
+@pytest.fixture(scope="module")
+def one_video(world, tmp_path_factory):
+  """The conversations of the second video alone."""
+  root = tmp_path_factory.mktemp("one")
+  for path in (world[0] / "dualtalk").rglob("vid1*"):
+    (root / path.parent.name).mkdir(exist_ok=True)
+    shutil.copy(path, root / path.parent.name / path.name)
+  return root
 
 
 def _build(root, out, **options):
@@ -123,27 +133,32 @@ def test_films_show_the_person_whose_motion_it_is(world, built):
     assert np.corrcoef(height, shown[:, 53])[0, 1] > 0.7, triplet.name
 
 
-def test_a_second_call_does_nothing_and_what_changed_is_done_again(world, built, tmp_path):
+def test_a_second_call_does_nothing_and_what_changed_is_done_again(world, one_video, tmp_path):
   root, _ = world
   out = tmp_path / "out"
-  shutil.copytree(built[0], out)
+  first = _build(root, out, conversations=str(one_video), size="32x32")
   before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
-  assert _build(root, out) == built[1]
+  assert len(before) == 4
+  assert _build(root, out, conversations=str(one_video), size="32x32") == first
   assert {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == before
-  # A film that is gone, and a record that is not whole, are made again; nothing else is.
-  gone, record = sorted(before)[0], out / "clips" / "vid1_sub_video_1.json"
+  # Of a film that is gone the clip is made again; nothing else is.
+  gone = next(path for path in before if path.stem.startswith("vid1_sub_video_0"))
   gone.unlink()
-  record.write_text(record.read_text()[:100])
-  _build(root, out)
+  _build(root, out, conversations=str(one_video), size="32x32")
   changed = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
-  clip = gone.stem.rpartition("_")[0]
-  assert changed == {path for path in before if path.stem.startswith((clip, "vid1_sub_video_1_"))}
-  _build(root, out, size="32x32")
+  assert changed == {path for path in before if path.stem.startswith("vid1_sub_video_0")}
+  # A record that is not whole counts as none.
+  record = out / "clips" / "vid1_sub_video_1.json"
+  whole = json.loads(record.read_text())
+  record.write_text(record.read_text()[:100])
+  _build(root, out, conversations=str(one_video), size="32x32")
+  assert json.loads(record.read_text()) == whole
+  _build(root, out, conversations=str(one_video), size="48x32")
   assert all(path.stat().st_mtime_ns != time for path, time in before.items())
   assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_what_is_stopped_leaves_nothing_half_written(world, tmp_path):
+def test_what_is_stopped_leaves_nothing_half_written(world, one_video, tmp_path):
   root, _ = world
   films = []
 
@@ -156,15 +171,15 @@ def test_what_is_stopped_leaves_nothing_half_written(world, tmp_path):
       return write_video(path, broken(), **options)
     return write_video(path, frames, **options)
 
-  sources = building.Sources(root / "dualtalk", root / "videos", root / "boxes.csv")
-  options = building.Options(size=(SIZE, SIZE))
+  sources = building.Sources(one_video, root / "videos", root / "boxes.csv")
+  options = building.Options(size=(32, 32))
   out = tmp_path / "out"
   with pytest.raises(KeyboardInterrupt):
     building.build_triplets(sources, out, options, stops_at_the_third)
   assert not films[2].exists() and not (out / "triplets.jsonl").exists() and len(list((out / "clips").iterdir())) <= 2
   assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
   records = building.build_triplets(sources, out, options, write_video)
-  assert sum(record["status"] == "matched" for record in records) == 4 and len(load_triplets(out / "triplets.jsonl")) == 8
+  assert sum(record["status"] == "matched" for record in records) == 2 and len(load_triplets(out / "triplets.jsonl")) == 4
 
 
 def test_search_of_all_videos_finds_the_same(world, built, tmp_path):
@@ -215,11 +230,11 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
   assert {t.name for t in triplets} >= {f"vid1_sub_video_0_speaker{speaker}"} and all(t.capture.name == "vid1_p0" for t in triplets)
   triplet = next(t for t in triplets if t.conversation == "vid1_sub_video_0")
   capture, whole = load_capture(triplet.capture, triplet.split), load_capture(folder, "train")
-  assert len(capture) == 110 and capture.static_offset.shape == (72, 3) and capture.shape.tolist() == [0, 1]
+  assert len(capture) == 90 and capture.static_offset.shape == (72, 3) and capture.shape.tolist() == [0, 1]
   with pytest.raises(KeyError):
     capture.index(0, triplet.first_timestep + 45)
   crop = cropping.make_crop(mock.face_boxes(side), (mock.WIDTH, mock.HEIGHT), (SIZE, SIZE), 2.2)
-  for t in (0, 39, 50, 119):
+  for t in (0, 39, 50, 99):
     ours, theirs = capture[capture.index(0, triplet.first_timestep + t)], whole[whole.index(3, first + t)]
     for key in ("rotation", "jaw"):
       np.testing.assert_array_equal(ours["flame"][key], theirs["flame"][key])
