@@ -233,6 +233,7 @@ def main() -> None:
   pick = lambda key, names: [r[key] for n, r in records.items() if key in r and (n in is_there) == names]
   print_quantiles("coherence, clips that are there", pick("coherence", True))
   print_quantiles("agreement, clips that are there", pick("agreement", True))
+  print_quantiles("gap, clips that are there", pick("gap", True))
   print_quantiles("similarity, clips that are there", pick("similarity", True))
   print_quantiles("coherence elsewhere in their own video", pick("rival", True))
   print_quantiles("evidence of who is who, right", [r["margin"] for t in truths if (r := records[t.conversation]).get("left") == t.left])

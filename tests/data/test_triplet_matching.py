@@ -80,7 +80,7 @@ def test_phases_agree_as_computed_one_by_one():
   r = np.random.default_rng(0)
   video = r.normal(size=RATE).astype(np.float32)
   clip = -0.1 * video[3000:11192]  # Another gain and polarity.
-  windows = matching._Windows(clip)
+  windows = matching._Windows(clip, 12)
   assert windows.starts.tolist() == [0] and windows.length == 8192
   values, offsets = matching._phase_agreement(clip, windows, video, np.array([(3000 - 200) / RATE]))
   np.testing.assert_allclose(offsets * RATE, 200, atol=1e-6)
@@ -139,6 +139,26 @@ def test_clips_of_which_a_part_is_there_are_refused(world):
   match = _place(world, part)
   assert match.reason.startswith("only in part"), match
   assert match.best.agreement < 0.75 and match.best.coherence > 0.1
+
+
+def test_a_missing_stretch_is_told_from_single_windows():
+  windows = matching._Windows(np.ones(6 * RATE, np.float32), 100)  # A window of 0.512 s every 0.256 s.
+  near = np.ones(len(windows.starts), bool)
+  assert matching._longest_gap(windows, near) == 0
+  near[[3, 4, 9, 11]] = False
+  assert matching._longest_gap(windows, near) == 0
+  near[[15, 16, 17, 18]] = False
+  assert matching._longest_gap(windows, near) == pytest.approx(0.512 + 3 * 0.256)
+  near[-8:] = False
+  assert matching._longest_gap(windows, near) == pytest.approx(0.512 + 7 * 0.256)
+
+
+def test_a_clip_without_its_beginning_is_refused(world):
+  """Of 11 s the first 2 are of another conversation: most of it is there, and not all."""
+  tracks = world[0]
+  part = [np.concatenate([b[5 * RATE : 7 * RATE], a[2 * RATE : 11 * RATE]]) for a, b in zip(tracks[0], tracks[3])]
+  match = _place(world, part)
+  assert match.reason.startswith("only in part") and match.best.agreement > 0.75 and match.best.gap > 1.5, match
 
 
 def test_what_is_said_twice_is_ambiguous_unless_more_is_around_it(world):

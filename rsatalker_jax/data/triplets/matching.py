@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 import scipy.ndimage
-from jaxtyping import Complex, Float, Int8
+from jaxtyping import Bool, Complex, Float, Int8
 
 from rsatalker_jax.data.audio import resample
 from rsatalker_jax.types import SAMPLE_RATE
@@ -45,7 +45,8 @@ _APART = 0.4  # Seconds: candidates nearer than this are one.
 # --- The fine one.
 _FINE = 8192  # Samples of a window, half a second.
 _REACH = 1024  # Samples to each side that are searched: more than a feature frame and its error.
-_MOST_WINDOWS = 32
+_FEW_WINDOWS = 12  # For a first look.
+_MANY_WINDOWS = 32  # For the answer, or one a second of longer clips.
 _QUIET = 10 ** (-30 / 20)  # Windows so far below the loudest say nothing.
 _SURE_SPEED = 8.0  # Seconds of clip whose features tell the speed as well as phases need it.
 _NEAR = 16  # Samples within which a window's offset agrees with the line.
@@ -60,6 +61,7 @@ class Rules:
     short_coherence: likewise, of clips below `short` seconds.
     short: seconds.
     agreement: share of the clip's windows that must lie on the line.
+    gap: seconds of the clip in a row that may not.
     rival: another place may reach this share of the coherence at most.
     shortest: seconds below which nothing is accepted.
   """
@@ -68,6 +70,7 @@ class Rules:
   short_coherence: float = 0.30
   short: float = 2.0
   agreement: float = 0.75
+  gap: float = 1.5
   rival: float = 0.5
   shortest: float = 1.0
 
@@ -81,6 +84,7 @@ class Placement:
     speed: seconds of video for a second of clip, minus 1.
     coherence: agreement of phases on the line, averaged over windows; below 0.05 for sound that is not there.
     agreement: share of the windows that lie on the line.
+    gap: seconds of the longest stretch of three and more windows that do not.
     similarity: of log-mel features there, -1 to 1.
   """
 
@@ -88,6 +92,7 @@ class Placement:
   speed: float
   coherence: float
   agreement: float
+  gap: float
   similarity: float
 
   def video_time(self, seconds: Float[np.ndarray, "n"] | float) -> Float[np.ndarray, "n"] | float:
@@ -320,13 +325,13 @@ def _fit_line(
 class _Windows:
   """Windows of a clip that have sound in them, spread over it."""
 
-  def __init__(self, wav: Float[np.ndarray, "S"]):
+  def __init__(self, wav: Float[np.ndarray, "S"], most: int):
     length = min(_FINE, len(wav))
     starts = np.arange(0, len(wav) - length + 1, max(length // 2, 1))
     levels = np.array([np.sqrt(np.mean(np.square(wav[s : s + length]))) for s in starts])
     starts = starts[levels > max(_QUIET * levels.max(initial=0), 1e-6)]
-    if len(starts) > _MOST_WINDOWS:
-      starts = starts[np.linspace(0, len(starts) - 1, _MOST_WINDOWS).round().astype(int)]
+    if len(starts) > most:
+      starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(int)]
     self.starts, self.length = starts, length
 
   @property
@@ -362,23 +367,31 @@ def _phase_agreement(
 
 
 def _measure(
-    clip: Float[np.ndarray, "S"], video: Float[np.ndarray, "V"], start: float, speed: float
-) -> tuple[float, float, float, float]:
-  """The line through the windows of a clip near a start and a speed: start, speed, coherence, agreement.
+    clip: Float[np.ndarray, "S"], video: Float[np.ndarray, "V"], start: float, speed: float, most: int = _FEW_WINDOWS
+) -> tuple[float, float, float, float, float]:
+  """The line through the windows of a clip near a start and a speed: start, speed, coherence, agreement, gap.
 
   The clip is played at the speed first: the phases of 0.5 s run apart at half a per mille.
   """
   played = clip if abs(speed) < 1e-5 else _play(clip, speed)
-  windows = _Windows(played)
+  windows = _Windows(played, most)
+  nothing = start, speed, 0.0, 0.0, len(clip) / SAMPLE_RATE
   if not len(windows.starts):
-    return start, speed, 0.0, 0.0
+    return nothing
   values, offsets = _phase_agreement(played, windows, video, start + windows.starts / SAMPLE_RATE)
   line = _fit_line(windows.middles, offsets, values**2, tolerance=_NEAR / SAMPLE_RATE)
   if line is None:
-    return start, speed, 0.0, 0.0
+    return nothing
   near = np.abs(offsets - line[0] - line[1] * windows.middles) <= _NEAR / SAMPLE_RATE
   coherence, agreement = float(np.mean(values * near)), float(np.mean(near))
-  return start + line[0], (1 + speed) * (1 + line[1]) - 1, coherence, agreement
+  return start + line[0], (1 + speed) * (1 + line[1]) - 1, coherence, agreement, _longest_gap(windows, near)
+
+
+def _longest_gap(windows: _Windows, near: Bool[np.ndarray, "n"]) -> float:
+  """Seconds from the first to the end of the last of three and more windows in a row that do not agree."""
+  edges = np.flatnonzero(np.diff(np.concatenate([[0], ~near, [0]]).astype(int)))
+  runs = [(first, last) for first, last in zip(edges[::2], edges[1::2] - 1) if last - first >= 2]
+  return max((float(windows.starts[b] - windows.starts[a] + windows.length) / SAMPLE_RATE for a, b in runs), default=0.0)
 
 
 def _play(wav: Float[np.ndarray, "S"], speed: float) -> Float[np.ndarray, "S2"]:
@@ -401,8 +414,9 @@ def _measure_twice(
 ) -> Placement:
   """On the line that was found windows agree better, and more of them do."""
   first = _measure(clip.wav, video, start, speed)
-  again = _measure(clip.wav, video, first[0], first[1]) if first[2] > 0.05 else first
-  return Placement(*max(first, again, key=lambda m: m[2]), similarity)
+  if first[2] > 0.05:
+    first = _measure(clip.wav, video, first[0], first[1], max(_MANY_WINDOWS, round(clip.seconds)))
+  return Placement(*first, similarity)
 
 
 def _search_speeds(clip: ClipSound, video: Float[np.ndarray, "V"], placement: Placement) -> Placement:
@@ -460,6 +474,8 @@ def _judge(clip: ClipSound, best: Placement, rival: Placement | None, seconds: f
     return f"ambiguous: coherence {best.coherence:.3f} at {best.start:.2f} s and {rival.coherence:.3f} at {rival.start:.2f} s"
   if best.agreement < rules.agreement:
     return f"only in part: {100 * best.agreement:.0f} % of the clip is there"
+  if best.gap > rules.gap:
+    return f"only in part: {best.gap:.1f} s in a row are not there"
   end = float(best.video_time(clip.seconds))
   if best.start < -0.5 / 25 or end > seconds + 0.5:
     return f"beyond the video: {best.start:.2f} to {end:.2f} s of {seconds:.2f} s"
