@@ -291,7 +291,7 @@ def _triplets() -> None:
 def _define_label() -> None:
   flags.DEFINE_string("conversations", None, "Folder in DualTalk's layout.")
   flags.DEFINE_string("annotator", None, "The name under which your labels are kept.")
-  flags.DEFINE_string("videos", None, "Folder with <conversation>.mp4, or _speaker1.mp4 and _speaker2.mp4; faces are drawn where there is none.")
+  flags.DEFINE_string("videos", None, "Folder with <conversation>.mp4, or _speaker1.mp4 and _speaker2.mp4; else faces are drawn.")
   flags.DEFINE_string("relations", None, "The table; <conversations>/relations.csv if not given.")
   flags.DEFINE_bool("agreement", False, "Print how far annotators agree instead.")
   flags.DEFINE_integer("port", 8710, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)

@@ -192,7 +192,8 @@ def statistics_tables(statistics: Mapping[str, Any]) -> str:
   row("voices at full scale", lambda part: f"{part['clipped_voices']}")
   row("voices without sound", lambda part: f"{part['silent_voices']}")
   for group in MOTION_GROUPS:
-    row(f"{group}: min / mean / std / max", lambda part: part["motion"][group] and " / ".join(f"{x:.2f}" for x in part["motion"][group].values()))
+    ranges = lambda part: part["motion"][group] and " / ".join(f"{value:.2f}" for value in part["motion"][group].values())
+    row(f"{group}: min / mean / std / max", ranges)
   present = [cell for cell in (*_CELLS, _UNLABELLED) if any(cell in part["relations"] for part in splits.values())]
   for cell in present:
     row(cell, lambda part: f"{part['relations'].get(cell, 0)}")

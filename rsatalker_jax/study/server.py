@@ -31,7 +31,8 @@ _MAX_BODY = 16 << 10
 # What those see who have no link, or a wrong one.
 _DOOR = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Study</title><link rel="icon" href="data:,"><link rel="stylesheet" href="{assets}/page.css"><link rel="stylesheet" href="{assets}/study.css">
+<title>Study</title><link rel="icon" href="data:,">
+<link rel="stylesheet" href="{assets}/page.css"><link rel="stylesheet" href="{assets}/study.css">
 <main class="alone"><p>{text}</p></main></html>
 """
 
