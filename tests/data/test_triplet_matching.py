@@ -115,6 +115,15 @@ def test_clips_are_found_to_a_frame(world, case, scene, first, seconds):
   assert match.best.coherence > 0.25 and match.rival < 0.1
 
 
+@pytest.mark.parametrize("speed", [-0.02, 0.0, 0.015])
+def test_features_alone_tell_the_speed(world, speed):
+  tracks, starts, _, index = world
+  clip = ClipSound([mock._play(track, speed) for track in tracks[1]])
+  best, *others = matching.find_candidates(clip, matching.correlate_pieces(clip, index))
+  assert abs(best.speed - speed) <= 0.003 and abs(best.start - starts[1] / RATE) < 0.06, best
+  assert best.similarity > 0.75 and all(other.similarity < 0.5 for other in others)
+
+
 def test_music_under_the_video(world):
   tracks, starts, video, _ = world
   loud = video + 1.0 * mock.music(len(video), 3)
