@@ -36,7 +36,7 @@ def world(tmp_path_factory):
     for k in range(2):
       scene = mock.load_scene(dialogues[2 * v + k], left=1 + k)
       cut = lambda arrays, n: tuple(array[:n] for array in arrays)
-      scenes.append(mock.Scene(scene.name, cut(scene.tracks, 250 * 640), cut(scene.motions, 250), scene.left))
+      scenes.append(mock.Scene(scene.name, cut(scene.tracks, 170 * 640), cut(scene.motions, 170), scene.left))
     starts = mock.make_video(root / "videos" / "shard" / f"{name}.{form[0]}", scenes, form, seed=v)
     for k in range(2):
       truth = mock.cut_clip(root / "dualtalk" / ("train", "test")[k], f"{name}_sub_video_{k}", scenes[k], 60 + 3 * k, CLIP, video=name,
@@ -99,8 +99,11 @@ def test_what_is_written_is_what_the_stages_read(world, built, tmp_path):
   assert len(manifest) == 8 and {t.name for t in manifest} == {f"{name}_speaker{n}" for name in truths for n in (1, 2)}
   tiny_world.write_head(tmp_path / "head.npz")
   head = load_head(tmp_path / "head.npz")
-  for split in ("train", "val", "test"):
+  for split, count in {"train": 2, "val": 2, "test": 4}.items():
     source = load_dualtalk(out / "conversations", split, default_relation="unknown")
+    assert len(source) == count and not source.skipped
+    if split == "train":
+      continue  # Comparing film and track compiles a program for each film.
     clips = load_clips(source, lambda wav, frames: np.zeros((frames, 1), np.float32))
     films = load_films(out / "triplets.jsonl", split, clips, lambda folder: load_capture(folder, split), head)
     for film in films.conversations:
