@@ -99,6 +99,9 @@ def test_videos_that_cannot_be_used_are_one_line(tmp_path):
   with pytest.raises(InputError, match="no sound stream"):
     read_video_sound(tmp_path / "silent.mp4")
   # A list of other files is no video.
-  (tmp_path / "list.avi").write_text(f"ffconcat version 1.0\nfile {tmp_path}/silent.mp4\n")
-  with pytest.raises(InputError):
-    read_video_sound(tmp_path / "list.avi")
+  mock.write_film(tmp_path / "sound.mp4", list(_numbered())[:50], _clicks()[: 50 * 640], FORMATS["h264.mp4"])
+  read_video_sound(tmp_path / "sound.mp4")
+  (tmp_path / "list.avi").write_text("ffconcat version 1.0\nfile sound.mp4\n")
+  for read in (read_video_sound, lambda path: list(read_frames_at(path, [0.0]))):
+    with pytest.raises(InputError):
+      read(tmp_path / "list.avi")

@@ -310,7 +310,8 @@ class _Builder:
     paths = [*clip.wavs, *clip.npzs]
     paths += videos.values() if self.options.search_all else [videos[clip.video]]
     paths += [path for path in (self.sources.boxes, *self._extras(clip)) if path is not None]
-    stamps = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
+    # By name, so that folders may move.
+    stamps = [(path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
     values = [_VERSION, clip.split, dataclasses.asdict(self.options), sorted(stamps)]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
@@ -363,7 +364,7 @@ class _Builder:
 
   def _index_path(self, name: str, path: pathlib.Path) -> pathlib.Path:
     status = path.stat()
-    stamp = hashlib.sha256(json.dumps([str(path), status.st_size, status.st_mtime_ns, _VERSION]).encode()).hexdigest()[:16]
+    stamp = hashlib.sha256(json.dumps([status.st_size, status.st_mtime_ns, _VERSION]).encode()).hexdigest()[:16]
     return self.out / "index" / f"{name}.{stamp}.npz"
 
   def index_video(self, item: tuple[str, pathlib.Path]) -> str:
