@@ -42,7 +42,9 @@ import tiny_world  # noqa: E402
 from rsatalker_jax.avatar import Gaussians  # noqa: E402
 from rsatalker_jax.data.audio import read_wav, wav_frames  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
-from rsatalker_jax.data.dualtalk import read_relations, write_motion  # noqa: E402
+from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
+from rsatalker_jax.data.people import read_people  # noqa: E402
+from rsatalker_jax.data.relations import read_relations  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.data.triplets import load_triplets  # noqa: E402
 from rsatalker_jax.data.video_frames import read_video_frame  # noqa: E402
@@ -118,8 +120,13 @@ def _read_wav(path):
 
 
 def _write_relations(folder):
-  rows = ["conversation,relation", 'a,"blood,equal"', "b,non_blood,unequal", "Müller,unknown"]
+  rows = ["conversation,blood,equal,annotator,confidence", "a,true,true,ann,0.5", "a,true,unknown,ben,", "Müller,FALSE,false,ann,1"]
   (folder / "relations.csv").write_text("\r\n".join(rows) + "\r\n", encoding="utf-8")
+
+
+def _write_people(folder):
+  rows = ["conversation,speaker1,speaker2,source", "a,ann,ben,V0", 'b,"Müller, M",,V1', "c,,,"]
+  (folder / "people.csv").write_text("\r\n".join(rows) + "\r\n", encoding="utf-8")
 
 
 def _write_triplets(folder):
@@ -260,6 +267,7 @@ READERS = {
     "EMOCA folder": Reader(_write_emoca, "*/*.npy", lambda path: _read_track(path.parent.parent)),
     "wav": Reader(_write_wavs, "*.wav", _read_wav),
     "relations csv": Reader(_write_relations, "*.csv", read_relations),
+    "people csv": Reader(_write_people, "*.csv", lambda path: len(read_people(path))),
     "triplets": Reader(_write_triplets, "*.jsonl", lambda path: [triplet.frames for triplet in load_triplets(path)]),
     "transforms": Reader(_write_capture, "transforms_train.json", _read_capture),
     "image": Reader(_write_capture, "*/00000_00.png", _read_capture),

@@ -130,7 +130,7 @@ RULES: dict[str, Any] = {
         "performances": _whole(1, 8),
         "conversations": _PATH,
         "relations": _PATH,
-        "default_relation": _or_none(Rule(_is_relation, "a relation as relations.csv has it, or unknown")),
+        "default_relation": _or_none(Rule(_is_relation, "a relation such as blood,equal, or unknown")),
         "capture": _PATH,
         "captures": Rule(lambda x: _several(x, _is_path), "a tuple of different paths"),
         "triplets": _PATH,

@@ -255,6 +255,48 @@ def _study() -> None:
   study.run_study(**{name: FLAGS[name].value for name in names})
 
 
+# --- label
+
+
+def _define_label() -> None:
+  flags.DEFINE_string("conversations", None, "Folder in DualTalk's layout.")
+  flags.DEFINE_string("annotator", None, "The name under which your labels are kept.")
+  flags.DEFINE_string("videos", None, "Folder with <conversation>.mp4, or _speaker1.mp4 and _speaker2.mp4; else faces are drawn.")
+  flags.DEFINE_string("relations", None, "The table; <conversations>/relations.csv if not given.")
+  flags.DEFINE_bool("agreement", False, "Print how far annotators agree instead.")
+  flags.DEFINE_integer("port", 8710, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
+  flags.mark_flags_as_required(["conversations"])
+
+
+def _label() -> None:
+  from rsatalker_jax.commands import label
+
+  names = ("conversations", "annotator", "videos", "relations", "agreement", "port")
+  label.label_conversations(**{name: FLAGS[name].value for name in names})
+
+
+# --- dataset
+
+
+def _define_dataset() -> None:
+  flags.DEFINE_string("root", None, "Folder in DualTalk's layout.")
+  flags.DEFINE_string("relations", None, "The relations table; <root>/relations.csv if there is one.")
+  flags.DEFINE_string("people", None, "The people table; <root>/people.csv if there is one.")
+  flags.DEFINE_enum("split", None, ["person", "conversation"], "Make new splits: nobody in two of them, or no recording.")
+  flags.DEFINE_string("fractions", "train=0.7,val=0.1,test=0.1,ood=0.1", "Shares of the duration for --split.")
+  flags.DEFINE_integer("seed", 0, "Of --split.", lower_bound=0)
+  flags.DEFINE_string("out", None, "Folder for dataset.md and dataset.json; with --split the folder of the new splits.")
+  flags.DEFINE_bool("strict", False, "End with an error if a recording or a person stands in two splits.")
+  flags.mark_flags_as_required(["root"])
+
+
+def _dataset() -> None:
+  from rsatalker_jax.commands import dataset
+
+  names = ("root", "relations", "people", "split", "fractions", "seed", "out", "strict")
+  dataset.describe_dataset(**{name: FLAGS[name].value for name in names})
+
+
 VERBS = {
     "train": Verb(
         """Trains RSATalker: motion, avatar, joint.
@@ -351,5 +393,26 @@ VIDEOS has one folder a conversation, each with a video of every method, METHOD.
 goes on. docs/study.md tells how to run one.""",
         _define_study,
         _study,
+    ),
+    "label": Verb(
+        """Labels how the two people of each conversation are related, in a browser on this machine.
+
+    python -m rsatalker_jax label --conversations=data/dualtalk --annotator=ann [--videos=VIDEOS]   # until Ctrl+C
+    python -m rsatalker_jax label --conversations=data/dualtalk --agreement                         # Cohen's kappa
+
+A label is in the table, <conversations>/relations.csv, before the page says so; the same command goes on where you stopped.
+docs/dataset.md tells what the table holds.""",
+        _define_label,
+        _label,
+    ),
+    "dataset": Verb(
+        """Says what a folder of conversations holds, checks its splits for leaks, and makes new ones.
+
+    python -m rsatalker_jax dataset --root=data/dualtalk [--out=statistics] [--strict]
+    python -m rsatalker_jax dataset --root=data/dualtalk --split=person --fractions=train=0.8,test=0.1,ood=0.1 --out=data/split
+
+New splits are hard links, with their share of the tables; --root stays as it is. docs/dataset.md tells more.""",
+        _define_dataset,
+        _dataset,
     ),
 }
