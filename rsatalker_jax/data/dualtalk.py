@@ -8,10 +8,8 @@ pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here 
 """
 
 import collections.abc
-import csv
 import dataclasses
 import functools
-import io
 import os
 import pathlib
 import re
@@ -21,18 +19,20 @@ import numpy as np
 from jaxtyping import Int
 
 from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
+from rsatalker_jax.data.relations import read_relations
 from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.files import read_text, whole_file
+from rsatalker_jax.files import whole_file
 from rsatalker_jax.social.relation import parse_relation
 from rsatalker_jax.types import FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAME, Conversation, Motion
 
 SPLITS = ("train", "val", "test", "ood")
 MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
+_SESSION = re.compile(r"V\d+_S\d+(?=_I\d)")  # Of Seamless Interaction's names.
 _WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
 
 
-def write_motion(path: str | os.PathLike, motion: Motion) -> None:
+def write_motion(path: str | os.PathLike, motion: Motion, *, basis: str = "flame2020") -> None:
   """Writes (T, 56) as an npz with all of DualTalk's keys (those that motion does not hold are zero), whole or not at all.
 
   The same motion gives the same bytes.
@@ -48,46 +48,10 @@ def write_motion(path: str | os.PathLike, motion: Motion) -> None:
       pose=np.concatenate([motion[:, MOTION_GROUPS["pose"]], motion[:, MOTION_GROUPS["jaw"]]], axis=1),
       cam=np.zeros((frames, 3), np.float32),
       light=np.zeros((frames, 9, 3), np.float32),
+      basis=np.array(basis),
   )
   with whole_file(path) as file:
     np.savez_compressed(file, **arrays)
-
-
-def read_relations(path: str | os.PathLike, conversations: set[str] | None = None) -> dict[str, Int[np.ndarray, "2"]]:
-  """Reads the labels table, a csv with the columns conversation and relation.
-
-  Args:
-    path: the table.
-    conversations: names that may occur; None allows any.
-
-  Raises:
-    InputError: names file and line of a missing column, an unknown relation, a conversation that does not exist or
-      one that is labelled twice.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise InputError(path, "", "no such file", "a csv with the columns conversation,relation")
-  labels: dict[str, Int[np.ndarray, "2"]] = {}
-  text = read_text(path, "a csv with the columns conversation,relation")
-  rows = csv.DictReader(io.StringIO(text, newline=""))
-  try:
-    columns = [name.strip() for name in rows.fieldnames or ()]
-    if not {"conversation", "relation"} <= set(columns):
-      raise InputError(f"{path}:1", "columns", ",".join(columns) or "none", "conversation,relation")
-    rows.fieldnames = columns
-    for row in rows:
-      line = f"{path}:{rows.line_num}"
-      name = (row["conversation"] or "").strip()
-      if conversations is not None and name not in conversations:
-        raise InputError(line, "conversation", f"{name!r}", "a conversation that has files under " + str(path.parent))
-      if name in labels:
-        raise InputError(line, "conversation", f"{name!r} a second time", "one line per conversation")
-      # A relation holds a comma: quoted it is one field, unquoted csv spreads it over two.
-      relation = ",".join([row["relation"] or "", *(row.get(None) or ())])
-      labels[name] = parse_relation(relation, source=line)
-  except csv.Error as error:  # A field of more than 131,072 letters: a quotation mark that nothing closes.
-    raise InputError(f"{path}:{rows.line_num + 1}", "", error, "a line of a csv") from None
-  return labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +95,9 @@ class DualTalkSource(collections.abc.Sequence):
     _check_somebody_speaks(clip.files["wav_a"], wav_a, wav_b)
     return Conversation(
         name=clip.name,
-        speech_a=_fit(wav_a, clip.frames * SAMPLES_PER_FRAME),
+        speech_a=fit_voice(wav_a, clip.frames * SAMPLES_PER_FRAME),
         motion_a=read_motion(clip.files["npz_a"])[: clip.frames],
-        speech_b=_fit(wav_b, clip.frames * SAMPLES_PER_FRAME),
+        speech_b=fit_voice(wav_b, clip.frames * SAMPLES_PER_FRAME),
         motion_b=read_motion(clip.files["npz_b"])[: clip.frames],
         relation=clip.relation,
     )
@@ -207,8 +171,8 @@ def load_dualtalk(
 
   names = sorted(_conversations(folder))
   if split in ("train", "val") and not (root / "val").is_dir():
-    videos = _held_out_videos(names, val_fraction)
-    names = [name for name in names if (_video_id(name) in videos) == held_out]
+    validation = held_out_names(names, val_fraction)
+    names = [name for name in names if (name in validation) == held_out]
   if relations is None and (root / "relations.csv").is_file():
     relations = root / "relations.csv"
   known = {name for part in SPLITS if (root / part).is_dir() for name in _conversations(root / part)}
@@ -277,9 +241,9 @@ def read_conversation(
     notes.append(f"{motion_a}: voices and motion differ in length; {frames.lost} frames trimmed")
   conversation = Conversation(
       name=pathlib.Path(speech_b).stem,
-      speech_a=_fit(wav_a, frames.kept * SAMPLES_PER_FRAME),
+      speech_a=fit_voice(wav_a, frames.kept * SAMPLES_PER_FRAME),
       motion_a=motion[: frames.kept],
-      speech_b=_fit(wav_b, frames.kept * SAMPLES_PER_FRAME),
+      speech_b=fit_voice(wav_b, frames.kept * SAMPLES_PER_FRAME),
       motion_b=None,
       relation=label,
   )
@@ -311,7 +275,7 @@ def _common_frames(wavs: list[pathlib.Path], npzs: list[pathlib.Path]) -> _Frame
   return _Frames(kept, longest - kept)
 
 
-def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
+def fit_voice(wav: np.ndarray, samples: int) -> np.ndarray:
   """Cuts, or pads with silence by less than one frame, to whole frames."""
   return np.pad(wav[:samples], (0, max(0, samples - len(wav))))
 
@@ -331,12 +295,15 @@ def _visible_names(folder: pathlib.Path) -> list[str]:
 
 
 def _video_id(conversation: str) -> str:
-  return conversation.split("_sub_video_", maxsplit=1)[0]
+  """What clips share people and room by: DualTalk's video, or Seamless Interaction's session."""
+  session = _SESSION.match(conversation)
+  return session[0] if session else conversation.split("_sub_video_", maxsplit=1)[0]
 
 
-def _held_out_videos(names: list[str], fraction: float) -> set[str]:
-  """Videos for validation: clips of one video share people and room, so they stay together."""
+def held_out_names(names: list[str], fraction: float = 0.1) -> set[str]:
+  """Conversations for validation, whole videos or sessions, the same ones each time."""
   videos = sorted({_video_id(name) for name in names})
   count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
   order = np.random.default_rng(0).permutation(len(videos))
-  return {videos[i] for i in order[:count]}
+  chosen = {videos[i] for i in order[: max(count, 0)]}
+  return {name for name in names if _video_id(name) in chosen}
