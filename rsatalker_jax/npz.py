@@ -14,7 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -77,7 +77,7 @@ class Archive:
     return dtype, shape
 
   @contextlib.contextmanager
-  def _open(self, key: str) -> Iterator[tuple[BinaryIO, int]]:
+  def _open(self, key: str) -> Iterator[tuple[IO[bytes], int]]:
     if key not in self._members:
       raise InputError(self._path, key, f"no such key (there are {', '.join(sorted(self)) or 'none'})", self._expected)
     member = self._members[key]
@@ -219,7 +219,7 @@ def _one_line(path: object, key: str, expected: str) -> Iterator[None]:
     raise InputError(path, key, f"unreadable: {str(error) or type(error).__name__}", expected) from None
 
 
-def _read_header(path: object, key: str, file: BinaryIO, size: int) -> tuple[np.dtype, bool, tuple[int, ...]]:
+def _read_header(path: object, key: str, file: IO[bytes], size: int) -> tuple[np.dtype, bool, tuple[int, ...]]:
   """Type, order and shape of an array in numpy's format, which fill its `size` bytes."""
   start = file.read(8)
   if len(start) < 8 or start[:6] != _MAGIC or start[6] not in (1, 2, 3):
@@ -240,7 +240,7 @@ def _read_header(path: object, key: str, file: BinaryIO, size: int) -> tuple[np.
   return dtype, fortran_order, shape
 
 
-def _read_array(path: object, key: str, file: BinaryIO, size: int) -> np.ndarray:
+def _read_array(path: object, key: str, file: IO[bytes], size: int) -> np.ndarray:
   """One array in numpy's format, of `size` bytes with its header."""
   dtype, fortran_order, shape = _read_header(path, key, file, size)
   needed = array_size(dtype, shape)

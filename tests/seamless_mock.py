@@ -158,8 +158,9 @@ class Mock:
     """A shard, as WebDataset writes them: a header with the time to a fraction of a second before each file."""
     path = self.seamless / where
     path.parent.mkdir(parents=True, exist_ok=True)
+    files = [(f"{name}.{suffix}", content) for name in names for suffix, content in self.files_of(name).items()]
     with tarfile.open(path, "w") as archive:
-      for name, content in [(f"{name}.{suffix}", content) for name in names for suffix, content in self.files_of(name).items()] + list(extra):
+      for name, content in [*files, *extra]:
         member = tarfile.TarInfo(name)
         member.size, member.mtime = len(content), 1700000000.25
         archive.addfile(member, io.BytesIO(content))

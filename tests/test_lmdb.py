@@ -178,7 +178,7 @@ def test_page_numbers_and_sizes_that_lie_are_refused(tmp_path):
   ]:
     database = damaged((place, value))
     with pytest.raises(InputError, match=words):
-      for key, span in database.items():
+      for _, span in database.items():
         database.read(span)
     outcomes = set()
     for key in values:

@@ -80,7 +80,10 @@ class DualTalkSource(collections.abc.Sequence):
       skipped: list[tuple[str, str]],
       trimmed: list[tuple[str, int]],
       unlabelled: list[str],
+      basis: str = "flame2020",
+      sign: str = "DualTalk's layout",
   ):
+    self.basis, self.sign = basis, sign
     self._clips, self.skipped, self.trimmed, self.unlabelled = clips, skipped, trimmed, unlabelled
     self.notes: list[str] = []
 

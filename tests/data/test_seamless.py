@@ -81,7 +81,8 @@ def test_voices_of_other_types(tmp_path):
   mock = Mock(tmp_path)
   voice, code = make_voice(1), make_code(1)
   whole = np.round(voice * 32768).astype(np.int16)
-  for name, array in {"ints": whole, "half": voice.astype(np.float16), "double": voice.astype(float), "row": voice[None], "column": voice[:, None]}.items():
+  forms = {"ints": whole, "half": voice.astype(np.float16), "double": voice.astype(float), "row": voice[None], "column": voice[:, None]}
+  for name, array in forms.items():
     mock.values[name] = npz_bytes(audio=array, motioncode=code.astype(np.float64))
   for name, array in {"loud": voice * 32768, "nan": voice * np.nan, "stereo": np.stack([voice, voice]), "int32": whole.astype(np.int32),
                       "short": voice[:100], "empty": voice[:0]}.items():
@@ -105,7 +106,8 @@ def test_pairs_that_are_none(tmp_path):
       ("whole", [id_of(1), id_of(2), 50]), ("piece", ["V00_S1_I1_P1_a.npz", "V00_S1_I1_P2_a.npz", 50, "more"]),
       ("again", [id_of(2), id_of(1), 50]), ("alone", [id_of(1)]), ("text", "x"), ("frames", [id_of(3), id_of(4), "50"]),
       ("none", [id_of(3), id_of(4), 0]), ("true", [id_of(3), id_of(4), True]), ("number", [1, 2, 3]), ("nameless", ["/x/a.npz", id_of(2), 50]),
-      ("other", [id_of(1), id_of(2, interaction=2), 50]), ("same", [id_of(1), id_of(1), 50]), ("null", None), ("nan", [id_of(5), id_of(6), float("nan")]),
+      ("other", [id_of(1), id_of(2, interaction=2), 50]), ("same", [id_of(1), id_of(1), 50]), ("null", None),
+      ("nan", [id_of(5), id_of(6), float("nan")]),
       ("climbs", ["../../etc/passwd", id_of(2), 50]), ("up", ["../../V00_S0009_I1_P1", "V00_S0009_I1_P2", 9]),
   ]  # fmt: skip
   entries = lambda rows: "{" + ",".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in rows) + "}"
@@ -136,10 +138,13 @@ def test_two_recordings_of_one_name_make_one_conversation(tmp_path):
   path = tmp_path / "pairs.json"
   path.write_text(json.dumps({"train": {"a": ["V0_S1_I1_P1.npz", "V0_S1_I1_P2.npz", 9], "b": ["V0_S1_I1_P1.npy", "V0_S1_I1_P2.npy", 9]}}))
   pairs, skipped = read_pairs(path)
-  assert [pair.keys for pair in pairs] == [("V0_S1_I1_P1.npz", "V0_S1_I1_P2.npz")] and [skip.kind for skip in skipped] == ["a conversation that is named twice"]
+  assert [pair.keys for pair in pairs] == [("V0_S1_I1_P1.npz", "V0_S1_I1_P2.npz")]
+  assert [skip.kind for skip in skipped] == ["a conversation that is named twice"]
 
 
-@pytest.mark.parametrize("text, words", [("{", "damaged JSON"), ("[1]", "found list"), ("3", "found int"), ("[" * 100_000, "damaged JSON"), ("", "damaged JSON")])
+@pytest.mark.parametrize(
+    "text, words", [("{", "damaged JSON"), ("[1]", "found list"), ("3", "found int"), ("[" * 100_000, "damaged JSON"), ("", "damaged JSON")]
+)
 def test_a_pairs_file_that_is_none(tmp_path, text, words):
   path = tmp_path / "pairs.json"
   path.write_text(text)
@@ -214,7 +219,8 @@ def test_forms_of_tables(tmp_path):
 
 
 def test_lines_that_cannot_be_read_are_passed_over(tmp_path):
-  text = "vendor_id,session_id,relationship,relationship_detail\n0,1,familiar,siblings\n0,2,5,familiar,friends\n0,3\nV0,Sx,familiar,friends\n,4,familiar,friends\n0,5,stranger,\n"
+  rows = ["0,1,familiar,siblings", "0,2,5,familiar,friends", "0,3", "V0,Sx,familiar,friends", ",4,familiar,friends", "0,5,stranger,"]
+  text = "\n".join(["vendor_id,session_id,relationship,relationship_detail", *rows])
   tables = read_tables(write_relationships(tmp_path / "a", text))
   assert {session.number: tuple(value.relation) for session, value in tables.related.items()} == {1: (1, 1), 5: (-1, -1)}
   place = f"{tmp_path / 'a/relationships.csv'}"
@@ -266,7 +272,8 @@ def test_another_relationships_table_is_one_line_and_other_tables_stop_nothing(t
   tables = read_tables(folder)
   assert len(tables.related) == 1 and tables.people is None and not tables.files and not tables.prompts
   assert len([note for note in tables.notes if note.startswith("not used: ")]) == 3
-  assert [note.rpartition(" ")[2] for note in read_tables(tmp_path).notes] == ["relationships.csv", "interactions.csv", "participants.csv", "filelist.csv"]
+  missing = [note.rpartition(" ")[2] for note in read_tables(tmp_path).notes]
+  assert missing == ["relationships.csv", "interactions.csv", "participants.csv", "filelist.csv"]
   with pytest.raises(InputError, match="no such folder"):
     read_tables(tmp_path / "absent")
 
@@ -317,7 +324,8 @@ def test_the_buckets_own_tree(tmp_path):
 @pytest.mark.parametrize("text, kept", [
     ("{", None), ("[]", None), ('{"metadata:vad": {}}', None), ('{"metadata:vad": [3]}', None), ('{"metadata:vad": [{"start": 2, "end": 1}]}', None),
     ('{"metadata:vad": [{"start": "0", "end": 1}]}', None), ('{"metadata:vad": [{"start": NaN, "end": 1}]}', None),
-    ('{"metadata:vad": [{"start": -1, "end": 1}]}', None), ('{"metadata:vad": [{"end": 1}]}', None), ('{"metadata:vad": []}', []), ("{}", None), ('{"metadata:vad": null}', None),
+    ('{"metadata:vad": [{"start": -1, "end": 1}]}', None), ('{"metadata:vad": [{"end": 1}]}', None), ('{"metadata:vad": []}', []),
+    ("{}", None), ('{"metadata:vad": null}', None),
 ])  # fmt: skip
 def test_speech_that_is_damaged_is_named(tmp_path, text, kept):
   name = "V00_S0001_I00000001_P0001"
@@ -383,8 +391,10 @@ def test_damaged_shards_are_read_up_to_there(tmp_path):
     with_damage += len(recordings.places) > 0
   assert with_damage > 15
   headers = [i for i in range(0, len(whole), 512) if whole[i + 257 : i + 262] == b"ustar"]
-  for place, value in [(headers[4] + 124, b"77777777777\0"), (headers[4] + 124, b"\xff" * 12), (headers[6] + 148, b"1234567\0"), (headers[4] + 156, b"g"),
-                       (headers[5] + 156, b"L"), (headers[4], b"\0" * 512)]:
+  for place, value in [
+      (headers[4] + 124, b"77777777777\0"), (headers[4] + 124, b"\xff" * 12), (headers[6] + 148, b"1234567\0"), (headers[4] + 156, b"g"),
+      (headers[5] + 156, b"L"), (headers[4], b"\0" * 512),
+  ]:  # fmt: skip
     data = bytearray(whole)
     data[place : place + len(value)] = value
     if place in (headers[4] + 124, headers[4] + 156, headers[5] + 156):  # With a checksum that fits, so that it is believed.
@@ -432,7 +442,9 @@ FAULTS = {
 def test_each_fault_is_passed_over_and_named(tmp_path):
   mock = Mock(tmp_path)
   good = [mock.add("train", "V00_S0001"), mock.add("test", "V00_S0002")]
-  faulty = {mock.add("train", "V00_S0003", interaction=f"{i:08d}", values=values): (fault, kind) for i, (fault, (values, kind)) in enumerate(FAULTS.items())}
+  faulty = {}
+  for i, (fault, (values, kind)) in enumerate(FAULTS.items()):
+    faulty[mock.add("train", "V00_S0003", interaction=f"{i:08d}", values=values)] = fault, kind
   mock.pairs["train"]["wrong"] = ["/x/nobody.npz", "/x/else.npz", 60]
   mock.write()
   join = join_conversations(mock.talk)
@@ -472,7 +484,8 @@ def test_damage_that_headers_do_not_show_is_taken_out_when_it_is_met(tmp_path):
   assert len(list(again.motions())) == 2 and again.names == source.names
   report = write_conversations(join_conversations(mock.talk), tmp_path / "out")
   assert report["written"] == 1 and {skip["name"] for skip in report["skipped"]} >= set(names[1:])
-  assert sorted(path.name for path in (tmp_path / "out/train").iterdir()) == [f"{names[0]}_speaker{n}.{kind}" for n in (1, 2) for kind in ("npz", "wav")]
+  files = [f"{names[0]}_speaker{n}.{kind}" for n in (1, 2) for kind in ("npz", "wav")]
+  assert sorted(path.name for path in (tmp_path / "out/train").iterdir()) == files
 
 
 def test_a_voice_that_the_lmdb_lacks_is_the_official_one(tmp_path):
@@ -504,7 +517,8 @@ def test_subsets(world):
   assert names(splits=("val", "test")) == ["V00_S0006_I00000001_P0007_P0008", "V01_S0007_I00000001_P0003_P0009"]
   assert names(selection=Selection(("V01",))) == sorted(name for name in truth if name.startswith("V01"))
   assert names(selection=Selection(("V1_S5", "V00_S0002"))) == sorted(name for name in truth if "S0005" in name or "S0002" in name)
-  assert names(selection=Selection(count=1)) == ["V00_S0001_I00000001_P0001_P0002", "V00_S0006_I00000001_P0007_P0008", "V01_S0007_I00000001_P0003_P0009"]
+  one_each = ["V00_S0001_I00000001_P0001_P0002", "V00_S0006_I00000001_P0007_P0008", "V01_S0007_I00000001_P0003_P0009"]
+  assert names(selection=Selection(count=1)) == one_each
   assert join_conversations(mock.talk, selection=Selection(("V01",), 2)).not_chosen == 5
   with pytest.raises(InputError, match="V00_S0809"):
     names(selection=Selection(("session 5",)))
@@ -564,7 +578,8 @@ def test_written_conversations_are_those_in_place(tmp_path, world):
   assert report["relations"] == {"non_blood,equal": 3, "blood,equal": 1, "blood,unequal": 1, "unknown": 1, "non_blood,unknown": 1, "blood,unknown": 1}
   assert report["details"]["friends"] == 2 and report["people"] == 13 and report["people_in_several_splits"] == {"V01_P0003": ["test", "train"]}
   assert report["seconds"] == {"all": 8 * 2.4, "shortest": 2.4, "median": 2.4, "longest": 2.4}
-  assert report["beside"] == {"with speech": 5, "with video": 5, "with arrays": 5} and report["basis"] == "flame2020" and "zero mean" in report["pose"]
+  assert report["beside"] == {"with speech": 5, "with video": 5, "with arrays": 5}
+  assert report["basis"] == "flame2020" and "zero mean" in report["pose"]
   assert {name: tuple(relation) for name, relation in read_relations(tmp_path / "out/relations.csv").items()} == truth
   people = {row["conversation"]: (row["speaker1"], row["speaker2"]) for row in read_csv(tmp_path / "out/people.csv")}
   assert people.keys() == truth.keys() and people["V01_S0007_I00000001_P0003_P0009"] == ("V01_P0003", "V01_P0009")
@@ -583,7 +598,8 @@ def test_written_conversations_are_those_in_place(tmp_path, world):
     for a, b in zip(place.motions(), written.motions(), strict=True):
       assert all(np.array_equal(x, y) for x, y in zip(a, b))
   speech = json.loads((tmp_path / "out/speech/val/V00_S0006_I00000001_P0007_P0008_speaker2.json").read_text())
-  assert speech["id"] == "V00_S0006_I00000001_P0008" and speech["vad"] == [{"start": 0.5, "end": 1.25}] and speech["transcript"][0]["words"][0]["word"] == "hällo"
+  assert speech["id"] == "V00_S0006_I00000001_P0008" and speech["vad"] == [{"start": 0.5, "end": 1.25}]
+  assert speech["transcript"][0]["words"][0]["word"] == "hällo"
   assert (tmp_path / "out/video/val/V00_S0006_I00000001_P0007_P0008_speaker1.mp4").read_bytes() == b"film of V00_S0006_I00000001_P0007"
   with np.load(tmp_path / "out/arrays/val/V00_S0006_I00000001_P0007_P0008_speaker1.npz") as arrays:
     assert list(arrays) == ["movement:is_valid"]
@@ -720,7 +736,8 @@ def test_the_command_says_what_it_made(tmp_path, world):
       (dict(splits=["dev"]), "--splits: found 'dev'"), (dict(seamless=None, videos="copy"), "--videos: found copy, expected --seamless"),
       (dict(seamless=None, mapping="m.csv"), "--mapping"), (dict(seamless=None, arrays=["a"]), "--arrays"),
       (dict(out=str(mock.talk / "out")), "--out.*not in --talk"), (dict(out=str(mock.seamless)), "--out.*not in --seamless"),
-      (dict(subset=["x"]), "subset"), (dict(talk=str(tmp_path / "absent")), "SeamlessInteractionTalk"), (dict(mapping=str(tmp_path / "absent.csv")), "absent.csv"),
+      (dict(subset=["x"]), "subset"), (dict(talk=str(tmp_path / "absent")), "SeamlessInteractionTalk"),
+      (dict(mapping=str(tmp_path / "absent.csv")), "absent.csv"),
   ]:  # fmt: skip
     with pytest.raises(InputError, match=words) as error:
       prepare(mock, options.pop("out", tmp_path / "out2"), **options)

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -46,9 +45,11 @@ class Selection:
 
   @property
   def _parsed(self) -> list[Session | int]:
-    groups = [parse_group(group) for group in self.groups]
-    if None in groups:
-      raise InputError("subset", "", repr(self.groups[groups.index(None)]), "a vendor, V00, or a session, V00_S0809")
+    groups = []
+    for text in self.groups:
+      if (group := parse_group(text)) is None:
+        raise InputError("subset", "", repr(text), "a vendor, V00, or a session, V00_S0809")
+      groups.append(group)
     return groups
 
 
@@ -109,18 +110,19 @@ class Join:
     Raises:
       InputError: one is damaged, or neither person makes a sound.
     """
-    recordings = []
+    recordings, peak = [], 0.0
     for key, file_id in zip(joined.pair.keys, joined.pair.ids):
       recording = self.talk.read(key)
       voice = recording.voice
-      if voice is None:  # As `measure` has found.
+      if voice is None and self.recordings is not None:  # As it was when lengths were compared.
         voice = self.recordings.read_voice(file_id)
+      if voice is None:
+        raise InputError(file_id.name, "audio", "no such key, and no official wav any more", "a voice")
       frames = joined.frames
-      recordings.append(
-          Recording(recording.motion[:frames], recording.expression[:frames], recording.eyes[:frames],
-                    fit_voice(voice, frames * SAMPLES_PER_FRAME))
-      )  # fmt: skip
-    if max(np.abs(recording.voice).max() for recording in recordings) < SILENCE_PEAK:
+      voice = fit_voice(voice, frames * SAMPLES_PER_FRAME)
+      peak = max(peak, float(np.abs(voice).max()))
+      recordings.append(Recording(recording.motion[:frames], recording.expression[:frames], recording.eyes[:frames], voice))
+    if peak < SILENCE_PEAK:
       raise InputError(joined.name, "peak", "silence in both voices", "at least one person who speaks")
     return recordings[0], recordings[1]
 
@@ -310,11 +312,13 @@ class SeamlessSource(DualTalkSource):
   def __init__(self, join: Join):
     directions = [_Direction(joined, speaker) for joined in join.conversations for speaker in (1, 2)]
     trimmed = [(direction.name, direction.joined.lost) for direction in directions if direction.joined.lost]
-    self._join, self._damaged, self._last = join, set(), None
-    super().__init__(directions, [(skip.name, f"{skip.kind} {skip.detail}".strip()) for skip in join.skipped], trimmed, [])
+    self._join, self._directions, self._last = join, directions, None
+    self._damaged: set[str] = set()
+    skipped = [(skip.name, f"{skip.kind} {skip.detail}".strip()) for skip in join.skipped]
+    super().__init__(directions, skipped, trimmed, [], basis=BASIS, sign="what UniLS-Talk says of itself")
 
   def __getitem__(self, index: int) -> Conversation:
-    return self._make(self._clips[index])
+    return self._make(self._directions[index])
 
   def __iter__(self) -> Iterator[Conversation]:
     yield from self._each(self._make)
@@ -331,7 +335,7 @@ class SeamlessSource(DualTalkSource):
 
   def _each(self, make):
     """What `make` makes of each direction; conversations that cannot be read are taken out."""
-    for clip in list(self._clips):
+    for clip in list(self._directions):
       if clip.joined.name in self._damaged:  # By its other direction.
         continue
       try:
@@ -346,7 +350,7 @@ class SeamlessSource(DualTalkSource):
     skip = Skip(joined.name, _kind_of(error), str(error))
     self._join.skipped.append(skip)
     self.skipped.append((skip.name, f"{skip.kind} {skip.detail}"))
-    self._clips[:] = [clip for clip in self._clips if clip.joined is not joined]
+    self._directions[:] = [clip for clip in self._directions if clip.joined is not joined]
     self._join.conversations[:] = [other for other in self._join.conversations if other is not joined]
 
   def _read(self, clip: _Direction) -> tuple[Recording, Recording]:

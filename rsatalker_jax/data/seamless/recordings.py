@@ -18,7 +18,7 @@ import pathlib
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -80,7 +80,7 @@ class Recordings:
     skipped: names that are none, lead out of the folder or stand twice, and shards that are damaged.
   """
 
-  def __init__(self, root: str | os.PathLike, wanted: Set[str] | None = None):
+  def __init__(self, root: str | os.PathLike, wanted: set[str] | None = None):
     """Looks through a folder and its shards.
 
     Args:
@@ -247,7 +247,7 @@ def _members(path: pathlib.Path) -> Iterator[tarfile.TarInfo]:
     size = os.fstat(file.fileno()).st_size
     position = -1
     try:
-      with tarfile.open(fileobj=_Headers(file), mode="r:", errorlevel=2) as archive:
+      with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # ty: ignore[no-matching-overload]
         while (member := archive.next()) is not None:
           archive.members.clear()  # Which it keeps of all that it has read.
           if member.offset <= position or member.size < 0 or member.offset_data + member.size > size:

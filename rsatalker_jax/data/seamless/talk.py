@@ -13,6 +13,7 @@ read. Of a motioncode's columns [:104], [106:108] and [109:111] are used, as Uni
 """
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -140,16 +141,14 @@ def _parse_pair(key: str, split: str, entry: object) -> Pair | Skip:
   *paths, frames = entry[:3]
   if not all(isinstance(path, str) for path in paths) or not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
     return Skip(key, shape, str(entry)[:100])
-  ids = [parse_file_id(path) for path in paths]
-  for path, file_id in zip(paths, ids):
-    if file_id is None:
-      return Skip(key, "a name without an id of Seamless Interaction", repr(path[-100:]))
-  a, b = ids
+  a, b = map(parse_file_id, paths)
+  if a is None or b is None:
+    return Skip(key, "a name without an id of Seamless Interaction", ", ".join(repr(path[-100:]) for path in paths))
   if a.interaction != b.interaction or a.person == b.person:
     return Skip(key, "recordings that are not of two people of one interaction", f"{a.name}, {b.name}")
   name = f"{a.name}_{b.person}{a.rest}" if a.rest == b.rest else f"{a.name}{a.rest}_{b.person}{b.rest}"
-  keys = tuple(pathlib.PurePosixPath(path).name for path in paths)
-  return Pair(name, split, keys, (a, b), frames)
+  keys = [pathlib.PurePosixPath(path).name for path in paths]
+  return Pair(name, split, (keys[0], keys[1]), (a, b), frames)
 
 
 class Talk:
@@ -211,7 +210,7 @@ class Talk:
   def _place(self, key: str) -> str:
     return f"{self._database.path}: {key}"
 
-  def _open(self, key: str) -> tuple[npz.Archive, object]:
+  def _open(self, key: str) -> tuple[npz.Archive, io.BufferedReader]:
     span = self._database.find(key.encode())
     if span is None:
       raise InputError(self._database.path, key, "no such key", _EXPECTED)
@@ -252,9 +251,10 @@ def check_lengths(frames: int, counts: dict[str, float]) -> tuple[int, int]:
   Raises:
     InputError: they differ by more than 12.
   """
-  counts = {"the pairs' file": frames, **{name: int(np.ceil(count)) for name, count in counts.items()}}
-  shortest, longest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-  lost = counts[longest] - counts[shortest]
+  whole = {"the pairs' file": frames, **{name: int(np.ceil(count)) for name, count in counts.items()}}
+  shortest, longest = min(whole, key=whole.__getitem__), max(whole, key=whole.__getitem__)
+  kept, lost = whole[shortest], whole[longest] - whole[shortest]
   if lost > MAX_FRAME_DIFFERENCE:
-    raise InputError(shortest, "frames", counts[shortest], f"{counts[longest]}, as in {longest} (up to {MAX_FRAME_DIFFERENCE} fewer are trimmed)")
-  return counts[shortest], lost
+    expected = f"{whole[longest]}, as in {longest} (up to {MAX_FRAME_DIFFERENCE} fewer are trimmed)"
+    raise InputError(shortest, "frames", kept, expected)
+  return kept, lost

@@ -95,15 +95,15 @@ def write_conversations(
 def describe_report(report: Mapping[str, Any]) -> list[str]:
   """The report as lines."""
   few = lambda counts: ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
-  lengths = report["seconds"]
+  lengths, trimmed = report["seconds"], report["trimmed"]
+  minutes = f"{lengths['all'] / 60:.1f} minutes of two people"
+  extent = f"{lengths['shortest']:.1f} s to {lengths['longest']:.1f} s, half of them below {lengths['median']:.1f} s"
   lines = [
-      f"{report['conversations']} conversations, {lengths['all'] / 60:.1f} minutes of two people: {report['written']} written, "
-      f"{report['there']} there already",
+      f"{report['conversations']} conversations, {minutes}: {report['written']} written, {report['there']} there already",
       f"  by split: {few(report['splits'])}; {report['people']} people",
       f"  by relation: {few(report['relations'])}",
       f"  by relationship_detail: {few(report['details'])}",
-      f"  lengths: {lengths['shortest']:.1f} s to {lengths['longest']:.1f} s, half of them below {lengths['median']:.1f} s; "
-      f"{report['trimmed']['conversations']} trimmed by {report['trimmed']['frames']} frames in all",
+      f"  lengths: {extent}; {trimmed['conversations']} trimmed by {trimmed['frames']} frames in all",
       f"  beside them: {few(report['beside'])}",
       f"  basis {report['basis']}; {report['pose']}",
       f"  {report['dropped']}",
@@ -208,7 +208,7 @@ def _make_report(join: Join, done: Sequence[Joined], counts: collections.Counter
       "relations": count_relations(done),
       "details": dict(collections.Counter(joined.detail or "not in relationships.csv" for joined in done).most_common()),
       "seconds": {"all": float(seconds.sum()), "shortest": float(seconds.min()), "median": float(np.median(seconds)),
-                  "longest": float(seconds.max())},  # fmt: skip
+                  "longest": float(seconds.max())},
       "trimmed": {"conversations": sum(joined.lost > 0 for joined in done), "frames": sum(joined.lost for joined in done)},
       "beside": dict(counts),
       "basis": BASIS,
