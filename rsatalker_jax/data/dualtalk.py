@@ -72,7 +72,10 @@ class DualTalkSource(collections.abc.Sequence):
     trimmed: (item, frames) of what lost frames because voices and motions differ in length; each by 12 frames at most.
     unlabelled: conversations that have the default relation, since no table names them.
     notes: what the wav reader changed (rates, channels) in the items read so far.
+    passes_over_damage: whether who goes through all items meets no error where one is damaged.
   """
+
+  passes_over_damage = False
 
   def __init__(
       self,

@@ -309,6 +309,8 @@ class SeamlessSource(DualTalkSource):
   out and named in `skipped`. Asked for by its index it is an error.
   """
 
+  passes_over_damage = True
+
   def __init__(self, join: Join):
     directions = [_Direction(joined, speaker) for joined in join.conversations for speaker in (1, 2)]
     trimmed = [(direction.name, direction.joined.lost) for direction in directions if direction.joined.lost]
