@@ -315,12 +315,6 @@ def _write_tables(folder):
 
 
 READERS = {
-    "LMDB": Reader(_write_talk, "data_lmdb/data.mdb", _read_lmdb),
-    "UniLS-Talk pairs": Reader(_write_talk, "*.json", _read_talk),
-    "UniLS-Talk": Reader(_write_talk, "data_lmdb/*.mdb", _read_talk),
-    "Seamless files": Reader(_write_recordings, "0000*/*", _read_recordings),
-    "Seamless shard": Reader(_write_recordings, "*.tar", _read_recordings),
-    "Seamless tables": Reader(_write_tables, "*.csv", lambda path: len(read_tables(path.parent).related)),
     "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6)), "*.npz", _read_conversation_motion),
     "track npz": Reader(lambda folder: np.savez(folder / "a.npz", **_track_values()), "*.npz", _read_track),
     "track pickle": Reader(_write_track_pickle, "*.pkl", _read_track),
@@ -339,6 +333,12 @@ READERS = {
     "bound ply": Reader(_write_bound_ply, "[af]*", _read_bound_ply),
     "feature cache": Reader(lambda folder: np.savez(folder / "a.npz", features=_FEATURES), "*.npz", _read_features, inside=False),
     "tensors": Reader(_write_tensors, "*.bin", _read_tensors),
+    "LMDB": Reader(_write_talk, "data_lmdb/data.mdb", _read_lmdb),
+    "UniLS-Talk pairs": Reader(_write_talk, "*.json", _read_talk),
+    "UniLS-Talk": Reader(_write_talk, "data_lmdb/*.mdb", _read_talk),
+    "Seamless files": Reader(_write_recordings, "0000*/*", _read_recordings),
+    "Seamless shard": Reader(_write_recordings, "*.tar", _read_recordings),
+    "Seamless tables": Reader(_write_tables, "*.csv", lambda path: len(read_tables(path.parent).related)),
 }
 
 # Numbers that programs stumble over, as bytes and as text.

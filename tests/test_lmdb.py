@@ -172,7 +172,7 @@ def test_page_numbers_and_sizes_that_lie_are_refused(tmp_path):
       (child, b"\xff\xff\xff", "cut off"),
       (child, struct.pack("<H", branch), "deeper|two branches|out of order"),
       (leaf * PAGE + 10, b"\x21\x00", "deeper|kind|cut off|out of order"),
-      (run * PAGE + 12, struct.pack("<I", 1), "9000 bytes in 1 pages"),
+      (run * PAGE + 12, struct.pack("<I", 2), "9000 bytes in 2 pages"),
       (run * PAGE + 12, struct.pack("<I", 1 << 31), "9000 bytes in"),
       (run * PAGE + 10, b"\x02\x00", "of kind 2"),
   ]:
