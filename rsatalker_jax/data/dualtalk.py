@@ -139,7 +139,7 @@ def present_splits(root: str | os.PathLike) -> list[str]:
   """The splits that `load_dualtalk` can serve from `root`, validation clips held out of `train` among them."""
   root = pathlib.Path(root)
   present = {split for split in SPLITS if (root / split).is_dir()}
-  if "train" in present and len({_video_id(name) for name in _conversations(root / "train")}) > 1:
+  if "train" in present and len({recording_of(name) for name in _conversations(root / "train")}) > 1:
     present.add("val")
   return [split for split in SPLITS if split in present]
 
@@ -300,7 +300,7 @@ def _visible_names(folder: pathlib.Path) -> list[str]:
   return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _video_id(conversation: str) -> str:
+def recording_of(conversation: str) -> str:
   """What clips share people and room by: DualTalk's video, or Seamless Interaction's session."""
   session = _SESSION.match(conversation)
   return session[0] if session else conversation.split("_sub_video_", maxsplit=1)[0]
@@ -308,8 +308,8 @@ def _video_id(conversation: str) -> str:
 
 def held_out_names(names: list[str], fraction: float = 0.1) -> set[str]:
   """Conversations for validation, whole videos or sessions, the same ones each time."""
-  videos = sorted({_video_id(name) for name in names})
+  videos = sorted({recording_of(name) for name in names})
   count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
   order = np.random.default_rng(0).permutation(len(videos))
   chosen = {videos[i] for i in order[: max(count, 0)]}
-  return {name for name in names if _video_id(name) in chosen}
+  return {name for name in names if recording_of(name) in chosen}

@@ -23,8 +23,9 @@ from rsatalker_jax.social.relation import UNKNOWN, UNKNOWN_NAME
 
 AXES = ("blood", "equal")  # In the order of a relation's values.
 COLUMNS = ("conversation", *AXES, "annotator", "confidence")
-_VALUES = {"true": 1, "false": 0, UNKNOWN_NAME: UNKNOWN}
-_WORDS = {value: word for word, value in _VALUES.items()}
+# Of an axis, by its word in the table; and the words by value.
+VALUES = {"true": 1, "false": 0, UNKNOWN_NAME: UNKNOWN}
+WORDS = {value: word for word, value in VALUES.items()}
 _OLD_FORM = "a table of the older form, conversation,relation; blood,unequal is now true,false in columns of their own"
 
 
@@ -90,9 +91,9 @@ def read_labels(path: str | os.PathLike, conversations: set[str] | None = None) 
 
 
 def _parse_value(place: str, axis: str, text: str) -> int:
-  if text.lower() not in _VALUES:  # Spreadsheets write TRUE and FALSE.
-    raise InputError(place, axis, f"{text!r}", " | ".join(_VALUES))
-  return _VALUES[text.lower()]
+  if text.lower() not in VALUES:  # Spreadsheets write TRUE and FALSE.
+    raise InputError(place, axis, f"{text!r}", " | ".join(VALUES))
+  return VALUES[text.lower()]
 
 
 def _parse_confidence(place: str, text: str) -> float | None:
@@ -145,7 +146,7 @@ def write_relations(path: str | os.PathLike, rows: Sequence[RelationLabel]) -> N
   if len(set(keys)) < len(keys):
     raise ValueError(f"{len(keys) - len(set(keys))} labels are an annotator's second of a conversation")
   lines = [
-      (row.conversation, *(_WORDS[int(value)] for value in row.relation), row.annotator,
+      (row.conversation, *(WORDS[int(value)] for value in row.relation), row.annotator,
        "" if row.confidence is None else repr(float(row.confidence)))
       for row in rows
   ]  # fmt: skip

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rsatalker_jax.data.csv_tables import read_table
-from rsatalker_jax.data.relations import AXES
+from rsatalker_jax.data.relations import AXES, VALUES
 from rsatalker_jax.data.seamless.names import Session, Skip, parse_file_id
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import read_text
@@ -94,16 +94,15 @@ def read_mapping(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
   Raises:
     InputError: names the line that is another.
   """
-  values = {"true": 1, "false": 0, "unknown": UNKNOWN}
   mapping: dict[str, tuple[int, int]] = {}
   for row in read_table(path, ("relationship_detail", *AXES)):
     detail = _normalise(row["relationship_detail"])
     for axis in AXES:
-      if row[axis].lower() not in values:
-        raise InputError(row.place, axis, f"{row[axis]!r}", " | ".join(values))
+      if row[axis].lower() not in VALUES:
+        raise InputError(row.place, axis, f"{row[axis]!r}", " | ".join(VALUES))
     if not detail or detail in mapping:
       raise InputError(row.place, "relationship_detail", f"{row['relationship_detail']!r}", "each word of relationships.csv once")
-    mapping[detail] = (values[row["blood"].lower()], values[row["equal"].lower()])
+    mapping[detail] = (VALUES[row["blood"].lower()], VALUES[row["equal"].lower()])
   return mapping
 
 
