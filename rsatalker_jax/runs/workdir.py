@@ -48,7 +48,7 @@ _NOT_COMPARED = {
     "render.frames_at_once",
     "generator.remat",
     "motion.accumulate",
-    *(f"data.{name}" for name in ("embedded_root", "conversations", "seamless", "relations", "capture", "triplets", "features")),
+    *(f"data.{name}" for name in ("embedded_root", "conversations", "layout", "seamless", "relations", "capture", "triplets", "features")),
 }
 # Of these the last part alone is compared: files that were moved are the same, those of another name are not.
 _COMPARED_BY_NAME = {"head.path", "head.masks", "speech.checkpoint", "data.captures"}

@@ -12,7 +12,7 @@ import tiny_world
 from seamless_mock import make_code, make_voice, npz_bytes, write_mock
 
 from rsatalker_jax import sharding
-from rsatalker_jax.commands import encode, train
+from rsatalker_jax.commands import encode
 from rsatalker_jax.commands.seamless import prepare_conversations
 from rsatalker_jax.talker import make_encoder, make_talker
 from rsatalker_jax.training.motion_stage import motion_stage
@@ -102,7 +102,7 @@ def test_a_subset_in_the_config(folders):
 
 
 def test_the_command_line(folders, tmp_path):
-  root, mock, _ = folders
+  _, mock, _ = folders
   words = [sys.executable, "-m", "rsatalker_jax", "seamless", f"--talk={mock.talk}", f"--out={tmp_path / 'out'}", "--splits=test,val"]
   done = subprocess.run([*words, f"--seamless={mock.seamless}", "--subset=V01"], cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0 and "1 conversations" in done.stdout and "1 blood,unknown" in done.stdout, done.stderr

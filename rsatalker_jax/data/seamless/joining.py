@@ -3,14 +3,14 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from rsatalker_jax.data.audio import SILENCE_PEAK
 from rsatalker_jax.data.dualtalk import SPLITS, DualTalkSource, fit_voice, held_out_names
-from rsatalker_jax.data.relations import read_relations
+from rsatalker_jax.data.relations import describe_disagreements, merge_labels, read_labels
 from rsatalker_jax.data.seamless.names import Session, Skip, describe_skips, parse_group
 from rsatalker_jax.data.seamless.recordings import Recordings
 from rsatalker_jax.data.seamless.tables import Tables, read_mapping, read_tables
@@ -137,7 +137,7 @@ def join_conversations(
     relations: str | os.PathLike | None = None,
     default_relation: str | None = None,
     find_recordings: bool = False,
-    progress=lambda pairs: pairs,
+    progress: Callable[[Sequence[Pair]], Iterable[Pair]] = lambda pairs: pairs,
 ) -> Join:
   """Joins pairs with relations, by vendor and session.
 
@@ -154,7 +154,8 @@ def join_conversations(
     mapping: a csv with the user's own reading of relationship_detail; see `tables.read_mapping`.
     relations: a relations table whose conversations have its relation instead.
     default_relation: of conversations whose session is in no table; unknown if None.
-    find_recordings: whether the official files are looked for now, and not only when a voice is missing.
+    find_recordings: whether the official files are looked for now, and not only when a voice is missing; and recordings that
+      are in no pair are counted.
     progress: wraps the sequence of pairs that are looked at.
 
   Raises:
@@ -170,7 +171,10 @@ def join_conversations(
   skipped += tables.skipped
   if default_relation is not None:
     default = parse_relation(default_relation, source="data.default_relation")
-  labels = {} if relations is None else read_relations(relations)
+  labels = {}
+  if relations is not None:
+    labels, disagreements = merge_labels(read_labels(relations, {pair.name for pair in pairs}))
+    notes += [describe_disagreements(disagreements)] if disagreements else []
 
   pairs = hold_out(pairs)
   chosen, taken = [], collections.Counter()
@@ -179,6 +183,10 @@ def join_conversations(
       chosen.append(pair)
       taken[pair.split] += 1
   wanted = {file_id.name for pair in chosen for file_id in pair.ids}
+  if find_recordings:
+    named = {key for pair in pairs for key in pair.keys}
+    if single := sum(key not in named for key in source.keys()):
+      notes.append(f"{single} recordings of the LMDB are in no pair")
   recordings = None
   if seamless is not None and find_recordings:
     recordings = Recordings(seamless, wanted)
@@ -346,6 +354,8 @@ class SeamlessSource(DualTalkSource):
         self._take_out(clip.joined, error)
         continue
       yield item
+    if not self._directions:
+      raise InputError("conversations", "", f"none that can be read; the last: {self.skipped[-1][1]}", "at least one")
 
   def _take_out(self, joined: Joined, error: InputError) -> None:
     self._damaged.add(joined.name)

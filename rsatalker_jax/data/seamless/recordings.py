@@ -35,6 +35,7 @@ _KINDS = {".wav": "wav", ".mp4": "mp4", ".json": "json", ".npz": "npz"}
 _LINES = {"vad": "vad", "transcript": "transcript", "transcription": "transcript"}  # Folders of .jsonl files.
 _MAX_HEADER = 1 << 20  # A tar's headers, names of any length among them.
 _MAX_JSON = 64 << 20
+_MAX_WAV = 2 << 30  # In a shard; `read_wav` has its own bounds for files.
 _MAX_DEPTH = 12  # Of folders; the deepest layout has 6.
 
 
@@ -181,6 +182,8 @@ class Recordings:
       return None
     if not place.member:
       return read_wav(place.path, allow_silent=True)[0]
+    if place.size > _MAX_WAV:
+      raise InputError(place, "", f"{place.size} bytes", f"a wav of {_MAX_WAV >> 20} MB at most")
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
       copy(place, file)
       file.flush()

@@ -60,13 +60,11 @@ class Related(NamedTuple):
 
   Attributes:
     relation: [blood, equal]; -1 for unknown.
-    detail: the table's word.
-    known: whether that word is one of `RELATIONS`, or of the user's.
+    detail: the table's word, or several.
   """
 
   relation: Int[np.ndarray, "2"]
   detail: str
-  known: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +173,7 @@ def _read_related(
     values = np.array(list(details.values()), np.int32)
     several += len(details) > 1
     relation = np.where((values == values[0]).all(axis=0), values[0], UNKNOWN).astype(np.int32)
-    related[session] = Related(relation, " | ".join(details), all(_normalise(word) in mapping for word in details))
+    related[session] = Related(relation, " | ".join(details))
   if several:
     notes.append(f"{path}: {several} sessions have several relations; an axis on which they differ is unknown")
   return related

@@ -164,9 +164,6 @@ class Talk:
   def __init__(self, path: str | os.PathLike):
     self._database = Database(path)
 
-  def __len__(self) -> int:
-    return len(self._database)
-
   def keys(self) -> Iterator[str]:
     """In order; up to the first page that is damaged."""
     try:
@@ -174,9 +171,6 @@ class Talk:
         yield key.decode("utf-8", "replace")
     except InputError:
       return
-
-  def __contains__(self, key: str) -> bool:
-    return self._database.find(key.encode()) is not None
 
   def measure(self, key: str) -> tuple[int, int | None]:
     """Frames of the motion and samples of the voice (None: there is none), by the headers of the arrays alone.

@@ -123,7 +123,10 @@ def _is_complete(out: pathlib.Path, joined: Joined) -> bool:
   wavs = [_path(out, joined, speaker, ".wav") for speaker in (1, 2)]
   if not all(path.is_file() and path.with_suffix(".npz").is_file() for path in wavs):
     return False
-  return all(wav_frames(path, FPS) == joined.frames for path in wavs)
+  try:
+    return all(wav_frames(path, FPS) == joined.frames for path in wavs)
+  except InputError:  # Damaged since then.
+    return False
 
 
 def _write_beside(
