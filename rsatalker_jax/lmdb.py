@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.files import open_regular
+from rsatalker_jax.files import FilePart, open_regular
 
 _EXPECTED = "an LMDB environment (a folder with data.mdb, or that file)"
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
@@ -122,7 +122,7 @@ class Database:
 
   def open(self, span: Span) -> io.BufferedReader:
     """A value as a file to read."""
-    return io.BufferedReader(_Window(self, span))
+    return io.BufferedReader(FilePart(self.read_at, *span))
 
   def read(self, span: Span) -> bytes:
     """A value, whole."""
@@ -224,29 +224,3 @@ class Database:
 
   def _damage(self, page: int, found: str) -> InputError:
     return InputError(self.path, f"page {page}", f"{found} (the file is damaged)", _EXPECTED)
-
-
-class _Window(io.RawIOBase):
-  """A value of a database as a file."""
-
-  def __init__(self, database: Database, span: Span):
-    self._database, self._span, self._position = database, span, 0
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._span.size}[whence]
-    if position < 0:
-      raise ValueError(f"{position=} before the start")
-    self._position = position
-    return position
-
-  def readinto(self, buffer) -> int:
-    size = max(0, min(len(buffer), self._span.size - self._position))
-    buffer[:size] = self._database.read_at(self._span.offset + self._position, size)
-    self._position += size
-    return size

@@ -4,7 +4,8 @@ UniLS-Talk has voices and motion, in pairs; the official data set has relations,
 which both keep, join them. docs/seamless.md tells what comes from where.
 """
 
-from rsatalker_jax.data.seamless.joining import Selection, SeamlessSource, join_conversations, load_seamless, present_seamless_splits
+from rsatalker_jax.data.seamless.joining import Selection, join_conversations
+from rsatalker_jax.data.seamless.source import SeamlessSource, load_seamless, present_seamless_splits
 from rsatalker_jax.data.seamless.writing import describe_report, write_conversations
 
 __all__ = [

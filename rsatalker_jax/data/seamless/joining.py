@@ -1,4 +1,4 @@
-"""UniLS-Talk's pairs joined with the official tables, and served as conversations."""
+"""UniLS-Talk's pairs joined with the official tables, by vendor and session."""
 
 import collections
 import dataclasses
@@ -9,16 +9,17 @@ import numpy as np
 from jaxtyping import Int
 
 from rsatalker_jax.data.audio import SILENCE_PEAK
-from rsatalker_jax.data.dualtalk import SPLITS, DualTalkSource, fit_voice, held_out_names
+from rsatalker_jax.data.dualtalk import SPLITS, fit_voice, held_out_names
 from rsatalker_jax.data.relations import describe_disagreements, merge_labels, read_labels
 from rsatalker_jax.data.seamless.names import Session, Skip, describe_skips, parse_group
 from rsatalker_jax.data.seamless.recordings import Recordings
 from rsatalker_jax.data.seamless.tables import Tables, read_mapping, read_tables
-from rsatalker_jax.data.seamless.talk import BASIS, Pair, Recording, Talk, check_lengths, find_talk, read_pairs
+from rsatalker_jax.data.seamless.talk import Pair, Recording, Talk, check_lengths, find_talk, read_pairs
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.social.relation import UNKNOWN, format_relation, parse_relation
-from rsatalker_jax.types import SAMPLES_PER_FRAME, Conversation, Motion
+from rsatalker_jax.types import SAMPLES_PER_FRAME
 
+# What conversations are, for reports.
 POSE_NOTE = "the head's pose has zero mean over each clip, as UniLS-Talk has it: where a face points on average is not known"
 DROPPED_NOTE = "of UniLS-Talk's 100 expression coefficients the first 50 are kept; eyes are not; the jaw turns about one axis"
 
@@ -199,7 +200,7 @@ def join_conversations(
         recordings = Recordings(seamless, wanted)
       frames, lost = _common_frames(pair, measured, recordings)
     except InputError as error:
-      skipped.append(Skip(pair.name, _kind_of(error), str(error)))
+      skipped.append(Skip(pair.name, kind_of(error), str(error)))
       continue
     related = tables.related.get(pair.ids[0].session)
     relation = labels.get(pair.name)
@@ -250,7 +251,7 @@ def _common_frames(
   return check_lengths(pair.frames, counts)
 
 
-def _kind_of(error: InputError) -> str:
+def kind_of(error: InputError) -> str:
   if str(error.found) == "no such key":
     return "a recording that is not in the LMDB"
   if error.key == "frames":
@@ -288,124 +289,3 @@ def split_people(conversations: Sequence[Joined]) -> dict[str, set[str]]:
 def count_relations(conversations: Sequence[Joined]) -> dict[str, int]:
   """Conversations by relation, in the words of `format_relation`."""
   return dict(collections.Counter(format_relation(joined.relation) for joined in conversations).most_common())
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Direction:
-  """One direction of a conversation: `speaker` 1 or 2 is to be generated."""
-
-  joined: Joined
-  speaker: int
-
-  @property
-  def name(self) -> str:
-    return f"{self.joined.name}_speaker{self.speaker}"
-
-  @property
-  def frames(self) -> int:
-    return self.joined.frames
-
-  @property
-  def relation(self) -> Int[np.ndarray, "2"]:
-    return self.joined.relation
-
-
-class SeamlessSource(DualTalkSource):
-  """Random access to conversations in UniLS-Talk's LMDB, as `DualTalkSource` has it for files, both directions of each.
-
-  Whoever goes through all of them in order, or through all motions, meets no error where a recording is damaged: it is taken
-  out and named in `skipped`. Asked for by its index it is an error.
-  """
-
-  passes_over_damage = True
-
-  def __init__(self, join: Join):
-    directions = [_Direction(joined, speaker) for joined in join.conversations for speaker in (1, 2)]
-    trimmed = [(direction.name, direction.joined.lost) for direction in directions if direction.joined.lost]
-    self._join, self._directions, self._last = join, directions, None
-    self._damaged: set[str] = set()
-    skipped = [(skip.name, f"{skip.kind} {skip.detail}".strip()) for skip in join.skipped]
-    super().__init__(directions, skipped, trimmed, [], basis=BASIS, sign="what UniLS-Talk says of itself")
-
-  def __getitem__(self, index: int) -> Conversation:
-    return self._make(self._directions[index])
-
-  def __iter__(self) -> Iterator[Conversation]:
-    yield from self._each(self._make)
-
-  def motions(self) -> Iterator[tuple[Motion, Motion, Int[np.ndarray, "2"]]]:
-    """(motion of A, motion of B, relation) of each item in order."""
-    yield from self._each(lambda clip: (*(recording.motion for recording in self._read(clip)), clip.relation))
-
-  def report(self, title: str) -> list[str]:
-    """Lines: the summary, relations, what stands out, and what is skipped by reason."""
-    counts = ", ".join(f"{count} {relation}" for relation, count in count_relations(self._join.conversations).items())
-    lines = [f"{title}: {self.summary()}", f"  conversations by relation: {counts}", f"  {POSE_NOTE}", f"  {DROPPED_NOTE}"]
-    return lines + [f"  {note}" for note in self._join.notes] + [f"  skipped {line}" for line in describe_skips(self._join.skipped)]
-
-  def _each(self, make):
-    """What `make` makes of each direction; conversations that cannot be read are taken out."""
-    for clip in list(self._directions):
-      if clip.joined.name in self._damaged:  # By its other direction.
-        continue
-      try:
-        item = make(clip)
-      except InputError as error:
-        self._take_out(clip.joined, error)
-        continue
-      yield item
-    if not self._directions:
-      raise InputError("conversations", "", f"none that can be read; the last: {self.skipped[-1][1]}", "at least one")
-
-  def _take_out(self, joined: Joined, error: InputError) -> None:
-    self._damaged.add(joined.name)
-    skip = Skip(joined.name, _kind_of(error), str(error))
-    self._join.skipped.append(skip)
-    self.skipped.append((skip.name, f"{skip.kind} {skip.detail}"))
-    self._directions[:] = [clip for clip in self._directions if clip.joined is not joined]
-    self._join.conversations[:] = [other for other in self._join.conversations if other is not joined]
-
-  def _read(self, clip: _Direction) -> tuple[Recording, Recording]:
-    """The partner's and the own recording."""
-    last = self._last  # Both directions of a conversation follow each other.
-    if last is None or last[0] is not clip.joined:
-      last = self._last = clip.joined, self._join.read(clip.joined)
-    a, b = last[1]
-    return (a, b) if clip.speaker == 2 else (b, a)
-
-  def _make(self, clip: _Direction) -> Conversation:
-    partner, own = self._read(clip)
-    return Conversation(
-        name=clip.name,
-        speech_a=partner.voice,
-        motion_a=partner.motion,
-        speech_b=own.voice,
-        motion_b=own.motion,
-        relation=clip.relation,
-        basis=BASIS,
-    )
-
-
-def load_seamless(
-    talk: str | os.PathLike,
-    split: str,
-    *,
-    seamless: str | os.PathLike | None = None,
-    selection: Selection = Selection(),
-    relations: str | os.PathLike | None = None,
-    default_relation: str | None = None,
-) -> SeamlessSource:
-  """The conversations of one split, read in place; see `join_conversations`."""
-  if split not in SPLITS:
-    raise InputError("split", "", f"{split!r}", " | ".join(SPLITS))
-  join = join_conversations(
-      talk, seamless, splits=(split,), selection=selection, relations=relations, default_relation=default_relation
-  )
-  return SeamlessSource(join)
-
-
-def present_seamless_splits(talk: str | os.PathLike, selection: Selection = Selection()) -> list[str]:
-  """The splits of which the pairs' file has conversations, validation sessions held out of `train` among them."""
-  pairs = hold_out(read_pairs(find_talk(talk)[1])[0])
-  present = {pair.split for pair in pairs if selection.chooses(pair.ids[0].session)}
-  return [split for split in SPLITS if split in present]

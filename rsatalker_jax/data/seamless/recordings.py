@@ -12,6 +12,7 @@ passed over, and so are links out of it.
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ from rsatalker_jax import npz
 from rsatalker_jax.data.audio import read_wav
 from rsatalker_jax.data.seamless.names import FileId, Skip, parse_file_id
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.files import open_regular, whole_file
+from rsatalker_jax.files import FilePart, open_regular, whole_file
 
 _SHARD = "a WebDataset shard (.tar)"
 _KINDS = {".wav": "wav", ".mp4": "mp4", ".json": "json", ".npz": "npz"}
@@ -204,7 +205,8 @@ class Recordings:
       return arrays, skipped
     try:
       with open_regular(place.path, "an .npz") as file:
-        archive = npz.open_archive(str(place), _Part(file, place), place.size)
+        read_at = lambda offset, size: os.pread(file.fileno(), size, offset)
+        archive = npz.open_archive(place, io.BufferedReader(FilePart(read_at, place.offset, place.size)), place.size)
         for key in keys:
           if key in archive:
             try:
@@ -280,30 +282,6 @@ class _Headers:
 
   def tell(self) -> int:
     return self._file.tell()
-
-
-class _Part:
-  """Part of a file as a file."""
-
-  def __init__(self, file: BinaryIO, place: Place):
-    self._file, self._place, self._position = file, place, 0
-
-  def seekable(self) -> bool:
-    return True
-
-  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._place.size}[whence]
-    return self._position
-
-  def tell(self) -> int:
-    return self._position
-
-  def read(self, size: int | None = -1) -> bytes:
-    left = max(0, self._place.size - self._position)
-    self._file.seek(self._place.offset + self._position)
-    data = self._file.read(left if size is None or size < 0 else min(size, left))
-    self._position += len(data)
-    return data
 
 
 def _read_text(place: Place) -> str:
