@@ -223,6 +223,7 @@ def test_lines_that_cannot_be_read_are_passed_over(tmp_path):
   text = "\n".join(["vendor_id,session_id,relationship,relationship_detail", *rows])
   tables = read_tables(write_relationships(tmp_path / "a", text))
   assert {session.number: tuple(value.relation) for session, value in tables.related.items()} == {1: (1, 1), 5: (-1, -1)}
+  assert tables.related[Session(0, 5)].detail == "stranger" and not any("no known word" in note for note in tables.notes)
   place = f"{tmp_path / 'a/relationships.csv'}"
   assert [(skip.name, skip.kind) for skip in tables.skipped] == [
       (f"{place}:3", "a line of a table with another number of values"), (f"{place}:4", "a line of a table with another number of values"),
