@@ -99,6 +99,21 @@ def test_voices_of_other_types(tmp_path):
   assert list(talk.keys()) == sorted(mock.values)
 
 
+def test_motioncodes_of_other_shapes(tmp_path):
+  mock = Mock(tmp_path)
+  code = make_code(1)
+  others = {"narrow": code[:, :110], "flat": code[0], "deep": code[None], "empty": code[:0], "integers": code.astype(int), "text": code.astype("U9")}
+  mock.values |= {name: npz_bytes(motioncode=array) for name, array in others.items()}
+  mock.values["wide"] = npz_bytes(motioncode=make_code(1, columns=111))
+  mock.write()
+  talk = Talk(mock.talk / "SeamlessInteractionTalk/data_lmdb")
+  assert talk.measure("wide") == (FRAMES, None) and talk.read("wide").voice is None
+  for name in others:
+    for ask in (talk.measure, talk.read):
+      with pytest.raises(InputError, match=f"{name}: motioncode: found .*, expected floats .T, 111 or more"):
+        ask(name)
+
+
 def test_pairs_that_are_none(tmp_path):
   id_of = lambda person, interaction=1, session=1: f"/x/V00_S{session:04d}_I{interaction:08d}_P{person:04d}.npz"
   path = tmp_path / "pairs.json"
@@ -465,7 +480,7 @@ def test_each_fault_is_passed_over_and_named(tmp_path):
   source = load_seamless(mock.talk, "test")
   assert source.names == [f"{good[1]}_speaker1", f"{good[1]}_speaker2"]
   text = "\n".join(source.report("test"))
-  assert "zero mean" in text and "first 50" in text
+  assert "zero mean" in text and "first 50" in text and "expressions are flame2020's, by what UniLS-Talk says of itself" in text
 
 
 def test_damage_that_headers_do_not_show_is_taken_out_when_it_is_met(tmp_path):

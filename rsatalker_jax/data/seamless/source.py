@@ -71,7 +71,8 @@ class SeamlessSource(DualTalkSource):
   def report(self, title: str) -> list[str]:
     """Lines: the summary, relations, what stands out, and what is skipped by reason."""
     counts = ", ".join(f"{count} {relation}" for relation, count in count_relations(self._join.conversations).items())
-    lines = [f"{title}: {self.summary()}", f"  conversations by relation: {counts}", f"  {POSE_NOTE}", f"  {DROPPED_NOTE}"]
+    lines = [f"{title}: {self.summary()}", f"  expressions are {self.basis}'s, by {self.sign}", f"  conversations by relation: {counts}"]
+    lines += [f"  {POSE_NOTE}", f"  {DROPPED_NOTE}"]
     return lines + [f"  {note}" for note in self._join.notes] + [f"  skipped {line}" for line in describe_skips(self._join.skipped)]
 
   def _each(self, make: Callable[[_Direction], _Item]) -> Iterator[_Item]:
