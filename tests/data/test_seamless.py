@@ -8,6 +8,7 @@ import shutil
 import struct
 import tarfile
 
+import grain
 import numpy as np
 import pytest
 import seamless_mock
@@ -622,7 +623,7 @@ def test_written_conversations_are_those_in_place(tmp_path, world):
   assert report["relations"] == {"non_blood,equal": 3, "blood,equal": 1, "blood,unequal": 1, "unknown": 1, "non_blood,unknown": 1, "blood,unknown": 1}
   assert report["details"]["friends"] == 2 and report["people"] == 13 and report["people_in_several_splits"] == {"V01_P0003": ["test", "train"]}
   assert report["seconds"] == {"all": 8 * 2.4, "shortest": 2.4, "median": 2.4, "longest": 2.4}
-  assert report["beside"] == {"with speech": 5, "with video": 5, "with arrays": 5}
+  assert report["beside"] == {"recordings with speech": 5, "recordings with video": 5, "recordings with arrays": 5}
   assert report["basis"] == "flame2020" and "zero mean" in report["pose"]
   assert {name: tuple(relation) for name, relation in read_relations(tmp_path / "out/relations.csv").items()} == truth
   people = {row["conversation"]: (row["speaker1"], row["speaker2"]) for row in read_csv(tmp_path / "out/people.csv")}
@@ -666,6 +667,7 @@ def test_directions_are_the_right_way_round(world):
   assert [item.name[-8:] for item in source] == ["speaker1", "speaker2"]
   for (a, b, _), item in zip(source.motions(), source):
     assert np.array_equal(a, item.motion_a) and np.array_equal(b, item.motion_b)
+  assert [item.name for item in grain.MapDataset.source(source)] == source.names
   again = pickle.loads(pickle.dumps(source))
   assert again.names == source.names and np.array_equal(again[1].motion_b, source[1].motion_b)
 
@@ -741,7 +743,7 @@ def test_videos(tmp_path, world):
   assert not (out / "video").exists()
   report = write_conversations(join_conversations(mock.talk, seamless, find_recordings=True), out, videos="link")
   link = out / "video/train/V00_S0001_I00000001_P0001_P0002_speaker2.mp4"
-  assert link.is_symlink() and link.read_bytes() == b"film of V00_S0001_I00000001_P0002" and report["beside"]["with video"] == 5
+  assert link.is_symlink() and link.read_bytes() == b"film of V00_S0001_I00000001_P0002" and report["beside"]["recordings with video"] == 5
   inside = out / "video/val/V00_S0006_I00000001_P0007_P0008_speaker2.mp4"
   assert not inside.is_symlink() and inside.read_bytes() == b"film of V00_S0006_I00000001_P0008"
   shutil.rmtree(out / "video")
@@ -777,7 +779,7 @@ def test_the_command_says_what_it_made(tmp_path, world):
   prepare(mock, tmp_path / "out", lines.append, splits=["train", "test"], subset=["V00", "V01_S0007"])
   text = "\n".join(lines)
   assert "4 conversations, 0.2 minutes of two people: 4 written, 0 there already" in text and "4 conversations were not asked for" in text
-  for words in ("1 blood,unequal", "1 parent_child", "2.4 s to 2.4 s", "basis flame2020", "zero mean", "3 with speech", "3 train, 1 test; 8 people"):
+  for words in ("1 blood,unequal", "1 parent_child", "2.4 s to 2.4 s", "basis flame2020", "zero mean", "3 recordings with speech", "3 train, 1 test; 8 people"):
     assert words in text, text
   for options, words in [
       (dict(splits=["dev"]), "--splits: found 'dev'"), (dict(seamless=None, videos="copy"), "--videos: found copy, expected --seamless"),

@@ -148,14 +148,14 @@ def _write_beside(
       if content:
         with whole_file(path) as file:
           file.write(json.dumps({"id": file_id.name} | content, ensure_ascii=False).encode())
-    counts["with speech"] += path.is_file()
+    counts["recordings with speech"] += path.is_file()
     place = join.recordings.find(file_id, "mp4") if videos != "none" else None
     path = _path(out, joined, speaker, ".mp4", "video")
     if place is not None:
       try:
         if not path.is_file():
           write_part(place, path, link=videos == "link")
-        counts["with video"] += 1
+        counts["recordings with video"] += 1
       except InputError as error:
         if error.file not in (place, place.path):
           raise
@@ -167,7 +167,8 @@ def _write_beside(
       if values:
         with whole_file(path) as file:
           np.savez_compressed(file, **values)
-    counts["with arrays"] += path.is_file() if arrays else 0
+    if arrays:
+      counts["recordings with arrays"] += path.is_file()
   return skipped
 
 
