@@ -259,9 +259,10 @@ def _members(path: pathlib.Path) -> Iterator[tarfile.TarInfo]:
             raise tarfile.ReadError(f"{member.name}: {member.size} bytes of {size}, cut off or damaged")
           position = member.offset
           yield member
-        file.seek(archive.offset)  # `tarfile` takes a damaged header for the end, which is a block of zeros.
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-          raise tarfile.ReadError(f"no header at byte {archive.offset}, cut off or damaged")
+        file.seek(archive.offset)  # `tarfile` takes a damaged header for the end, which is zeros to the end of the file.
+        end = file.read(_MAX_HEADER)
+        if len(end) < tarfile.BLOCKSIZE or any(end) or archive.offset + len(end) < size:
+          raise tarfile.ReadError(f"no header at byte {archive.offset} of {size}, cut off or damaged")
     except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError, EOFError) as error:
       raise InputError(path, "", f"unreadable: {str(error) or type(error).__name__}", _SHARD) from None
 
