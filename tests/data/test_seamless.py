@@ -436,6 +436,16 @@ def test_damaged_shards_are_read_up_to_there(tmp_path):
   assert [skip.kind for skip in Recordings(tmp_path / "seamless").skipped] == ["a damaged shard, read up to there"]
 
 
+def test_a_header_without_bounds_is_not_read(tmp_path):
+  member = tarfile.TarInfo("././@LongLink")
+  member.type, member.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
+  path = tmp_path / "0000.tar"
+  path.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+  os.truncate(path, (64 << 20) + 20480)
+  ((skip),) = Recordings(tmp_path).skipped
+  assert "a header of 67108864 bytes" in skip.detail
+
+
 def test_arrays_that_only_a_pickle_holds_are_named(tmp_path):
   name = "V00_S0001_I00000001_P0001"
   (tmp_path / f"{name}.npz").write_bytes(seamless_mock.pickled_bytes(good=np.ones(3)))
