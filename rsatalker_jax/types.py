@@ -44,6 +44,7 @@ class Conversation:
     speech_b: own voice (S,).
     motion_b: own motion (T, 56); None where there is no ground truth (DualTalk's demo files).
     relation: [blood, equal] as 0, 1 or -1, unknown; see `rsatalker_jax.social.relation`.
+    basis: of both motions' expressions.
   """
 
   name: str
@@ -52,3 +53,4 @@ class Conversation:
   speech_b: Float[np.ndarray, "S"]
   motion_b: Motion | None
   relation: Int[np.ndarray, "2"]
+  basis: str = "flame2020"

@@ -36,6 +36,7 @@ import hostile_pickle  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
+import seamless_mock  # noqa: E402
 import soundfile  # noqa: E402
 import tiny_world  # noqa: E402
 
@@ -45,12 +46,17 @@ from rsatalker_jax.data.captures import load_capture  # noqa: E402
 from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
 from rsatalker_jax.data.people import read_people  # noqa: E402
 from rsatalker_jax.data.relations import read_relations  # noqa: E402
+from rsatalker_jax.data.seamless import SeamlessSource, join_conversations  # noqa: E402
+from rsatalker_jax.data.seamless.names import parse_file_id  # noqa: E402
+from rsatalker_jax.data.seamless.recordings import Recordings  # noqa: E402
+from rsatalker_jax.data.seamless.tables import read_tables  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.data.triplets import load_triplets  # noqa: E402
 from rsatalker_jax.data.video_frames import read_video_frame  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
 from rsatalker_jax.head import load_head  # noqa: E402
 from rsatalker_jax.head.regions import FLAME_REGIONS, load_masks  # noqa: E402
+from rsatalker_jax.lmdb import Database  # noqa: E402
 from rsatalker_jax.media.splat_files import load_bound_ply, read_ply, write_ply  # noqa: E402
 from rsatalker_jax.pickles import load_torch_tensors  # noqa: E402
 from rsatalker_jax.speech.cache import cached  # noqa: E402
@@ -260,6 +266,61 @@ def _read_tensors(path):
   return [np.array(tensor).shape for tensor in tensors.values()]  # Any bits are weights: they are only reached.
 
 
+def _write_talk(folder):
+  """The pairs' file and the LMDB in one folder."""
+  mock = seamless_mock.Mock(folder / "mock")
+  for session in range(3):
+    mock.add("train", f"V00_S{session:04d}")
+  mock.write()
+  for path in (folder / "mock/unils/SeamlessInteractionTalk").iterdir():
+    path.rename(folder / path.name)
+  shutil.rmtree(folder / "mock")
+  (folder / "data_lmdb/lock.mdb").unlink()
+
+
+def _read_lmdb(path):
+  database = Database(path)
+  values = {key: database.read(span) for key, span in database.items()}
+  assert all(key in values and len(value) < 1 << 20 for key, value in values.items())
+  return len(values)
+
+
+def _read_talk(path):
+  folder = path.parent if path.suffix == ".json" else path.parent.parent
+  return [(c.motion_a, c.motion_b, c.speech_a, c.speech_b) for c in SeamlessSource(join_conversations(folder))]
+
+
+def _write_recordings(folder):
+  mock = seamless_mock.Mock(folder)
+  names = [f"V00_S0001_I00000001_P{i:04d}" for i in (1, 2)]
+  mock.seeds |= {name: i for i, name in enumerate(names)}
+  mock.write_shard(names[:1], "0000.tar")
+  mock.write_files(names[1:], "0000")
+  for path in (folder / "seamless").iterdir():
+    path.rename(folder / path.name)
+
+
+def _read_recordings(path):
+  """Whatever is damaged, the folder is read; damage in a wav is said when it is asked for."""
+  root = path.parent if path.suffix == ".tar" else path.parent.parent
+  recordings = Recordings(root)
+  found = []
+  for name in recordings.places:
+    file_id = parse_file_id(name)
+    assert file_id is not None and recordings.read_speech(file_id) is not None
+    found.append(recordings.read_arrays(file_id, ["movement:is_valid", "smplh:translation"])[0])
+    found.append(recordings.read_voice(file_id))
+  return [{key: value for key, value in x.items() if value.dtype.kind != "f"} if isinstance(x, dict) else x for x in found]
+
+
+def _write_tables(folder):
+  mock = seamless_mock.Mock(folder)
+  mock.add("train", "V00_S0001")
+  mock.write_tables()
+  for path in mock.seamless.iterdir():
+    path.rename(folder / path.name)
+
+
 READERS = {
     "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6)), "*.npz", _read_conversation_motion),
     "track npz": Reader(lambda folder: np.savez(folder / "a.npz", **_track_values()), "*.npz", _read_track),
@@ -280,6 +341,12 @@ READERS = {
     "bound ply": Reader(_write_bound_ply, "[af]*", _read_bound_ply),
     "feature cache": Reader(lambda folder: np.savez(folder / "a.npz", features=_FEATURES), "*.npz", _read_features, inside=False),
     "tensors": Reader(_write_tensors, "*.bin", _read_tensors),
+    "LMDB": Reader(_write_talk, "data_lmdb/data.mdb", _read_lmdb),
+    "UniLS-Talk pairs": Reader(_write_talk, "*.json", _read_talk),
+    "UniLS-Talk": Reader(_write_talk, "data_lmdb/*.mdb", _read_talk),
+    "Seamless files": Reader(_write_recordings, "0000*/*", _read_recordings),
+    "Seamless shard": Reader(_write_recordings, "*.tar", _read_recordings),
+    "Seamless tables": Reader(_write_tables, "*.csv", lambda path: len(read_tables(path.parent).related)),
 }
 
 # Numbers that programs stumble over, as bytes and as text.

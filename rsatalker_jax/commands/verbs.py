@@ -297,6 +297,30 @@ def _dataset() -> None:
   dataset.describe_dataset(**{name: FLAGS[name].value for name in names})
 
 
+# --- seamless
+
+
+def _define_seamless() -> None:
+  flags.DEFINE_string("talk", None, "UniLS-Talk's folder, with data_lmdb.")
+  flags.DEFINE_string("seamless", None, "Seamless Interaction's folder, with relationships.csv, and files or shards if there are any.")
+  flags.DEFINE_string("out", None, "Folder of the conversations.")
+  flags.DEFINE_list("splits", [], "Some of train, val, test and ood; all if not given.")
+  flags.DEFINE_list("subset", [], "Vendors and sessions, V00,V01_S0223; all if not given.")
+  flags.DEFINE_integer("count", 0, "So many conversations of each split at most; 0: all.", lower_bound=0)
+  flags.DEFINE_string("mapping", None, "A csv relationship_detail,blood,equal: what the relations of relationships.csv are.")
+  flags.DEFINE_enum("videos", "none", ["none", "copy", "link"], "Whether videos are copied or linked (from shards: copied).")
+  flags.DEFINE_list("arrays", [], "Keys of the official .npz to keep, movement:is_valid for example.")
+  flags.mark_flags_as_required(["talk", "out"])
+
+
+def _seamless() -> None:
+  command_line.leave_to_first()
+  from rsatalker_jax.commands import seamless
+
+  names = ("talk", "seamless", "out", "splits", "subset", "count", "mapping", "videos", "arrays")
+  seamless.prepare_conversations(**{name: FLAGS[name].value for name in names})
+
+
 VERBS = {
     "train": Verb(
         """Trains RSATalker: motion, avatar, joint.
@@ -414,5 +438,15 @@ docs/dataset.md tells what the table holds.""",
 New splits are hard links, with their share of the tables; --root stays as it is. docs/dataset.md tells more.""",
         _define_dataset,
         _dataset,
+    ),
+    "seamless": Verb(
+        """Writes conversations of UniLS-Talk joined with Seamless Interaction, with relations, in DualTalk's layout.
+
+    python -m rsatalker_jax seamless --talk=UNILS_TALK --seamless=SEAMLESS --out=data/seamless [--splits=test] [--subset=V00,V01_S0223]
+
+What is missing or damaged is passed over, counted and listed in OUT/report.json. The command may be stopped and run again.
+docs/seamless.md tells what comes from where; config.data.layout="seamless" reads the same without writing it.""",
+        _define_seamless,
+        _seamless,
     ),
 }

@@ -28,10 +28,11 @@ from rsatalker_jax.types import FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAM
 
 SPLITS = ("train", "val", "test", "ood")
 MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
+_SESSION = re.compile(r"V\d+_S\d+(?=_I\d)")  # Of Seamless Interaction's names.
 _WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
 
 
-def write_motion(path: str | os.PathLike, motion: Motion) -> None:
+def write_motion(path: str | os.PathLike, motion: Motion, *, basis: str = "flame2020") -> None:
   """Writes (T, 56) as an npz with all of DualTalk's keys (those that motion does not hold are zero), whole or not at all.
 
   The same motion gives the same bytes.
@@ -47,6 +48,7 @@ def write_motion(path: str | os.PathLike, motion: Motion) -> None:
       pose=np.concatenate([motion[:, MOTION_GROUPS["pose"]], motion[:, MOTION_GROUPS["jaw"]]], axis=1),
       cam=np.zeros((frames, 3), np.float32),
       light=np.zeros((frames, 9, 3), np.float32),
+      basis=np.array(basis),
   )
   with whole_file(path) as file:
     np.savez_compressed(file, **arrays)
@@ -71,7 +73,10 @@ class DualTalkSource(collections.abc.Sequence):
     unlabelled: conversations that have the default relation, since no table names them.
     contradictions: a line of what annotators say differently of these conversations; "" if nothing.
     notes: what the wav reader changed (rates, channels) in the items read so far.
+    passes_over_damage: whether who goes through all items meets no error where one is damaged.
   """
+
+  passes_over_damage = False
 
   def __init__(
       self,
@@ -80,7 +85,10 @@ class DualTalkSource(collections.abc.Sequence):
       trimmed: list[tuple[str, int]],
       unlabelled: list[str],
       contradictions: str = "",
+      basis: str = "flame2020",
+      sign: str = "DualTalk's layout",
   ):
+    self.basis, self.sign = basis, sign
     self._clips, self.skipped, self.trimmed, self.unlabelled = clips, skipped, trimmed, unlabelled
     self.contradictions = contradictions
     self.notes: list[str] = []
@@ -96,9 +104,9 @@ class DualTalkSource(collections.abc.Sequence):
     _check_somebody_speaks(clip.files["wav_a"], wav_a, wav_b)
     return Conversation(
         name=clip.name,
-        speech_a=_fit(wav_a, clip.frames * SAMPLES_PER_FRAME),
+        speech_a=fit_voice(wav_a, clip.frames * SAMPLES_PER_FRAME),
         motion_a=read_motion(clip.files["npz_a"])[: clip.frames],
-        speech_b=_fit(wav_b, clip.frames * SAMPLES_PER_FRAME),
+        speech_b=fit_voice(wav_b, clip.frames * SAMPLES_PER_FRAME),
         motion_b=read_motion(clip.files["npz_b"])[: clip.frames],
         relation=clip.relation,
     )
@@ -214,8 +222,8 @@ def load_dualtalk(
 
   names = sorted(_conversations(folder))
   if split in ("train", "val") and not (root / "val").is_dir():
-    videos = _held_out_videos(names, val_fraction)
-    names = [name for name in names if (recording_of(name) in videos) == held_out]
+    validation = held_out_names(names, val_fraction)
+    names = [name for name in names if (name in validation) == held_out]
   if relations is None and (root / "relations.csv").is_file():
     relations = root / "relations.csv"
   known = {name for part in SPLITS if (root / part).is_dir() for name in _conversations(root / part)}
@@ -285,9 +293,9 @@ def read_conversation(
     notes.append(f"{motion_a}: voices and motion differ in length; {frames.lost} frames trimmed")
   conversation = Conversation(
       name=pathlib.Path(speech_b).stem,
-      speech_a=_fit(wav_a, frames.kept * SAMPLES_PER_FRAME),
+      speech_a=fit_voice(wav_a, frames.kept * SAMPLES_PER_FRAME),
       motion_a=motion[: frames.kept],
-      speech_b=_fit(wav_b, frames.kept * SAMPLES_PER_FRAME),
+      speech_b=fit_voice(wav_b, frames.kept * SAMPLES_PER_FRAME),
       motion_b=None,
       relation=label,
   )
@@ -319,7 +327,7 @@ def _common_frames(wavs: list[pathlib.Path], npzs: list[pathlib.Path]) -> _Frame
   return _Frames(kept, longest - kept)
 
 
-def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
+def fit_voice(wav: np.ndarray, samples: int) -> np.ndarray:
   """Cuts, or pads with silence by less than one frame, to whole frames."""
   return np.pad(wav[:samples], (0, max(0, samples - len(wav))))
 
@@ -339,13 +347,15 @@ def _visible_names(folder: pathlib.Path) -> list[str]:
 
 
 def recording_of(conversation: str) -> str:
-  """The video that a conversation is a clip of, by its name; clips of one share people and room."""
-  return conversation.split("_sub_video_", maxsplit=1)[0]
+  """What clips share people and room by: DualTalk's video, or Seamless Interaction's session."""
+  session = _SESSION.match(conversation)
+  return session[0] if session else conversation.split("_sub_video_", maxsplit=1)[0]
 
 
-def _held_out_videos(names: list[str], fraction: float) -> set[str]:
-  """Videos for validation: clips of one video share people and room, so they stay together."""
+def held_out_names(names: list[str], fraction: float = 0.1) -> set[str]:
+  """Conversations for validation, whole videos or sessions, the same ones each time."""
   videos = sorted({recording_of(name) for name in names})
   count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
   order = np.random.default_rng(0).permutation(len(videos))
-  return {videos[i] for i in order[:count]}
+  chosen = {videos[i] for i in order[: max(count, 0)]}
+  return {name for name in names if recording_of(name) in chosen}

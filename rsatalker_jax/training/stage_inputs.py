@@ -62,7 +62,11 @@ class StageInputs:
       self.say(line)
     manifest = self.path("triplets")
     triplets = load_triplets(manifest, split) if manifest.is_file() else []
-    return label_clips(load_clips(source, self.encode), triplets)
+    known = len(source.skipped)
+    clips = load_clips(source, self.encode)
+    for name, reason in source.skipped[known:]:  # Damage that is met only where all is read.
+      self.say(f"  skipped {name}: {reason}")
+    return label_clips(clips, triplets)
 
   @functools.cached_property
   def films(self) -> Films:
