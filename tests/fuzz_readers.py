@@ -34,6 +34,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hostile_pickle  # noqa: E402
 import jax  # noqa: E402
+import mock_realtalk  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
 import seamless_mock  # noqa: E402
@@ -52,6 +53,8 @@ from rsatalker_jax.data.seamless.recordings import Recordings  # noqa: E402
 from rsatalker_jax.data.seamless.tables import read_tables  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.data.triplets import load_triplets  # noqa: E402
+from rsatalker_jax.data.triplets.cropping import read_boxes  # noqa: E402
+from rsatalker_jax.data.triplets.source_video import read_frames_at, read_video_sound  # noqa: E402
 from rsatalker_jax.data.video_frames import read_video_frame  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
 from rsatalker_jax.head import load_head  # noqa: E402
@@ -182,6 +185,30 @@ def _read_video(path):
   frames = [read_video_frame(path, index) for index in (7, 0)]
   assert all(frame.ndim == 3 and frame.shape[2] == 3 for frame in frames)
   return frames
+
+
+def _write_long_video(folder):
+  wav = 0.3 * np.sin(np.arange(8000) / 5).astype(np.float32)
+  frames = [np.full((32, 32, 3), 20 * t, np.uint8) for t in range(12)]
+  for form in mock_realtalk.FORMATS[:3]:
+    mock_realtalk.write_film(folder / f"{form[1]}.{form[0]}", frames, wav, form)
+
+
+def _read_long_video(path):
+  wav, notes = read_video_sound(path)
+  assert wav.ndim == 1 and all(isinstance(note, str) for note in notes)
+  frames = [frame.to_ndarray(format="gray") for frame in read_frames_at(path, [0.0, 0.2])]
+  assert len(frames) == 2
+  return wav, frames
+
+
+def _write_boxes(folder):
+  (folder / "boxes.csv").write_text("video,frame,person,left,top,right,bottom\na,0,p0,1,2,30,40\na,9,p0,2,2,31,40\nb,,p1,1,2,30,40\n")
+
+
+def _read_boxes(path):
+  boxes = read_boxes(path).find("a", 0, np.arange(3.0))
+  return boxes if boxes is None else (boxes, 1 / (boxes[:, 2:] - boxes[:, :2]))
 
 
 def _write_head(folder, pickled: bool = False):
@@ -333,6 +360,8 @@ READERS = {
     "transforms": Reader(_write_capture, "transforms_train.json", _read_capture),
     "image": Reader(_write_capture, "*/00000_00.png", _read_capture),
     "flame_param": Reader(_write_capture, "**/[0c]*.npz", _read_capture),
+    "long video": Reader(_write_long_video, "*.*", _read_long_video),
+    "face boxes": Reader(_write_boxes, "*.csv", _read_boxes),
     "video": Reader(_write_video, "*.mp4", _read_video),
     "head npz": Reader(_write_head, "*.npz", _read_head),
     "head pickle": Reader(lambda folder: _write_head(folder, pickled=True), "*.pkl", _read_head),

@@ -4,6 +4,7 @@ A verb's `main` chooses JAX's devices before it imports what does the work, sinc
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 
@@ -255,6 +256,35 @@ def _study() -> None:
   study.run_study(**{name: FLAGS[name].value for name in names})
 
 
+# --- triplets
+
+
+def _define_triplets() -> None:
+  flags.DEFINE_string("conversations", None, "DualTalk's folder, with train, val, test.")
+  flags.DEFINE_string("videos", None, "RealTalk's videos, <video id>.avi, also in subfolders.")
+  flags.DEFINE_string("out", None, "The folder to write.")
+  flags.DEFINE_string("boxes", None, "Face boxes, csv: video,frame,person,left,top,right,bottom.")
+  flags.DEFINE_string("tracks", None, "VHAP's captures, <video id>_p{0,1} of whole videos or <conversation>_speaker{1,2} of films.")
+  flags.DEFINE_string("masks", None, "Mask videos, <video id>_p{0,1}.mp4 or <video id>.mp4.")
+  flags.DEFINE_string("own_tracks", None, "The videos' own tracks, <video id>_p{0,1}.npz.")
+  flags.DEFINE_string("relations", None, "The labels table, csv.")
+  flags.DEFINE_string("size", "512x512", "Of films, WIDTHxHEIGHT.")
+  flags.DEFINE_float("margin", 2.2, "A film's shorter side in sides of the face's box.", lower_bound=1.0, upper_bound=10.0)
+  flags.DEFINE_bool("search_all", False, "Search every video, not only the one that a conversation's name says.")
+  flags.DEFINE_bool("only_tracked", False, "Films only of people whom --tracks has.")
+  flags.DEFINE_integer("jobs", os.cpu_count() or 1, "Processes.", lower_bound=1, upper_bound=256)
+  flags.mark_flags_as_required(["conversations", "videos", "out"])
+
+
+def _triplets() -> None:
+  command_line.leave_to_first()
+  from rsatalker_jax.commands import triplets
+
+  names = ("conversations", "videos", "out", "boxes", "tracks", "masks", "own_tracks", "relations", "size", "margin", "search_all",
+           "only_tracked", "jobs")  # fmt: skip
+  triplets.make_triplets(**{name: FLAGS[name].value for name in names})
+
+
 # --- label
 
 
@@ -417,6 +447,16 @@ VIDEOS has one folder a conversation, each with a video of every method, METHOD.
 goes on. docs/study.md tells how to run one.""",
         _define_study,
         _study,
+    ),
+    "triplets": Verb(
+        """Finds DualTalk's conversations in RealTalk's videos and writes speech-mesh-video triplets.
+
+    python -m rsatalker_jax triplets --conversations=DUALTALK --videos=REALTALK --out=OUT [--boxes=faces.csv] [--tracks=VHAP]
+
+Each clip is found by its sound, and not written where that is in doubt; OUT/report.txt says what was found and why the rest was
+not. The same command goes on where it was stopped. docs/triplets.md tells what is read and written.""",
+        _define_triplets,
+        _triplets,
     ),
     "label": Verb(
         """Labels how the two people of each conversation are related, in a browser on this machine.
