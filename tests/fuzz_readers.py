@@ -254,7 +254,7 @@ def _read_tensors(path):
 
 
 READERS = {
-    "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6)), "*.npz", _read_conversation_motion),
+    "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6), basis="flame2020"), "*.npz", _read_conversation_motion),
     "track npz": Reader(lambda folder: np.savez(folder / "a.npz", **_track_values()), "*.npz", _read_track),
     "track pickle": Reader(_write_track_pickle, "*.pkl", _read_track),
     "EMOCA folder": Reader(_write_emoca, "*/*.npy", lambda path: _read_track(path.parent.parent)),

@@ -72,13 +72,14 @@ def generate_video(
   for group, stage in (("generator", "motion"), ("avatar", "avatar")):
     if group not in run.params:
       raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")
+  run.check_basis(conversation.basis, motion_a)
 
   (clip,) = load_clips([conversation], run.encode)
   motion_b = run.generate(clip)
   count = len(motion_b) if seconds is None else min(len(motion_b), round(seconds * FPS))
   print(f"{count / FPS:.1f} s, {format_relation(conversation.relation)}; run {workdir} ({run.stages})")
   if save_motion is not None:
-    write_motion(save_motion, motion_b[:count])
+    write_motion(save_motion, motion_b[:count], basis=run.basis)
 
   view, body = views.front_view(run, size, camera)
   partner = views.partner_avatar(run)

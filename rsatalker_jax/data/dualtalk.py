@@ -4,7 +4,8 @@
     <root>/relations.csv          conversation,relation     (ours: DualTalk has no labels; a relation may be "unknown")
 
 An npz holds float32 arrays at 25 fps: shape (T,100), tex (T,50), exp (T,50), pose (T,6), cam (T,3), light (T,9,3);
-pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here is [exp, jaw, head], (T, 56).
+pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here is [exp, jaw, head], (T, 56). DualTalk's
+expressions are FLAME 2020's; files written here say in a key `basis` what theirs are (`types.BASES`).
 """
 
 import collections.abc
@@ -21,22 +22,25 @@ import numpy as np
 from jaxtyping import Int
 
 from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
-from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion
+from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion, read_track
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import read_text, whole_file
 from rsatalker_jax.social.relation import parse_relation
-from rsatalker_jax.types import FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAME, Conversation, Motion
+from rsatalker_jax.types import BASES, FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAME, Conversation, Motion
 
 SPLITS = ("train", "val", "test", "ood")
 MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
 _WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
 
 
-def write_motion(path: str | os.PathLike, motion: Motion) -> None:
-  """Writes (T, 56) as an npz with all of DualTalk's keys (those that motion does not hold are zero), whole or not at all.
+def write_motion(path: str | os.PathLike, motion: Motion, *, basis: str) -> None:
+  """Writes (T, 56) as an npz with all of DualTalk's keys (those that motion does not hold are zero) and `basis`, whole or not
+  at all.
 
   The same motion gives the same bytes.
   """
+  if basis not in BASES:
+    raise ValueError(f"{basis=} must be one of {', '.join(BASES)}")
   motion = np.asarray(motion, np.float32)
   if motion.ndim != 2 or motion.shape[1] != MOTION_DIM:
     raise ValueError(f"{motion.shape=} must be (T, {MOTION_DIM})")
@@ -48,6 +52,7 @@ def write_motion(path: str | os.PathLike, motion: Motion) -> None:
       pose=np.concatenate([motion[:, MOTION_GROUPS["pose"]], motion[:, MOTION_GROUPS["jaw"]]], axis=1),
       cam=np.zeros((frames, 3), np.float32),
       light=np.zeros((frames, 9, 3), np.float32),
+      basis=np.array(basis),
   )
   with whole_file(path) as file:
     np.savez_compressed(file, **arrays)
@@ -107,6 +112,8 @@ class DualTalkSource(collections.abc.Sequence):
     skipped: (file or conversation, reason) of what is not served.
     trimmed: (item, frames) of what lost frames because voices and motions differ in length; each by 12 frames at most.
     unlabelled: conversations that have the default relation, since no table names them.
+    basis: of all motions' expressions, one of `types.BASES`.
+    sign: by what that is known.
     notes: what the wav reader changed (rates, channels) in the items read so far.
   """
 
@@ -116,8 +123,11 @@ class DualTalkSource(collections.abc.Sequence):
       skipped: list[tuple[str, str]],
       trimmed: list[tuple[str, int]],
       unlabelled: list[str],
+      basis: str,
+      sign: str,
   ):
     self._clips, self.skipped, self.trimmed, self.unlabelled = clips, skipped, trimmed, unlabelled
+    self.basis, self.sign = basis, sign
     self.notes: list[str] = []
 
   def __len__(self) -> int:
@@ -136,6 +146,7 @@ class DualTalkSource(collections.abc.Sequence):
         speech_b=_fit(wav_b, clip.frames * SAMPLES_PER_FRAME),
         motion_b=read_motion(clip.files["npz_b"])[: clip.frames],
         relation=clip.relation,
+        basis=self.basis,
     )
 
   @property
@@ -144,8 +155,8 @@ class DualTalkSource(collections.abc.Sequence):
     return [clip.name for clip in self._clips]
 
   def report(self, title: str) -> list[str]:
-    """Lines: the summary, what has the default relation, and each skipped clip with its reason."""
-    lines = [f"{title}: {self.summary()}"]
+    """Lines: the summary, the basis, what has the default relation, and each skipped clip with its reason."""
+    lines = [f"{title}: {self.summary()}", f"  expressions are {self.basis}'s, by {self.sign}"]
     if self.unlabelled:
       lines.append(f"  {len(self.unlabelled)} conversations without a label have the default relation")
     return lines + [f"  skipped {name}: {reason}" for name, reason in self.skipped]
@@ -195,7 +206,8 @@ def load_dualtalk(
     val_fraction: part of the training videos to hold out, if there is no `val` folder.
 
   Raises:
-    InputError: no such split, damaged files, lengths that differ by more than 12 frames, a bad labels table.
+    InputError: no such split, damaged files, lengths that differ by more than 12 frames, motions of different bases, a
+      bad labels table.
   """
   root = pathlib.Path(root)
   if split not in SPLITS:
@@ -217,6 +229,7 @@ def load_dualtalk(
 
   others = _other_names(folder)
   clips, skipped, trimmed, unlabelled = [], [], [], []
+  bases: dict[str, tuple[pathlib.Path, str]] = {}  # Of each basis the first file, and its sign.
   for name in names:
     files = {(kind, n): folder / f"{name}_speaker{n}.{kind}" for kind in ("wav", "npz") for n in (1, 2)}
     missing = [path.name for path in files.values() if not path.is_file()]
@@ -230,7 +243,16 @@ def load_dualtalk(
       raise InputError(where, "conversation", f"no line for {name!r}", "its relation, or a default relation")
     if name not in labels:
       unlabelled.append(name)
-    frames = _common_frames([files["wav", 1], files["wav", 2]], [files["npz", 1], files["npz", 2]])
+    lengths = {}
+    for path in (files["npz", 1], files["npz", 2]):
+      track = read_track(path, shape=False)
+      lengths[path] = len(track.motion)
+      bases.setdefault(track.basis, (path, track.sign))
+      if len(bases) > 1:
+        first, (example, sign) = next(iter(bases.items()))
+        found, expected = f"{track.basis}, by {track.sign}", f"{first}, as {example} has it by {sign}: one basis for all"
+        raise InputError(path, "basis", found, expected)
+    frames = _common_frames([files["wav", 1], files["wav", 2]], lengths)
     for person in (1, 2):
       ours = {f"{kind}_b": files[kind, person] for kind in ("wav", "npz")}
       theirs = {f"{kind}_a": files[kind, 3 - person] for kind in ("wav", "npz")}
@@ -245,7 +267,8 @@ def load_dualtalk(
   if not clips:
     why = f" ({incomplete}{skipped[0][0]}: {skipped[0][1]})" if skipped else ""
     raise InputError(folder, "", f"no complete conversation{why}", "clips <id>_speaker{1,2}.{wav,npz}")
-  return DualTalkSource(clips, skipped, trimmed, unlabelled)
+  ((basis, (_, sign)),) = bases.items()
+  return DualTalkSource(clips, skipped, trimmed, unlabelled, basis, sign)
 
 
 def read_conversation(
@@ -270,18 +293,19 @@ def read_conversation(
   wav_a, notes_a = read_wav(speech_a, allow_silent=True)
   wav_b, notes_b = read_wav(speech_b, allow_silent=True)
   _check_somebody_speaks(speech_a, wav_a, wav_b)
-  motion = read_motion(motion_a)
-  frames = _common_frames([pathlib.Path(speech_a), pathlib.Path(speech_b)], [pathlib.Path(motion_a)])
-  notes = notes_a + notes_b
+  track = read_track(motion_a, shape=False)
+  frames = _common_frames([pathlib.Path(speech_a), pathlib.Path(speech_b)], {pathlib.Path(motion_a): len(track.motion)})
+  notes = [*notes_a, *notes_b, f"{motion_a}: expressions are {track.basis}'s, by {track.sign}"]
   if frames.lost:
     notes.append(f"{motion_a}: voices and motion differ in length; {frames.lost} frames trimmed")
   conversation = Conversation(
       name=pathlib.Path(speech_b).stem,
       speech_a=_fit(wav_a, frames.kept * SAMPLES_PER_FRAME),
-      motion_a=motion[: frames.kept],
+      motion_a=track.motion[: frames.kept],
       speech_b=_fit(wav_b, frames.kept * SAMPLES_PER_FRAME),
       motion_b=None,
       relation=label,
+      basis=track.basis,
   )
   return conversation, notes
 
@@ -297,10 +321,9 @@ class _Frames:
   lost: int  # Frames that the longest file has beyond those.
 
 
-def _common_frames(wavs: list[pathlib.Path], npzs: list[pathlib.Path]) -> _Frames:
-  """The frames that voices and motions share. A voice may end within its last frame (DualTalk's do)."""
-  lengths = {path: int(np.ceil(wav_frames(path, FPS))) for path in wavs}
-  lengths |= {path: len(read_motion(path)) for path in npzs}
+def _common_frames(wavs: list[pathlib.Path], motions: dict[pathlib.Path, int]) -> _Frames:
+  """The frames that voices and motions, of these lengths, share. A voice may end within its last frame (DualTalk's do)."""
+  lengths = {path: int(np.ceil(wav_frames(path, FPS))) for path in wavs} | motions
   kept, longest = min(lengths.values()), max(lengths.values())
   if longest - kept > MAX_FRAME_DIFFERENCE:
     shortest = min(lengths, key=lengths.__getitem__)
