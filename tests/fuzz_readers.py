@@ -42,7 +42,8 @@ import tiny_world  # noqa: E402
 from rsatalker_jax.avatar import Gaussians  # noqa: E402
 from rsatalker_jax.data.audio import read_wav, wav_frames  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
-from rsatalker_jax.data.dualtalk import read_relations, write_motion  # noqa: E402
+from rsatalker_jax.data import arkit  # noqa: E402
+from rsatalker_jax.data.dualtalk import read_relations, write_motion, write_motion_file  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.data.triplets import load_triplets  # noqa: E402
 from rsatalker_jax.data.video_frames import read_video_frame  # noqa: E402
@@ -102,6 +103,15 @@ def _read_conversation_motion(path):
   motion = read_motion(path)
   assert motion.shape[1:] == (56,)
   return motion
+
+
+def _write_mediapipe(folder):
+  frames = []
+  for t in range(4):
+    categories = [{"categoryName": name, "score": 0.1} for name in arkit.SHAPES]
+    matrix = {"rows": 4, "columns": 4, "data": np.eye(4).ravel().tolist()}
+    frames.append({"faceBlendshapes": [{"categories": categories}], "facialTransformationMatrixes": [matrix], "timestamp": 33 * t})
+  (folder / "a.json").write_text(json.dumps(frames))
 
 
 def _write_wavs(folder):
@@ -255,6 +265,9 @@ def _read_tensors(path):
 
 READERS = {
     "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6), basis="flame2020"), "*.npz", _read_conversation_motion),
+    "ARKit csv": Reader(lambda folder: write_motion_file(folder / "a.csv", tiny_world.make_motion(0, 30), basis="arkit"), "*.csv", _read_conversation_motion),
+    "ARKit json": Reader(lambda folder: write_motion_file(folder / "a.json", tiny_world.make_motion(0, 6), basis="arkit"), "*.json", _read_conversation_motion),
+    "MediaPipe json": Reader(_write_mediapipe, "*.json", _read_conversation_motion),
     "track npz": Reader(lambda folder: np.savez(folder / "a.npz", **_track_values()), "*.npz", _read_track),
     "track pickle": Reader(_write_track_pickle, "*.pkl", _read_track),
     "EMOCA folder": Reader(_write_emoca, "*/*.npy", lambda path: _read_track(path.parent.parent)),

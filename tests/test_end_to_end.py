@@ -11,7 +11,7 @@ import pytest
 
 import tiny_world
 from rsatalker_jax.commands import evaluate, export, generate, train
-from rsatalker_jax.data.dualtalk import load_dualtalk, read_conversation, write_motion
+from rsatalker_jax.data.dualtalk import load_dualtalk, read_conversation, write_motion, write_motion_file
 from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.errors import InputError
@@ -104,9 +104,36 @@ def test_generated_video_has_both_faces_and_sound(trained, world, tmp_path):
   assert np.load(motion)["exp"].shape == (tiny_world.FRAMES, 50) and np.load(motion)["basis"] == "flame2020"
 
 
+def test_arkits_shapes_go_in_and_out(world, tmp_path):
+  """On a head whose basis is ARKit's: A's motion from Live Link Face's csv, B's to one."""
+  shutil.copytree(world, tmp_path / "data")
+  head = dict(np.load(tmp_path / "data" / "head.npz")) | {"basis": "arkit"}
+  np.savez(tmp_path / "data" / "head.npz", **head)
+  config = tiny_world.tiny_config(tmp_path / "data")
+  for path in (tmp_path / "data" / "conversations").glob("*/*.npz"):
+    write_motion(path, read_motion(path), basis="arkit")
+  for path in (tmp_path / "data" / "capture").glob("transforms_*.json"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"basis": "arkit"}))
+  for stage in ("motion", "avatar"):
+    tiny_world.train_quickly(config, str(tmp_path / "run"), stage=stage)
+  options = generate_options(tmp_path / "data", motion_a=str(tmp_path / "a.csv"))
+  motion_a = read_motion(tmp_path / "data/conversations/test/tiny-2_sub_video_0_speaker1.npz")
+  motion_a[:, 51:53] = 0  # Turns of the jaw that ARKit has no shape for.
+  write_motion_file(tmp_path / "a.csv", motion_a, basis="arkit")
+  write_motion(tmp_path / "a.npz", motion_a, basis="arkit")
+  for name, saved in (("a.csv", "b.json"), ("a.npz", "b.npz")):
+    options["motion_a"] = str(tmp_path / name)
+    generate.generate_video(workdir=str(tmp_path / "run"), out=str(tmp_path / "b.mp4"), save_motion=str(tmp_path / saved), **options)
+  again, given = read_motion(tmp_path / "b.json"), read_motion(tmp_path / "b.npz")
+  given[:, 51:53] = 0
+  np.testing.assert_allclose(again, given, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        (dict(save_motion="b.txt"), "--save_motion: found b.txt, expected a name that ends in .npz, .csv or .json"),
+        (dict(save_motion="b.csv"), "--save_motion: found b.csv for expressions of flame2020, expected a name that ends in .npz"),
         (dict(relation="cousins"), "--relation: found 'cousins', expected"),
         (dict(speech_a="nowhere.wav"), "nowhere.wav: found no such file"),
         (dict(out="video.avi"), "--out: found video.avi, expected a name that ends in .mp4"),

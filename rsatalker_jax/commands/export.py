@@ -38,7 +38,7 @@ def export_avatar(
     out: the file.
     format: "ply" or "spz", the Gaussians of one moment in world space; "bound", a PLY with bindings that can be moved;
       "html", a page that plays the motion. None goes by the ending of `out`.
-    motion: npz in DualTalk's layout; `frame` of it is the pose, or a page's first one. None is the pose at rest.
+    motion: a file that `read_track` reads; `frame` of it is the pose, or a page's first one. None is the pose at rest.
     frame: counted from 0.
     frames: how many a page plays; None plays what there is, at most 100.
     relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
@@ -65,7 +65,8 @@ def export_avatar(
     motions = _pick_frames(track.motion, motion, frame, frames)
   run = load_run(workdir, person=person)
   if track is not None:
-    print(f"{motion}: expressions are {track.basis}'s, by {track.sign}")
+    for note in (*track.notes, f"{motion}: expressions are {track.basis}'s, by {track.sign}"):
+      print(note)
     run.check_basis(track.basis, motion)
   if "avatar" not in run.params:
     raise InputError(workdir, "avatar", f"only {run.stages}", "a finished avatar stage")

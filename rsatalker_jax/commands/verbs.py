@@ -91,11 +91,11 @@ def _evaluate() -> None:
 def _define_generate() -> None:
   flags.DEFINE_string("workdir", None, "The trained run.")
   flags.DEFINE_string("speech_a", None, "Partner's voice, wav.")
-  flags.DEFINE_string("motion_a", None, "Partner's motion, .npz, .pkl or folder: exp (T, 50), pose (T, 6).")
+  flags.DEFINE_string("motion_a", None, "Partner's motion: .npz, .pkl or folder with exp (T, 50) and pose (T, 6), or .csv or .json of ARKit's shapes.")
   flags.DEFINE_string("speech_b", None, "Voice of the person to generate, wav.")
   flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
   flags.DEFINE_string("out", None, "The video, .mp4.")
-  flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz.")
+  flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz, or .csv or .json of ARKit's shapes.")
   flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32, upper_bound=4096)
   flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
   flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
@@ -131,7 +131,7 @@ def _define_export() -> None:
   flags.DEFINE_string("workdir", None, "The trained run.")
   flags.DEFINE_string("out", None, "The file, .ply, .spz or .html.")
   flags.DEFINE_enum("format", None, ["ply", "bound", "spz", "html"], "By the name of --out if not given.")
-  flags.DEFINE_string("motion", None, "Pose, .npz, .pkl or folder: exp (T, 50), pose (T, 6); none: at rest.")
+  flags.DEFINE_string("motion", None, "Pose, a file as generate's --motion_a; none: at rest.")
   flags.DEFINE_integer(
       "frame", 0, "Which frame of --motion, .html's first; with --relation also the time.", lower_bound=0
   )
@@ -283,8 +283,8 @@ what its sections data and evaluation say, which is used.""",
     python generate.py --workdir=runs/demo --speech_a=a.wav --motion_a=a.npz --speech_b=b.wav \\
         --relation=non_blood,unequal --out=conversation.mp4
 
-A, on the left, moves as the file says; B, on the right, is generated. --save_motion also keeps B's motion as an npz in
-DualTalk's layout.""",
+A, on the left, moves as the file says; B, on the right, is generated. --save_motion also keeps B's motion: as an npz in
+DualTalk's layout, or as Live Link Face's .csv or a .json for programs that know ARKit's shapes.""",
         _define_generate,
         _generate,
     ),

@@ -7,7 +7,8 @@
                                        with the camera's axes (convert_camera_convention, "opencv->opengl"); an entry
                                        of ours, "cy_from": "top", says otherwise.
                                        At the top, ours: "basis", one of types.BASES, what expr multiplies: without it
-                                       FLAME 2023's, which VHAP tracks with; "background", a colour in [0, 1] that already shows where
+                                       FLAME 2023's, which VHAP tracks with, or ARKit's where the first frame has weights
+                                       from 0 to 1; "background", a colour in [0, 1] that already shows where
                                        the masks are below 1 (rendered captures), not a real room
                                        An entry of ours may name a video as file_path, fg_mask_path or both; its
                                        "frame_index" then says which frame of it, counted from 0
@@ -28,6 +29,7 @@ from jaxtyping import Float
 
 from rsatalker_jax.data.images import IMAGE_SUFFIXES, check_size, mask_from_pixels, read_header, read_image, read_mask
 from rsatalker_jax.data.video_frames import VIDEO_SUFFIXES, read_video_frame
+from rsatalker_jax.data.tracks import are_weights
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import read_whole
 from rsatalker_jax.head import HeadModel, check_basis
@@ -78,10 +80,11 @@ class Capture:
     self.root = root
     self.width, self.height = frames[0].size
     self.shape, self.static_offset = identity
-    self.num_expression = len(_read_flame_param(frames[0].flame_path)["expression"])
+    expression = _read_flame_param(frames[0].flame_path)["expression"]
+    self.num_expression = len(expression)
     self.timesteps = np.array([frame.timestep for frame in frames], np.int32)
     self.camera_indices = np.array([frame.camera_index for frame in frames], np.int32)
-    self.basis = frames[0].basis
+    self.basis = frames[0].basis or ("arkit" if are_weights(expression) else "flame2023")
     self._frames = frames
     self._background = background
     self._max_expression = max_expression
@@ -311,9 +314,9 @@ class _Frame:
       return read_header(self.image_path)[0]
     return self._whole_number("w", 1), self._whole_number("h", 1)
 
-  def _read_basis(self) -> str:
-    value = self._shared.get("basis", "flame2023")
-    if value not in BASES:
+  def _read_basis(self) -> str | None:
+    value = self._shared.get("basis")
+    if value is not None and value not in BASES:
       raise InputError(self.place, "basis", repr(value), " | ".join(BASES))
     return value
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int
 
+from rsatalker_jax.data import arkit
 from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
 from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion, read_track
 from rsatalker_jax.errors import InputError
@@ -56,6 +57,33 @@ def write_motion(path: str | os.PathLike, motion: Motion, *, basis: str) -> None
   )
   with whole_file(path) as file:
     np.savez_compressed(file, **arrays)
+
+
+def check_motion_file(flag: str, path: str | os.PathLike, basis: str | None) -> None:
+  """Whether `write_motion_file` can write a motion of a basis under a name; None where the basis is not known yet.
+
+  Raises:
+    InputError: names the flag and what it can.
+  """
+  suffix = pathlib.Path(path).suffix
+  if suffix not in (".npz", *arkit.SUFFIXES):
+    raise InputError(flag, "", path, f"a name that ends in .npz, {' or '.join(arkit.SUFFIXES)}")
+  if suffix != ".npz" and basis not in (None, "arkit"):
+    expected = "a name that ends in .npz, which `python -m rsatalker_jax convert` turns into ARKit's shapes"
+    raise InputError(flag, "", f"{path} for expressions of {basis}", expected)
+
+
+def write_motion_file(path: str | os.PathLike, motion: Motion, *, basis: str) -> list[str]:
+  """Writes a motion as the name asks: .npz as `write_motion`, .csv and .json as `arkit.write_arkit`; returns what is lost.
+
+  Raises:
+    InputError: see `check_motion_file`.
+  """
+  check_motion_file("motion", path, basis)
+  if pathlib.Path(path).suffix != ".npz":
+    return arkit.write_arkit(path, motion)
+  write_motion(path, motion, basis=basis)
+  return []
 
 
 def read_relations(path: str | os.PathLike, conversations: set[str] | None = None) -> dict[str, Int[np.ndarray, "2"]]:
@@ -295,7 +323,7 @@ def read_conversation(
   _check_somebody_speaks(speech_a, wav_a, wav_b)
   track = read_track(motion_a, shape=False)
   frames = _common_frames([pathlib.Path(speech_a), pathlib.Path(speech_b)], {pathlib.Path(motion_a): len(track.motion)})
-  notes = [*notes_a, *notes_b, f"{motion_a}: expressions are {track.basis}'s, by {track.sign}"]
+  notes = [*notes_a, *notes_b, *track.notes, f"{motion_a}: expressions are {track.basis}'s, by {track.sign}"]
   if frames.lost:
     notes.append(f"{motion_a}: voices and motion differ in length; {frames.lost} frames trimmed")
   conversation = Conversation(

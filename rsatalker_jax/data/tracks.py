@@ -5,7 +5,7 @@
 
 and what else there is (tex, cam, light, detail), which is not read. Three kinds of files hold them, at 25 fps: an .npz of
 these arrays, as DualTalk's are; a .pkl, a dict of them; or a folder as EMOCA's --save_codes leaves it, with
-<frame>_<face>/{shape,exp,pose}.npy for every frame.
+<frame>_<face>/{shape,exp,pose}.npy for every frame. Files of ARKit's shapes, .csv and .json, are read by `data.arkit`.
 
 A tracker's coefficients are FLAME 2020's. Our own files are of the same layout and may hold others: their key `basis`
 names one of `types.BASES`. Where an npz has no such key, as those that an earlier version wrote, the range of the coefficients
@@ -23,9 +23,10 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from rsatalker_jax import npz, pickles
+from rsatalker_jax.data import arkit
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.types import BASES, EXPRESSION_DIM, JAW_DIM, POSE_DIM, Motion
 
@@ -47,12 +48,14 @@ class Track:
     sign: by what the basis is known, in words.
     shape: identity of every frame; trackers that look at frames one by one find it a little different in each. None
       where it was not asked for.
+    notes: what reading has changed, in words.
   """
 
   motion: Motion
   basis: str
   sign: str
   shape: Float[np.ndarray, "T 100"] | None = None
+  notes: tuple[str, ...] = ()
 
   @property
   def identity(self) -> Float[np.ndarray, "100"]:
@@ -66,13 +69,16 @@ def read_track(path: str | os.PathLike, *, shape: bool = True) -> Track:
   """Reads a tracked face.
 
   Args:
-    path: an npz, a pickle or a folder.
+    path: an npz, a pickle or a folder; or, of motion alone, a csv or json of ARKit's shapes (`arkit.read_arkit`).
     shape: whether the identity is wanted too; False reads files that have none.
 
   Raises:
     InputError: missing, cut off, a key absent or of the wrong width, no frames, arrays of different lengths, values
       that are not finite, or an unknown basis; of a folder also a frame that is missing or has several faces.
   """
+  if not shape and pathlib.Path(path).suffix.lower() in arkit.SUFFIXES and not pathlib.Path(path).is_dir():
+    take = arkit.read_arkit(path)
+    return Track(take.motion, "arkit", "its names", notes=take.notes)
   arrays, (basis, sign) = _read_arrays(pathlib.Path(path), _WIDTHS if shape else _MOTION_WIDTHS)
   return Track(_to_motion(arrays), basis, sign, arrays.get("shape"))
 
@@ -124,6 +130,12 @@ def _pick(path: pathlib.Path, container: Mapping | npz.Archive, widths: Mapping[
   return {key: container[key] for key in widths}
 
 
+def are_weights(expression: Shaped[np.ndarray, "..."]) -> bool:
+  """Whether coefficients lie where weights of shapes do, and not all are 0."""
+  below = -expression[expression < 0].sum() <= _NEGATIVE_SHARE * np.abs(expression).sum()
+  return bool(expression.any() and _WEIGHTS[0] <= expression.min() and expression.max() <= _WEIGHTS[1] and below)
+
+
 def _basis_by_key(path: pathlib.Path, basis: np.ndarray) -> tuple[str, str]:
   if basis.dtype.kind != "U" or basis.ndim or str(basis) not in BASES:
     raise InputError(path, "basis", f"{basis.dtype} {basis.tolist()!r}", " | ".join(BASES))
@@ -134,10 +146,8 @@ def _basis_by_content(archive: npz.Archive, expression: np.ndarray) -> tuple[str
   """Of a file without the key: weights, or components of either sign."""
   if expression.dtype.kind not in "fiu" or not expression.any():  # Nothing to tell by: the layout is a tracker's.
     return "flame2020", "its layout"
-  low, high = float(expression.min()), float(expression.max())
-  sign = f"the range of its coefficients, {low:.2f} to {high:.2f}"
-  below = -expression[expression < 0].sum() <= _NEGATIVE_SHARE * np.abs(expression).sum()
-  if not (_WEIGHTS[0] <= low and high <= _WEIGHTS[1] and below):
+  sign = f"the range of its coefficients, {expression.min():.2f} to {expression.max():.2f}"
+  if not are_weights(expression):
     return "flame2020", sign
   tracked = next((key for key in _TRACKED if key in archive and archive[key].dtype.kind in "fiu" and archive[key].any()), None)
   return ("arkit", sign) if tracked is None else ("flame2020", f"{tracked}, which trackers of DECA's family find")
