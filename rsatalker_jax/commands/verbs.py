@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rsatalker_jax.commands import command_line, config_values
+from rsatalker_jax.types import BASES
 
 FLAGS = flags.FLAGS
 
@@ -157,6 +158,27 @@ def _export() -> None:
   )
 
 
+# --- convert
+
+
+def _define_convert() -> None:
+  flags.DEFINE_string("motion", None, "A motion, as generate's --motion_a, or a folder of conversations in DualTalk's layout.")
+  flags.DEFINE_string("out", None, "The file, .npz, .csv or .json; or the new folder.")
+  flags.DEFINE_string("from_head", None, "The head model that the motion is of, where its basis is to change …")
+  flags.DEFINE_string("to_head", None, "… and the one that it is to be of.")
+  flags.DEFINE_enum("from_basis", None, list(BASES), "What --from_head's expressions are, where its file does not tell.")
+  flags.DEFINE_enum("to_basis", None, list(BASES), "What --to_head's expressions are, where its file does not tell.")
+  flags.DEFINE_float("fps", None, "Of a .csv or .json: frames that its time codes count in a second, or its rate.")
+  flags.mark_flags_as_required(["motion", "out"])
+
+
+def _convert() -> None:
+  from rsatalker_jax.commands import convert
+
+  names = ("motion", "out", "from_head", "to_head", "from_basis", "to_basis", "fps")
+  convert.convert_motion(**{name: FLAGS[name].value for name in names})
+
+
 def _use_devices_of(workdir: str) -> None:
   """The devices that the run's config asks for, in the first of several processes; the others end."""
   command_line.leave_to_first()
@@ -299,6 +321,20 @@ DualTalk's layout, or as Live Link Face's .csv or a .json for programs that know
 docs/exchange.md tells what each format holds and what it loses.""",
         _define_export,
         _export,
+    ),
+    "convert": Verb(
+        """Converts motions: between FLAME's years and ARKit's shapes, and between kinds of files.
+
+    python -m rsatalker_jax convert --motion=take.csv --out=take.npz        # Live Link Face's csv, 25 fps
+    python -m rsatalker_jax convert --motion=a.npz --from_head=FLAME2020/generic_model.pkl \\
+        --to_head=assets/head/demo_head.npz --out=a_arkit.npz               # what FLAME moves, as ARKit's shapes
+    python -m rsatalker_jax convert --motion=data/dualtalk --from_head=FLAME2020/generic_model.pkl \\
+        --to_head=flame2023.pkl --out=data/dualtalk_flame2023               # a whole data set
+
+Where the basis changes, both heads are laid over each other and the motion is fitted in least squares; how far the face lands
+from where it should is said in millimetres. docs/arkit.md tells more.""",
+        _define_convert,
+        _convert,
     ),
     "encode": Verb(
         """Computes the speech features of a config's conversations, once; training, scoring and generating then read them.
