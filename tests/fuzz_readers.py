@@ -105,6 +105,14 @@ def _read_conversation_motion(path):
   return motion
 
 
+def _write_motion(folder):
+  write_motion(folder / "a.npz", tiny_world.make_motion(0, 6), basis="flame2020")
+
+
+def _write_arkit(path, frames):
+  write_motion_file(path, tiny_world.make_motion(0, frames), basis="arkit")
+
+
 def _write_mediapipe(folder):
   frames = []
   for t in range(4):
@@ -264,9 +272,9 @@ def _read_tensors(path):
 
 
 READERS = {
-    "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6), basis="flame2020"), "*.npz", _read_conversation_motion),
-    "ARKit csv": Reader(lambda folder: write_motion_file(folder / "a.csv", tiny_world.make_motion(0, 30), basis="arkit"), "*.csv", _read_conversation_motion),
-    "ARKit json": Reader(lambda folder: write_motion_file(folder / "a.json", tiny_world.make_motion(0, 6), basis="arkit"), "*.json", _read_conversation_motion),
+    "motion npz": Reader(_write_motion, "*.npz", _read_conversation_motion),
+    "ARKit csv": Reader(lambda folder: _write_arkit(folder / "a.csv", 30), "*.csv", _read_conversation_motion),
+    "ARKit json": Reader(lambda folder: _write_arkit(folder / "a.json", 6), "*.json", _read_conversation_motion),
     "MediaPipe json": Reader(_write_mediapipe, "*.json", _read_conversation_motion),
     "track npz": Reader(lambda folder: np.savez(folder / "a.npz", **_track_values()), "*.npz", _read_track),
     "track pickle": Reader(_write_track_pickle, "*.pkl", _read_track),

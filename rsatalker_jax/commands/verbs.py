@@ -92,7 +92,9 @@ def _evaluate() -> None:
 def _define_generate() -> None:
   flags.DEFINE_string("workdir", None, "The trained run.")
   flags.DEFINE_string("speech_a", None, "Partner's voice, wav.")
-  flags.DEFINE_string("motion_a", None, "Partner's motion: .npz, .pkl or folder with exp (T, 50) and pose (T, 6), or .csv or .json of ARKit's shapes.")
+  flags.DEFINE_string(
+      "motion_a", None, "Partner's motion: .npz, .pkl or folder with exp (T, 50) and pose (T, 6), or .csv or .json of ARKit's shapes."
+  )
   flags.DEFINE_string("speech_b", None, "Voice of the person to generate, wav.")
   flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
   flags.DEFINE_string("out", None, "The video, .mp4.")

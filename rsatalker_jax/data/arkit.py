@@ -472,13 +472,14 @@ def _frame_weights(place: str, frame: Mapping[str, Any]) -> dict[str, Any] | Non
     raise InputError(place, key, f"{len(faces)} faces", "one person's")
   categories = faces[0].get("categories") if isinstance(faces[0], dict) else faces[0]
   weights: dict[str, Any] = {}
-  for category in categories if isinstance(categories, list) else [None]:
-    name = None if not isinstance(category, dict) else category.get("categoryName", category.get("category_name"))
-    if not isinstance(name, str) or "score" not in category:
+  for category in categories if isinstance(categories, list) else [{}]:
+    found = category if isinstance(category, dict) else {}
+    name = found.get("categoryName", found.get("category_name"))
+    if not isinstance(name, str) or "score" not in found:
       raise InputError(place, key, repr(category)[:60], "categories with categoryName and score")
     if name in weights:
       raise InputError(place, name, "a second time", "each shape once")
-    weights[name] = category["score"]
+    weights[name] = found["score"]
   return weights
 
 

@@ -1,9 +1,13 @@
 """Whether expression coefficients are those of a head; see `types.BASES`."""
 
 import os
+import pathlib
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head.flame import HeadModel
+
+# What the models are called where one gets them.
+_FILES = {"flame2020": "FLAME2020/generic_model.pkl", "flame2023": "flame2023.pkl", "arkit": "assets/head/demo_head.npz"}
 
 
 def check_basis(
@@ -27,6 +31,6 @@ def check_basis(
   if basis == head.basis:
     return
   if remedy is None:
-    source = "assets/head/demo_head.npz" if basis == "arkit" else f"{basis}.pkl"
-    remedy = f"python -m rsatalker_jax convert --motion={place} --from_head={source} --to_head={head_path} --out=CONVERTED"
+    out = "converted.npz" if pathlib.PurePath(str(place)).suffix else "converted"  # A file, or a folder.
+    remedy = f"python -m rsatalker_jax convert --motion={place} --from_head={_FILES[basis]} --to_head={head_path} --out={out}"
   raise InputError(place, "basis", basis, f"{head.basis}, as the head has; what to do: {remedy}")

@@ -333,7 +333,7 @@ def closest_points(
   """
   corners = vertices[faces]
   near = min(near, len(faces))
-  _, candidates = scipy.spatial.cKDTree(corners.mean(axis=1)).query(points, k=near)
+  _, candidates = scipy.spatial.KDTree(corners.mean(axis=1)).query(points, k=near)
   candidates = candidates.reshape(len(points), near)
   weights = _closest_in_triangle(points[:, None], corners[candidates])
   distances = np.linalg.norm(np.einsum("pkc,pkcx->pkx", weights, corners[candidates]) - points[:, None], axis=-1)

@@ -135,4 +135,4 @@ def test_dualtalks_conversations_on_the_demo_head_end_in_a_line_that_says_what_t
   with pytest.raises(InputError) as error:
     check_basis(load_head(DEMO_HEAD), conversation.basis, motion, head_path=DEMO_HEAD)
   assert "basis: found flame2020, expected arkit" in str(error.value)
-  assert f"convert --motion={motion} --from_head=flame2020.pkl --to_head={DEMO_HEAD} --out=" in str(error.value)
+  assert f"convert --motion={motion} --from_head=FLAME2020/generic_model.pkl --to_head={DEMO_HEAD} --out=" in str(error.value)

@@ -26,10 +26,10 @@ def test_every_basis_fits_itself_alone():
 def test_the_line_names_the_command():
   with pytest.raises(InputError) as error:
     check_basis(head("arkit"), "flame2020", "clips/a.npz", head_path="demo_head.npz")
-  command = "python -m rsatalker_jax convert --motion=clips/a.npz --from_head=flame2020.pkl --to_head=demo_head.npz --out="
+  command = "python -m rsatalker_jax convert --motion=clips/a.npz --from_head=FLAME2020/generic_model.pkl --to_head=demo_head.npz --out=converted.npz"
   assert command in str(error.value) and "\n" not in str(error.value)
-  with pytest.raises(InputError, match="--from_head=assets/head/demo_head.npz --to_head=flame2023.pkl"):
-    check_basis(head("flame2023"), "arkit", "a.npz", head_path="flame2023.pkl")
+  with pytest.raises(InputError, match="--motion=talk --from_head=assets/head/demo_head.npz --to_head=flame2023.pkl --out=converted$"):
+    check_basis(head("flame2023"), "arkit", "talk", head_path="flame2023.pkl")
   with pytest.raises(InputError, match="what to do: nothing"):
     check_basis(head("flame2023"), "arkit", "a.npz", remedy="nothing")
 

@@ -106,7 +106,7 @@ def test_another_persons_face_is_matched_by_identity(heads, to_arkit):
   retargeting = Retargeting(other, demo)
   assert retargeting.apart < 0.5
   arkit, theirs = truth()
-  found, fit = retargeting.convert(theirs[:8])
+  found, _ = retargeting.convert(theirs[:8])
   assert rms(vertices_of(demo, found) - vertices_of(demo, arkit[:8])) < 1e-3
   stiff = Retargeting(dataclasses.replace(other, shape_directions=other.shape_directions[..., :0]), demo)
   assert stiff.apart > 2 * retargeting.apart
