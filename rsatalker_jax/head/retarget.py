@@ -88,7 +88,7 @@ class Retargeting:
   def convert(self, motion: Motion) -> tuple[Motion, Fit]:
     """A motion of the source's basis as one of the target's."""
     motion = np.asarray(motion, np.float32)
-    outcome, square, moved, distances = [], 0.0, 0.0, []
+    outcome, distances, square, moved = [], [], 0.0, 0.0
     for start in range(0, len(motion), _CHUNK):
       chunk = motion[start : start + _CHUNK]
       padded = np.pad(chunk, ((0, _CHUNK - len(chunk)), (0, 0)), mode="edge")
@@ -97,8 +97,8 @@ class Retargeting:
       distances.append(apart.ravel())
       square, moved = square + np.sum(apart**2), moved + np.sum(far**2)
     number = len(motion) * self.points
-    worst = float(np.mean([np.percentile(part, 95) for part in distances]))
-    fit = Fit(1e3 * float(np.sqrt(moved / number)), 1e3 * float(np.sqrt(square / number)), 1e3 * worst)
+    worst = np.percentile(np.concatenate(distances), 95)
+    fit = Fit(*(1e3 * float(x) for x in (np.sqrt(moved / number), np.sqrt(square / number), worst)))
     return np.concatenate(outcome).astype(np.float32), fit
 
   def _convert_chunk(self, motion, count: int):
