@@ -44,7 +44,8 @@ import tiny_world  # noqa: E402
 from rsatalker_jax.avatar import Gaussians  # noqa: E402
 from rsatalker_jax.data.audio import read_wav, wav_frames  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
-from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
+from rsatalker_jax.data import arkit  # noqa: E402
+from rsatalker_jax.data.dualtalk import write_motion, write_motion_file  # noqa: E402
 from rsatalker_jax.data.people import read_people  # noqa: E402
 from rsatalker_jax.data.relations import read_relations  # noqa: E402
 from rsatalker_jax.data.seamless import SeamlessSource, join_conversations  # noqa: E402
@@ -113,6 +114,23 @@ def _read_conversation_motion(path):
   motion = read_motion(path)
   assert motion.shape[1:] == (56,)
   return motion
+
+
+def _write_motion(folder):
+  write_motion(folder / "a.npz", tiny_world.make_motion(0, 6), basis="flame2020")
+
+
+def _write_arkit(path, frames):
+  write_motion_file(path, tiny_world.make_motion(0, frames), basis="arkit")
+
+
+def _write_mediapipe(folder):
+  frames = []
+  for t in range(4):
+    categories = [{"categoryName": name, "score": 0.1} for name in arkit.SHAPES]
+    matrix = {"rows": 4, "columns": 4, "data": np.eye(4).ravel().tolist()}
+    frames.append({"faceBlendshapes": [{"categories": categories}], "facialTransformationMatrixes": [matrix], "timestamp": 33 * t})
+  (folder / "a.json").write_text(json.dumps(frames))
 
 
 def _write_wavs(folder):
@@ -349,7 +367,10 @@ def _write_tables(folder):
 
 
 READERS = {
-    "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6)), "*.npz", _read_conversation_motion),
+    "motion npz": Reader(_write_motion, "*.npz", _read_conversation_motion),
+    "ARKit csv": Reader(lambda folder: _write_arkit(folder / "a.csv", 30), "*.csv", _read_conversation_motion),
+    "ARKit json": Reader(lambda folder: _write_arkit(folder / "a.json", 6), "*.json", _read_conversation_motion),
+    "MediaPipe json": Reader(_write_mediapipe, "*.json", _read_conversation_motion),
     "track npz": Reader(lambda folder: np.savez(folder / "a.npz", **_track_values()), "*.npz", _read_track),
     "track pickle": Reader(_write_track_pickle, "*.pkl", _read_track),
     "EMOCA folder": Reader(_write_emoca, "*/*.npy", lambda path: _read_track(path.parent.parent)),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.types import BASES
 from splat_kernels import implementations
 
 _MOST = 2**31 - 1  # Steps and seeds are counted in 32 bits.
@@ -147,7 +148,7 @@ RULES: dict[str, Any] = {
         "features": _PATH,
         "reader_threads": _whole(0, 1024),
     },
-    "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH)},
+    "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH), "basis": _or_none(_one_of(*BASES))},
     "speech": {
         "encoder": _one_of("logmel", "wav2vec2"),
         "num_mels": _whole(1, 256),

@@ -87,6 +87,9 @@ def _train_stages(
       stages.append(make_stage(inputs, name))
   for made in stages:
     loop.check_start(made, _start_of(made.name, workdir, init_from)[0], _name_origin(workdir, init_from))
+  # What the head's file says of its expressions is the run's, whatever becomes of the file.
+  recorded = config.copy_and_resolve_references()
+  recorded.head.basis = inputs.talker.head.basis
   for made in stages:
     start, sources = _start_of(made.name, workdir, init_from)
     inputs.say(f"{made.name}: starts from {_describe(made, sources)}")
@@ -100,7 +103,7 @@ def _train_stages(
         watching=loop.Watching(**config.logging),
         most_skipped=config.most_skipped,
         ledger=ledger,
-        before_checkpoint=functools.partial(workdirs.record_config, workdir, config),
+        before_checkpoint=functools.partial(workdirs.record_config, workdir, recorded),
         say=inputs.say,
     )
 

@@ -256,6 +256,8 @@ def check_workdir(workdir: str, config: ConfigDict | Mapping[str, Any], *, must_
 
 
 def _same(key: str, recorded: Any, current: Any) -> bool:
+  if key == "head.basis" and None in (recorded, current):  # Not said is not contradicted.
+    return True
   if recorded == current or key in _NOT_COMPARED or key.split(".", maxsplit=1)[0] in _NOT_COMPARED:
     return True
   if key in _COMPARED_BY_NAME and type(recorded) is type(current):
