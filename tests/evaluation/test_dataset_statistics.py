@@ -38,14 +38,14 @@ def root(tmp_path):
 
 def test_numbers_of_voices_and_motion(root):
   relations = {"v_sub_video_0": np.array([1, 0]), "w_sub_video_0": np.array([-1, 1])}
-  people = {"v_sub_video_0": Speakers("ann", "ben"), "w_sub_video_0": Speakers("cy", "")}
+  people = {"v_sub_video_0": Speakers("ann", "ben"), "v_sub_video_1": Speakers("", "ben"), "w_sub_video_0": Speakers("cy", "")}
   found = measure_dataset(find_clips(root), relations, people)
   train, test, both = (found["splits"][split] for split in ("train", "test", "all"))
   assert list(found["splits"]) == ["train", "test", "all"]
   assert (train["conversations"], test["conversations"], both["conversations"]) == (2, 1, 3)
   np.testing.assert_allclose([part["minutes"] for part in (train, test, both)], [6 / 60, 8 / 60, 14 / 60])
   assert [part["people"] for part in (train, test, both)] == [2, 1, 3]
-  assert [part["unknown_people"] for part in (train, test, both)] == [2, 1, 3]
+  assert [part["unknown_people"] for part in (train, test, both)] == [1, 1, 2]
   assert train["relations"] == {"blood,unequal": 1, "no label": 1} and test["relations"] == {"unknown,equal": 1}
   assert both["relations"] == {"blood,unequal": 1, "unknown,equal": 1, "no label": 1}
   assert train["seconds"] == {"min": 2.0, "median": 3.0, "max": 4.0}
