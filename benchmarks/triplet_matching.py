@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import shutil
 import sys
 import time
@@ -29,9 +30,12 @@ from PIL import Image  # noqa: E402
 
 from rsatalker_jax.data.audio import read_wav, resample  # noqa: E402
 from rsatalker_jax.data.demo import voices  # noqa: E402
+from rsatalker_jax.data.tracks import read_motion  # noqa: E402
 from rsatalker_jax.data.triplets import matching  # noqa: E402
-from rsatalker_jax.data.triplets.building import Options, Sources, build_triplets, list_clips  # noqa: E402
-from rsatalker_jax.data.triplets.source_video import read_video_sound  # noqa: E402
+from rsatalker_jax.data.triplets.building import Options, Sources, build_triplets, list_clips, list_videos  # noqa: E402
+from rsatalker_jax.data.triplets.cropping import Pictures  # noqa: E402
+from rsatalker_jax.data.triplets.people import find_sides  # noqa: E402
+from rsatalker_jax.data.triplets.source_video import read_frames_at, read_video_sound  # noqa: E402
 from rsatalker_jax.media.video import write_video  # noqa: E402
 from rsatalker_jax.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME  # noqa: E402
 
@@ -168,6 +172,27 @@ def measure_negatives(folder: pathlib.Path, truths: list[mock.Truth], count: int
   return values
 
 
+def measure_strangers(folder: pathlib.Path, records: dict[str, dict], count: int) -> list[float]:
+  """Evidence of who is who (without its sign) for voices and motions that have nothing to do with the pictures."""
+  clips = {clip.name: clip for clip in list_clips(folder / "dualtalk")[0]}
+  videos, _ = list_videos(folder / "videos")
+  placed = [record for record in records.values() if record.get("frames", 0) >= 100]
+  reader, margins = Pictures(), []
+  for record in tqdm.tqdm(placed[:: max(len(placed) // count, 1)], desc="strangers"):
+    times = [max(record["start"], 0) + i * (1 + record["speed"]) / FPS for i in range(record["frames"])]
+    pictures = np.stack([reader.small_grey(frame, 160) for frame in read_frames_at(videos[record["video"]], times)])
+    others = [other for other in placed if other["video"] != record["video"] and other["frames"] >= record["frames"]]
+    for other in others[:: max(len(others) // 3, 1)][:3]:
+      clip = clips[other["conversation"]]
+      voices_of_others = [read_wav(wav, allow_silent=True)[0][: len(times) * SAMPLES_PER_FRAME] for wav in clip.wavs]
+      margins.append(find_sides(pictures, voices_of_others, [read_motion(path)[: len(times)] for path in clip.npzs]).margin)
+  return margins
+
+
+def cpu_seconds() -> float:
+  return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--folder", type=pathlib.Path, required=True)
@@ -189,10 +214,12 @@ def main() -> None:
     yield from tqdm.tqdm(items, total=total, desc=what)
     spent[what] = time.monotonic() - began
 
+  before = cpu_seconds()
   # Films are not written: nobody has tracked these people.
   options = Options(search_all=args.search_all, only_tracked=True)
   sources = Sources(args.folder / "dualtalk", args.folder / "videos")
   records = {r["conversation"]: r for r in build_triplets(sources, out, options, write_video, jobs=args.jobs, progress=progress)}
+  used = cpu_seconds() - before
   wanted = (*mock.DAMAGE, *HARD)
   rows, mistakes = {}, []
   placed = wrong = people = right = 0
@@ -228,6 +255,7 @@ def main() -> None:
   print(f"right person: {right} of {people} ({100 * right / max(people, 1):.2f} %)")
   for what, wall in spent.items():
     print(f"{what}: {wall:.1f} s for {seconds:.0f} s of clips, {seconds / wall:.0f} times real time, {args.jobs} processes, {os.cpu_count()} cores")
+  print(f"processor time, processes' start included: {used:.0f} s, {seconds / used:.0f} times real time on one core")
   print(f"\n{'':44s} {'':5s}  {'  '.join(f'{q:>7s}' for q in ('least', '1 %', '5 %', 'median', '95 %', '99 %', 'most'))}")
   is_there = {t.conversation for t in truths if t.case in wanted}
   pick = lambda key, names: [r[key] for n, r in records.items() if key in r and (n in is_there) == names]
@@ -236,9 +264,13 @@ def main() -> None:
   print_quantiles("gap, clips that are there", pick("gap", True))
   print_quantiles("similarity, clips that are there", pick("similarity", True))
   print_quantiles("coherence elsewhere in their own video", pick("rival", True))
-  print_quantiles("evidence of who is who, right", [r["margin"] for t in truths if (r := records[t.conversation]).get("left") == t.left])
-  print_quantiles("evidence where it was refused", [r["margin"] for r in records.values() if "cannot tell" in r["reason"]])
+  # Above 0 for the right answer, whether it was given or refused.
+  toward = lambda r, left: sum(r["evidence"].values()) / len(r["evidence"]) ** 0.5 * (1 if left == 1 else -1)
+  told = [(t.frames, toward(r, t.left)) for t in truths if t.video and (r := records[t.conversation]).get("evidence")]
+  print_quantiles("evidence for who is who, 4 s and more", [e for frames, e in told if frames >= 100])
+  print_quantiles("evidence for who is who, shorter clips", [e for frames, e in told if frames < 100])
   if args.negatives:
+    print_quantiles("evidence of strangers' voices and motions", measure_strangers(args.folder, records, 80))
     negatives = measure_negatives(args.folder, truths, args.negatives)
     for what, those in (("2 s and more", [n for n in negatives if n[0] >= 2]), ("shorter clips", [n for n in negatives if n[0] < 2])):
       for name, column in (("coherence", 1), ("agreement", 2), ("similarity", 3)):
