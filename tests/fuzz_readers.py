@@ -34,8 +34,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hostile_pickle  # noqa: E402
 import jax  # noqa: E402
+import mock_realtalk  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
+import seamless_mock  # noqa: E402
 import soundfile  # noqa: E402
 import tiny_world  # noqa: E402
 
@@ -43,13 +45,22 @@ from rsatalker_jax.avatar import Gaussians  # noqa: E402
 from rsatalker_jax.data.audio import read_wav, wav_frames  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
 from rsatalker_jax.data import arkit  # noqa: E402
-from rsatalker_jax.data.dualtalk import read_relations, write_motion, write_motion_file  # noqa: E402
+from rsatalker_jax.data.dualtalk import write_motion, write_motion_file  # noqa: E402
+from rsatalker_jax.data.people import read_people  # noqa: E402
+from rsatalker_jax.data.relations import read_relations  # noqa: E402
+from rsatalker_jax.data.seamless import SeamlessSource, join_conversations  # noqa: E402
+from rsatalker_jax.data.seamless.names import parse_file_id  # noqa: E402
+from rsatalker_jax.data.seamless.recordings import Recordings  # noqa: E402
+from rsatalker_jax.data.seamless.tables import read_tables  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.data.triplets import load_triplets  # noqa: E402
+from rsatalker_jax.data.triplets.cropping import read_boxes  # noqa: E402
+from rsatalker_jax.data.triplets.source_video import read_frames_at, read_video_sound  # noqa: E402
 from rsatalker_jax.data.video_frames import read_video_frame  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
 from rsatalker_jax.head import load_head  # noqa: E402
 from rsatalker_jax.head.regions import FLAME_REGIONS, load_masks  # noqa: E402
+from rsatalker_jax.lmdb import Database  # noqa: E402
 from rsatalker_jax.media.splat_files import load_bound_ply, read_ply, write_ply  # noqa: E402
 from rsatalker_jax.pickles import load_torch_tensors  # noqa: E402
 from rsatalker_jax.speech.cache import cached  # noqa: E402
@@ -136,8 +147,13 @@ def _read_wav(path):
 
 
 def _write_relations(folder):
-  rows = ["conversation,relation", 'a,"blood,equal"', "b,non_blood,unequal", "Müller,unknown"]
+  rows = ["conversation,blood,equal,annotator,confidence", "a,true,true,ann,0.5", "a,true,unknown,ben,", "Müller,FALSE,false,ann,1"]
   (folder / "relations.csv").write_text("\r\n".join(rows) + "\r\n", encoding="utf-8")
+
+
+def _write_people(folder):
+  rows = ["conversation,speaker1,speaker2,source", "a,ann,ben,V0", 'b,"Müller, M",,V1', "c,,,"]
+  (folder / "people.csv").write_text("\r\n".join(rows) + "\r\n", encoding="utf-8")
 
 
 def _write_triplets(folder):
@@ -187,6 +203,30 @@ def _read_video(path):
   frames = [read_video_frame(path, index) for index in (7, 0)]
   assert all(frame.ndim == 3 and frame.shape[2] == 3 for frame in frames)
   return frames
+
+
+def _write_long_video(folder):
+  wav = 0.3 * np.sin(np.arange(8000) / 5).astype(np.float32)
+  frames = [np.full((32, 32, 3), 20 * t, np.uint8) for t in range(12)]
+  for form in mock_realtalk.FORMATS[:3]:
+    mock_realtalk.write_film(folder / f"{form[1]}.{form[0]}", frames, wav, form)
+
+
+def _read_long_video(path):
+  wav, notes = read_video_sound(path)
+  assert wav.ndim == 1 and all(isinstance(note, str) for note in notes)
+  frames = [frame.to_ndarray(format="gray") for frame in read_frames_at(path, [0.0, 0.2])]
+  assert len(frames) == 2
+  return wav, frames
+
+
+def _write_boxes(folder):
+  (folder / "boxes.csv").write_text("video,frame,person,left,top,right,bottom\na,0,p0,1,2,30,40\na,9,p0,2,2,31,40\nb,,p1,1,2,30,40\n")
+
+
+def _read_boxes(path):
+  boxes = read_boxes(path).find("a", 0, np.arange(3.0))
+  return boxes if boxes is None else (boxes, 1 / (boxes[:, 2:] - boxes[:, :2]))
 
 
 def _write_head(folder, pickled: bool = False):
@@ -271,6 +311,61 @@ def _read_tensors(path):
   return [np.array(tensor).shape for tensor in tensors.values()]  # Any bits are weights: they are only reached.
 
 
+def _write_talk(folder):
+  """The pairs' file and the LMDB in one folder."""
+  mock = seamless_mock.Mock(folder / "mock")
+  for session in range(3):
+    mock.add("train", f"V00_S{session:04d}")
+  mock.write()
+  for path in (folder / "mock/unils/SeamlessInteractionTalk").iterdir():
+    path.rename(folder / path.name)
+  shutil.rmtree(folder / "mock")
+  (folder / "data_lmdb/lock.mdb").unlink()
+
+
+def _read_lmdb(path):
+  database = Database(path)
+  values = {key: database.read(span) for key, span in database.items()}
+  assert all(key in values and len(value) < 1 << 20 for key, value in values.items())
+  return len(values)
+
+
+def _read_talk(path):
+  folder = path.parent if path.suffix == ".json" else path.parent.parent
+  return [(c.motion_a, c.motion_b, c.speech_a, c.speech_b) for c in SeamlessSource(join_conversations(folder))]
+
+
+def _write_recordings(folder):
+  mock = seamless_mock.Mock(folder)
+  names = [f"V00_S0001_I00000001_P{i:04d}" for i in (1, 2)]
+  mock.seeds |= {name: i for i, name in enumerate(names)}
+  mock.write_shard(names[:1], "0000.tar")
+  mock.write_files(names[1:], "0000")
+  for path in (folder / "seamless").iterdir():
+    path.rename(folder / path.name)
+
+
+def _read_recordings(path):
+  """Whatever is damaged, the folder is read; damage in a wav is said when it is asked for."""
+  root = path.parent if path.suffix == ".tar" else path.parent.parent
+  recordings = Recordings(root)
+  found = []
+  for name in recordings.places:
+    file_id = parse_file_id(name)
+    assert file_id is not None and recordings.read_speech(file_id) is not None
+    found.append(recordings.read_arrays(file_id, ["movement:is_valid", "smplh:translation"])[0])
+    found.append(recordings.read_voice(file_id))
+  return [{key: value for key, value in x.items() if value.dtype.kind != "f"} if isinstance(x, dict) else x for x in found]
+
+
+def _write_tables(folder):
+  mock = seamless_mock.Mock(folder)
+  mock.add("train", "V00_S0001")
+  mock.write_tables()
+  for path in mock.seamless.iterdir():
+    path.rename(folder / path.name)
+
+
 READERS = {
     "motion npz": Reader(_write_motion, "*.npz", _read_conversation_motion),
     "ARKit csv": Reader(lambda folder: _write_arkit(folder / "a.csv", 30), "*.csv", _read_conversation_motion),
@@ -281,10 +376,13 @@ READERS = {
     "EMOCA folder": Reader(_write_emoca, "*/*.npy", lambda path: _read_track(path.parent.parent)),
     "wav": Reader(_write_wavs, "*.wav", _read_wav),
     "relations csv": Reader(_write_relations, "*.csv", read_relations),
+    "people csv": Reader(_write_people, "*.csv", lambda path: len(read_people(path))),
     "triplets": Reader(_write_triplets, "*.jsonl", lambda path: [triplet.frames for triplet in load_triplets(path)]),
     "transforms": Reader(_write_capture, "transforms_train.json", _read_capture),
     "image": Reader(_write_capture, "*/00000_00.png", _read_capture),
     "flame_param": Reader(_write_capture, "**/[0c]*.npz", _read_capture),
+    "long video": Reader(_write_long_video, "*.*", _read_long_video),
+    "face boxes": Reader(_write_boxes, "*.csv", _read_boxes),
     "video": Reader(_write_video, "*.mp4", _read_video),
     "head npz": Reader(_write_head, "*.npz", _read_head),
     "head pickle": Reader(lambda folder: _write_head(folder, pickled=True), "*.pkl", _read_head),
@@ -293,6 +391,12 @@ READERS = {
     "bound ply": Reader(_write_bound_ply, "[af]*", _read_bound_ply),
     "feature cache": Reader(lambda folder: np.savez(folder / "a.npz", features=_FEATURES), "*.npz", _read_features, inside=False),
     "tensors": Reader(_write_tensors, "*.bin", _read_tensors),
+    "LMDB": Reader(_write_talk, "data_lmdb/data.mdb", _read_lmdb),
+    "UniLS-Talk pairs": Reader(_write_talk, "*.json", _read_talk),
+    "UniLS-Talk": Reader(_write_talk, "data_lmdb/*.mdb", _read_talk),
+    "Seamless files": Reader(_write_recordings, "0000*/*", _read_recordings),
+    "Seamless shard": Reader(_write_recordings, "*.tar", _read_recordings),
+    "Seamless tables": Reader(_write_tables, "*.csv", lambda path: len(read_tables(path.parent).related)),
 }
 
 # Numbers that programs stumble over, as bytes and as text.

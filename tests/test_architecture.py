@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 # What a room may import of rsatalker_jax, besides itself; splat_kernels where it is named.
-_FOUNDATION = {"types", "errors", "files", "pickles", "npz"}
+_FOUNDATION = {"types", "errors", "files", "pickles", "npz", "lmdb"}
 _INFERENCE = _FOUNDATION | {
     "head", "speech", "social", "motion", "avatar", "data", "evaluation", "media", "talker", "sharding", "splat_kernels",
 }
@@ -21,7 +21,9 @@ ALLOWED = {
     "data": _FOUNDATION | {"social", "head"},
     "evaluation": _FOUNDATION | {"data", "social", "head", "splat_kernels"},
     "media": _FOUNDATION | {"data", "head", "avatar", "splat_kernels"},
-    "study": _FOUNDATION | {"data", "evaluation"},
+    "web": {"errors"},
+    "study": _FOUNDATION | {"data", "evaluation", "web"},
+    "labelling": _FOUNDATION | {"data", "evaluation", "social", "web"},
     "sharding": _FOUNDATION,
     "cluster": {"errors"},
     "talker": _INFERENCE - {"talker", "media", "evaluation"},
@@ -32,10 +34,11 @@ ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "npz": {"errors", "files"},
+    "lmdb": {"errors", "files"},
     "pickles": {"errors", "files", "npz"},
 }
 # Of the commands only those that train, or repeat a step, import training code.
-_COMMANDS = _INFERENCE | {"cluster", "runs", "report", "study", "commands"}
+_COMMANDS = _INFERENCE | {"cluster", "runs", "report", "study", "labelling", "web", "commands"}
 
 
 def imported_rooms(path: pathlib.Path) -> set[str]:

@@ -81,13 +81,13 @@ def write_voice(path: pathlib.Path, seed: int, frames: int = FRAMES) -> None:
 
 
 def write_conversations(root: pathlib.Path) -> None:
-  lines = ["conversation,relation"]
+  lines = ["conversation,blood,equal"]
   for number, (split, relation) in enumerate(
-      [("train", "blood,equal"), ("val", "non_blood,unequal"), ("test", "blood,unequal")]
+      [("train", "true,true"), ("val", "false,false"), ("test", "true,false")]
   ):
     name = f"tiny-{number}_sub_video_0"
     (root / split).mkdir(parents=True, exist_ok=True)
-    lines.append(f'{name},"{relation}"')
+    lines.append(f"{name},{relation}")
     for speaker in (1, 2):
       seed = 2 * number + speaker
       write_voice(root / split / f"{name}_speaker{speaker}.wav", seed)

@@ -74,6 +74,12 @@ def _is_relation(x: Any) -> bool:
   return True
 
 
+def _is_group(x: Any) -> bool:
+  from rsatalker_jax.data.seamless.names import parse_group
+
+  return isinstance(x, str) and parse_group(x) is not None
+
+
 def _is_sharding_rule(x: Any) -> bool:
   if not (isinstance(x, (tuple, list)) and len(x) == 2 and isinstance(x[0], str)):
     return False
@@ -130,8 +136,12 @@ RULES: dict[str, Any] = {
         "embedded_root": _ANY_TEXT,
         "performances": _whole(1, 8),
         "conversations": _PATH,
+        "layout": _one_of("dualtalk", "seamless"),
+        "seamless": _ANY_TEXT,
+        "subset": Rule(lambda x: _several(x, _is_group), "a tuple of different vendors, V00, and sessions, V00_S0809"),
+        "count": _COUNT_OR_0,
         "relations": _PATH,
-        "default_relation": _or_none(Rule(_is_relation, "a relation as relations.csv has it, or unknown")),
+        "default_relation": _or_none(Rule(_is_relation, "a relation such as blood,equal, or unknown")),
         "capture": _PATH,
         "captures": Rule(lambda x: _several(x, _is_path), "a tuple of different paths"),
         "triplets": _PATH,

@@ -4,6 +4,7 @@ A verb's `main` chooses JAX's devices before it imports what does the work, sinc
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 
@@ -279,6 +280,101 @@ def _study() -> None:
   study.run_study(**{name: FLAGS[name].value for name in names})
 
 
+# --- triplets
+
+
+def _define_triplets() -> None:
+  flags.DEFINE_string("conversations", None, "DualTalk's folder, with train, val, test.")
+  flags.DEFINE_string("videos", None, "RealTalk's videos, <video id>.avi, also in subfolders.")
+  flags.DEFINE_string("out", None, "The folder to write.")
+  flags.DEFINE_string("boxes", None, "Face boxes, csv: video,frame,person,left,top,right,bottom.")
+  flags.DEFINE_string("tracks", None, "VHAP's captures, <video id>_p{0,1} of whole videos or <conversation>_speaker{1,2} of films.")
+  flags.DEFINE_string("masks", None, "Mask videos, <video id>_p{0,1}.mp4 or <video id>.mp4.")
+  flags.DEFINE_string("own_tracks", None, "The videos' own tracks, <video id>_p{0,1}.npz.")
+  flags.DEFINE_string("relations", None, "The labels table, csv.")
+  flags.DEFINE_string("size", "512x512", "Of films, WIDTHxHEIGHT.")
+  flags.DEFINE_float("margin", 2.2, "A film's shorter side in sides of the face's box.", lower_bound=1.0, upper_bound=10.0)
+  flags.DEFINE_bool("search_all", False, "Search every video, not only the one that a conversation's name says.")
+  flags.DEFINE_bool("only_tracked", False, "Films only of people whom --tracks has.")
+  flags.DEFINE_integer("jobs", os.cpu_count() or 1, "Processes.", lower_bound=1, upper_bound=256)
+  flags.mark_flags_as_required(["conversations", "videos", "out"])
+
+
+def _triplets() -> None:
+  command_line.leave_to_first()
+  from rsatalker_jax.commands import triplets
+
+  names = ("conversations", "videos", "out", "boxes", "tracks", "masks", "own_tracks", "relations", "size", "margin", "search_all",
+           "only_tracked", "jobs")  # fmt: skip
+  triplets.make_triplets(**{name: FLAGS[name].value for name in names})
+
+
+# --- label
+
+
+def _define_label() -> None:
+  flags.DEFINE_string("conversations", None, "Folder in DualTalk's layout.")
+  flags.DEFINE_string("annotator", None, "The name under which your labels are kept.")
+  flags.DEFINE_string("videos", None, "Folder with <conversation>.mp4, or _speaker1.mp4 and _speaker2.mp4; else faces are drawn.")
+  flags.DEFINE_string("relations", None, "The table; <conversations>/relations.csv if not given.")
+  flags.DEFINE_bool("agreement", False, "Print how far annotators agree instead.")
+  flags.DEFINE_integer("port", 8710, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
+  flags.mark_flags_as_required(["conversations"])
+
+
+def _label() -> None:
+  from rsatalker_jax.commands import label
+
+  names = ("conversations", "annotator", "videos", "relations", "agreement", "port")
+  label.label_conversations(**{name: FLAGS[name].value for name in names})
+
+
+# --- dataset
+
+
+def _define_dataset() -> None:
+  flags.DEFINE_string("root", None, "Folder in DualTalk's layout.")
+  flags.DEFINE_string("relations", None, "The relations table; <root>/relations.csv if there is one.")
+  flags.DEFINE_string("people", None, "The people table; <root>/people.csv if there is one.")
+  flags.DEFINE_enum("split", None, ["person", "conversation"], "Make new splits: nobody in two of them, or no recording.")
+  flags.DEFINE_string("fractions", "train=0.7,val=0.1,test=0.1,ood=0.1", "Shares of the duration for --split.")
+  flags.DEFINE_integer("seed", 0, "Of --split.", lower_bound=0)
+  flags.DEFINE_string("out", None, "Folder for dataset.md and dataset.json; with --split the folder of the new splits.")
+  flags.DEFINE_bool("strict", False, "End with an error if a recording or a person stands in two splits.")
+  flags.mark_flags_as_required(["root"])
+
+
+def _dataset() -> None:
+  from rsatalker_jax.commands import dataset
+
+  names = ("root", "relations", "people", "split", "fractions", "seed", "out", "strict")
+  dataset.describe_dataset(**{name: FLAGS[name].value for name in names})
+
+
+# --- seamless
+
+
+def _define_seamless() -> None:
+  flags.DEFINE_string("talk", None, "UniLS-Talk's folder, with data_lmdb.")
+  flags.DEFINE_string("seamless", None, "Seamless Interaction's folder, with relationships.csv, and files or shards if there are any.")
+  flags.DEFINE_string("out", None, "Folder of the conversations.")
+  flags.DEFINE_list("splits", [], "Some of train, val, test and ood; all if not given.")
+  flags.DEFINE_list("subset", [], "Vendors and sessions, V00,V01_S0223; all if not given.")
+  flags.DEFINE_integer("count", 0, "So many conversations of each split at most; 0: all.", lower_bound=0)
+  flags.DEFINE_string("mapping", None, "A csv relationship_detail,blood,equal: what the relations of relationships.csv are.")
+  flags.DEFINE_enum("videos", "none", ["none", "copy", "link"], "Whether videos are copied or linked (from shards: copied).")
+  flags.DEFINE_list("arrays", [], "Keys of the official .npz to keep, movement:is_valid for example.")
+  flags.mark_flags_as_required(["talk", "out"])
+
+
+def _seamless() -> None:
+  command_line.leave_to_first()
+  from rsatalker_jax.commands import seamless
+
+  names = ("talk", "seamless", "out", "splits", "subset", "count", "mapping", "videos", "arrays")
+  seamless.prepare_conversations(**{name: FLAGS[name].value for name in names})
+
+
 VERBS = {
     "train": Verb(
         """Trains RSATalker: motion, avatar, joint.
@@ -389,5 +485,46 @@ VIDEOS has one folder a conversation, each with a video of every method, METHOD.
 goes on. docs/study.md tells how to run one.""",
         _define_study,
         _study,
+    ),
+    "triplets": Verb(
+        """Finds DualTalk's conversations in RealTalk's videos and writes speech-mesh-video triplets.
+
+    python -m rsatalker_jax triplets --conversations=DUALTALK --videos=REALTALK --out=OUT [--boxes=faces.csv] [--tracks=VHAP]
+
+Each clip is found by its sound, and not written where that is in doubt; OUT/report.txt says what was found and why the rest was
+not. The same command goes on where it was stopped. docs/triplets.md tells what is read and written.""",
+        _define_triplets,
+        _triplets,
+    ),
+    "label": Verb(
+        """Labels how the two people of each conversation are related, in a browser on this machine.
+
+    python -m rsatalker_jax label --conversations=data/dualtalk --annotator=ann [--videos=VIDEOS]   # until Ctrl+C
+    python -m rsatalker_jax label --conversations=data/dualtalk --agreement                         # Cohen's kappa
+
+A label is in the table, <conversations>/relations.csv, before the page says so; the same command goes on where you stopped.
+docs/dataset.md tells what the table holds.""",
+        _define_label,
+        _label,
+    ),
+    "dataset": Verb(
+        """Says what a folder of conversations holds, checks its splits for leaks, and makes new ones.
+
+    python -m rsatalker_jax dataset --root=data/dualtalk [--out=statistics] [--strict]
+    python -m rsatalker_jax dataset --root=data/dualtalk --split=person --fractions=train=0.8,test=0.1,ood=0.1 --out=data/split
+
+New splits are hard links, with their share of the tables; --root stays as it is. docs/dataset.md tells more.""",
+        _define_dataset,
+        _dataset,
+    ),
+    "seamless": Verb(
+        """Writes conversations of UniLS-Talk joined with Seamless Interaction, with relations, in DualTalk's layout.
+
+    python -m rsatalker_jax seamless --talk=UNILS_TALK --seamless=SEAMLESS --out=data/seamless [--splits=test] [--subset=V00,V01_S0223]
+
+What is missing or damaged is passed over, counted and listed in OUT/report.json. The command may be stopped and run again.
+docs/seamless.md tells what comes from where; config.data.layout="seamless" reads the same without writing it.""",
+        _define_seamless,
+        _seamless,
     ),
 }

@@ -1,7 +1,7 @@
 """DualTalk's file layout: two people's voices and their tracked FLAME motion, clip by clip.
 
     <root>/{train,val,test,ood}/<video id>_sub_video_<n>[_<ccc>]_speaker{1,2}.{wav,npz}
-    <root>/relations.csv          conversation,relation     (ours: DualTalk has no labels; a relation may be "unknown")
+    <root>/relations.csv          ours, since DualTalk has no labels; see `relations`
 
 An npz holds float32 arrays at 25 fps: shape (T,100), tex (T,50), exp (T,50), pose (T,6), cam (T,3), light (T,9,3);
 pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here is [exp, jaw, head], (T, 56). DualTalk's
@@ -9,10 +9,8 @@ expressions are FLAME 2020's; files written here say in a key `basis` what their
 """
 
 import collections.abc
-import csv
 import dataclasses
 import functools
-import io
 import os
 import pathlib
 import re
@@ -23,14 +21,16 @@ from jaxtyping import Int
 
 from rsatalker_jax.data import arkit
 from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
+from rsatalker_jax.data.relations import describe_disagreements, merge_labels, read_labels
 from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion, read_track
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.files import read_text, whole_file
+from rsatalker_jax.files import whole_file
 from rsatalker_jax.social.relation import parse_relation
 from rsatalker_jax.types import BASES, FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAME, Conversation, Motion
 
 SPLITS = ("train", "val", "test", "ood")
 MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
+_SESSION = re.compile(r"V\d+_S\d+(?=_I\d)")  # Of Seamless Interaction's names.
 _WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
 
 
@@ -86,43 +86,6 @@ def write_motion_file(path: str | os.PathLike, motion: Motion, *, basis: str) ->
   return []
 
 
-def read_relations(path: str | os.PathLike, conversations: set[str] | None = None) -> dict[str, Int[np.ndarray, "2"]]:
-  """Reads the labels table, a csv with the columns conversation and relation.
-
-  Args:
-    path: the table.
-    conversations: names that may occur; None allows any.
-
-  Raises:
-    InputError: names file and line of a missing column, an unknown relation, a conversation that does not exist or
-      one that is labelled twice.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise InputError(path, "", "no such file", "a csv with the columns conversation,relation")
-  labels: dict[str, Int[np.ndarray, "2"]] = {}
-  text = read_text(path, "a csv with the columns conversation,relation")
-  rows = csv.DictReader(io.StringIO(text, newline=""))
-  try:
-    columns = [name.strip() for name in rows.fieldnames or ()]
-    if not {"conversation", "relation"} <= set(columns):
-      raise InputError(f"{path}:1", "columns", ",".join(columns) or "none", "conversation,relation")
-    rows.fieldnames = columns
-    for row in rows:
-      line = f"{path}:{rows.line_num}"
-      name = (row["conversation"] or "").strip()
-      if conversations is not None and name not in conversations:
-        raise InputError(line, "conversation", f"{name!r}", "a conversation that has files under " + str(path.parent))
-      if name in labels:
-        raise InputError(line, "conversation", f"{name!r} a second time", "one line per conversation")
-      # A relation holds a comma: quoted it is one field, unquoted csv spreads it over two.
-      relation = ",".join([row["relation"] or "", *(row.get(None) or ())])
-      labels[name] = parse_relation(relation, source=line)
-  except csv.Error as error:  # A field of more than 131,072 letters: a quotation mark that nothing closes.
-    raise InputError(f"{path}:{rows.line_num + 1}", "", error, "a line of a csv") from None
-  return labels
-
-
 @dataclasses.dataclass(frozen=True)
 class _Clip:
   """One direction of one conversation, checked: `frames` is what both voices and both motions cover."""
@@ -140,10 +103,14 @@ class DualTalkSource(collections.abc.Sequence):
     skipped: (file or conversation, reason) of what is not served.
     trimmed: (item, frames) of what lost frames because voices and motions differ in length; each by 12 frames at most.
     unlabelled: conversations that have the default relation, since no table names them.
+    contradictions: a line of what annotators say differently of these conversations; "" if nothing.
     basis: of all motions' expressions, one of `types.BASES`.
     sign: by what that is known.
     notes: what the wav reader changed (rates, channels) in the items read so far.
+    passes_over_damage: whether who goes through all items meets no error where one is damaged.
   """
+
+  passes_over_damage = False
 
   def __init__(
       self,
@@ -153,9 +120,11 @@ class DualTalkSource(collections.abc.Sequence):
       unlabelled: list[str],
       basis: str,
       sign: str,
+      contradictions: str = "",
   ):
-    self._clips, self.skipped, self.trimmed, self.unlabelled = clips, skipped, trimmed, unlabelled
     self.basis, self.sign = basis, sign
+    self._clips, self.skipped, self.trimmed, self.unlabelled = clips, skipped, trimmed, unlabelled
+    self.contradictions = contradictions
     self.notes: list[str] = []
 
   def __len__(self) -> int:
@@ -169,9 +138,9 @@ class DualTalkSource(collections.abc.Sequence):
     _check_somebody_speaks(clip.files["wav_a"], wav_a, wav_b)
     return Conversation(
         name=clip.name,
-        speech_a=_fit(wav_a, clip.frames * SAMPLES_PER_FRAME),
+        speech_a=fit_voice(wav_a, clip.frames * SAMPLES_PER_FRAME),
         motion_a=read_motion(clip.files["npz_a"])[: clip.frames],
-        speech_b=_fit(wav_b, clip.frames * SAMPLES_PER_FRAME),
+        speech_b=fit_voice(wav_b, clip.frames * SAMPLES_PER_FRAME),
         motion_b=read_motion(clip.files["npz_b"])[: clip.frames],
         relation=clip.relation,
         basis=self.basis,
@@ -187,6 +156,8 @@ class DualTalkSource(collections.abc.Sequence):
     lines = [f"{title}: {self.summary()}", f"  expressions are {self.basis}'s, by {self.sign}"]
     if self.unlabelled:
       lines.append(f"  {len(self.unlabelled)} conversations without a label have the default relation")
+    if self.contradictions:
+      lines.append(f"  {self.contradictions}")
     return lines + [f"  skipped {name}: {reason}" for name, reason in self.skipped]
 
   def motions(self) -> Iterator[tuple[Motion, Motion, Int[np.ndarray, "2"]]]:
@@ -204,11 +175,51 @@ class DualTalkSource(collections.abc.Sequence):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ClipFiles:
+  """Where a conversation's files are, or would be.
+
+  Attributes:
+    name: of the conversation, without the speaker.
+    split: the folder it is in; "" where there are no folders of splits.
+    wavs, npzs: voices and motions of speakers 1 and 2.
+  """
+
+  name: str
+  split: str
+  wavs: tuple[pathlib.Path, pathlib.Path]
+  npzs: tuple[pathlib.Path, pathlib.Path]
+
+  @property
+  def missing(self) -> list[str]:
+    """Names of the files that do not exist."""
+    return [path.name for path in (*self.wavs, *self.npzs) if not path.is_file()]
+
+
+def find_clips(root: str | os.PathLike) -> list[ClipFiles]:
+  """All conversations below `root`, whole or not, split by split and by name; of `root` itself where it has no folders of splits.
+
+  Raises:
+    InputError: there is none.
+  """
+  root = pathlib.Path(root)
+  clips = []
+  for split in [split for split in SPLITS if (root / split).is_dir()] or [""] * root.is_dir():
+    folder = root / split
+    for name in sorted(_conversations(folder)):
+      wavs, npzs = ((folder / f"{name}_speaker1.{kind}", folder / f"{name}_speaker2.{kind}") for kind in ("wav", "npz"))
+      clips.append(ClipFiles(name, split, wavs, npzs))
+  if not clips:
+    found = "no conversation" if root.is_dir() else "no such folder"
+    raise InputError(root, "", found, "clips <id>_speaker{1,2}.{wav,npz}, in folders train, val, test, ood or none")
+  return clips
+
+
 def present_splits(root: str | os.PathLike) -> list[str]:
   """The splits that `load_dualtalk` can serve from `root`, validation clips held out of `train` among them."""
   root = pathlib.Path(root)
   present = {split for split in SPLITS if (root / split).is_dir()}
-  if "train" in present and len({_video_id(name) for name in _conversations(root / "train")}) > 1:
+  if "train" in present and len({recording_of(name) for name in _conversations(root / "train")}) > 1:
     present.add("val")
   return [split for split in SPLITS if split in present]
 
@@ -247,12 +258,13 @@ def load_dualtalk(
 
   names = sorted(_conversations(folder))
   if split in ("train", "val") and not (root / "val").is_dir():
-    videos = _held_out_videos(names, val_fraction)
-    names = [name for name in names if (_video_id(name) in videos) == held_out]
+    validation = held_out_names(names, val_fraction)
+    names = [name for name in names if (name in validation) == held_out]
   if relations is None and (root / "relations.csv").is_file():
     relations = root / "relations.csv"
   known = {name for part in SPLITS if (root / part).is_dir() for name in _conversations(root / part)}
-  labels = read_relations(relations, known) if relations is not None else {}
+  labels, disagreements = merge_labels(read_labels(relations, known) if relations is not None else [])
+  contradictions = describe_disagreements([one for one in disagreements if one.conversation in names])
   default = None if default_relation is None else parse_relation(default_relation, source="data.default_relation")
 
   others = _other_names(folder)
@@ -296,7 +308,7 @@ def load_dualtalk(
     why = f" ({incomplete}{skipped[0][0]}: {skipped[0][1]})" if skipped else ""
     raise InputError(folder, "", f"no complete conversation{why}", "clips <id>_speaker{1,2}.{wav,npz}")
   ((basis, (_, sign)),) = bases.items()
-  return DualTalkSource(clips, skipped, trimmed, unlabelled, basis, sign)
+  return DualTalkSource(clips, skipped, trimmed, unlabelled, basis, sign, contradictions)
 
 
 def read_conversation(
@@ -328,9 +340,9 @@ def read_conversation(
     notes.append(f"{motion_a}: voices and motion differ in length; {frames.lost} frames trimmed")
   conversation = Conversation(
       name=pathlib.Path(speech_b).stem,
-      speech_a=_fit(wav_a, frames.kept * SAMPLES_PER_FRAME),
+      speech_a=fit_voice(wav_a, frames.kept * SAMPLES_PER_FRAME),
       motion_a=track.motion[: frames.kept],
-      speech_b=_fit(wav_b, frames.kept * SAMPLES_PER_FRAME),
+      speech_b=fit_voice(wav_b, frames.kept * SAMPLES_PER_FRAME),
       motion_b=None,
       relation=label,
       basis=track.basis,
@@ -362,7 +374,7 @@ def _common_frames(wavs: list[pathlib.Path], motions: dict[pathlib.Path, int]) -
   return _Frames(kept, longest - kept)
 
 
-def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
+def fit_voice(wav: np.ndarray, samples: int) -> np.ndarray:
   """Cuts, or pads with silence by less than one frame, to whole frames."""
   return np.pad(wav[:samples], (0, max(0, samples - len(wav))))
 
@@ -381,13 +393,16 @@ def _visible_names(folder: pathlib.Path) -> list[str]:
   return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _video_id(conversation: str) -> str:
-  return conversation.split("_sub_video_", maxsplit=1)[0]
+def recording_of(conversation: str) -> str:
+  """What clips share people and room by: DualTalk's video, or Seamless Interaction's session."""
+  session = _SESSION.match(conversation)
+  return session[0] if session else conversation.split("_sub_video_", maxsplit=1)[0]
 
 
-def _held_out_videos(names: list[str], fraction: float) -> set[str]:
-  """Videos for validation: clips of one video share people and room, so they stay together."""
-  videos = sorted({_video_id(name) for name in names})
+def held_out_names(names: list[str], fraction: float = 0.1) -> set[str]:
+  """Conversations for validation, whole videos or sessions, the same ones each time."""
+  videos = sorted({recording_of(name) for name in names})
   count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
   order = np.random.default_rng(0).permutation(len(videos))
-  return {videos[i] for i in order[:count]}
+  chosen = {videos[i] for i in order[: max(count, 0)]}
+  return {name for name in names if recording_of(name) in chosen}

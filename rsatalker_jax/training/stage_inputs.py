@@ -63,7 +63,11 @@ class StageInputs:
     check_basis(self.talker.head, source.basis, self.path("conversations"), head_path=self.config.head.path)
     manifest = self.path("triplets")
     triplets = load_triplets(manifest, split) if manifest.is_file() else []
-    return label_clips(load_clips(source, self.encode), triplets)
+    known = len(source.skipped)
+    clips = load_clips(source, self.encode)
+    for name, reason in source.skipped[known:]:  # Damage that is met only where all is read.
+      self.say(f"  skipped {name}: {reason}")
+    return label_clips(clips, triplets)
 
   @functools.cached_property
   def films(self) -> Films:

@@ -39,8 +39,8 @@ def root(tmp_path):
   for i in range(2):
     add_conversation(tmp_path / "test", f"unseen{i}_sub_video_0", seed=50 + i)
     names.append(f"unseen{i}_sub_video_0")
-  rows = [f'{name},"blood,unequal"' for name in names]
-  (tmp_path / "relations.csv").write_text("\n".join(["conversation,relation", *rows]) + "\n")
+  rows = [f"{name},true,false" for name in names]
+  (tmp_path / "relations.csv").write_text("\n".join(["conversation,blood,equal", *rows]) + "\n")
   return tmp_path
 
 
@@ -189,20 +189,24 @@ def test_wrong_split_and_empty_folders(tmp_path):
 # --- Labels.
 
 
-@pytest.mark.parametrize(
-    "line, parts",
-    [
-        ('video0_sub_video_0,"cousins,equal"', ["relations.csv:2", "cousins,equal", "non_blood,unequal"]),
-        ("video0_sub_video_0,", ["relations.csv:2", "blood,equal"]),
-        ('nobody_sub_video_0,"blood,equal"', ["relations.csv:2", "nobody_sub_video_0"]),
-        ('video0_sub_video_0,"blood,equal"\nvideo0_sub_video_0,"blood,equal"', ["relations.csv:3", "second time"]),
-    ],
-)
-def test_bad_labels_name_file_and_line(root, line, parts):
-  (root / "relations.csv").write_text("conversation,relation\n" + line + "\n")
+def test_labels_are_those_of_existing_conversations(root):
+  (root / "relations.csv").write_text("conversation,blood,equal\nnobody_sub_video_0,true,true\n")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "train", default_relation="blood,equal")
-  expect(error, *parts)
+  expect(error, "relations.csv:2", "nobody_sub_video_0")
+
+
+def test_contradictions_of_annotators_are_reported_for_the_split(root):
+  lines = ["conversation,blood,equal,annotator", "unseen0_sub_video_0,true,true,ann", "unseen0_sub_video_0,true,false,ben"]
+  lines += [f"video0_sub_video_0,{word},false,{who}" for word, who in (("true", "ann"), ("false", "ben"))]
+  (root / "relations.csv").write_text("\n".join([*lines, "unseen1_sub_video_0,false,true,ann"]) + "\n")
+  source = dualtalk.load_dualtalk(root, "test")
+  assert [c.relation.tolist() for c in source] == [[1, -1], [1, -1], [0, 1], [0, 1]]
+  line = "annotators contradict each other: blood 0 (0 by majority, 0 now unknown), equal 1 (0 by majority, 1 now unknown)"
+  assert source.contradictions == line and f"  {line}" in source.report("test")
+  (root / "relations.csv").write_text("\n".join([*lines[:2], "unseen1_sub_video_0,false,true,ann"]) + "\n")
+  source = dualtalk.load_dualtalk(root, "test")
+  assert source.contradictions == "" and not any("annotators" in line for line in source.report("test"))
 
 
 def test_labels_in_the_encodings_of_spreadsheets(root):
@@ -210,7 +214,7 @@ def test_labels_in_the_encodings_of_spreadsheets(root):
   for encoding in ("utf-8-sig", "utf-16"):
     (root / "relations.csv").write_bytes(text.encode(encoding))
     assert [c.relation.tolist() for c in dualtalk.load_dualtalk(root, "test")] == [[1, 0]] * 4
-  (root / "relations.csv").write_bytes((text + "Müller,unknown\n").encode("latin1"))
+  (root / "relations.csv").write_bytes((text + "Müller,true,true\n").encode("latin1"))
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "train")
   expect(error, "relations.csv: byte", "which is not UTF-8, expected a csv", "saved as UTF-8")
@@ -234,7 +238,7 @@ def test_names_that_are_no_clips_are_hidden_or_named(root):
   assert skipped["unseen0_sub_video_0"] == "no unseen0_sub_video_0_speaker1.wav (there is unseen0_sub_video_0_speaker1.WAV)"
   for path in (root / "test").glob("unseen1*"):
     path.unlink()
-  (root / "relations.csv").write_text("conversation,relation\n")
+  (root / "relations.csv").write_text("conversation,blood,equal\n")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "test")
   expect(error, "no complete conversation (1 incomplete, as unseen0_sub_video_0: no unseen0_sub_video_0_speaker1.wav (there is")
@@ -245,15 +249,8 @@ def test_names_that_are_no_clips_are_hidden_or_named(root):
   expect(error, "no complete conversation (4 other files in", "unseen0_sub_video_0_speaker1.NPZ, unseen0_sub_video_0_speaker1.WAV, ")
 
 
-def test_labels_without_the_columns(root):
-  (root / "relations.csv").write_text('video0_sub_video_0,"blood,equal"\n')
-  with pytest.raises(InputError) as error:
-    dualtalk.load_dualtalk(root, "train")
-  expect(error, "relations.csv:1", "conversation,relation")
-
-
 def test_unlabelled_conversations_need_a_default(root):
-  (root / "relations.csv").write_text("conversation,relation\nunseen0_sub_video_0,blood,equal\n")  # Unquoted comma.
+  (root / "relations.csv").write_text("conversation,blood,equal\nunseen0_sub_video_0,true,true\n")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "test")
   expect(error, "relations.csv", "unseen1_sub_video_0")
@@ -263,7 +260,7 @@ def test_unlabelled_conversations_need_a_default(root):
 
 
 def test_the_word_unknown_is_a_label(root):
-  (root / "relations.csv").write_text("conversation,relation\nunseen0_sub_video_0,unknown\nunseen1_sub_video_0,blood,unknown\n")
+  (root / "relations.csv").write_text("conversation,blood,equal\nunseen0_sub_video_0,unknown,unknown\nunseen1_sub_video_0,true,unknown\n")
   source = dualtalk.load_dualtalk(root, "test")
   assert [c.relation.tolist() for c in source] == [[-1, -1], [-1, -1], [1, -1], [1, -1]] and source.unlabelled == []
 
@@ -275,7 +272,7 @@ def test_no_labels_at_all(root):
   expect(error, "relations.csv", "unseen0_sub_video_0", "default relation")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "test", relations=root / "labels.csv")
-  expect(error, "labels.csv", "no such file")
+  expect(error, "labels.csv", "No such file")
   data = get_config().data
   data.update(dict(embedded_root=str(root), conversations="", relations="relations.csv"))
   with pytest.raises(InputError):
