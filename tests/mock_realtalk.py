@@ -289,7 +289,8 @@ def write_clip(
         shape=np.zeros((frames, 100)), tex=np.zeros((frames, 50)), exp=motion[:, :50],
         pose=np.concatenate([motion[:, 53:], motion[:, 50:53]], axis=1), cam=np.tile(cam, (frames, 1)), light=np.zeros((frames, 9, 3)),
     )  # fmt: skip
-    np.savez(folder / f"{name}_speaker{speaker}.npz", **{key: np.asarray(value, np.float32) for key, value in arrays.items()})
+    arrays = {key: np.asarray(value, np.float32) for key, value in arrays.items()}
+    np.savez(folder / f"{name}_speaker{speaker}.npz", **arrays, basis="arkit")
 
 
 def cut_clip(

@@ -104,7 +104,7 @@ def test_generated_video_has_both_faces_and_sound(trained, world, tmp_path):
   assert np.load(motion)["exp"].shape == (tiny_world.FRAMES, 50) and np.load(motion)["basis"] == "flame2020"
 
 
-def test_arkits_shapes_go_in_and_out(world, tmp_path):
+def test_arkits_shapes_go_in_and_out(trained, world, tmp_path):
   """On a head whose basis is ARKit's: A's motion from Live Link Face's csv, B's to one."""
   shutil.copytree(world, tmp_path / "data")
   head = dict(np.load(tmp_path / "data" / "head.npz")) | {"basis": "arkit"}
@@ -114,6 +114,8 @@ def test_arkits_shapes_go_in_and_out(world, tmp_path):
     write_motion(path, read_motion(path), basis="arkit")
   for path in (tmp_path / "data" / "capture").glob("transforms_*.json"):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"basis": "arkit"}))
+  with pytest.raises(InputError, match=f"--init_from={trained}: basis: found flame2020, expected arkit, as this config's head has"):
+    tiny_world.train_quickly(config, str(tmp_path / "run"), stage="motion", init_from=[trained])
   for stage in ("motion", "avatar"):
     tiny_world.train_quickly(config, str(tmp_path / "run"), stage=stage)
   options = generate_options(tmp_path / "data", motion_a=str(tmp_path / "a.csv"))

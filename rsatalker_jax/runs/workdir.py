@@ -297,6 +297,13 @@ def load_config(workdir: str) -> dict:
   return config
 
 
+def recorded_basis(workdir: str) -> str | None:
+  """Of a run's expressions, one of `types.BASES`; None where there is no run, or one of a version that did not record it."""
+  recorded, _ = _read_config(_folder(workdir) / "config.json")
+  head = (recorded or {}).get("head")
+  return head.get("basis") if isinstance(head, dict) else None
+
+
 def _resolve(value: Any, directory: Any) -> Any:
   """A path of the config as it is if it is found from here, else below `directory` if it is found there."""
   if isinstance(value, list):

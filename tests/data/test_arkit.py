@@ -224,6 +224,13 @@ def test_other_rates_are_resampled_on_straight_lines(tmp_path, rate):
   assert any(f"time codes count {rate} frames a second" in note for note in take.notes)
 
 
+def test_time_codes_of_25_need_no_resampling(tmp_path):
+  take = arkit.read_arkit(write_csv(tmp_path / "t.csv", [timecode(k, 25) for k in range(30)], JawOpen=np.arange(30) / 30))
+  np.testing.assert_allclose(take.motion[:, 50], JAW * np.arange(30) / 30, atol=1e-7)
+  assert any("time codes count 25 frames a second" in note for note in take.notes)
+  assert not any("resampled" in note for note in take.notes)
+
+
 def test_heads_turn_along_the_shortest_arc(tmp_path):
   angles = np.array([[0.9, -0.4, 0.2], [-0.7, 0.5, -0.6]])
   values = dict(zip(("HeadYaw", "HeadPitch", "HeadRoll"), angles.T))
@@ -254,24 +261,26 @@ def test_midnight(tmp_path):
   np.testing.assert_allclose(take.motion[:, 50], JAW * np.arange(26) / 25, atol=1e-6)
 
 
-def drop_frame(number: int, mark: str) -> str:
-  """The time code of a frame of 29.97 by walking, label by label: each minute but the tenth lacks 00 and 01."""
-  minute, second, frame = 0, 0, 0
-  for _ in range(number):
+def drop_frame(count: int, mark: str) -> list[str]:
+  """Time codes of 29.97 by walking, label by label: each minute but the tenth lacks 00 and 01."""
+  minute, second, frame, codes = 0, 0, 0, []
+  for _ in range(count):
+    codes.append(f"00:{minute:02d}:{second:02d}{mark}{frame:02d}")
     frame += 1
     if frame == 30:
       second, frame = second + 1, 0
       if second == 60:
         minute, second = minute + 1, 0
         frame = 0 if minute % 10 == 0 else 2
-  return f"00:{minute:02d}:{second:02d}{mark}{frame:02d}"
+  return codes
 
 
-@pytest.mark.parametrize("mark", [";", ":"])
-def test_drop_frame_codes_are_real_time(tmp_path, mark):
-  frames = range(1780, 3700, 1)
-  codes = [drop_frame(k, mark) for k in frames]
-  assert codes[18:21] == [f"00:00:59{mark}28", f"00:00:59{mark}29", f"00:01:00{mark}02"]
+@pytest.mark.parametrize("mark, first, last", [(";", 1780, 3700), (":", 1780, 3700), (";", 16100, 18100), (":", 16100, 18100)])
+def test_drop_frame_codes_are_real_time(tmp_path, mark, first, last):
+  codes = drop_frame(last, mark)
+  assert codes[1798:1801] == [f"00:00:59{mark}28", f"00:00:59{mark}29", f"00:01:00{mark}02"]
+  assert last < 18000 or codes[17981:17983] == [f"00:09:59{mark}29", f"00:10:00{mark}00"]
+  codes = codes[first:]
   seconds = np.arange(len(codes)) * 1001 / 30000
   take = arkit.read_arkit(write_csv(tmp_path / "t.csv", codes, BrowInnerUp=seconds / 100))
   np.testing.assert_allclose(column(take.motion, "browInnerUp"), np.arange(len(take.motion)) / 2500, atol=1e-6)
@@ -331,6 +340,7 @@ def test_audio2face_and_lam_json(tmp_path):
   assert not take.motion[:, 53:].any() and any("rotation is not read: the file does not say" in note for note in take.notes)
   a2f["exportFps"] = 50
   assert len(arkit.read_arkit(dump(tmp_path / "a.json", a2f)).motion) == 2
+  assert len(arkit.read_arkit(tmp_path / "a.json", fps=25).motion) == 3  # What is told goes before what the file says.
   del a2f["exportFps"]
   with pytest.raises(InputError, match="neither times nor a rate"):
     arkit.read_arkit(dump(tmp_path / "a.json", a2f))
