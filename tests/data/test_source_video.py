@@ -67,6 +67,15 @@ def test_the_nearest_frame_is_taken_also_of_moments_between(film):
   assert [_number(frame) for frame in read_frames_at(film, times)] == [250, 250, 251, 251, 251, 252, 300]
 
 
+@pytest.mark.parametrize("form", ["mpeg4.avi", "h264.mp4"])
+@pytest.mark.parametrize("fps", [15, 30])
+def test_other_rates_give_the_nearest_frame(tmp_path, form, fps):
+  path = tmp_path / form
+  mock.write_film(path, _numbered(), _clicks(), FORMATS[form], fps=fps)
+  times = 5.003 + np.arange(50) / 25
+  assert [_number(frame) for frame in read_frames_at(path, times.tolist())] == np.rint(times * fps).astype(int).tolist()
+
+
 def test_moments_behind_the_end(film):
   times = [(FRAMES - 1) / 25, (FRAMES - 0.5) / 25, FRAMES / 25 + 0.1]
   shown = read_frames_at(film, times)

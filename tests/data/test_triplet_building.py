@@ -229,9 +229,18 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
   white = np.zeros((mock.HEIGHT, mock.WIDTH, 3), np.uint8)
   white[60:] = 255
   mock.write_film(masks / "vid1.mp4", [white] * (first + CLIP + 20), None, mock.FORMATS[2])
+  # The videos' own tracks, too: of the clip's frames what its people do, before and after that nothing.
+  own = tmp_path / "own"
+  own.mkdir()
+  for person, n in enumerate((speaker, 3 - speaker)):
+    with np.load(root / "dualtalk" / "train" / f"vid1_sub_video_0_speaker{n}.npz") as file:
+      values = {key: np.pad(file[key], ((first, 300), (0, 0))) for key in ("exp", "pose")}
+    np.savez(own / f"vid1_p{person}.npz", **values)
   out = tmp_path / "out"
-  report = _build(root, out, tracks=str(tmp_path / "tracks"), masks=str(masks), only_tracked=True)
+  report = _build(root, out, tracks=str(tmp_path / "tracks"), masks=str(masks), own_tracks=str(own), only_tracked=True)
   assert report["matched"] == 4
+  evidence = next(row["evidence"] for row in report["conversations"] if row["conversation"] == "vid1_sub_video_0")
+  assert evidence["tracks"] * (1 if speaker == 1 else -1) > 5
   triplets = load_triplets(out / "triplets.jsonl")
   assert {t.name for t in triplets} >= {f"vid1_sub_video_0_speaker{speaker}"} and all(t.capture.name == "vid1_p0" for t in triplets)
   triplet = next(t for t in triplets if t.conversation == "vid1_sub_video_0")
