@@ -9,6 +9,7 @@ carried over. Models of one mesh, as FLAME's years are, need no matching: their 
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +27,13 @@ from rsatalker_jax.types import EXPRESSION_DIM, JAW_DIM, MOTION_GROUPS, Motion
 _EYES = (JOINT_NAMES.index("eye_left"), JOINT_NAMES.index("eye_right"))
 # The face: in units of the eyes' distance from the middle between eyes and lips, and not further back than the eyes.
 _FACE_RADIUS, _FACE_DEPTH = 1.4, 0.35
-_MOST_POINTS = 2500  # Of the face: more say nothing new.
+_MOST_POINTS = 1500  # Of the face: more say nothing new.
 _FAR, _FACING = 0.012, 0.5  # Metres between corresponding points, at most, and the cosine between their normals, at least.
 _ROUNDS = 12  # Of closest points; half of them without the identity.
 _SURFACE_NOISE = 1e-3  # Metres that two faces may be apart, against identity coefficients of about 1.
 # Metres of error that a coefficient of 1 may be worth: what geometry leaves open stays near 0, or near the source's jaw.
 _EXPRESSION_PRIOR, _JAW_PRIOR = 2e-5, 2e-3
-_STEPS = 3  # Gauss-Newton, since the jaw turns.
+_STEPS = 3  # Since the jaw turns, though not far from the source's, at which the target is linearised.
 _CHUNK = 32  # Frames at once: one compilation.
 
 
@@ -108,10 +109,10 @@ class Retargeting:
     ridge = np.repeat([_EXPRESSION_PRIOR, _JAW_PRIOR], [EXPRESSION_DIM, JAW_DIM])[self._used] * np.sqrt(self.points)
     low, high = self._low[self._used], self._high[self._used]
     estimate = np.clip(prior, self._low, self._high)
+    jacobian, normal = self._fit.linearise(estimate)
+    normal = np.asarray(normal, np.float64)[:, self._used][:, :, self._used] + np.diag(ridge**2)
     for _ in range(_STEPS):
-      normal, right = (np.asarray(x, np.float64) for x in self._fit.system(estimate, goal))
-      normal, right = normal[:, self._used][:, :, self._used], right[:, self._used]
-      normal += np.diag(ridge**2)
+      right = np.asarray(self._fit.slope(estimate, goal, jacobian), np.float64)[:, self._used]
       right += ridge**2 * (prior - estimate)[:, self._used]
       for frame in range(count):
         a, x = normal[frame], estimate[frame, self._used]
@@ -153,13 +154,15 @@ class _Functions:
 
   Attributes:
     goal: motion of the source -> how the target's points should move from rest, (B, P, 3).
-    system: estimate (B, 53) and goal -> normal equations of the step to the best estimate: (B, 53, 53), (B, 53).
+    linearise: estimate (B, 53) -> how the points move with it, (B, 3 P, 53), and that times itself, (B, 53, 53).
+    slope: estimate, goal and the former -> the right side of the normal equations of a step to the best estimate, (B, 53).
     distances: estimate and goal -> (B, P) metres.
   """
 
-  goal: functools.partial
-  system: functools.partial
-  distances: functools.partial
+  goal: Callable
+  linearise: Callable
+  slope: Callable
+  distances: Callable
 
 
 def _make_fit(source: HeadModel, target: HeadModel, corners, weights, linear) -> _Functions:
@@ -177,17 +180,18 @@ def _make_fit(source: HeadModel, target: HeadModel, corners, weights, linear) ->
 
   rest = points(zero[: EXPRESSION_DIM + JAW_DIM])
 
-  def system(face, goal):
-    moved, jacobian = points(face) - rest, jax.jacfwd(points)(face)
-    jacobian = jacobian.reshape(-1, jacobian.shape[-1])
-    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    return product(jacobian.T, jacobian), product(jacobian.T, (goal - moved).reshape(-1))
+  product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+  def linearise(face):
+    jacobian = jax.jacfwd(points)(face).reshape(-1, len(face))
+    return jacobian, product(jacobian.T, jacobian)
 
   one = lambda function: jax.jit(jax.vmap(function))
   as_float = lambda function: lambda *x: function(*(jnp.asarray(a, jnp.float32) for a in x))
   return _Functions(
       goal=as_float(one(lambda motion: (places(motion) - places(zero)) @ linear.T)),
-      system=as_float(one(system)),
+      linearise=as_float(one(linearise)),
+      slope=as_float(one(lambda face, goal, jacobian: product(jacobian.T, (goal - points(face) + rest).reshape(-1)))),
       distances=as_float(one(lambda face, goal: jnp.linalg.norm(points(face) - rest - goal, axis=-1))),
   )
 

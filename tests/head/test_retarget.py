@@ -125,6 +125,20 @@ def test_models_of_one_mesh_correspond_by_number(heads):
   np.testing.assert_array_equal(found[:, 53:], arkit[:5, 53:])
 
 
+def test_a_jaw_that_turns_otherwise_is_found(heads):
+  """The source's chin follows its jaw by two fifths: half a radian of it is less than half of that in the target."""
+  demo, _ = heads
+  weights = np.asarray(demo.weights).copy()
+  weights[:, 1] += 0.6 * weights[:, 2]
+  weights[:, 2] *= 0.4
+  plain = dataclasses.replace(demo, pose_directions=0 * demo.pose_directions)
+  motion = np.zeros((2, 56), np.float32)
+  motion[:, 50] = [0.2, 0.5]
+  found, fit = Retargeting(dataclasses.replace(plain, weights=weights, basis="flame2020"), plain).convert(motion)
+  np.testing.assert_allclose(found[:, 50], [0.084, 0.2202], atol=0.002)
+  assert fit.error < 0.45
+
+
 def test_heads_without_a_face_are_refused(heads):
   demo, _ = heads
   blind = dataclasses.replace(demo, joint_regressor=demo.joint_regressor * 0)
