@@ -34,7 +34,12 @@ def base_config() -> ConfigDict:
       embedded_root="runs/demo_data",
       performances=3,  # Performances of each embedded dialogue.
       # Paths; relative ones under embedded_root if that is set.
-      conversations="conversations",  # DualTalk layout.
+      conversations="conversations",  # DualTalk's layout, or UniLS-Talk's folder, as `layout` says.
+      layout="dualtalk",  # Or "seamless": UniLS-Talk joined with Seamless Interaction, read in place.
+      # For that: the folder of Seamless Interaction with its tables, and files where there are any. Empty: relations are unknown.
+      seamless="",
+      subset=(),  # For that: vendors and sessions, ("V00", "V01_S0223"); (): all.
+      count=0,  # For that: so many conversations of each split at most; 0: all.
       relations="conversations/relations.csv",
       # Of conversations that the table does not name, or of all if there is no table: "unknown" trains on DualTalk as it
       # is. None makes them an error.
@@ -52,6 +57,8 @@ def base_config() -> ConfigDict:
       path="assets/head/demo_head.npz",
       teeth=False,  # For FLAME: the teeth of VHAP's and GaussianAvatars' captures and avatars.
       masks=placeholder(str),  # For FLAME: FLAME_masks.pkl, its regions.
+      # What its expressions are: flame2020, flame2023 or arkit. None: what the file says, by its content or the year in its name.
+      basis=placeholder(str),
   ))
 
   # Frozen speech encoder.

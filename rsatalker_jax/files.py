@@ -2,12 +2,13 @@
 
 import codecs
 import contextlib
+import io
 import os
 import pathlib
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from rsatalker_jax.errors import InputError
@@ -102,3 +103,34 @@ def read_text(path: str | os.PathLike, expected: str) -> str:
   if "\0" in text:
     raise InputError(path, f"character {text.index(chr(0))}", "a zero, which no text has", f"{expected}, saved as UTF-8")
   return text
+
+
+class FilePart(io.RawIOBase):
+  """Part of a file as a file of its own, to read.
+
+  Args:
+    read_at: from an offset in the whole file and a number of bytes to these bytes; to fewer where the file ends.
+    offset, size: of the part.
+  """
+
+  def __init__(self, read_at: Callable[[int, int], bytes], offset: int, size: int):
+    self._read_at, self._offset, self._size, self._position = read_at, offset, size, 0
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+    if position < 0:
+      raise ValueError(f"{position=} before the start")
+    self._position = position
+    return position
+
+  def readinto(self, buffer) -> int:
+    data = self._read_at(self._offset + self._position, max(0, min(len(buffer), self._size - self._position)))
+    buffer[: len(data)] = data
+    self._position += len(data)
+    return len(data)

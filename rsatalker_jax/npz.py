@@ -14,7 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -41,8 +41,8 @@ _PLAIN = "numbers or text"
 class Archive:
   """The arrays of an open .npz by name; each is read, and its checksum compared, when it is asked for."""
 
-  def __init__(self, path: str | os.PathLike, file: BinaryIO, expected: str):
-    self._path, self._expected, self._size = path, expected, os.fstat(file.fileno()).st_size
+  def __init__(self, path: object, file: BinaryIO, size: int, expected: str):
+    self._path, self._expected, self._size = path, expected, size
     self._zip = zipfile.ZipFile(file)
     self._members: dict[str, zipfile.ZipInfo] = {}
     for member in self._zip.infolist():
@@ -63,12 +63,27 @@ class Archive:
 
   def __getitem__(self, key: str) -> np.ndarray:
     """Raises InputError where there is no such array, or it is damaged or no plain array."""
+    with self._open(key) as (file, size):
+      return _read_array(self._path, key, file, size)
+
+  def describe(self, key: str) -> tuple[np.dtype, tuple[int, ...]]:
+    """Type and shape of an array, of which its header alone is read.
+
+    Raises:
+      InputError: see `__getitem__`; numbers that are damaged are not noticed.
+    """
+    with self._open(key) as (file, size):
+      dtype, _, shape = _read_header(self._path, key, file, size)
+    return dtype, shape
+
+  @contextlib.contextmanager
+  def _open(self, key: str) -> Iterator[tuple[IO[bytes], int]]:
     if key not in self._members:
       raise InputError(self._path, key, f"no such key (there are {', '.join(sorted(self)) or 'none'})", self._expected)
     member = self._members[key]
     check_member(self._path, key, member, self._size)
     with _one_line(self._path, key, self._expected), self._zip.open(member) as file:
-      return _read_array(self._path, key, file, member.file_size)
+      yield file, member.file_size
 
 
 @contextlib.contextmanager
@@ -84,15 +99,25 @@ def open_npz(path: str | os.PathLike, expected: str = "an .npz of plain arrays")
       numbers or text, or not of the size that its header says.
   """
   with open_regular(path, expected) as file:
+    yield open_archive(path, file, os.fstat(file.fileno()).st_size, expected)
+
+
+def open_archive(path: object, file: BinaryIO, size: int, expected: str = "an .npz of plain arrays") -> Archive:
+  """The arrays of an .npz that is open already, or lies in another file; see `open_npz`.
+
+  Args:
+    path: what errors call it.
+    file, size: it, at its start, and how many bytes it has.
+    expected: what the line of an error says there should be.
+  """
+  with _one_line(path, "", expected):
     start = file.read(len(_MAGIC))
     if start == _MAGIC:
       raise InputError(path, "", "a single array (.npy)", expected)
     if not start.startswith(b"PK"):
       found = f"an unreadable file, which begins with {start!r}" if start else "an empty file"
       raise InputError(path, "", found, expected)
-    with _one_line(path, "", expected):
-      archive = Archive(path, file, expected)
-    yield archive
+    return Archive(path, file, size, expected)
 
 
 def read_npy(path: str | os.PathLike, expected: str = "an .npy of a plain array") -> np.ndarray:
@@ -194,8 +219,8 @@ def _one_line(path: object, key: str, expected: str) -> Iterator[None]:
     raise InputError(path, key, f"unreadable: {str(error) or type(error).__name__}", expected) from None
 
 
-def _read_array(path: object, key: str, file: BinaryIO, size: int) -> np.ndarray:
-  """One array in numpy's format, of `size` bytes with its header."""
+def _read_header(path: object, key: str, file: IO[bytes], size: int) -> tuple[np.dtype, bool, tuple[int, ...]]:
+  """Type, order and shape of an array in numpy's format, which fill its `size` bytes."""
   start = file.read(8)
   if len(start) < 8 or start[:6] != _MAGIC or start[6] not in (1, 2, 3):
     raise InputError(path, key, f"unreadable: begins with {start!r}", "an array in numpy's format")
@@ -212,6 +237,13 @@ def _read_array(path: object, key: str, file: BinaryIO, size: int) -> np.ndarray
     raise InputError(path, key, error, "an array within bounds") from None
   if needed != room:
     raise InputError(path, key, f"{max(room, 0)} bytes of numbers", f"{needed}: {dtype} of shape {shape}")
+  return dtype, fortran_order, shape
+
+
+def _read_array(path: object, key: str, file: IO[bytes], size: int) -> np.ndarray:
+  """One array in numpy's format, of `size` bytes with its header."""
+  dtype, fortran_order, shape = _read_header(path, key, file, size)
+  needed = array_size(dtype, shape)
   data = np.empty(needed, np.uint8)
   position = 0
   while position < needed:

@@ -37,15 +37,21 @@ import jax  # noqa: E402
 import mock_realtalk  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
+import seamless_mock  # noqa: E402
 import soundfile  # noqa: E402
 import tiny_world  # noqa: E402
 
 from rsatalker_jax.avatar import Gaussians  # noqa: E402
 from rsatalker_jax.data.audio import read_wav, wav_frames  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
-from rsatalker_jax.data.dualtalk import write_motion  # noqa: E402
+from rsatalker_jax.data import arkit  # noqa: E402
+from rsatalker_jax.data.dualtalk import write_motion, write_motion_file  # noqa: E402
 from rsatalker_jax.data.people import read_people  # noqa: E402
 from rsatalker_jax.data.relations import read_relations  # noqa: E402
+from rsatalker_jax.data.seamless import SeamlessSource, join_conversations  # noqa: E402
+from rsatalker_jax.data.seamless.names import parse_file_id  # noqa: E402
+from rsatalker_jax.data.seamless.recordings import Recordings  # noqa: E402
+from rsatalker_jax.data.seamless.tables import read_tables  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.data.triplets import load_triplets  # noqa: E402
 from rsatalker_jax.data.triplets.cropping import read_boxes  # noqa: E402
@@ -54,6 +60,7 @@ from rsatalker_jax.data.video_frames import read_video_frame  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
 from rsatalker_jax.head import load_head  # noqa: E402
 from rsatalker_jax.head.regions import FLAME_REGIONS, load_masks  # noqa: E402
+from rsatalker_jax.lmdb import Database  # noqa: E402
 from rsatalker_jax.media.splat_files import load_bound_ply, read_ply, write_ply  # noqa: E402
 from rsatalker_jax.pickles import load_torch_tensors  # noqa: E402
 from rsatalker_jax.speech.cache import cached  # noqa: E402
@@ -107,6 +114,23 @@ def _read_conversation_motion(path):
   motion = read_motion(path)
   assert motion.shape[1:] == (56,)
   return motion
+
+
+def _write_motion(folder):
+  write_motion(folder / "a.npz", tiny_world.make_motion(0, 6), basis="flame2020")
+
+
+def _write_arkit(path, frames):
+  write_motion_file(path, tiny_world.make_motion(0, frames), basis="arkit")
+
+
+def _write_mediapipe(folder):
+  frames = []
+  for t in range(4):
+    categories = [{"categoryName": name, "score": 0.1} for name in arkit.SHAPES]
+    matrix = {"rows": 4, "columns": 4, "data": np.eye(4).ravel().tolist()}
+    frames.append({"faceBlendshapes": [{"categories": categories}], "facialTransformationMatrixes": [matrix], "timestamp": 33 * t})
+  (folder / "a.json").write_text(json.dumps(frames))
 
 
 def _write_wavs(folder):
@@ -287,8 +311,66 @@ def _read_tensors(path):
   return [np.array(tensor).shape for tensor in tensors.values()]  # Any bits are weights: they are only reached.
 
 
+def _write_talk(folder):
+  """The pairs' file and the LMDB in one folder."""
+  mock = seamless_mock.Mock(folder / "mock")
+  for session in range(3):
+    mock.add("train", f"V00_S{session:04d}")
+  mock.write()
+  for path in (folder / "mock/unils/SeamlessInteractionTalk").iterdir():
+    path.rename(folder / path.name)
+  shutil.rmtree(folder / "mock")
+  (folder / "data_lmdb/lock.mdb").unlink()
+
+
+def _read_lmdb(path):
+  database = Database(path)
+  values = {key: database.read(span) for key, span in database.items()}
+  assert all(key in values and len(value) < 1 << 20 for key, value in values.items())
+  return len(values)
+
+
+def _read_talk(path):
+  folder = path.parent if path.suffix == ".json" else path.parent.parent
+  return [(c.motion_a, c.motion_b, c.speech_a, c.speech_b) for c in SeamlessSource(join_conversations(folder))]
+
+
+def _write_recordings(folder):
+  mock = seamless_mock.Mock(folder)
+  names = [f"V00_S0001_I00000001_P{i:04d}" for i in (1, 2)]
+  mock.seeds |= {name: i for i, name in enumerate(names)}
+  mock.write_shard(names[:1], "0000.tar")
+  mock.write_files(names[1:], "0000")
+  for path in (folder / "seamless").iterdir():
+    path.rename(folder / path.name)
+
+
+def _read_recordings(path):
+  """Whatever is damaged, the folder is read; damage in a wav is said when it is asked for."""
+  root = path.parent if path.suffix == ".tar" else path.parent.parent
+  recordings = Recordings(root)
+  found = []
+  for name in recordings.places:
+    file_id = parse_file_id(name)
+    assert file_id is not None and recordings.read_speech(file_id) is not None
+    found.append(recordings.read_arrays(file_id, ["movement:is_valid", "smplh:translation"])[0])
+    found.append(recordings.read_voice(file_id))
+  return [{key: value for key, value in x.items() if value.dtype.kind != "f"} if isinstance(x, dict) else x for x in found]
+
+
+def _write_tables(folder):
+  mock = seamless_mock.Mock(folder)
+  mock.add("train", "V00_S0001")
+  mock.write_tables()
+  for path in mock.seamless.iterdir():
+    path.rename(folder / path.name)
+
+
 READERS = {
-    "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6)), "*.npz", _read_conversation_motion),
+    "motion npz": Reader(_write_motion, "*.npz", _read_conversation_motion),
+    "ARKit csv": Reader(lambda folder: _write_arkit(folder / "a.csv", 30), "*.csv", _read_conversation_motion),
+    "ARKit json": Reader(lambda folder: _write_arkit(folder / "a.json", 6), "*.json", _read_conversation_motion),
+    "MediaPipe json": Reader(_write_mediapipe, "*.json", _read_conversation_motion),
     "track npz": Reader(lambda folder: np.savez(folder / "a.npz", **_track_values()), "*.npz", _read_track),
     "track pickle": Reader(_write_track_pickle, "*.pkl", _read_track),
     "EMOCA folder": Reader(_write_emoca, "*/*.npy", lambda path: _read_track(path.parent.parent)),
@@ -309,6 +391,12 @@ READERS = {
     "bound ply": Reader(_write_bound_ply, "[af]*", _read_bound_ply),
     "feature cache": Reader(lambda folder: np.savez(folder / "a.npz", features=_FEATURES), "*.npz", _read_features, inside=False),
     "tensors": Reader(_write_tensors, "*.bin", _read_tensors),
+    "LMDB": Reader(_write_talk, "data_lmdb/data.mdb", _read_lmdb),
+    "UniLS-Talk pairs": Reader(_write_talk, "*.json", _read_talk),
+    "UniLS-Talk": Reader(_write_talk, "data_lmdb/*.mdb", _read_talk),
+    "Seamless files": Reader(_write_recordings, "0000*/*", _read_recordings),
+    "Seamless shard": Reader(_write_recordings, "*.tar", _read_recordings),
+    "Seamless tables": Reader(_write_tables, "*.csv", lambda path: len(read_tables(path.parent).related)),
 }
 
 # Numbers that programs stumble over, as bytes and as text.

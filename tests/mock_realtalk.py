@@ -119,7 +119,9 @@ def face_boxes(side: int) -> tuple[float, float, float, float]:
   return middle - 28, HEIGHT / 2 - 25, middle + 28, HEIGHT / 2 + 35
 
 
-def write_film(path: pathlib.Path, frames: Iterable[np.ndarray], sound: np.ndarray | None, form=FORMATS[0], quality: int = 24, fps: int = FPS) -> None:
+def write_film(
+    path: pathlib.Path, frames: Iterable[np.ndarray], sound: np.ndarray | None, form=FORMATS[0], quality: int = 24, fps: int = FPS
+) -> None:
   """A compressed video with mono sound of 16 kHz."""
   _, picture_codec, sound_codec, bits, rate = form
   path.parent.mkdir(parents=True, exist_ok=True)

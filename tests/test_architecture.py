@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 # What a room may import of rsatalker_jax, besides itself; splat_kernels where it is named.
-_FOUNDATION = {"types", "errors", "files", "pickles", "npz"}
+_FOUNDATION = {"types", "errors", "files", "pickles", "npz", "lmdb"}
 _INFERENCE = _FOUNDATION | {
     "head", "speech", "social", "motion", "avatar", "data", "evaluation", "media", "talker", "sharding", "splat_kernels",
 }
@@ -34,6 +34,7 @@ ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "npz": {"errors", "files"},
+    "lmdb": {"errors", "files"},
     "pickles": {"errors", "files", "npz"},
 }
 # Of the commands only those that train, or repeat a step, import training code.

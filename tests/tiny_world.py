@@ -53,6 +53,7 @@ def write_head(path: pathlib.Path) -> None:
       weights=weights,
       f=np.array(faces),
       n_shape=2,
+      basis="flame2020",
       identities=np.array([[0.0, 0.0], [1.0, -1.0]], np.float32),
       identity_names=np.array(["plain", "other"]),
   )
@@ -121,7 +122,7 @@ def write_capture(root: pathlib.Path, *, shape: tuple[float, float] = (0, 0), co
           "camera_index": 0,
           "transform_matrix": camera.tolist(),
       })
-    top = {"camera_angle_x": 2 * np.arctan(0.25), "w": SIZE, "h": SIZE, "cx": SIZE / 2, "cy": SIZE / 2}
+    top = {"basis": "flame2020", "camera_angle_x": 2 * np.arctan(0.25), "w": SIZE, "h": SIZE, "cx": SIZE / 2, "cy": SIZE / 2}
     (root / f"transforms_{split}.json").write_text(json.dumps(top | {"frames": frames}))
 
 

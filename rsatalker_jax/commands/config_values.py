@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.types import BASES
 from splat_kernels import implementations
 
 _MOST = 2**31 - 1  # Steps and seeds are counted in 32 bits.
@@ -73,6 +74,12 @@ def _is_relation(x: Any) -> bool:
   return True
 
 
+def _is_group(x: Any) -> bool:
+  from rsatalker_jax.data.seamless.names import parse_group
+
+  return isinstance(x, str) and parse_group(x) is not None
+
+
 def _is_sharding_rule(x: Any) -> bool:
   if not (isinstance(x, (tuple, list)) and len(x) == 2 and isinstance(x[0], str)):
     return False
@@ -129,6 +136,10 @@ RULES: dict[str, Any] = {
         "embedded_root": _ANY_TEXT,
         "performances": _whole(1, 8),
         "conversations": _PATH,
+        "layout": _one_of("dualtalk", "seamless"),
+        "seamless": _ANY_TEXT,
+        "subset": Rule(lambda x: _several(x, _is_group), "a tuple of different vendors, V00, and sessions, V00_S0809"),
+        "count": _COUNT_OR_0,
         "relations": _PATH,
         "default_relation": _or_none(Rule(_is_relation, "a relation such as blood,equal, or unknown")),
         "capture": _PATH,
@@ -137,7 +148,7 @@ RULES: dict[str, Any] = {
         "features": _PATH,
         "reader_threads": _whole(0, 1024),
     },
-    "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH)},
+    "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH), "basis": _or_none(_one_of(*BASES))},
     "speech": {
         "encoder": _one_of("logmel", "wav2vec2"),
         "num_mels": _whole(1, 256),

@@ -70,7 +70,7 @@ def encode_voices(config: ConfigDict, *, say: Callable[[str], None] = print) -> 
   for error in unreadable:
     say(f"not encoded: {error}")
   say(f"speech features of encoder {features.id} are in {folder}")
-  if unreadable:
+  if unreadable and not all(source.passes_over_damage for source in sources.values()):
     raise InputError(root, "", f"{len(unreadable)} clips that cannot be read, named above", "whole files, or none")
 
 

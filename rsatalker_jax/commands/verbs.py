@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rsatalker_jax.commands import command_line, config_values
+from rsatalker_jax.types import BASES
 
 FLAGS = flags.FLAGS
 
@@ -92,11 +93,13 @@ def _evaluate() -> None:
 def _define_generate() -> None:
   flags.DEFINE_string("workdir", None, "The trained run.")
   flags.DEFINE_string("speech_a", None, "Partner's voice, wav.")
-  flags.DEFINE_string("motion_a", None, "Partner's motion, .npz, .pkl or folder: exp (T, 50), pose (T, 6).")
+  flags.DEFINE_string(
+      "motion_a", None, "Partner's motion: .npz, .pkl or folder with exp (T, 50) and pose (T, 6), or .csv or .json of ARKit's shapes."
+  )
   flags.DEFINE_string("speech_b", None, "Voice of the person to generate, wav.")
   flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
   flags.DEFINE_string("out", None, "The video, .mp4.")
-  flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz.")
+  flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz, or .csv or .json of ARKit's shapes.")
   flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32, upper_bound=4096)
   flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
   flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
@@ -132,7 +135,7 @@ def _define_export() -> None:
   flags.DEFINE_string("workdir", None, "The trained run.")
   flags.DEFINE_string("out", None, "The file, .ply, .spz or .html.")
   flags.DEFINE_enum("format", None, ["ply", "bound", "spz", "html"], "By the name of --out if not given.")
-  flags.DEFINE_string("motion", None, "Pose, .npz, .pkl or folder: exp (T, 50), pose (T, 6); none: at rest.")
+  flags.DEFINE_string("motion", None, "Pose, a file as generate's --motion_a; none: at rest.")
   flags.DEFINE_integer(
       "frame", 0, "Which frame of --motion, .html's first; with --relation also the time.", lower_bound=0
   )
@@ -156,6 +159,27 @@ def _export() -> None:
       frames=FLAGS.frames,
       relation=FLAGS.relation,
   )
+
+
+# --- convert
+
+
+def _define_convert() -> None:
+  flags.DEFINE_string("motion", None, "A motion, as generate's --motion_a, or a folder of conversations in DualTalk's layout.")
+  flags.DEFINE_string("out", None, "The file, .npz, .csv or .json; or the new folder.")
+  flags.DEFINE_string("from_head", None, "The head model that the motion is of, where its basis is to change …")
+  flags.DEFINE_string("to_head", None, "… and the one that it is to be of.")
+  flags.DEFINE_enum("from_basis", None, list(BASES), "What --from_head's expressions are, where its file does not tell.")
+  flags.DEFINE_enum("to_basis", None, list(BASES), "What --to_head's expressions are, where its file does not tell.")
+  flags.DEFINE_float("fps", None, "Of a .csv or .json: frames that its time codes count in a second, or its rate.")
+  flags.mark_flags_as_required(["motion", "out"])
+
+
+def _convert() -> None:
+  from rsatalker_jax.commands import convert
+
+  names = ("motion", "out", "from_head", "to_head", "from_basis", "to_basis", "fps")
+  convert.convert_motion(**{name: FLAGS[name].value for name in names})
 
 
 def _use_devices_of(workdir: str) -> None:
@@ -327,6 +351,30 @@ def _dataset() -> None:
   dataset.describe_dataset(**{name: FLAGS[name].value for name in names})
 
 
+# --- seamless
+
+
+def _define_seamless() -> None:
+  flags.DEFINE_string("talk", None, "UniLS-Talk's folder, with data_lmdb.")
+  flags.DEFINE_string("seamless", None, "Seamless Interaction's folder, with relationships.csv, and files or shards if there are any.")
+  flags.DEFINE_string("out", None, "Folder of the conversations.")
+  flags.DEFINE_list("splits", [], "Some of train, val, test and ood; all if not given.")
+  flags.DEFINE_list("subset", [], "Vendors and sessions, V00,V01_S0223; all if not given.")
+  flags.DEFINE_integer("count", 0, "So many conversations of each split at most; 0: all.", lower_bound=0)
+  flags.DEFINE_string("mapping", None, "A csv relationship_detail,blood,equal: what the relations of relationships.csv are.")
+  flags.DEFINE_enum("videos", "none", ["none", "copy", "link"], "Whether videos are copied or linked (from shards: copied).")
+  flags.DEFINE_list("arrays", [], "Keys of the official .npz to keep, movement:is_valid for example.")
+  flags.mark_flags_as_required(["talk", "out"])
+
+
+def _seamless() -> None:
+  command_line.leave_to_first()
+  from rsatalker_jax.commands import seamless
+
+  names = ("talk", "seamless", "out", "splits", "subset", "count", "mapping", "videos", "arrays")
+  seamless.prepare_conversations(**{name: FLAGS[name].value for name in names})
+
+
 VERBS = {
     "train": Verb(
         """Trains RSATalker: motion, avatar, joint.
@@ -355,8 +403,8 @@ what its sections data and evaluation say, which is used.""",
     python generate.py --workdir=runs/demo --speech_a=a.wav --motion_a=a.npz --speech_b=b.wav \\
         --relation=non_blood,unequal --out=conversation.mp4
 
-A, on the left, moves as the file says; B, on the right, is generated. --save_motion also keeps B's motion as an npz in
-DualTalk's layout.""",
+A, on the left, moves as the file says; B, on the right, is generated. --save_motion also keeps B's motion: as an npz in
+DualTalk's layout, or as Live Link Face's .csv or a .json for programs that know ARKit's shapes.""",
         _define_generate,
         _generate,
     ),
@@ -371,6 +419,20 @@ DualTalk's layout.""",
 docs/exchange.md tells what each format holds and what it loses.""",
         _define_export,
         _export,
+    ),
+    "convert": Verb(
+        """Converts motions: between FLAME's years and ARKit's shapes, and between kinds of files.
+
+    python -m rsatalker_jax convert --motion=take.csv --out=take.npz        # Live Link Face's csv, 25 fps
+    python -m rsatalker_jax convert --motion=a.npz --from_head=FLAME2020/generic_model.pkl \\
+        --to_head=assets/head/demo_head.npz --out=a_arkit.npz               # what FLAME moves, as ARKit's shapes
+    python -m rsatalker_jax convert --motion=data/dualtalk --from_head=FLAME2020/generic_model.pkl \\
+        --to_head=flame2023.pkl --out=data/dualtalk_flame2023               # a whole data set
+
+Where the basis changes, both heads are laid over each other and the motion is fitted in least squares; how far the face lands
+from where it should is said in millimetres. docs/arkit.md tells more.""",
+        _define_convert,
+        _convert,
     ),
     "encode": Verb(
         """Computes the speech features of a config's conversations, once; training, scoring and generating then read them.
@@ -454,5 +516,15 @@ docs/dataset.md tells what the table holds.""",
 New splits are hard links, with their share of the tables; --root stays as it is. docs/dataset.md tells more.""",
         _define_dataset,
         _dataset,
+    ),
+    "seamless": Verb(
+        """Writes conversations of UniLS-Talk joined with Seamless Interaction, with relations, in DualTalk's layout.
+
+    python -m rsatalker_jax seamless --talk=UNILS_TALK --seamless=SEAMLESS --out=data/seamless [--splits=test] [--subset=V00,V01_S0223]
+
+What is missing or damaged is passed over, counted and listed in OUT/report.json. The command may be stopped and run again.
+docs/seamless.md tells what comes from where; config.data.layout="seamless" reads the same without writing it.""",
+        _define_seamless,
+        _seamless,
     ),
 }

@@ -5,6 +5,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from rsatalker_jax.data.dualtalk import DualTalkSource, load_dualtalk, present_splits
+from rsatalker_jax.data.seamless import Selection, load_seamless, present_seamless_splits
 
 
 def data_path(data: ConfigDict, name: str) -> pathlib.Path:
@@ -31,18 +32,28 @@ def unpack_embedded(data: ConfigDict) -> None:
 
 def find_splits(data: ConfigDict) -> list[str]:
   """The splits that have conversations, of train, val, test and ood."""
-  return present_splits(data_path(data, "conversations"))
+  folder = data_path(data, "conversations")
+  return present_seamless_splits(folder, _selection(data)) if data.layout == "seamless" else present_splits(folder)
 
 
 def load_conversations(data: ConfigDict, split: str) -> DualTalkSource:
   """The conversations of one split, with the labels table and the default relation of the section.
 
-  With a default relation there need not be a table.
+  With a default relation, or read from UniLS-Talk, there need not be a table.
 
   Raises:
-    InputError: see `load_dualtalk`.
+    InputError: see `load_dualtalk` and `load_seamless`.
   """
-  default, table = data.get("default_relation"), data_path(data, "relations")
-  if default is not None and not table.is_file():
+  folder, default, table = data_path(data, "conversations"), data.get("default_relation"), data_path(data, "relations")
+  if (default is not None or data.layout == "seamless") and not table.is_file():
     table = None
-  return load_dualtalk(data_path(data, "conversations"), split, relations=table, default_relation=default)
+  if data.layout == "seamless":
+    seamless = data_path(data, "seamless") if data.seamless else None
+    return load_seamless(
+        folder, split, seamless=seamless, selection=_selection(data), relations=table, default_relation=default
+    )
+  return load_dualtalk(folder, split, relations=table, default_relation=default)
+
+
+def _selection(data: ConfigDict) -> Selection:
+  return Selection(tuple(data.subset), data.count)

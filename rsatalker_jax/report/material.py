@@ -134,6 +134,7 @@ class TestSet:
       missing.append(f"no motion and no videos: there are no {SPLIT} conversations in {folder}")
       return cls(run, None, [], {})
     source = load_conversations(run.config.data, SPLIT)
+    run.check_basis(source.basis, folder)
     turns = []
     for conversation in source:
       count = len(conversation.motion_b)

@@ -18,7 +18,7 @@ from rsatalker_jax.data.conversations import data_path, find_splits, load_conver
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics
 from rsatalker_jax.data.triplets import Films, label_clips, load_films, load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import LipOpening, make_lip_opening
+from rsatalker_jax.head import LipOpening, check_basis, make_lip_opening
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker
 
 
@@ -60,9 +60,14 @@ class StageInputs:
     source = load_conversations(self.config.data, split)
     for line in source.report(title):
       self.say(line)
+    check_basis(self.talker.head, source.basis, self.path("conversations"), head_path=self.config.head.path)
     manifest = self.path("triplets")
     triplets = load_triplets(manifest, split) if manifest.is_file() else []
-    return label_clips(load_clips(source, self.encode), triplets)
+    known = len(source.skipped)
+    clips = load_clips(source, self.encode)
+    for name, reason in source.skipped[known:]:  # Damage that is met only where all is read.
+      self.say(f"  skipped {name}: {reason}")
+    return label_clips(clips, triplets)
 
   @functools.cached_property
   def films(self) -> Films:

@@ -146,7 +146,7 @@ def test_fractions():
 def root(tmp_path):
   root = tmp_path / "root"
   tiny_world.write_conversations(root)
-  (root / "people.csv").write_text("conversation,speaker1,speaker2\ntiny-0_sub_video_0,ann,ben\n")
+  (root / "people.csv").write_text("conversation,speaker1,speaker2\ntiny-1_sub_video_0,cy,di\ntiny-0_sub_video_0,ann,ben\n")
   return root
 
 

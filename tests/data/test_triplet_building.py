@@ -93,7 +93,7 @@ def test_what_is_found(world, built):
 
 
 def test_what_is_written_is_what_the_stages_read(world, built, tmp_path):
-  root, truths = world
+  _, truths = world
   out, _ = built
   manifest = load_triplets(out / "triplets.jsonl")
   assert len(manifest) == 8 and {t.name for t in manifest} == {f"{name}_speaker{n}" for name in truths for n in (1, 2)}
@@ -219,8 +219,9 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
     values = dict(rotation=r.normal(size=(1, 3)), neck_pose=np.zeros((1, 3)), jaw_pose=np.full((1, 3), number / 1000),
                   eyes_pose=np.zeros((1, 6)), expr=np.zeros((1, 50)), translation=np.ones((1, 3)))  # fmt: skip
     np.savez(folder / f"{number}.npz", **values)
-    entries.append(dict(file_path="whole.mp4", frame_index=number, flame_param_path=f"{number}.npz", timestep_index=number, camera_index=3,
-                        transform_matrix=pose.tolist(), w=mock.WIDTH, h=mock.HEIGHT, fl_x=500.0, fl_y=510.0, cx=170.0, cy=80.0, cy_from="top"))  # fmt: skip
+    entries.append(dict(file_path="whole.mp4", frame_index=number, flame_param_path=f"{number}.npz", timestep_index=number,
+                        camera_index=3, transform_matrix=pose.tolist(), w=mock.WIDTH, h=mock.HEIGHT, fl_x=500.0, fl_y=510.0, cx=170.0, cy=80.0,
+                        cy_from="top"))  # fmt: skip
   top = {"background": [0.1, 0.2, 0.3], "basis": "flame2023"}
   (folder / "transforms_train.json").write_text(json.dumps(top | {"camera_model": "OPENCV", "frames": entries}))
   np.savez(folder / "canonical_flame_param.npz", shape=np.arange(2.0), static_offset=np.ones((1, 72, 3)))

@@ -226,7 +226,7 @@ def test_clips_beyond_the_video_are_refused(world):
 
 
 def test_features_choose_among_videos(world):
-  tracks, _, video, index = world
-  other = SoundIndex(sound_features(resample(np.concatenate([t for t in tracks[3]]), 16000, 16000)))
+  tracks, _, _, index = world
+  other = SoundIndex(sound_features(resample(np.concatenate(list(tracks[3])), 16000, 16000)))
   clip = ClipSound([track[: 8 * RATE] for track in tracks[1]])
   assert matching.rank(clip, index) > matching.rank(clip, other) + 0.2

@@ -181,7 +181,7 @@ def _write_dialogue(out: pathlib.Path, dialogue: voices.Dialogue, performances: 
         scipy.io.wavfile.write(wav_path, SAMPLE_RATE, wavs[speaker - 1])
       else:
         link_or_copy(first, wav_path)  # The same voice in another performance.
-      write_motion(folder / f"{name}_speaker{speaker}.npz", both[speaker - 1])
+      write_motion(folder / f"{name}_speaker{speaker}.npz", both[speaker - 1], basis="arkit")
   return list(motions)
 
 

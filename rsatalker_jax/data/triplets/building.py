@@ -92,7 +92,7 @@ class Options:
   search_all: bool = False
   only_tracked: bool = False
   quality: int = 16
-  rules: matching.Rules = matching.Rules()
+  rules: matching.Rules = dataclasses.field(default_factory=matching.Rules)
   evidence: float = people.MARGIN
 
 
@@ -408,7 +408,7 @@ class _Builder:
     """Decides who is who, writes the films, and then the record."""
     clip, video, match, reason, key = task
     rest: dict[str, Any] = {"key": key, "split": clip.split}
-    if match is not None and match.best is not None:
+    if video is not None and match is not None and match.best is not None:
       rest |= {"video": video.stem, "rival": match.rival} | dataclasses.asdict(match.best)
     if reason or match is None or match.best is None:
       # A file that cannot be read is no placement that was doubted.
