@@ -15,6 +15,7 @@ A clip's record is written last. So what was stopped goes on where it was, and w
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -490,13 +491,11 @@ class _Builder:
       cam, basis = _read_camera(clip.npzs[speaker - 1])
       track = cropping.track_by_projection(own.motion, cam, own.shape, box, crop, basis)
     root = self.out / "captures" / f"{video.stem}_p{side}"
-    films = {"images": (video, "rgb24"), "fg_masks": (self._mask(video.stem, side), "gray")}
-    for folder, (path, pixels) in films.items():
-      if path is not None:
-        self._write_film(root / folder / f"{name}.mp4", path, times, crop, pixels)
+    self._write_film(root / "images" / f"{name}.mp4", video, times, crop, "rgb24")
+    self._write_mask(root / "fg_masks" / f"{name}.mp4", self._mask(video.stem, side), times, crop)
     self._write_flame(root / "flame_param" / name, track)
     facts = {"speaker": speaker, "capture": f"captures/{video.stem}_p{side}", "film": f"images/{name}.mp4", "name": name,
-             "masked": films["fg_masks"][0] is not None, "crop": dataclasses.asdict(crop), "source": track.source}  # fmt: skip
+             "crop": dataclasses.asdict(crop), "source": track.source}  # fmt: skip
     return facts | {"entries": track.entries, "shown": track.frames, "shared": track.shared}
 
   def _vhap(self, video: str, side: int, name: str):
@@ -523,6 +522,15 @@ class _Builder:
 
     # Frames are drawn in random order: a key frame every half second.
     self.write_film(path, frames(), fps=FPS, quality=self.options.quality, key_every=12)
+
+  def _write_mask(self, path: pathlib.Path, source: pathlib.Path | None, times: list[float], crop: cropping.Crop) -> None:
+    """The mask of a film, which captures find by its name; what an earlier call has left goes where there is none now."""
+    if source is not None:
+      self._write_film(path, source, times, crop, "gray")
+      return
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # It is not there, or holds others' masks.
+      path.parent.rmdir()
 
   def _write_flame(self, folder: pathlib.Path, track: cropping.FilmTrack) -> None:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -572,8 +580,6 @@ class _Builder:
     for record, film in shown:
       for entry, i in zip(film["entries"], film["shown"]):
         files = {"file_path": film["film"], "flame_param_path": f"flame_param/{film['name']}/{i:05d}.npz", "frame_index": i}
-        if film["masked"]:
-          files["fg_mask_path"] = f"fg_masks/{film['name']}.mp4"
         frames[record["split"]].append(files | {"timestep_index": first + i, "camera_index": 0} | entry)
       relation = relations.get(record["conversation"], np.full(2, UNKNOWN))
       lines.append({"conversation": record["conversation"], "split": record["split"], "speaker": film["speaker"], "capture": capture,
