@@ -16,7 +16,7 @@ from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.data.relations import RelationLabel, write_relations
 from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.data.triplets import building, cropping, load_films, load_triplets
-from rsatalker_jax.data.triplets.building import list_clips
+from rsatalker_jax.data.triplets.sources import Sources, list_clips
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import load_head
 from rsatalker_jax.media.video import write_video
@@ -176,7 +176,7 @@ def test_what_is_stopped_leaves_nothing_half_written(world, one_video, tmp_path)
       return write_video(path, broken(), **options)
     return write_video(path, frames, **options)
 
-  sources = building.Sources(one_video, root / "videos", root / "boxes.csv")
+  sources = Sources(one_video, root / "videos", root / "boxes.csv")
   options = building.Options(size=(32, 32))
   out = tmp_path / "out"
   with pytest.raises(KeyboardInterrupt):
