@@ -45,7 +45,7 @@ from rsatalker_jax.types import FPS, SAMPLES_PER_FRAME
 
 _VERSION = 1  # Of what is decided and written: another does everything again.
 _PICTURE_WIDTH = 160
-_MOST_VIDEOS = 3  # That are listened to, of all that are searched.
+_SHORTLIST, _MOST_VIDEOS = 20, 3  # Videos that are searched in full, and that are listened to, of all.
 _IDENTITY = "identity.npz"  # Beside a film's parameters.
 _CHUNK = 32  # Clips that are searched for together.
 
@@ -286,6 +286,10 @@ class _Builder:
         np.savez(target, features=features)
     return name
 
+  def _open_index(self, name: str, path: pathlib.Path) -> SoundIndex:
+    with npz.open_npz(self._index_path(name, path)) as file:
+      return SoundIndex(file["features"])
+
   def rank_videos(self, task: tuple[list[Clip], dict[str, pathlib.Path]]) -> list[tuple[Clip, list[str]]]:
     """The videos that sound most like each of some clips."""
     clips, videos = task
@@ -297,14 +301,14 @@ class _Builder:
         pass  # `place` says why, in whatever video: the one of its name, if that is there.
     scores: dict[str, list[tuple[float, str]]] = {clip.name: [] for clip, _ in sounds}
     for name, path in sorted(videos.items()):
-      with npz.open_npz(self._index_path(name, path)) as file:
-        features = file["features"]
-      if not len(features):
-        continue
-      index = SoundIndex(features)
-      for clip, sound in sounds:
+      index = self._open_index(name, path)
+      for clip, sound in sounds if len(index) else ():
         scores[clip.name].append((matching.rank(sound, index), name))
-    ranked = [(clip, [name for _, name in sorted(scores[clip.name], reverse=True)[:_MOST_VIDEOS]]) for clip, _ in sounds]
+    ranked = []
+    for clip, sound in sounds:
+      likely = [name for _, name in sorted(scores[clip.name], reverse=True)[:_SHORTLIST]]
+      similar = sorted(((matching.similarity(sound, self._open_index(name, videos[name])), name) for name in likely), reverse=True)
+      ranked.append((clip, [name for _, name in similar[:_MOST_VIDEOS]]))
     known = {clip.name for clip, _ in sounds}
     return ranked + [(clip, [next(iter(sorted(videos)))]) for clip in clips if clip.name not in known]
 

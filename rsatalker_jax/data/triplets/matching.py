@@ -486,3 +486,9 @@ def rank(clip: ClipSound, index: SoundIndex) -> float:
   """How much the likeliest place of a video sounds like a clip, by two of its pieces: to choose among many videos."""
   pieces = sorted(clip.pieces, key=lambda piece: -piece.energy)[:2]
   return float(np.mean([index.correlate(piece).max(initial=-1.0) for piece in pieces])) if pieces else -1.0
+
+
+def similarity(clip: ClipSound, index: SoundIndex) -> float:
+  """Of the likeliest place of a video, by all pieces of a clip at any speed."""
+  candidates = find_candidates(clip, correlate_pieces(clip, index), 1)
+  return candidates[0].similarity if candidates else -1.0
