@@ -101,7 +101,7 @@ def make_mock(folder: pathlib.Path, count: int, seed: int = 0) -> list[mock.Trut
     part = [np.concatenate([a[: 4 * SAMPLE_RATE], b[6 * SAMPLE_RATE : 14 * SAMPLE_RATE]]) for a, b in zip(scenes[4].tracks, scenes[5].tracks)]
     cut(4, 0, 0, label="in part", tracks=part)
     cut(5, 0, 0, label="backwards", tracks=[track[: 12 * SAMPLE_RATE][::-1] for track in scenes[5].tracks])
-    for other, scene in list(kept.items())[-3:]:
+    for scene in list(kept.values())[-3:]:
       cut(len(scenes) - 1, 0, 0, label="another video", tracks=[track[SAMPLE_RATE : 13 * SAMPLE_RATE] for track in scene.tracks])
     kept[name] = scenes[-1]
   truths += _add_jonas(folder)

@@ -130,7 +130,8 @@ def film_people(folder: pathlib.Path, demo: pathlib.Path, splits: dict[str, str]
   form = ("mp4", "libx264", "aac", 96_000, 44_100)
   mock.write_film(folder / "videos" / f"{FILMED}.mp4", frames, 0.7 * sound / np.abs(sound).max(), form, quality=10)
   mock.write_film(folder / "masks" / f"{FILMED}_p1.mp4", (np.repeat(mask[..., None], 3, 2) for mask in masks), None, form, quality=6)
-  (tracks / "transforms_train.json").write_text(json.dumps({"background": [1.0, 1.0, 1.0], "frames": entries}))
+  content = json.loads((demo / "capture" / "transforms_train.json").read_text())
+  (tracks / "transforms_train.json").write_text(json.dumps(content | {"frames": entries, "w": size[0], "h": size[1]}))
   shutil.copy(demo / "capture" / "canonical_flame_param.npz", tracks)
   half = min(width, height) / MARGIN / 2
   middle = 1.5 * width, height / 2

@@ -119,12 +119,14 @@ def face_boxes(side: int) -> tuple[float, float, float, float]:
   return middle - 28, HEIGHT / 2 - 25, middle + 28, HEIGHT / 2 + 35
 
 
-def write_film(path: pathlib.Path, frames: Iterable[np.ndarray], sound: np.ndarray | None, form=FORMATS[0], quality: int = 24) -> None:
+def write_film(
+    path: pathlib.Path, frames: Iterable[np.ndarray], sound: np.ndarray | None, form=FORMATS[0], quality: int = 24, fps: int = FPS
+) -> None:
   """A compressed video with mono sound of 16 kHz."""
   _, picture_codec, sound_codec, bits, rate = form
   path.parent.mkdir(parents=True, exist_ok=True)
   with av.open(str(path), "w") as container:
-    stream = container.add_stream(picture_codec, rate=FPS)
+    stream = container.add_stream(picture_codec, rate=fps)
     stream.pix_fmt = "yuv420p"
     if picture_codec == "libx264":
       stream.options = {"crf": str(quality), "preset": "veryfast"}
@@ -138,7 +140,7 @@ def write_film(path: pathlib.Path, frames: Iterable[np.ndarray], sound: np.ndarr
       if not number:
         stream.height, stream.width = frame.shape[:2]
       picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-      picture.pts, picture.time_base = number, fractions.Fraction(1, FPS)
+      picture.pts, picture.time_base = number, fractions.Fraction(1, fps)
       container.mux(stream.encode(picture))
     container.mux(stream.encode())
     if audio is not None:
@@ -289,7 +291,8 @@ def write_clip(
         shape=np.zeros((frames, 100)), tex=np.zeros((frames, 50)), exp=motion[:, :50],
         pose=np.concatenate([motion[:, 53:], motion[:, 50:53]], axis=1), cam=np.tile(cam, (frames, 1)), light=np.zeros((frames, 9, 3)),
     )  # fmt: skip
-    np.savez(folder / f"{name}_speaker{speaker}.npz", **{key: np.asarray(value, np.float32) for key, value in arrays.items()})
+    arrays = {key: np.asarray(value, np.float32) for key, value in arrays.items()}
+    np.savez(folder / f"{name}_speaker{speaker}.npz", **arrays, basis="arkit")
 
 
 def cut_clip(

@@ -81,10 +81,10 @@ def make_triplets(
 
 def _parse_size(text: str) -> tuple[int, int]:
   match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-  size = tuple(map(int, match.groups())) if match else (0, 0)
-  if not all(32 <= pixels <= 4096 and pixels % 2 == 0 for pixels in size):
+  width, height = (int(match[1]), int(match[2])) if match else (0, 0)
+  if not all(32 <= pixels <= 4096 and pixels % 2 == 0 for pixels in (width, height)):
     raise InputError("--size", "", repr(text), "WIDTHxHEIGHT, even numbers of 32 to 4096 pixels")
-  return size
+  return width, height
 
 
 def _progress(items: Iterable, total: int, what: str) -> Iterable:
@@ -122,8 +122,10 @@ def format_report(report: Mapping[str, Any]) -> str:
   lines = [
       "# Triplets",
       "",
-      f"{report['matched']} conversations matched, {report['refused']} refused, {report['skipped']} skipped; "
-      f"{report['films']} films, {report['frames'] / FPS / 60:.1f} minutes.",
+      (
+          f"{report['matched']} conversations matched, {report['refused']} refused, {report['skipped']} skipped; "
+          f"{report['films']} films, {report['frames'] / FPS / 60:.1f} minutes."
+      ),
   ]
   if report["reasons"]:
     lines += ["", "| conversations | why not |", "|---|---|", *(f"| {n} | {_cell(kind)} |" for kind, n in report["reasons"].items())]

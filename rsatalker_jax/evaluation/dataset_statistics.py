@@ -14,12 +14,12 @@ from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav
 from rsatalker_jax.data.dualtalk import ClipFiles
 from rsatalker_jax.data.people import Speakers
 from rsatalker_jax.data.splits import Leak, check_leaks
-from rsatalker_jax.data.tracks import read_motion
+from rsatalker_jax.data.tracks import Track, read_track
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation.lip_metrics import speaking_frames
 from rsatalker_jax.evaluation.turn_taking import find_turns, stretches
 from rsatalker_jax.social.relation import BLOOD, EQUAL, UNKNOWN_NAME
-from rsatalker_jax.types import FPS, MOTION_GROUPS, SAMPLES_PER_FRAME
+from rsatalker_jax.types import BASES, FPS, MOTION_GROUPS, SAMPLES_PER_FRAME
 
 ALL = "all"
 # Every cell of the relations table, and what nobody has labelled.
@@ -68,9 +68,10 @@ class _Part:
     self.levels: list[float] = []
     self.clipped, self.silent = 0, 0
     self.motion = {group: _Sums() for group in MOTION_GROUPS}
+    self.bases = dict.fromkeys(BASES, 0)
 
-  def add(self, relation: str, speakers: Speakers, voices: Sequence[np.ndarray], motions: Sequence[np.ndarray]) -> None:
-    frames = min(*(-(-len(voice) // SAMPLES_PER_FRAME) for voice in voices), *map(len, motions))
+  def add(self, relation: str, speakers: Speakers, voices: Sequence[np.ndarray], tracks: Sequence[Track]) -> None:
+    frames = min(*(-(-len(voice) // SAMPLES_PER_FRAME) for voice in voices), *(len(track.motion) for track in tracks))
     self.clips += 1
     self.people |= speakers.names
     self.unknown_people += 2 - len(speakers.names)
@@ -91,9 +92,10 @@ class _Part:
       self.clipped += peak >= _FULL_SCALE
       samples = np.pad(voice, (0, frames * SAMPLES_PER_FRAME - len(voice))).reshape(frames, SAMPLES_PER_FRAME)[speaks]
       self.levels.append(float(10 * np.log10(np.mean(np.square(samples, dtype=np.float64)))))
-    for motion in motions:
+    for track in tracks:
+      self.bases[track.basis] += 1
       for group, columns in MOTION_GROUPS.items():
-        self.motion[group].add(motion[:frames, columns])
+        self.motion[group].add(track.motion[:frames, columns])
 
   def describe(self) -> dict[str, Any]:
     seconds, total = float(np.sum(self.seconds)), max(self.frames["all"], 1)
@@ -111,6 +113,7 @@ class _Part:
         "level_db": dict(zip(("p5", "median", "p95"), levels)) if levels else None,
         "clipped_voices": self.clipped,
         "silent_voices": self.silent,
+        "bases": {basis: count for basis, count in self.bases.items() if count},
         "motion": {group: sums.describe() for group, sums in self.motion.items()},
     }
 
@@ -133,7 +136,7 @@ def measure_dataset(
     "splits": by split, and "all" where there are several: minutes; people who are known, and speakers who are not; relations by
     cell; lengths; shares of frames in which speaker 1 sounds, speaker 2, both and neither (within 30 dB of a voice's loud frames);
     turns (sound with pauses below 0.6 s) a minute and their median length; levels, RMS over the frames in which a voice sounds in
-    dB of full scale; voices that reach full scale and such without any sound; ranges of the motion's groups.
+    dB of full scale; voices that reach full scale and such without any sound; motions by expression basis; ranges of the motion's groups.
     "incomplete", "damaged": lists of {"conversation", "split", "reason"}. "leaks": see `data.splits.check_leaks`.
   """
   parts = {split: _Part() for split in (*dict.fromkeys(clip.split for clip in clips), ALL)}
@@ -145,13 +148,13 @@ def measure_dataset(
       continue
     try:
       voices = [read_wav(path, allow_silent=True)[0] for path in clip.wavs]
-      motions = [read_motion(path) for path in clip.npzs]
+      tracks = [read_track(path, shape=False) for path in clip.npzs]
     except InputError as error:
       damaged.append(place | {"reason": str(error)})
       continue
     relation = _cell(relations[clip.name]) if clip.name in relations else _UNLABELLED
     for split in (clip.split, ALL):
-      parts[split].add(relation, people.get(clip.name, Speakers("", "")), voices, motions)
+      parts[split].add(relation, people.get(clip.name, Speakers("", "")), voices, tracks)
   if len(parts) == 2:
     del parts[ALL]
   leaks = check_leaks([(clip.name, clip.split) for clip in clips], people)
@@ -191,6 +194,7 @@ def statistics_tables(statistics: Mapping[str, Any]) -> str:
   row("voices' level in dB: 5 % / median / 95 %", numbers("level_db", ".1f"))
   row("voices at full scale", lambda part: f"{part['clipped_voices']}")
   row("voices without sound", lambda part: f"{part['silent_voices']}")
+  row("motions by basis", lambda part: ", ".join(f"{basis} {count}" for basis, count in part["bases"].items()))
   for group in MOTION_GROUPS:
     ranges = lambda part: part["motion"][group] and " / ".join(f"{value:.2f}" for value in part["motion"][group].values())
     row(f"{group}: min / mean / std / max", ranges)

@@ -36,7 +36,7 @@ def world(tmp_path_factory):
     for k in range(2):
       scene = mock.load_scene(dialogues[2 * v + k], left=1 + k)
       cut = lambda arrays, n: tuple(array[:n] for array in arrays)
-      scenes.append(mock.Scene(scene.name, cut(scene.tracks, 250 * 640), cut(scene.motions, 250), scene.left))
+      scenes.append(mock.Scene(scene.name, cut(scene.tracks, 170 * 640), cut(scene.motions, 170), scene.left))
     starts = mock.make_video(root / "videos" / "shard" / f"{name}.{form[0]}", scenes, form, seed=v)
     for k in range(2):
       truth = mock.cut_clip(root / "dualtalk" / ("train", "test")[k], f"{name}_sub_video_{k}", scenes[k], 60 + 3 * k, CLIP, video=name,
@@ -93,14 +93,17 @@ def test_what_is_found(world, built):
 
 
 def test_what_is_written_is_what_the_stages_read(world, built, tmp_path):
-  root, truths = world
+  _, truths = world
   out, _ = built
   manifest = load_triplets(out / "triplets.jsonl")
   assert len(manifest) == 8 and {t.name for t in manifest} == {f"{name}_speaker{n}" for name in truths for n in (1, 2)}
   tiny_world.write_head(tmp_path / "head.npz")
   head = load_head(tmp_path / "head.npz")
-  for split in ("train", "val", "test"):
+  for split, count in {"train": 2, "val": 2, "test": 4}.items():
     source = load_dualtalk(out / "conversations", split, default_relation="unknown")
+    assert len(source) == count and not source.skipped
+    if split == "train":
+      continue  # Comparing film and track compiles a program for each film.
     clips = load_clips(source, lambda wav, frames: np.zeros((frames, 1), np.float32))
     films = load_films(out / "triplets.jsonl", split, clips, lambda folder: load_capture(folder, split), head)
     for film in films.conversations:
@@ -109,6 +112,7 @@ def test_what_is_written_is_what_the_stages_read(world, built, tmp_path):
       flame = film.capture.read_flame(film.items)
       np.testing.assert_array_equal(flame["jaw"], film.clip.motion_b[:, 50:53])
       np.testing.assert_array_equal(flame["neck"], film.clip.motion_b[:, 53:])
+  assert json.loads((manifest[0].capture / f"transforms_{manifest[0].split}.json").read_text())["basis"] == "arkit"
   labels = {t.conversation: t.relation.tolist() for t in manifest}
   assert labels["vid0_sub_video_0"] == [1, 0] and labels["vid1_sub_video_0"] == [-1, -1]
   assert (out / "conversations" / "relations.csv").read_text().splitlines()[1].startswith("vid0_sub_video_0,true,false")
@@ -215,17 +219,28 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
     values = dict(rotation=r.normal(size=(1, 3)), neck_pose=np.zeros((1, 3)), jaw_pose=np.full((1, 3), number / 1000),
                   eyes_pose=np.zeros((1, 6)), expr=np.zeros((1, 50)), translation=np.ones((1, 3)))  # fmt: skip
     np.savez(folder / f"{number}.npz", **values)
-    entries.append(dict(file_path="whole.mp4", frame_index=number, flame_param_path=f"{number}.npz", timestep_index=number, camera_index=3,
-                        transform_matrix=pose.tolist(), w=mock.WIDTH, h=mock.HEIGHT, fl_x=500.0, fl_y=510.0, cx=170.0, cy=80.0))  # fmt: skip
-  (folder / "transforms_train.json").write_text(json.dumps({"background": [0.1, 0.2, 0.3], "frames": entries}))
+    entries.append(dict(file_path="whole.mp4", frame_index=number, flame_param_path=f"{number}.npz", timestep_index=number,
+                        camera_index=3, transform_matrix=pose.tolist(), w=mock.WIDTH, h=mock.HEIGHT, fl_x=500.0, fl_y=510.0, cx=170.0, cy=80.0,
+                        cy_from="top"))  # fmt: skip
+  top = {"background": [0.1, 0.2, 0.3], "basis": "flame2023"}
+  (folder / "transforms_train.json").write_text(json.dumps(top | {"camera_model": "OPENCV", "frames": entries}))
   np.savez(folder / "canonical_flame_param.npz", shape=np.arange(2.0), static_offset=np.ones((1, 72, 3)))
   masks = tmp_path / "masks"
   white = np.zeros((mock.HEIGHT, mock.WIDTH, 3), np.uint8)
   white[60:] = 255
   mock.write_film(masks / "vid1.mp4", [white] * (first + CLIP + 20), None, mock.FORMATS[2])
+  # The videos' own tracks, too: of the clip's frames what its people do, before and after that nothing.
+  own = tmp_path / "own"
+  own.mkdir()
+  for person, n in enumerate((speaker, 3 - speaker)):
+    with np.load(root / "dualtalk" / "train" / f"vid1_sub_video_0_speaker{n}.npz") as file:
+      values = {key: np.pad(file[key], ((first, 300), (0, 0))) for key in ("exp", "pose")}
+    np.savez(own / f"vid1_p{person}.npz", **values)
   out = tmp_path / "out"
-  report = _build(root, out, tracks=str(tmp_path / "tracks"), masks=str(masks), only_tracked=True)
+  report = _build(root, out, tracks=str(tmp_path / "tracks"), masks=str(masks), own_tracks=str(own), only_tracked=True)
   assert report["matched"] == 4
+  evidence = next(row["evidence"] for row in report["conversations"] if row["conversation"] == "vid1_sub_video_0")
+  assert evidence["tracks"] * (1 if speaker == 1 else -1) > 5
   triplets = load_triplets(out / "triplets.jsonl")
   assert {t.name for t in triplets} >= {f"vid1_sub_video_0_speaker{speaker}"} and all(t.capture.name == "vid1_p0" for t in triplets)
   triplet = next(t for t in triplets if t.conversation == "vid1_sub_video_0")
@@ -248,7 +263,8 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
     np.testing.assert_allclose(ours["image"][y, x], source, atol=0.1)
     edge = (60 - crop.top) * crop.scale
     assert ours["mask"][: int(edge) - 3].max() < 0.1 and ours["mask"][int(edge) + 4 :].min() > 0.9
-  assert json.loads((triplet.capture / "transforms_train.json").read_text()).get("background") == [0.1, 0.2, 0.3]
+  written = json.loads((triplet.capture / "transforms_train.json").read_text())
+  assert {key: written[key] for key in written if key != "frames"} == top
 
 
 def test_orthographic_tracks_become_cameras():
@@ -263,7 +279,8 @@ def test_orthographic_tracks_become_cameras():
   motion = r.normal(size=(frames, 56)).astype(np.float32)
   shape = r.normal(size=(frames, 100)).astype(np.float32)
   crop = cropping.make_crop(cropping.fix_box(boxes), (640, 360), (128, 96), 2.0)
-  track = cropping.track_by_projection(motion, cam, shape, boxes, crop)
+  track = cropping.track_by_projection(motion, cam, shape, boxes, crop, "flame2020")
+  assert track.shared == {"basis": "flame2020"}
   np.testing.assert_array_equal(track.flame["neck_pose"], motion[:, 53:])
   np.testing.assert_array_equal(track.flame["jaw_pose"], motion[:, 50:53])
   np.testing.assert_array_equal(track.flame["expr"], np.pad(motion[:, :50], ((0, 0), (0, 50))))

@@ -1,15 +1,19 @@
 """Clips found in long sound: against plain sums, and where they are known to be."""
 
+import os
+import pathlib
+
 import mock_realtalk as mock
 import numpy as np
 import pytest
 
-from rsatalker_jax.data.audio import resample
+from rsatalker_jax.data.audio import read_wav, resample
 from rsatalker_jax.data.demo import voices
 from rsatalker_jax.data.triplets import matching
 from rsatalker_jax.data.triplets.matching import ClipSound, Rules, SoundIndex, place_clip, sound_features
 
 RATE = 16_000
+REAL = pathlib.Path(os.environ.get("RSATALKER_DUALTALK_DEMO", pathlib.Path(__file__).parents[3] / "shared/data/dualtalk_demo"))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +119,15 @@ def test_clips_are_found_to_a_frame(world, case, scene, first, seconds):
   assert match.best.coherence > 0.25 and match.rival < 0.1
 
 
+@pytest.mark.parametrize("speed", [-0.02, 0.0, 0.015])
+def test_features_alone_tell_the_speed(world, speed):
+  tracks, starts, _, index = world
+  clip = ClipSound([mock._play(track, speed) for track in tracks[1]])
+  best, *others = matching.find_candidates(clip, matching.correlate_pieces(clip, index))
+  assert abs(best.speed - speed) <= 0.003 and abs(best.start - starts[1] / RATE) < 0.06, best
+  assert best.similarity > 0.75 and all(other.similarity < 0.5 for other in others)
+
+
 def test_music_under_the_video(world):
   tracks, starts, video, _ = world
   loud = video + 1.0 * mock.music(len(video), 3)
@@ -139,6 +152,8 @@ def test_clips_of_which_a_part_is_there_are_refused(world):
   match = _place(world, part)
   assert match.reason.startswith("only in part"), match
   assert match.best.agreement < 0.75 and match.best.coherence > 0.1
+  assert place_clip(ClipSound(part), *world[2:], Rules(gap=99)).reason == match.reason
+  assert place_clip(ClipSound(part), *world[2:], Rules(gap=99, agreement=0.2)).accepted
 
 
 def test_a_missing_stretch_is_told_from_single_windows():
@@ -173,6 +188,21 @@ def test_what_is_said_twice_is_ambiguous_unless_more_is_around_it(world):
   assert match.accepted and abs(match.best.start - starts[0] / RATE - 1) < 0.004, match
 
 
+def test_real_voices_are_found_in_what_a_room_and_a_codec_make_of_them(world):
+  name = "UbjUDM1MiGE_sub_video_72_speaker"
+  if not REAL.is_dir():
+    pytest.skip("DualTalk's demo files are not here")
+  tracks = [read_wav(REAL / f"{name}{n}.wav")[0] for n in (1, 2)]
+  mixed = mock._room(1.5 * tracks[0] + 0.6 * tracks[1], 3)
+  video = mock.through_codec(np.concatenate([world[2][: 20 * RATE], mixed, world[2][20 * RATE :]]), bits=32_000)
+  index = SoundIndex(sound_features(video))
+  for first, last in ((0, 23), (5, 9)):
+    match = place_clip(ClipSound([track[first * RATE : last * RATE] for track in tracks]), video, index)
+    assert match.accepted and abs(match.best.start - 20 - first) < 0.004 and match.best.coherence > 0.3, match
+  match = place_clip(ClipSound(tracks), *world[2:])
+  assert not match.accepted and match.best.coherence < 0.06, match
+
+
 def test_short_clips_need_more(world):
   tracks, starts = world[:2]
   cut = lambda seconds: [track[3 * RATE : int((3 + seconds) * RATE)] for track in tracks[1]]
@@ -187,13 +217,16 @@ def test_short_clips_need_more(world):
 def test_clips_beyond_the_video_are_refused(world):
   tracks, starts, video, _ = world
   cut = video[starts[0] + 2 * RATE : starts[0] + 9 * RATE]
-  match = place_clip(ClipSound([track[: 10 * RATE] for track in tracks[0]]), cut, SoundIndex(sound_features(cut)), Rules(agreement=0.3))
-  assert match.reason.startswith("beyond the video"), match
-  assert abs(match.best.start + 2) < 0.004
+  index, rules = SoundIndex(sound_features(cut)), Rules(agreement=0.3, gap=99)
+  for first, last in ((0, 8), (4, 11)):
+    match = place_clip(ClipSound([track[first * RATE : last * RATE] for track in tracks[0]]), cut, index, rules)
+    assert match.reason.startswith("beyond the video"), match
+    assert abs(match.best.start - (first - 2)) < 0.004
+  assert place_clip(ClipSound([track[2 * RATE : 9 * RATE] for track in tracks[0]]), cut, index, rules).accepted
 
 
 def test_features_choose_among_videos(world):
-  tracks, _, video, index = world
-  other = SoundIndex(sound_features(resample(np.concatenate([t for t in tracks[3]]), 16000, 16000)))
+  tracks, _, _, index = world
+  other = SoundIndex(sound_features(resample(np.concatenate(list(tracks[3])), 16000, 16000)))
   clip = ClipSound([track[: 8 * RATE] for track in tracks[1]])
   assert matching.rank(clip, index) > matching.rank(clip, other) + 0.2

@@ -72,10 +72,11 @@ def test_numbers_of_voices_and_motion(root):
 def test_groups_are_measured_apart(tmp_path):
   write_clip(tmp_path, "train", "v", 50, [(0, 50)], [(0, 50)])
   motion = np.concatenate([np.full((50, 50), 1.0), np.full((50, 3), 2.0), np.full((50, 3), 3.0)], axis=1)
-  for speaker in (1, 2):
-    tiny_world.write_npz(tmp_path / "train" / f"v_speaker{speaker}.npz", motion.astype(np.float32))
+  for speaker, basis in ((1, "flame2020"), (2, "arkit")):
+    np.savez(tmp_path / "train" / f"v_speaker{speaker}.npz", exp=motion[:, :50], pose=motion[:, [53, 54, 55, 50, 51, 52]], basis=basis)
   found = measure_dataset(find_clips(tmp_path), {}, {})["splits"]
   assert list(found) == ["train"]  # Of one split "all" would say the same.
+  assert found["train"]["bases"] == {"flame2020": 1, "arkit": 1}
   assert {group: about["max"] for group, about in found["train"]["motion"].items()} == {"expression": 1.0, "jaw": 2.0, "pose": 3.0}
 
 
@@ -111,6 +112,8 @@ def test_tables(root):
   assert tables[:3] == ["|  | train | test | all |", "|---|--:|--:|--:|", "| conversations | 2 | 1 | 3 |"]
   assert "| length in s: min / median / max | 2.0 / 3.0 / 4.0 | 8.0 / 8.0 / 8.0 | 2.0 / 4.0 / 8.0 |" in tables
   assert "| sounding: speaker 1 / 2 / both / neither | 34 % / 61 % / 8 % / 13 % | 32 % / 0 % / 0 % / 68 % | 33 % / 26 % / 3 % / 44 % |" in tables
+  # Speaker 1's ones of two clips could be weights of shapes; 2, -1 and -2 could not.
+  assert "| motions by basis | flame2020 3, arkit 1 | flame2020 1, arkit 1 | flame2020 4, arkit 2 |" in tables
   assert [line for line in tables if line.startswith(("| blood", "| non_", "| no label", "| unknown"))] == [
       "| blood,equal | 1 | 0 | 1 |", "| non_blood,equal | 1 | 1 | 2 |"]  # fmt: skip
   assert tables[-1].startswith("Nothing leaks") and all(line.count("|") == 5 for line in tables if line.startswith("|"))

@@ -95,6 +95,9 @@ def test_it_goes_on_where_one_stopped(browser, site):
   assert text(browser, "confidence-value") == "40 %" and "Labelled before" in text(browser, "saved")
   options = browser.evaluate("[...document.getElementById('jump').options].map((x) => x.textContent)")
   assert options == [f"✓ {NAMES[0]} (train)", f"· {NAMES[1]} (val)", f"· {NAMES[2]} (test)"]
+  for place in (1, 2, 1):  # The next without a label, and from the end on from the beginning.
+    browser.key("n")
+    until(browser, f"scene && place === {place}")
 
 
 def test_mouse_lists_and_playing(browser, site):

@@ -39,7 +39,7 @@ from rsatalker_jax.data.triplets import cropping, matching, people
 from rsatalker_jax.data.triplets.matching import ClipSound, Match, Placement, SoundIndex
 from rsatalker_jax.data.triplets.source_video import SUFFIXES, read_frames_at, read_video_sound
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.files import whole_file
+from rsatalker_jax.files import link_or_copy, whole_file
 from rsatalker_jax.social.relation import UNKNOWN, format_relation
 from rsatalker_jax.types import FPS, SAMPLES_PER_FRAME
 
@@ -92,7 +92,7 @@ class Options:
   search_all: bool = False
   only_tracked: bool = False
   quality: int = 16
-  rules: matching.Rules = matching.Rules()
+  rules: matching.Rules = dataclasses.field(default_factory=matching.Rules)
   evidence: float = people.MARGIN
 
 
@@ -310,7 +310,8 @@ class _Builder:
     paths = [*clip.wavs, *clip.npzs]
     paths += videos.values() if self.options.search_all else [videos[clip.video]]
     paths += [path for path in (self.sources.boxes, *self._extras(clip)) if path is not None]
-    stamps = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
+    # By name, so that folders may move.
+    stamps = [(path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
     values = [_VERSION, clip.split, dataclasses.asdict(self.options), sorted(stamps)]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
@@ -363,7 +364,7 @@ class _Builder:
 
   def _index_path(self, name: str, path: pathlib.Path) -> pathlib.Path:
     status = path.stat()
-    stamp = hashlib.sha256(json.dumps([str(path), status.st_size, status.st_mtime_ns, _VERSION]).encode()).hexdigest()[:16]
+    stamp = hashlib.sha256(json.dumps([status.st_size, status.st_mtime_ns, _VERSION]).encode()).hexdigest()[:16]
     return self.out / "index" / f"{name}.{stamp}.npz"
 
   def index_video(self, item: tuple[str, pathlib.Path]) -> str:
@@ -407,7 +408,7 @@ class _Builder:
     """Decides who is who, writes the films, and then the record."""
     clip, video, match, reason, key = task
     rest: dict[str, Any] = {"key": key, "split": clip.split}
-    if match is not None and match.best is not None:
+    if video is not None and match is not None and match.best is not None:
       rest |= {"video": video.stem, "rival": match.rival} | dataclasses.asdict(match.best)
     if reason or match is None or match.best is None:
       # A file that cannot be read is no placement that was doubted.
@@ -486,7 +487,8 @@ class _Builder:
       return None
     if track is None:
       own = read_track(clip.npzs[speaker - 1])
-      track = cropping.track_by_projection(own.motion, _read_cam(clip.npzs[speaker - 1]), own.shape, box, crop)
+      cam, basis = _read_camera(clip.npzs[speaker - 1])
+      track = cropping.track_by_projection(own.motion, cam, own.shape, box, crop, basis)
     root = self.out / "captures" / f"{video.stem}_p{side}"
     films = {"images": (video, "rgb24"), "fg_masks": (self._mask(video.stem, side), "gray")}
     for folder, (path, pixels) in films.items():
@@ -495,7 +497,7 @@ class _Builder:
     self._write_flame(root / "flame_param" / name, track)
     facts = {"speaker": speaker, "capture": f"captures/{video.stem}_p{side}", "film": f"images/{name}.mp4", "name": name,
              "masked": films["fg_masks"][0] is not None, "crop": dataclasses.asdict(crop), "source": track.source}  # fmt: skip
-    return facts | {"entries": track.entries, "shown": track.frames, "background": track.background}
+    return facts | {"entries": track.entries, "shown": track.frames, "shared": track.shared}
 
   def _vhap(self, video: str, side: int, name: str):
     if self.sources.tracks is None:
@@ -577,11 +579,10 @@ class _Builder:
       lines.append({"conversation": record["conversation"], "split": record["split"], "speaker": film["speaker"], "capture": capture,
                     "camera": 0, "first_timestep": first, "frames": record["frames"], "relation": format_relation(relation)})  # fmt: skip
       first += record["frames"]
-    background = shown[0][1]["background"]
     for split, entries in frames.items():
       path = root / f"transforms_{split}.json"
       if entries:
-        content = {"frames": entries} | ({"background": background} if background is not None else {})
+        content = shown[0][1]["shared"] | {"frames": entries}
         with whole_file(path) as file:
           file.write((json.dumps(content, indent=1) + "\n").encode())
       else:
@@ -601,28 +602,27 @@ def _read_boxes_once(path: pathlib.Path) -> cropping.FaceBoxes:
   return cropping.read_boxes(path)
 
 
-def _read_cam(path: pathlib.Path) -> np.ndarray:
+def _read_camera(path: pathlib.Path) -> tuple[np.ndarray, str]:
+  """A track's cameras (T, 3) and the basis of its expressions: what the file says, or FLAME 2020's, as DECA's family has."""
   with npz.open_npz(path, "an npz with cam (T, 3)") as file:
     if "cam" not in file or file["cam"].ndim != 2 or file["cam"].shape[1] != 3:
       raise InputError(path, "cam", "no such key, or another shape", "float32 (T, 3), or tracks of VHAP")
     cam = npz.to_float32(path, "cam", file["cam"])
+    basis = str(file["basis"]) if "basis" in file else "flame2020"
   if not np.all(cam[:, 0] > 0):
     raise InputError(path, "cam", "scales that are not above 0", "cameras that a tracker found, or tracks of VHAP")
-  return cam
+  return cam, basis
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-  """The same file in another folder: a hard link, or a copy where the file system has none."""
+  """The same file in another folder, whole or not there."""
   if target.exists() and os.path.samefile(source, target):
     return
   temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)
-    try:
-      os.link(source, temporary)
-    except OSError:
-      shutil.copyfile(source, temporary)
+    link_or_copy(source, temporary)
     os.replace(temporary, target)
   except OSError as error:
     raise InputError(target, "", error.strerror or error, "a file that can be written") from error

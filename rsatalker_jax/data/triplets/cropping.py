@@ -18,6 +18,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import av
 import numpy as np
@@ -32,7 +33,7 @@ from rsatalker_jax.data.tracks import SHAPE_DIM
 from rsatalker_jax.data.triplets.people import Box
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import read_text
-from rsatalker_jax.types import EXPRESSION_DIM, FPS, MOTION_GROUPS, Motion
+from rsatalker_jax.types import EXPRESSION_DIM, FPS, MOTION_GROUPS
 
 # Film of a face: the crop's shorter side in mean sides of the landmarks' box (brows to chin), with room for hair and neck.
 MARGIN = 2.2
@@ -179,7 +180,7 @@ class FilmTrack:
     flame: VHAP's arrays, (F, ...) each.
     shape: (300,) identity.
     static_offset: (1, V, 3), or None.
-    background: see `data.captures`; None: unknown.
+    shared: what the film's transforms files say at their top, as `background` and `basis` (`data.captures`).
     source: "dualtalk" or "vhap".
   """
 
@@ -188,7 +189,7 @@ class FilmTrack:
   flame: dict[str, Float[np.ndarray, "F _"]]
   shape: Float[np.ndarray, "300"]
   static_offset: Float[np.ndarray, "1 V 3"] | None
-  background: list[float] | None
+  shared: dict[str, Any]
   source: str
 
 
@@ -200,7 +201,8 @@ def make_entry(intrinsics: Float[np.ndarray, "3 3"], camera_to_world: Float[np.n
 
 
 def track_by_projection(
-    motion: Motion, cam: Float[np.ndarray, "T 3"], shape: Float[np.ndarray, "T 100"], boxes: Float[np.ndarray, "T 4"], crop: Crop
+    motion: Float[np.ndarray, "T 56"], cam: Float[np.ndarray, "T 3"], shape: Float[np.ndarray, "T 100"], boxes: Float[np.ndarray, "F 4"],
+    crop: Crop, basis: str,
 ) -> FilmTrack:
   """Cameras and parameters from a track of DECA's family and the boxes that it looked at; see the module.
 
@@ -208,7 +210,8 @@ def track_by_projection(
     motion, cam, shape: the track.
     boxes: of landmarks, in pixels of the video, one for each frame.
     crop: the film's.
-  """
+    basis: of the track's expressions.
+  """  # fmt: skip
   frames = min(len(motion), len(cam), len(boxes))
   boxes = scipy.ndimage.median_filter(boxes[:frames], (5, 1), mode="nearest")
   middles = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -232,11 +235,14 @@ def track_by_projection(
   }
   entry = make_entry(intrinsics, np.eye(4), crop)
   mean_shape = np.pad(shape[:frames].mean(axis=0), (0, _VHAP_SHAPE - SHAPE_DIM)).astype(np.float32)
-  return FilmTrack(list(range(frames)), [entry] * frames, flame, mean_shape, None, None, "dualtalk")
+  return FilmTrack(list(range(frames)), [entry] * frames, flame, mean_shape, None, {"basis": basis}, "dualtalk")
 
 
-def open_tracks(root: pathlib.Path) -> tuple[Capture, list[float] | None]:
-  """A capture that somebody tracked, and the background that its images blend in.
+Tracked = tuple[Capture, dict[str, Any]]
+
+
+def open_tracks(root: pathlib.Path) -> Tracked:
+  """A capture that somebody tracked, and what its transforms files say at their top of pictures and expressions.
 
   Raises:
     InputError: see `load_capture`.
@@ -244,12 +250,13 @@ def open_tracks(root: pathlib.Path) -> tuple[Capture, list[float] | None]:
   capture = load_capture(root, "all")
   for split in SPLITS:
     if (file := transforms_file(root, split)).is_file():
-      return capture, json.loads(read_text(file, "a transforms file")).get("background")
-  return capture, None
+      content = json.loads(read_text(file, "a transforms file"))
+      return capture, {key: content[key] for key in ("background", "basis") if content.get(key) is not None}
+  return capture, {}
 
 
 def track_by_capture(
-    tracked: tuple[Capture, list[float] | None], numbers: list[int], crop: Crop, video_size: tuple[int, int]
+    tracked: Tracked, numbers: list[int], crop: Crop, video_size: tuple[int, int]
 ) -> FilmTrack | None:
   """Cameras and parameters from a capture of the whole video, or of the film; None where it shows none of the frames.
 
@@ -262,7 +269,7 @@ def track_by_capture(
   Raises:
     InputError: its size is neither.
   """
-  capture, background = tracked
+  capture, shared = tracked
   size = capture.width, capture.height
   whole, film = size == video_size, size == (crop.width, crop.height)
   if not (whole or film):
@@ -284,7 +291,7 @@ def track_by_capture(
   names = dict(expr="expression", rotation="rotation", neck_pose="neck", jaw_pose="jaw", eyes_pose="eyes", translation="translation")
   flame = {key: read[name] for key, name in names.items()}
   offset = None if capture.static_offset is None else capture.static_offset[None]
-  return FilmTrack(frames, entries, flame, capture.shape, offset, background, "vhap")
+  return FilmTrack(frames, entries, flame, capture.shape, offset, shared, "vhap")
 
 
 class Pictures:

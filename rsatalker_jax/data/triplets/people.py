@@ -181,7 +181,7 @@ def _shifted_products(values: Float[np.ndarray, "T n"], signal: Float[np.ndarray
 def _standardise(evidence: Float[np.ndarray, "T"]) -> float:
   """The evidence without shift, in deviations of that with shifts of a second and more."""
   chance = evidence[FPS // 2 : len(evidence) - FPS // 2]
-  return float((evidence[0] - chance.mean()) / max(float(chance.std()), 1e-6)) if np.any(evidence) else 0.0
+  return float((evidence[0] - chance.mean()) / max(float(chance.std()), 1e-6))
 
 
 def _compare(

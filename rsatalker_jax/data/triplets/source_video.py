@@ -73,9 +73,10 @@ def _decode(path: pathlib.Path, container: av.container.InputContainer) -> tuple
   stream, video = container.streams.audio[0], container.streams.video[0]
   if stream.codec_context is None:
     raise InputError(path, "sound", "a codec that is not known", "a video with sound")
-  first = float((video.start_time or 0) * video.time_base)
+  first = (video.start_time or 0) * _tick(path, video)
   pieces: list[tuple[int, np.ndarray]] = []
-  damaged, heard, resampler = 0, None, None  # `heard`: seconds up to which there is sound.
+  damaged, heard = 0, None  # `heard`: seconds up to which there is sound.
+  resampler: av.AudioResampler | None = None
 
   def add(made: list[av.AudioFrame]) -> None:
     nonlocal written
@@ -92,7 +93,7 @@ def _decode(path: pathlib.Path, container: av.container.InputContainer) -> tuple
       continue
     for frame in frames:
       stamp = None if frame.time is None else frame.time - first
-      if heard is None or (stamp is not None and abs(stamp - heard) > _JITTER):
+      if resampler is None or heard is None or (stamp is not None and abs(stamp - heard) > _JITTER):
         if resampler is not None:
           add(resampler.resample(None))
         heard = (heard or 0.0) if stamp is None else stamp
@@ -141,6 +142,13 @@ def _nearest(path: pathlib.Path, shown: Iterator[tuple[float, av.VideoFrame]], t
     yield nearest[1]
 
 
+def _tick(path: pathlib.Path, stream: av.VideoStream) -> float:
+  """Seconds of a unit of a stream's time stamps."""
+  if not stream.time_base:
+    raise InputError(path, "pictures", "no unit of time", "a video")
+  return float(stream.time_base)
+
+
 def _decode_from(path: pathlib.Path, seconds: float) -> Iterator[tuple[float, av.VideoFrame]]:
   """Frames and when they are shown, from a key frame before a moment on."""
   for earlier in (_EARLIER, 10.0, None):  # Some containers' tables lead to a later key frame.
@@ -151,10 +159,11 @@ def _decode_from(path: pathlib.Path, seconds: float) -> Iterator[tuple[float, av
       codec = stream.codec_context
       codec.thread_count = 1  # The processes are the parallelism.
       codec.options = {"max_pixels": str(MAX_PIXELS)}
-      first = float((stream.start_time or 0) * stream.time_base)
+      tick = _tick(path, stream)
+      first = (stream.start_time or 0) * tick
       if earlier is not None and seconds > earlier:
-        container.seek(int((seconds - earlier + first) / stream.time_base), stream=stream)
-      frames = _stamped(container, stream, first)
+        container.seek(int((seconds - earlier + first) / tick), stream=stream)
+      frames = _stamped(container, stream, first, tick)
       frame = next(frames, None)
       if frame is None or (frame[0] > seconds + 0.02 and earlier is not None and seconds > earlier):
         continue
@@ -163,7 +172,9 @@ def _decode_from(path: pathlib.Path, seconds: float) -> Iterator[tuple[float, av
       return
 
 
-def _stamped(container: av.container.InputContainer, stream: av.VideoStream, first: float) -> Iterator[tuple[float, av.VideoFrame]]:
+def _stamped(
+    container: av.container.InputContainer, stream: av.VideoStream, first: float, tick: float
+) -> Iterator[tuple[float, av.VideoFrame]]:
   number = None
   count = "avi" in container.format.name
   for packet in container.demux(stream):
@@ -173,7 +184,7 @@ def _stamped(container: av.container.InputContainer, stream: av.VideoStream, fir
       number = packet.dts or 0
     for frame in packet.decode():
       if count:  # Closed groups of pictures: the key frame is shown first.
-        yield float(number * stream.time_base), frame
+        yield number * tick, frame
         number += 1
       elif frame.time is not None:
         yield frame.time - first, frame
