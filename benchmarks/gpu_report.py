@@ -1,6 +1,6 @@
 """Everything that a machine with an NVIDIA GPU can tell about the kernels, in one call of a few minutes:
 
-    python benchmarks/gpu_report.py [--out FOLDER] [--seconds N]
+    python benchmarks/gpu_report.py [--out FOLDER] [--seconds N] [--only PATTERN]
 
 Of `pallas_triton` and, on Hopper and later, `pallas_mosaic_gpu`, compiled for the GPU:
 
@@ -13,7 +13,8 @@ Of `pallas_triton` and, on Hopper and later, `pallas_mosaic_gpu`, compiled for t
      splax's rows beside them where these are installed, and with `xla` on the smallest scene.
 
 A part that fails says so, and the others go on. FOLDER/gpu_report.md and FOLDER/gpu_report.json are written anew after
-each part; after N seconds no further part begins. Needs requirements.txt and a jax with CUDA, e.g. pip install
+each part; after N seconds no further part begins. Parts whose title PATTERN (a regular expression) is not in are left out:
+several processes may share what is compiled for minutes and timed by nobody. Needs requirements.txt and a jax with CUDA, e.g. pip install
 "jax[cuda13]".
 """
 
@@ -23,6 +24,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 import traceback
@@ -218,13 +220,17 @@ def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), help="folder for the results")
   parser.add_argument("--runs", type=int, default=9, help="rounds that count")
+  parser.add_argument("--only", default="", help="a regular expression: parts in whose titles it is found")
   parser.add_argument("--seconds", type=float, default=420, help="after which no further part begins")
   args = parser.parse_args(argv)
   if jax.default_backend() != "gpu":
     print(f"no NVIDIA GPU: jax {jax.__version__} sees {jax.devices()[0].device_kind} only", file=sys.stderr)
     sys.exit(1)
   head = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-  failed = run_parts(parts_here(args.out, args.runs), args.out, head, args.seconds)
+  parts = [part for part in parts_here(args.out, args.runs) if re.search(args.only, part[0])]
+  if not parts:
+    parser.error(f"--only: {args.only!r} is in no part's title")
+  failed = run_parts(parts, args.out, head, args.seconds)
   print(f"failed: {', '.join(failed) or 'nothing'}")
 
 

@@ -61,7 +61,7 @@ def make_stage(config, mesh: jax.sharding.Mesh) -> loop.Stage:
     (root / "train").mkdir()
     for name in [f"noise{i}_sub_video_0_speaker{n}" for i in range(4) for n in (1, 2)]:
       write_wav(root / "train" / f"{name}.wav", rng.uniform(-0.5, 0.5, 2 * WINDOW * SAMPLES_PER_FRAME))
-      write_motion(root / "train" / f"{name}.npz", rng.normal(size=(2 * WINDOW, 56)))
+      write_motion(root / "train" / f"{name}.npz", rng.normal(size=(2 * WINDOW, 56)), basis="arkit")
     encode = lambda wav, frames: rng.normal(size=(frames, LARGE.hidden_size)).astype(np.float32)
     return motion_stage(StageInputs(config, make_talker(config), encode, mesh, say=lambda _: None))
 
@@ -111,7 +111,7 @@ def main() -> None:
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
   config = get_config("ours")
-  config.head.update(dict(path="assets/head/demo_head.npz", teeth=False))
+  config.head.update(dict(path="assets/head/demo_head.npz", teeth=False, basis="arkit"))
   config.generator.dtype = args.dtype
   command_line.use_devices(config.mesh)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

@@ -65,7 +65,7 @@ def write_conversations(config, hours: float) -> None:
   (root / "train").mkdir(parents=True)
   (root / "val").mkdir()
   for number, path in enumerate(motions):
-    write_motion(path, make_motion(number))
+    write_motion(path, make_motion(number), basis="flame2023")
   cache.mkdir()
   # As on a machine that has the features and not the encoder.
   EncoderIds(cache).add(EncoderId(f"{config.speech.checkpoint} in float32", "0" * 64))

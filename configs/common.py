@@ -57,6 +57,8 @@ def base_config() -> ConfigDict:
       path="assets/head/demo_head.npz",
       teeth=False,  # For FLAME: the teeth of VHAP's and GaussianAvatars' captures and avatars.
       masks=placeholder(str),  # For FLAME: FLAME_masks.pkl, its regions.
+      # What its expressions are: flame2020, flame2023 or arkit. None: what the file says, by its content or the year in its name.
+      basis=placeholder(str),
   ))
 
   # Frozen speech encoder.

@@ -24,16 +24,18 @@ def get_config(variant: str = ""):
   config.mesh.cpu_devices = 0
   config.data.update(dict(
       embedded_root="",
-      conversations="data/dualtalk",
-      relations="data/dualtalk/relations.csv",
+      conversations="data/dualtalk_flame2023",  # Made of data/dualtalk by the command below.
+      relations="data/dualtalk_flame2023/relations.csv",
       capture="data/capture",
       triplets="data/triplets.jsonl",
       features="data/features",
       default_relation="unknown",  # DualTalk comes without labels.
   ))
-  # The captures' model: VHAP tracks with FLAME 2023. DualTalk's coefficients are FLAME 2020's: how far film and track of the
-  # same conversation differ is said when training begins (docs/captures.md).
+  # The captures' model: VHAP tracks with FLAME 2023. DualTalk's coefficients are FLAME 2020's, and are converted once:
+  # python -m rsatalker_jax convert --motion=data/dualtalk --from_head=data/FLAME2020/generic_model.pkl \\
+  #     --to_head=data/flame2023/flame2023.pkl --out=data/dualtalk_flame2023
   config.head.path = "data/flame2023/flame2023.pkl"
+  config.head.basis = "flame2023"
   config.head.teeth = True  # VHAP tracks with them.
   config.speech.update(dict(
       encoder="wav2vec2",

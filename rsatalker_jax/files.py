@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -38,6 +39,14 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
   finally:
     with contextlib.suppress(OSError):  # What never came to be.
       temporary.unlink(missing_ok=True)
+
+
+def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
+  """Gives a file another name: a hard link, or a copy on another disk and where the file system has no links."""
+  try:
+    os.link(source, target)
+  except OSError:
+    shutil.copyfile(source, target)
 
 
 def open_regular(path: str | os.PathLike, expected: str) -> BinaryIO:

@@ -24,7 +24,7 @@ import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, render_frames
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
-from rsatalker_jax.data.captures import Capture, load_capture
+from rsatalker_jax.data.captures import Capture, check_capture, load_capture
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.motion import Generator, MotionConfig, make_generator
 from rsatalker_jax.motion.clips import pad_clip
@@ -127,13 +127,14 @@ class Talker:
 
   def open_capture(self, folder: str | os.PathLike, split: str) -> Capture:
     """One split of a capture, over the background that avatars are drawn on, and checked against the head."""
-    return load_capture(
+    capture = load_capture(
         folder,
         split,
         background=self.background,
         num_vertices=self.head.v_template.shape[0],
         num_expression=self.head.num_expression,
     )
+    return check_capture(capture, self.head)
 
   def avatar(self, params: Params, buffers: Params) -> Avatar:
     """The avatar of a run's parameters."""

@@ -21,13 +21,30 @@ JAW_DIM = 3
 POSE_DIM = 3
 MOTION_DIM = EXPRESSION_DIM + JAW_DIM + POSE_DIM
 
-# Where each group lies in a motion vector. Expression: FLAME coefficients; jaw: axis-angle of the jaw joint;
+# Where each group lies in a motion vector. Expression: coefficients of one of BASES; jaw: axis-angle of the jaw joint;
 # pose: axis-angle of the head, which FLAME gets as the neck joint (as DualTalk does).
 MOTION_GROUPS = {
     "expression": slice(0, 50),
     "jaw": slice(50, 53),
     "pose": slice(53, 56),
 }
+
+# What the 50 expression coefficients of a motion multiply: the first of FLAME's 100 expression components, of which each
+# year's model has its own, or shapes with ARKit's names. A motion of one basis tears a head of another apart.
+BASES = ("flame2020", "flame2023", "arkit")
+# The shapes of the basis "arkit", in order: ARKit's 52 without jawOpen (the jaw joint opens the mouth) and tongueOut. A
+# coefficient of 1 is the full shape.
+ARKIT_EXPRESSIONS = (
+    "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
+    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
+    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
+    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawRight",
+    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
+    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
+    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
+    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
+    "noseSneerLeft", "noseSneerRight",
+)
 
 Motion = Float[np.ndarray, "T 56"]
 Motions = Sequence[Float[np.ndarray, "_ 56"]]  # Of clips of several lengths.
@@ -44,7 +61,7 @@ class Conversation:
     speech_b: own voice (S,).
     motion_b: own motion (T, 56); None where there is no ground truth (DualTalk's demo files).
     relation: [blood, equal] as 0, 1 or -1, unknown; see `rsatalker_jax.social.relation`.
-    basis: of both motions' expressions.
+    basis: of both motions' expressions, one of `BASES`.
   """
 
   name: str
@@ -53,4 +70,4 @@ class Conversation:
   speech_b: Float[np.ndarray, "S"]
   motion_b: Motion | None
   relation: Int[np.ndarray, "2"]
-  basis: str = "flame2020"
+  basis: str

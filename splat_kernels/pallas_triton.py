@@ -10,7 +10,7 @@ program takes one chunk, whichever tile it is of, so that work is spread evenly 
 from its end. A slot's moments are written once, to its own place; no atomics. What lies behind a Gaussian is thus only
 ever added up, from the back: nothing bright in front is in the sum.
 
-What is not obvious about the compiled code (docs/rasterizer.md has counts of instructions; nothing has been timed):
+What is not obvious about the compiled code (docs/rasterizer.md has counts of instructions, and times on an H200):
   - Pallas's Triton lowering emits multiplications and additions that ptxas may not contract to fused ones, and an exp2
     that handles denormals; see `Arithmetic`.
   - A tile is stored column by column, and `P = lanes * vectors` pixels as `vectors` arrays of one value per thread.
@@ -109,8 +109,7 @@ class PallasTriton(Tiled):
           result_shape((chunks, pixels), jnp.float32, rows),
           result_shape((num_tiles, pixels), jnp.int32, rows),
       ]
-    # Four pixels per thread. With two, twice as many threads would load the same parameters; with eight, a frame of
-    # 512 x 512 would have few warps to hide how long loads take. Chosen by this reasoning; no GPU has timed it.
+    # Four pixels per thread: with one or two an H200 takes as long for one frame of 512 x 512, and issues more instructions.
     call = self.call(
         functools.partial(_forward_kernel, channels, config),
         shapes,
@@ -139,7 +138,7 @@ class PallasTriton(Tiled):
           [shape],
           grid=walked.size,
           pixels=pixels,
-          per_thread=4,
+          per_thread=1,
           name="splat_behind",
           evaluations=chunks * pixels,
           flops=2 * count,
@@ -151,8 +150,8 @@ class PallasTriton(Tiled):
     before = (index - lists.starts[tiles]) * CHUNK
     counts = jnp.where(index < lists.ends[-1], jnp.clip(walked[tiles] - before, 0, CHUNK), -1)
     shape = result_shape((chunks * CHUNK, 8 + channels), jnp.float32, saved.rows)
-    # Eight pixels per thread: a tile of 16 x 16 is one warp's, whose sums need neither shared memory nor a barrier. No
-    # GPU has timed it.
+    # Eight pixels per thread: a tile of 16 x 16 is one warp's, whose sums need neither shared memory nor a barrier. With
+    # four an H200 takes twice as long, with two more than three times.
     call = self.call(
         functools.partial(_backward_kernel, channels, absolute, config),
         [shape],

@@ -34,6 +34,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hostile_pickle  # noqa: E402
 import jax  # noqa: E402
+import mock_realtalk  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
 import seamless_mock  # noqa: E402
@@ -43,13 +44,18 @@ import tiny_world  # noqa: E402
 from rsatalker_jax.avatar import Gaussians  # noqa: E402
 from rsatalker_jax.data.audio import read_wav, wav_frames  # noqa: E402
 from rsatalker_jax.data.captures import load_capture  # noqa: E402
-from rsatalker_jax.data.dualtalk import read_relations, write_motion  # noqa: E402
+from rsatalker_jax.data import arkit  # noqa: E402
+from rsatalker_jax.data.dualtalk import write_motion, write_motion_file  # noqa: E402
+from rsatalker_jax.data.people import read_people  # noqa: E402
+from rsatalker_jax.data.relations import read_relations  # noqa: E402
 from rsatalker_jax.data.seamless import SeamlessSource, join_conversations  # noqa: E402
 from rsatalker_jax.data.seamless.names import parse_file_id  # noqa: E402
 from rsatalker_jax.data.seamless.recordings import Recordings  # noqa: E402
 from rsatalker_jax.data.seamless.tables import read_tables  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion, read_track  # noqa: E402
 from rsatalker_jax.data.triplets import load_triplets  # noqa: E402
+from rsatalker_jax.data.triplets.cropping import read_boxes  # noqa: E402
+from rsatalker_jax.data.triplets.source_video import read_frames_at, read_video_sound  # noqa: E402
 from rsatalker_jax.data.video_frames import read_video_frame  # noqa: E402
 from rsatalker_jax.errors import InputError  # noqa: E402
 from rsatalker_jax.head import load_head  # noqa: E402
@@ -110,6 +116,23 @@ def _read_conversation_motion(path):
   return motion
 
 
+def _write_motion(folder):
+  write_motion(folder / "a.npz", tiny_world.make_motion(0, 6), basis="flame2020")
+
+
+def _write_arkit(path, frames):
+  write_motion_file(path, tiny_world.make_motion(0, frames), basis="arkit")
+
+
+def _write_mediapipe(folder):
+  frames = []
+  for t in range(4):
+    categories = [{"categoryName": name, "score": 0.1} for name in arkit.SHAPES]
+    matrix = {"rows": 4, "columns": 4, "data": np.eye(4).ravel().tolist()}
+    frames.append({"faceBlendshapes": [{"categories": categories}], "facialTransformationMatrixes": [matrix], "timestamp": 33 * t})
+  (folder / "a.json").write_text(json.dumps(frames))
+
+
 def _write_wavs(folder):
   voice = 0.3 * np.sin(np.arange(4800) / 10)
   soundfile.write(folder / "float.wav", voice, 16000, subtype="FLOAT")
@@ -124,8 +147,13 @@ def _read_wav(path):
 
 
 def _write_relations(folder):
-  rows = ["conversation,relation", 'a,"blood,equal"', "b,non_blood,unequal", "Müller,unknown"]
+  rows = ["conversation,blood,equal,annotator,confidence", "a,true,true,ann,0.5", "a,true,unknown,ben,", "Müller,FALSE,false,ann,1"]
   (folder / "relations.csv").write_text("\r\n".join(rows) + "\r\n", encoding="utf-8")
+
+
+def _write_people(folder):
+  rows = ["conversation,speaker1,speaker2,source", "a,ann,ben,V0", 'b,"Müller, M",,V1', "c,,,"]
+  (folder / "people.csv").write_text("\r\n".join(rows) + "\r\n", encoding="utf-8")
 
 
 def _write_triplets(folder):
@@ -175,6 +203,30 @@ def _read_video(path):
   frames = [read_video_frame(path, index) for index in (7, 0)]
   assert all(frame.ndim == 3 and frame.shape[2] == 3 for frame in frames)
   return frames
+
+
+def _write_long_video(folder):
+  wav = 0.3 * np.sin(np.arange(8000) / 5).astype(np.float32)
+  frames = [np.full((32, 32, 3), 20 * t, np.uint8) for t in range(12)]
+  for form in mock_realtalk.FORMATS[:3]:
+    mock_realtalk.write_film(folder / f"{form[1]}.{form[0]}", frames, wav, form)
+
+
+def _read_long_video(path):
+  wav, notes = read_video_sound(path)
+  assert wav.ndim == 1 and all(isinstance(note, str) for note in notes)
+  frames = [frame.to_ndarray(format="gray") for frame in read_frames_at(path, [0.0, 0.2])]
+  assert len(frames) == 2
+  return wav, frames
+
+
+def _write_boxes(folder):
+  (folder / "boxes.csv").write_text("video,frame,person,left,top,right,bottom\na,0,p0,1,2,30,40\na,9,p0,2,2,31,40\nb,,p1,1,2,30,40\n")
+
+
+def _read_boxes(path):
+  boxes = read_boxes(path).find("a", 0, np.arange(3.0))
+  return boxes if boxes is None else (boxes, 1 / (boxes[:, 2:] - boxes[:, :2]))
 
 
 def _write_head(folder, pickled: bool = False):
@@ -315,16 +367,22 @@ def _write_tables(folder):
 
 
 READERS = {
-    "motion npz": Reader(lambda folder: write_motion(folder / "a.npz", tiny_world.make_motion(0, 6)), "*.npz", _read_conversation_motion),
+    "motion npz": Reader(_write_motion, "*.npz", _read_conversation_motion),
+    "ARKit csv": Reader(lambda folder: _write_arkit(folder / "a.csv", 30), "*.csv", _read_conversation_motion),
+    "ARKit json": Reader(lambda folder: _write_arkit(folder / "a.json", 6), "*.json", _read_conversation_motion),
+    "MediaPipe json": Reader(_write_mediapipe, "*.json", _read_conversation_motion),
     "track npz": Reader(lambda folder: np.savez(folder / "a.npz", **_track_values()), "*.npz", _read_track),
     "track pickle": Reader(_write_track_pickle, "*.pkl", _read_track),
     "EMOCA folder": Reader(_write_emoca, "*/*.npy", lambda path: _read_track(path.parent.parent)),
     "wav": Reader(_write_wavs, "*.wav", _read_wav),
     "relations csv": Reader(_write_relations, "*.csv", read_relations),
+    "people csv": Reader(_write_people, "*.csv", lambda path: len(read_people(path))),
     "triplets": Reader(_write_triplets, "*.jsonl", lambda path: [triplet.frames for triplet in load_triplets(path)]),
     "transforms": Reader(_write_capture, "transforms_train.json", _read_capture),
     "image": Reader(_write_capture, "*/00000_00.png", _read_capture),
     "flame_param": Reader(_write_capture, "**/[0c]*.npz", _read_capture),
+    "long video": Reader(_write_long_video, "*.*", _read_long_video),
+    "face boxes": Reader(_write_boxes, "*.csv", _read_boxes),
     "video": Reader(_write_video, "*.mp4", _read_video),
     "head npz": Reader(_write_head, "*.npz", _read_head),
     "head pickle": Reader(lambda folder: _write_head(folder, pickled=True), "*.pkl", _read_head),

@@ -21,7 +21,9 @@ ALLOWED = {
     "data": _FOUNDATION | {"social", "head"},
     "evaluation": _FOUNDATION | {"data", "social", "head", "splat_kernels"},
     "media": _FOUNDATION | {"data", "head", "avatar", "splat_kernels"},
-    "study": _FOUNDATION | {"data", "evaluation"},
+    "web": {"errors"},
+    "study": _FOUNDATION | {"data", "evaluation", "web"},
+    "labelling": _FOUNDATION | {"data", "evaluation", "social", "web"},
     "sharding": _FOUNDATION,
     "cluster": {"errors"},
     "talker": _INFERENCE - {"talker", "media", "evaluation"},
@@ -36,7 +38,7 @@ ALLOWED = {
     "pickles": {"errors", "files", "npz"},
 }
 # Of the commands only those that train, or repeat a step, import training code.
-_COMMANDS = _INFERENCE | {"cluster", "runs", "report", "study", "commands"}
+_COMMANDS = _INFERENCE | {"cluster", "runs", "report", "study", "labelling", "web", "commands"}
 
 
 def imported_rooms(path: pathlib.Path) -> set[str]:

@@ -1,14 +1,19 @@
 """The three commands on a tiny world: what `make demo` does, in seconds."""
 
+import dataclasses
 import json
 import pathlib
+import shutil
 
 import av
 import numpy as np
 import pytest
 
 import tiny_world
-from rsatalker_jax.commands import export, generate, train
+from rsatalker_jax.commands import evaluate, export, generate, train
+from rsatalker_jax.data.dualtalk import load_dualtalk, read_conversation, write_motion, write_motion_file
+from rsatalker_jax.data.pipeline import load_clips
+from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.media import splat_files
@@ -96,12 +101,41 @@ def test_generated_video_has_both_faces_and_sound(trained, world, tmp_path):
     assert container.streams.audio
   assert len(frames) == tiny_world.FRAMES and frames[0].shape[1] == 96
   assert all(np.ptp(face) > 50 for face in (frames[0][:48, :48], frames[0][:48, 48:]))  # Something stands on white.
-  assert np.load(motion)["exp"].shape == (tiny_world.FRAMES, 50)
+  assert np.load(motion)["exp"].shape == (tiny_world.FRAMES, 50) and np.load(motion)["basis"] == "flame2020"
+
+
+def test_arkits_shapes_go_in_and_out(trained, world, tmp_path):
+  """On a head whose basis is ARKit's: A's motion from Live Link Face's csv, B's to one."""
+  shutil.copytree(world, tmp_path / "data")
+  head = dict(np.load(tmp_path / "data" / "head.npz")) | {"basis": "arkit"}
+  np.savez(tmp_path / "data" / "head.npz", **head)
+  config = tiny_world.tiny_config(tmp_path / "data")
+  for path in (tmp_path / "data" / "conversations").glob("*/*.npz"):
+    write_motion(path, read_motion(path), basis="arkit")
+  for path in (tmp_path / "data" / "capture").glob("transforms_*.json"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"basis": "arkit"}))
+  with pytest.raises(InputError, match=f"--init_from={trained}: basis: found flame2020, expected arkit, as this config's head has"):
+    tiny_world.train_quickly(config, str(tmp_path / "run"), stage="motion", init_from=[trained])
+  for stage in ("motion", "avatar"):
+    tiny_world.train_quickly(config, str(tmp_path / "run"), stage=stage)
+  options = generate_options(tmp_path / "data", motion_a=str(tmp_path / "a.csv"))
+  motion_a = read_motion(tmp_path / "data/conversations/test/tiny-2_sub_video_0_speaker1.npz")
+  motion_a[:, 51:53] = 0  # Turns of the jaw that ARKit has no shape for.
+  write_motion_file(tmp_path / "a.csv", motion_a, basis="arkit")
+  write_motion(tmp_path / "a.npz", motion_a, basis="arkit")
+  for name, saved in (("a.csv", "b.json"), ("a.npz", "b.npz")):
+    options["motion_a"] = str(tmp_path / name)
+    generate.generate_video(workdir=str(tmp_path / "run"), out=str(tmp_path / "b.mp4"), save_motion=str(tmp_path / saved), **options)
+  again, given = read_motion(tmp_path / "b.json"), read_motion(tmp_path / "b.npz")
+  given[:, 51:53] = 0
+  np.testing.assert_allclose(again, given, atol=2e-5)
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
+        (dict(save_motion="b.txt"), "--save_motion: found b.txt, expected a name that ends in .npz, .csv or .json"),
+        (dict(save_motion="b.csv"), "--save_motion: found b.csv for expressions of flame2020, expected a name that ends in .npz"),
         (dict(relation="cousins"), "--relation: found 'cousins', expected"),
         (dict(speech_a="nowhere.wav"), "nowhere.wav: found no such file"),
         (dict(out="video.avi"), "--out: found video.avi, expected a name that ends in .mp4"),
@@ -115,6 +149,53 @@ def test_mistakes_are_one_line_and_leave_no_video(trained, world, tmp_path, chan
     generate.generate_video(**options)
   assert message in str(error.value) and "\n" not in str(error.value)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_motion_of_another_basis_is_refused_everywhere(trained, world, tmp_path):
+  write_motion(tmp_path / "a.npz", tiny_world.make_motion(5), basis="arkit")
+  refused = pytest.raises(InputError, match=r"basis: found arkit, expected flame2020, as the head has; what to do: python -m")
+  with refused as error:
+    generate.generate_video(
+        workdir=trained, out=str(tmp_path / "video.mp4"), **generate_options(world, motion_a=str(tmp_path / "a.npz")))
+  assert str(error.value).startswith(f"{tmp_path / 'a.npz'}: basis:")
+  with refused:
+    export.export_avatar(workdir=trained, out=str(tmp_path / "head.ply"), motion=str(tmp_path / "a.npz"))
+  assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+  run = load_run(trained)
+  assert run.basis == "flame2020" and json.loads(pathlib.Path(trained, "config.json").read_text())["head"]["basis"] == "flame2020"
+  options = generate_options(world)
+  conversation, _ = read_conversation(*(options[key] for key in ("speech_a", "motion_a", "speech_b", "relation")))
+  (clip,) = load_clips([conversation], run.encode)
+  run.generate(clip)
+  with refused:
+    run.generate(dataclasses.replace(clip, basis="arkit"))
+  with refused:
+    run.stream(clip.relation, basis="arkit")
+
+  shutil.copytree(world, tmp_path / "world")
+  for path in (tmp_path / "world" / "conversations").glob("*/*.npz"):
+    write_motion(path, read_motion(path), basis="flame2023")
+  config = tiny_world.tiny_config(tmp_path / "world")
+  refused = pytest.raises(InputError, match=r"conversations: basis: found flame2023, expected flame2020")
+  with refused:
+    train.train(config, str(tmp_path / "run"), stage="motion")
+  config.head.path = str(world / "head.npz")
+  with refused:
+    evaluate.score_run(trained, "test", config=config, part="motion")
+  transforms = tmp_path / "world" / "capture" / "transforms_train.json"
+  transforms.write_text(json.dumps({k: v for k, v in json.loads(transforms.read_text()).items() if k != "basis"}))
+  with pytest.raises(InputError, match=r"capture: basis: found flame2023, expected flame2020, .* at the top of its transforms"):
+    train.train(config, str(tmp_path / "run"), stage="avatar")
+
+
+def test_one_split_has_one_basis(world, tmp_path):
+  shutil.copytree(world / "conversations", tmp_path / "c")
+  path = tmp_path / "c" / "test" / "tiny-2_sub_video_0_speaker2.npz"
+  write_motion(path, read_motion(path), basis="flame2023")
+  with pytest.raises(InputError, match=r"speaker2.npz: basis: found flame2023, by its key basis, expected flame2020, as .*speaker1.npz"):
+    load_dualtalk(tmp_path / "c", "test")
+  assert load_dualtalk(tmp_path / "c", "train").report("train")[1].startswith("  expressions are flame2020's, by the range of")
 
 
 def test_exported_avatar_is_the_runs(trained, world, tmp_path):

@@ -42,7 +42,8 @@ class Telling(nn.Module):
 def make_talker(knows_relation=True):
   config = motion_config(features=4, heads=2)
   social = SocialModule(4, relation_features=3, hidden=5)
-  talker = Talker(None, social, Telling(config), None, knows_relation, None, None, None)
+  head = types.SimpleNamespace(basis="flame2020")
+  talker = Talker(head, social, Telling(config), None, knows_relation, None, None, None)
   params = {"social": social.init(jax.random.key(0), jnp.zeros(2, jnp.int32)), "generator": {"params": {"scale": jnp.ones(())}}}
   buffers = {"generator": {"motion_mean": jnp.arange(56.0), "motion_std": jnp.full(56, 2.0), "lip_std": jnp.ones(())}}
   return talker, params, buffers
@@ -51,7 +52,7 @@ def make_talker(knows_relation=True):
 def make_clip(frames=5, relation=(1, 0)):
   r = np.random.default_rng(0)
   draw = lambda width: r.normal(size=(frames, width)).astype(np.float32)
-  return MotionClip("c_speaker2", draw(3), draw(56), draw(3), draw(56), np.array(relation, np.int32))
+  return MotionClip("c_speaker2", draw(3), draw(56), draw(3), draw(56), np.array(relation, np.int32), basis="flame2020")
 
 
 def social_by_hand(params, relation):

@@ -53,6 +53,7 @@ def write_head(path: pathlib.Path) -> None:
       weights=weights,
       f=np.array(faces),
       n_shape=2,
+      basis="flame2020",
       identities=np.array([[0.0, 0.0], [1.0, -1.0]], np.float32),
       identity_names=np.array(["plain", "other"]),
   )
@@ -80,13 +81,13 @@ def write_voice(path: pathlib.Path, seed: int, frames: int = FRAMES) -> None:
 
 
 def write_conversations(root: pathlib.Path) -> None:
-  lines = ["conversation,relation"]
+  lines = ["conversation,blood,equal"]
   for number, (split, relation) in enumerate(
-      [("train", "blood,equal"), ("val", "non_blood,unequal"), ("test", "blood,unequal")]
+      [("train", "true,true"), ("val", "false,false"), ("test", "true,false")]
   ):
     name = f"tiny-{number}_sub_video_0"
     (root / split).mkdir(parents=True, exist_ok=True)
-    lines.append(f'{name},"{relation}"')
+    lines.append(f"{name},{relation}")
     for speaker in (1, 2):
       seed = 2 * number + speaker
       write_voice(root / split / f"{name}_speaker{speaker}.wav", seed)
@@ -121,7 +122,7 @@ def write_capture(root: pathlib.Path, *, shape: tuple[float, float] = (0, 0), co
           "camera_index": 0,
           "transform_matrix": camera.tolist(),
       })
-    top = {"camera_angle_x": 2 * np.arctan(0.25), "w": SIZE, "h": SIZE, "cx": SIZE / 2, "cy": SIZE / 2}
+    top = {"basis": "flame2020", "camera_angle_x": 2 * np.arctan(0.25), "w": SIZE, "h": SIZE, "cx": SIZE / 2, "cy": SIZE / 2}
     (root / f"transforms_{split}.json").write_text(json.dumps(top | {"frames": frames}))
 
 

@@ -58,6 +58,7 @@ def make_head(sizes: DataSizes) -> HeadModel:
       pose_directions=zeros(v, 3, 36),
       joint_regressor=zeros(5, v),
       weights=weights,
+      basis="flame2023",
       faces=corners.astype(np.int32),
       lip_vertices=np.array([0, 1]),
   )
@@ -116,7 +117,7 @@ class BlankInputs(StageInputs):
     frames = max(config.motion.window, config.joint.window)
     voice = np.broadcast_to(np.float32(0), (frames, self.sizes.features))
     motion = np.zeros((frames, MOTION_DIM), np.float32)
-    return [MotionClip("blank", voice, motion, voice, motion, np.zeros(2, np.int32))] * self.sizes.windows
+    return [MotionClip("blank", voice, motion, voice, motion, np.zeros(2, np.int32), "flame2023")] * self.sizes.windows
 
   @property
   def validation_clips(self) -> list[MotionClip]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.types import BASES
 from splat_kernels import implementations
 
 _MOST = 2**31 - 1  # Steps and seeds are counted in 32 bits.
@@ -140,14 +141,14 @@ RULES: dict[str, Any] = {
         "subset": Rule(lambda x: _several(x, _is_group), "a tuple of different vendors, V00, and sessions, V00_S0809"),
         "count": _COUNT_OR_0,
         "relations": _PATH,
-        "default_relation": _or_none(Rule(_is_relation, "a relation as relations.csv has it, or unknown")),
+        "default_relation": _or_none(Rule(_is_relation, "a relation such as blood,equal, or unknown")),
         "capture": _PATH,
         "captures": Rule(lambda x: _several(x, _is_path), "a tuple of different paths"),
         "triplets": _PATH,
         "features": _PATH,
         "reader_threads": _whole(0, 1024),
     },
-    "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH)},
+    "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH), "basis": _or_none(_one_of(*BASES))},
     "speech": {
         "encoder": _one_of("logmel", "wav2vec2"),
         "num_mels": _whole(1, 256),

@@ -285,6 +285,7 @@ def score_motion(run: TrainedRun, split: str, workdir: str) -> MotionResults:
   Compared are the motion stages that `make compare` trains, <workdir>/compare/<variant>/seed_<n>, by their expression's error.
   """
   source = load_conversations(run.config.data, split)
+  run.check_basis(source.basis, run.data_path("conversations"))
   scorer, notes = make_scorer(run, source, split)
   mean = run.buffers["generator"]["motion_mean"]
   compared: dict[str, list[scoring.MotionScores]] = {}

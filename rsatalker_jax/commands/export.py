@@ -6,13 +6,13 @@ import jax
 import numpy as np
 
 from rsatalker_jax.commands.outputs import check_output
-from rsatalker_jax.data.tracks import read_motion
+from rsatalker_jax.data.tracks import read_track
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.media import splat_files, viewer
 from rsatalker_jax.social import format_relation, parse_relation
 from rsatalker_jax.runs import load_run
-from rsatalker_jax.types import MOTION_DIM
+from rsatalker_jax.types import MOTION_DIM, Motion
 
 # Each format with the ending of its files' names; the first of an ending is what the name alone asks for.
 FORMATS = {"ply": ".ply", "bound": ".ply", "spz": ".spz", "html": ".html"}
@@ -38,7 +38,7 @@ def export_avatar(
     out: the file.
     format: "ply" or "spz", the Gaussians of one moment in world space; "bound", a PLY with bindings that can be moved;
       "html", a page that plays the motion. None goes by the ending of `out`.
-    motion: npz in DualTalk's layout; `frame` of it is the pose, or a page's first one. None is the pose at rest.
+    motion: a file that `read_track` reads; `frame` of it is the pose, or a page's first one. None is the pose at rest.
     frame: counted from 0.
     frames: how many a page plays; None plays what there is, at most 100.
     relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
@@ -58,8 +58,16 @@ def export_avatar(
   label = None if relation is None else parse_relation(relation, source="--relation")
   if format != "html":
     frames = 1
-  motions = np.zeros((1, MOTION_DIM), np.float32) if motion is None else _read_frames(motion, frame, frames)
+  motions = np.zeros((1, MOTION_DIM), np.float32)
+  track = None
+  if motion is not None:
+    track = read_track(motion, shape=False)
+    motions = _pick_frames(track.motion, motion, frame, frames)
   run = load_run(workdir, person=person)
+  if track is not None:
+    for note in (*track.notes, f"{motion}: expressions are {track.basis}'s, by {track.sign}"):
+      print(note)
+    run.check_basis(track.basis, motion)
   if "avatar" not in run.params:
     raise InputError(workdir, "avatar", f"only {run.stages}", "a finished avatar stage")
 
@@ -104,8 +112,7 @@ def _checked_format(out: str, format: str | None) -> str:
   return format
 
 
-def _read_frames(motion: str, first: int, count: int | None) -> np.ndarray:
-  frames = read_motion(motion)
+def _pick_frames(frames: Motion, motion: str, first: int, count: int | None) -> np.ndarray:
   if not 0 <= first < len(frames):
     raise InputError("--frame", "", first, f"0 to {len(frames) - 1}, as {motion} has")
   most = len(frames) - first

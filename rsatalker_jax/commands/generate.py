@@ -13,7 +13,7 @@ import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.commands.outputs import check_output
-from rsatalker_jax.data.dualtalk import read_conversation, write_motion
+from rsatalker_jax.data.dualtalk import check_motion_file, read_conversation, write_motion_file
 from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import FlamePose, pose_for
@@ -46,7 +46,7 @@ def generate_video(
     speech_a, motion_a, speech_b: files of the conversation; see `read_conversation`.
     relation: for example "non_blood,unequal".
     out: the video's name.
-    save_motion: where to write B's motion too.
+    save_motion: where to write B's motion too: .npz, or .csv or .json of ARKit's shapes.
     size: height of each face in pixels.
     seconds: only so much from the beginning.
     person: who B is, where the run has a bank.
@@ -56,9 +56,11 @@ def generate_video(
   Raises:
     InputError: for every mistake in the inputs, before anything is written.
   """
-  for name, path, suffix in (("--out", out, ".mp4"), ("--save_motion", save_motion, ".npz")):
-    if path is not None and pathlib.Path(path).suffix != suffix:
-      raise InputError(name, "", path, f"a name that ends in {suffix}")
+  if pathlib.Path(out).suffix != ".mp4":
+    raise InputError("--out", "", out, "a name that ends in .mp4")
+  if save_motion is not None:
+    check_motion_file("--save_motion", save_motion, None)
+  for name, path in (("--out", out), ("--save_motion", save_motion)):
     if path is not None:
       check_output(name, path, {"--speech_a": speech_a, "--motion_a": motion_a, "--speech_b": speech_b})
   if size % 2:
@@ -72,13 +74,17 @@ def generate_video(
   for group, stage in (("generator", "motion"), ("avatar", "avatar")):
     if group not in run.params:
       raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")
+  run.check_basis(conversation.basis, motion_a)
+  if save_motion is not None:
+    check_motion_file("--save_motion", save_motion, run.basis)
 
   (clip,) = load_clips([conversation], run.encode)
   motion_b = run.generate(clip)
   count = len(motion_b) if seconds is None else min(len(motion_b), round(seconds * FPS))
   print(f"{count / FPS:.1f} s, {format_relation(conversation.relation)}; run {workdir} ({run.stages})")
   if save_motion is not None:
-    write_motion(save_motion, motion_b[:count])
+    for note in write_motion_file(save_motion, motion_b[:count], basis=conversation.basis):
+      print(note)
 
   view, body = views.front_view(run, size, camera)
   partner = views.partner_avatar(run)

@@ -55,8 +55,9 @@ def run_study(
   if videos is None:
     raise InputError("--videos", "", "none", "the folder with <conversation>/<method>.mp4")
   from rsatalker_jax.study import server  # Which needs aiohttp.
+  from rsatalker_jax.web import serving
 
-  base, _ = server.find_origins(host, port, url)
+  base, _ = serving.find_origins(host, port, url)
   materials = read_materials(videos)
   for line in _describe(materials):
     print(line)

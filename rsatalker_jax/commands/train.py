@@ -87,6 +87,10 @@ def _train_stages(
       stages.append(make_stage(inputs, name))
   for made in stages:
     loop.check_start(made, _start_of(made.name, workdir, init_from)[0], _name_origin(workdir, init_from))
+  _refuse_other_basis(init_from, inputs.talker.head.basis)
+  # What the head's file says of its expressions is the run's, whatever becomes of the file.
+  recorded = config.copy_and_resolve_references()
+  recorded.head.basis = inputs.talker.head.basis
   for made in stages:
     start, sources = _start_of(made.name, workdir, init_from)
     inputs.say(f"{made.name}: starts from {_describe(made, sources)}")
@@ -100,7 +104,7 @@ def _train_stages(
         watching=loop.Watching(**config.logging),
         most_skipped=config.most_skipped,
         ledger=ledger,
-        before_checkpoint=functools.partial(workdirs.record_config, workdir, config),
+        before_checkpoint=functools.partial(workdirs.record_config, workdir, recorded),
         say=inputs.say,
     )
 
@@ -168,6 +172,15 @@ def _start_of(stage: str, workdir: str, init_from: Sequence[str]) -> tuple[tuple
       of = "" if stages == workdirs.STAGES else f" of {' or '.join(stages)}"
       raise InputError(run, "", f"no checkpoint{of}", "a folder that train.py --workdir has written")
   return (params, buffers), sources
+
+
+def _refuse_other_basis(init_from: Sequence[str], basis: str | None) -> None:
+  """Raises: InputError: a generator to start from was trained on expressions of another basis, which its statistics measure."""
+  for run, stages in map(_split_origin, init_from):
+    other = workdirs.recorded_basis(run)
+    if other not in (None, basis) and set(stages) & {"motion", "joint"}:
+      expected = f"{basis}, as this config's head has; {run}:avatar takes the avatar alone"
+      raise InputError(f"--init_from={run}", "basis", other, expected)
 
 
 def _split_origin(name: str) -> tuple[str, tuple[str, ...]]:

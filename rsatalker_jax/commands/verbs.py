@@ -4,6 +4,7 @@ A verb's `main` chooses JAX's devices before it imports what does the work, sinc
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rsatalker_jax.commands import command_line, config_values
+from rsatalker_jax.types import BASES
 
 FLAGS = flags.FLAGS
 
@@ -91,11 +93,13 @@ def _evaluate() -> None:
 def _define_generate() -> None:
   flags.DEFINE_string("workdir", None, "The trained run.")
   flags.DEFINE_string("speech_a", None, "Partner's voice, wav.")
-  flags.DEFINE_string("motion_a", None, "Partner's motion, .npz, .pkl or folder: exp (T, 50), pose (T, 6).")
+  flags.DEFINE_string(
+      "motion_a", None, "Partner's motion: .npz, .pkl or folder with exp (T, 50) and pose (T, 6), or .csv or .json of ARKit's shapes."
+  )
   flags.DEFINE_string("speech_b", None, "Voice of the person to generate, wav.")
   flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
   flags.DEFINE_string("out", None, "The video, .mp4.")
-  flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz.")
+  flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz, or .csv or .json of ARKit's shapes.")
   flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32, upper_bound=4096)
   flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
   flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
@@ -131,7 +135,7 @@ def _define_export() -> None:
   flags.DEFINE_string("workdir", None, "The trained run.")
   flags.DEFINE_string("out", None, "The file, .ply, .spz or .html.")
   flags.DEFINE_enum("format", None, ["ply", "bound", "spz", "html"], "By the name of --out if not given.")
-  flags.DEFINE_string("motion", None, "Pose, .npz, .pkl or folder: exp (T, 50), pose (T, 6); none: at rest.")
+  flags.DEFINE_string("motion", None, "Pose, a file as generate's --motion_a; none: at rest.")
   flags.DEFINE_integer(
       "frame", 0, "Which frame of --motion, .html's first; with --relation also the time.", lower_bound=0
   )
@@ -155,6 +159,27 @@ def _export() -> None:
       frames=FLAGS.frames,
       relation=FLAGS.relation,
   )
+
+
+# --- convert
+
+
+def _define_convert() -> None:
+  flags.DEFINE_string("motion", None, "A motion, as generate's --motion_a, or a folder of conversations in DualTalk's layout.")
+  flags.DEFINE_string("out", None, "The file, .npz, .csv or .json; or the new folder.")
+  flags.DEFINE_string("from_head", None, "The head model that the motion is of, where its basis is to change …")
+  flags.DEFINE_string("to_head", None, "… and the one that it is to be of.")
+  flags.DEFINE_enum("from_basis", None, list(BASES), "What --from_head's expressions are, where its file does not tell.")
+  flags.DEFINE_enum("to_basis", None, list(BASES), "What --to_head's expressions are, where its file does not tell.")
+  flags.DEFINE_float("fps", None, "Of a .csv or .json: frames that its time codes count in a second, or its rate.")
+  flags.mark_flags_as_required(["motion", "out"])
+
+
+def _convert() -> None:
+  from rsatalker_jax.commands import convert
+
+  names = ("motion", "out", "from_head", "to_head", "from_basis", "to_basis", "fps")
+  convert.convert_motion(**{name: FLAGS[name].value for name in names})
 
 
 def _use_devices_of(workdir: str) -> None:
@@ -255,6 +280,77 @@ def _study() -> None:
   study.run_study(**{name: FLAGS[name].value for name in names})
 
 
+# --- triplets
+
+
+def _define_triplets() -> None:
+  flags.DEFINE_string("conversations", None, "DualTalk's folder, with train, val, test.")
+  flags.DEFINE_string("videos", None, "RealTalk's videos, <video id>.avi, also in subfolders.")
+  flags.DEFINE_string("out", None, "The folder to write.")
+  flags.DEFINE_string("boxes", None, "Face boxes, csv: video,frame,person,left,top,right,bottom.")
+  flags.DEFINE_string("tracks", None, "VHAP's captures, <video id>_p{0,1} of whole videos or <conversation>_speaker{1,2} of films.")
+  flags.DEFINE_string("masks", None, "Mask videos, <video id>_p{0,1}.mp4 or <video id>.mp4.")
+  flags.DEFINE_string("own_tracks", None, "The videos' own tracks, <video id>_p{0,1}.npz.")
+  flags.DEFINE_string("relations", None, "The labels table, csv.")
+  flags.DEFINE_string("size", "512x512", "Of films, WIDTHxHEIGHT.")
+  flags.DEFINE_float("margin", 2.2, "A film's shorter side in sides of the face's box.", lower_bound=1.0, upper_bound=10.0)
+  flags.DEFINE_bool("search_all", False, "Search every video, not only the one that a conversation's name says.")
+  flags.DEFINE_bool("only_tracked", False, "Films only of people whom --tracks has.")
+  flags.DEFINE_integer("jobs", os.cpu_count() or 1, "Processes.", lower_bound=1, upper_bound=256)
+  flags.mark_flags_as_required(["conversations", "videos", "out"])
+
+
+def _triplets() -> None:
+  command_line.leave_to_first()
+  from rsatalker_jax.commands import triplets
+
+  names = ("conversations", "videos", "out", "boxes", "tracks", "masks", "own_tracks", "relations", "size", "margin", "search_all",
+           "only_tracked", "jobs")  # fmt: skip
+  triplets.make_triplets(**{name: FLAGS[name].value for name in names})
+
+
+# --- label
+
+
+def _define_label() -> None:
+  flags.DEFINE_string("conversations", None, "Folder in DualTalk's layout.")
+  flags.DEFINE_string("annotator", None, "The name under which your labels are kept.")
+  flags.DEFINE_string("videos", None, "Folder with <conversation>.mp4, or _speaker1.mp4 and _speaker2.mp4; else faces are drawn.")
+  flags.DEFINE_string("relations", None, "The table; <conversations>/relations.csv if not given.")
+  flags.DEFINE_bool("agreement", False, "Print how far annotators agree instead.")
+  flags.DEFINE_integer("port", 8710, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
+  flags.mark_flags_as_required(["conversations"])
+
+
+def _label() -> None:
+  from rsatalker_jax.commands import label
+
+  names = ("conversations", "annotator", "videos", "relations", "agreement", "port")
+  label.label_conversations(**{name: FLAGS[name].value for name in names})
+
+
+# --- dataset
+
+
+def _define_dataset() -> None:
+  flags.DEFINE_string("root", None, "Folder in DualTalk's layout.")
+  flags.DEFINE_string("relations", None, "The relations table; <root>/relations.csv if there is one.")
+  flags.DEFINE_string("people", None, "The people table; <root>/people.csv if there is one.")
+  flags.DEFINE_enum("split", None, ["person", "conversation"], "Make new splits: nobody in two of them, or no recording.")
+  flags.DEFINE_string("fractions", "train=0.7,val=0.1,test=0.1,ood=0.1", "Shares of the duration for --split.")
+  flags.DEFINE_integer("seed", 0, "Of --split.", lower_bound=0)
+  flags.DEFINE_string("out", None, "Folder for dataset.md and dataset.json; with --split the folder of the new splits.")
+  flags.DEFINE_bool("strict", False, "End with an error if a recording or a person stands in two splits.")
+  flags.mark_flags_as_required(["root"])
+
+
+def _dataset() -> None:
+  from rsatalker_jax.commands import dataset
+
+  names = ("root", "relations", "people", "split", "fractions", "seed", "out", "strict")
+  dataset.describe_dataset(**{name: FLAGS[name].value for name in names})
+
+
 # --- seamless
 
 
@@ -307,8 +403,8 @@ what its sections data and evaluation say, which is used.""",
     python generate.py --workdir=runs/demo --speech_a=a.wav --motion_a=a.npz --speech_b=b.wav \\
         --relation=non_blood,unequal --out=conversation.mp4
 
-A, on the left, moves as the file says; B, on the right, is generated. --save_motion also keeps B's motion as an npz in
-DualTalk's layout.""",
+A, on the left, moves as the file says; B, on the right, is generated. --save_motion also keeps B's motion: as an npz in
+DualTalk's layout, or as Live Link Face's .csv or a .json for programs that know ARKit's shapes.""",
         _define_generate,
         _generate,
     ),
@@ -323,6 +419,20 @@ DualTalk's layout.""",
 docs/exchange.md tells what each format holds and what it loses.""",
         _define_export,
         _export,
+    ),
+    "convert": Verb(
+        """Converts motions: between FLAME's years and ARKit's shapes, and between kinds of files.
+
+    python -m rsatalker_jax convert --motion=take.csv --out=take.npz        # Live Link Face's csv, 25 fps
+    python -m rsatalker_jax convert --motion=a.npz --from_head=FLAME2020/generic_model.pkl \\
+        --to_head=assets/head/demo_head.npz --out=a_arkit.npz               # what FLAME moves, as ARKit's shapes
+    python -m rsatalker_jax convert --motion=data/dualtalk --from_head=FLAME2020/generic_model.pkl \\
+        --to_head=flame2023.pkl --out=data/dualtalk_flame2023               # a whole data set
+
+Where the basis changes, both heads are laid over each other and the motion is fitted in least squares; how far the face lands
+from where it should is said in millimetres. docs/arkit.md tells more.""",
+        _define_convert,
+        _convert,
     ),
     "encode": Verb(
         """Computes the speech features of a config's conversations, once; training, scoring and generating then read them.
@@ -375,6 +485,37 @@ VIDEOS has one folder a conversation, each with a video of every method, METHOD.
 goes on. docs/study.md tells how to run one.""",
         _define_study,
         _study,
+    ),
+    "triplets": Verb(
+        """Finds DualTalk's conversations in RealTalk's videos and writes speech-mesh-video triplets.
+
+    python -m rsatalker_jax triplets --conversations=DUALTALK --videos=REALTALK --out=OUT [--boxes=faces.csv] [--tracks=VHAP]
+
+Each clip is found by its sound, and not written where that is in doubt; OUT/report.txt says what was found and why the rest was
+not. The same command goes on where it was stopped. docs/triplets.md tells what is read and written.""",
+        _define_triplets,
+        _triplets,
+    ),
+    "label": Verb(
+        """Labels how the two people of each conversation are related, in a browser on this machine.
+
+    python -m rsatalker_jax label --conversations=data/dualtalk --annotator=ann [--videos=VIDEOS]   # until Ctrl+C
+    python -m rsatalker_jax label --conversations=data/dualtalk --agreement                         # Cohen's kappa
+
+A label is in the table, <conversations>/relations.csv, before the page says so; the same command goes on where you stopped.
+docs/dataset.md tells what the table holds.""",
+        _define_label,
+        _label,
+    ),
+    "dataset": Verb(
+        """Says what a folder of conversations holds, checks its splits for leaks, and makes new ones.
+
+    python -m rsatalker_jax dataset --root=data/dualtalk [--out=statistics] [--strict]
+    python -m rsatalker_jax dataset --root=data/dualtalk --split=person --fractions=train=0.8,test=0.1,ood=0.1 --out=data/split
+
+New splits are hard links, with their share of the tables; --root stays as it is. docs/dataset.md tells more.""",
+        _define_dataset,
+        _dataset,
     ),
     "seamless": Verb(
         """Writes conversations of UniLS-Talk joined with Seamless Interaction, with relations, in DualTalk's layout.

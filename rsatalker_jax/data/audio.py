@@ -74,7 +74,7 @@ def read_wav(
   if peak > _LOUD_PEAK:
     notes.append(f"{path}: the peak, {peak:.1f}, is far above full scale, 1")
 
-  wav, mixing = _mix(samples)
+  wav, mixing = mix_channels(samples)
   if samples.shape[1] > 1:
     notes.append(f"{path}: mixed {samples.shape[1]} channels down to one{mixing}")
   if rate != SAMPLE_RATE:
@@ -85,8 +85,8 @@ def read_wav(
   return np.ascontiguousarray(wav, np.float32), notes
 
 
-def _mix(samples: Float[np.ndarray, "S C"]) -> tuple[Float[np.ndarray, "S"], str]:
-  """One channel from all, and what is to be said of it."""
+def mix_channels(samples: Float[np.ndarray, "S C"]) -> tuple[Float[np.ndarray, "S"], str]:
+  """One channel from all (see `read_wav`), and what is to be said of it."""
   levels = samples.std(axis=0, dtype=np.float64)  # A constant, which some converters add, is no sound.
   loudest = int(np.argmax(levels))
   used = levels >= _IDLE_CHANNEL * levels[loudest]

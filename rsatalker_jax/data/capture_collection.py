@@ -81,6 +81,7 @@ def load_captures(
     for key, found, expected in (
         ("w, h", (capture.width, capture.height), (first.width, first.height)),
         ("expr", capture.num_expression, first.num_expression),
+        ("basis", capture.basis, first.basis),
     ):
       if found != expected:
         raise InputError(capture.root, key, found, f"{expected} as in {first.root}")

@@ -6,7 +6,9 @@
                                        top instead. cy counts from the bottom of the image, since VHAP turns it over
                                        with the camera's axes (convert_camera_convention, "opencv->opengl"); an entry
                                        of ours, "cy_from": "top", says otherwise.
-                                       At the top, ours: "background", a colour in [0, 1] that already shows where
+                                       At the top, ours: "basis", one of types.BASES, what expr multiplies: without it
+                                       FLAME 2023's, which VHAP tracks with, or ARKit's where the first frame has weights
+                                       from 0 to 1; "background", a colour in [0, 1] that already shows where
                                        the masks are below 1 (rendered captures), not a real room
                                        An entry of ours may name a video as file_path, fg_mask_path or both; its
                                        "frame_index" then says which frame of it, counted from 0
@@ -27,9 +29,12 @@ from jaxtyping import Float
 
 from rsatalker_jax.data.images import IMAGE_SUFFIXES, check_size, mask_from_pixels, read_header, read_image, read_mask
 from rsatalker_jax.data.video_frames import VIDEO_SUFFIXES, read_video_frame
+from rsatalker_jax.data.tracks import are_weights
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import read_whole
+from rsatalker_jax.head import HeadModel, check_basis
 from rsatalker_jax.npz import Archive, open_npz, to_float32
+from rsatalker_jax.types import BASES
 
 SPLITS = ("train", "val", "test")
 # Our name, VHAP's key and the width of each per-frame head parameter (None: as many as the first frame has).
@@ -67,6 +72,7 @@ class Capture:
     shape: identity coefficients (S,).
     static_offset: vertex offsets (V, 3), or None.
     num_expression: E, of every frame.
+    basis: of the expressions, one of `types.BASES`.
     timesteps, camera_indices: of every item, int32.
   """
 
@@ -74,9 +80,11 @@ class Capture:
     self.root = root
     self.width, self.height = frames[0].size
     self.shape, self.static_offset = identity
-    self.num_expression = len(_read_flame_param(frames[0].flame_path)["expression"])
+    expression = _read_flame_param(frames[0].flame_path)["expression"]
+    self.num_expression = len(expression)
     self.timesteps = np.array([frame.timestep for frame in frames], np.int32)
     self.camera_indices = np.array([frame.camera_index for frame in frames], np.int32)
+    self.basis = frames[0].basis or ("arkit" if are_weights(expression) else "flame2023")
     self._frames = frames
     self._background = background
     self._max_expression = max_expression
@@ -183,6 +191,8 @@ def load_capture(
   for frame in frames:
     if frame.size != frames[0].size:
       raise InputError(frame.place, "w, h", frame.size, f"{frames[0].size} as in the first frame")
+    if frame.basis != frames[0].basis:
+      raise InputError(frame.place, "basis", frame.basis, f"{frames[0].basis} as in the first frame")
     moment = frame.camera_index, frame.timestep
     if places.setdefault(moment, frame.place) != frame.place:
       found = f"camera {moment[0]}, timestep {moment[1]} as in {places[moment]}"
@@ -192,6 +202,17 @@ def load_capture(
   identity = read_identity(canonical if canonical.is_file() else frames[0].flame_path, num_vertices)
   color = None if background is None else np.asarray(background, np.float32)
   return Capture(root, frames, identity, color, num_expression)
+
+
+def check_capture(capture: Capture, head: HeadModel) -> Capture:
+  """The capture, if its expressions are the head's.
+
+  Raises:
+    InputError: they are others.
+  """
+  remedy = 'a head of the capture\'s basis; or, if it was tracked with this one, "basis" at the top of its transforms files'
+  check_basis(head, capture.basis, capture.root, remedy=remedy)
+  return capture
 
 
 def has_frames(root: str | os.PathLike, split: str) -> bool:
@@ -221,6 +242,7 @@ class _Frame:
     self._video_frame = self._read_video_frame()
     self.size = self._read_size()
     self.background = self._read_background()
+    self.basis = self._read_basis()
     self._check_lens()
     self.intrinsics = self._read_intrinsics()
     self.world_to_camera = self._read_camera()
@@ -291,6 +313,12 @@ class _Frame:
     if self._get("w") is None and self._get("h") is None and not _is_video(self.image_path):
       return read_header(self.image_path)[0]
     return self._whole_number("w", 1), self._whole_number("h", 1)
+
+  def _read_basis(self) -> str | None:
+    value = self._shared.get("basis")
+    if value is not None and value not in BASES:
+      raise InputError(self.place, "basis", repr(value), " | ".join(BASES))
+    return value
 
   def _read_background(self) -> np.ndarray | None:
     value = self._shared.get("background")

@@ -1,10 +1,11 @@
 """DualTalk's file layout: two people's voices and their tracked FLAME motion, clip by clip.
 
     <root>/{train,val,test,ood}/<video id>_sub_video_<n>[_<ccc>]_speaker{1,2}.{wav,npz}
-    <root>/relations.csv          conversation,relation     (ours: DualTalk has no labels; a relation may be "unknown")
+    <root>/relations.csv          ours, since DualTalk has no labels; see `relations`
 
 An npz holds float32 arrays at 25 fps: shape (T,100), tex (T,50), exp (T,50), pose (T,6), cam (T,3), light (T,9,3);
-pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here is [exp, jaw, head], (T, 56).
+pose[:, :3] turns the head, pose[:, 3:] the jaw, both axis-angle. A motion here is [exp, jaw, head], (T, 56). DualTalk's
+expressions are FLAME 2020's; files written here say in a key `basis` what theirs are (`types.BASES`).
 """
 
 import collections.abc
@@ -18,13 +19,14 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int
 
+from rsatalker_jax.data import arkit
 from rsatalker_jax.data.audio import SILENCE_PEAK, read_wav, wav_frames
-from rsatalker_jax.data.relations import read_relations
-from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion
+from rsatalker_jax.data.relations import describe_disagreements, merge_labels, read_labels
+from rsatalker_jax.data.tracks import SHAPE_DIM, read_motion, read_track
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.social.relation import parse_relation
-from rsatalker_jax.types import FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAME, Conversation, Motion
+from rsatalker_jax.types import BASES, FPS, MOTION_DIM, MOTION_GROUPS, SAMPLES_PER_FRAME, Conversation, Motion
 
 SPLITS = ("train", "val", "test", "ood")
 MAX_FRAME_DIFFERENCE = 12  # Half a second. DualTalk's own files differ from their audio by 1 or 2 frames.
@@ -32,11 +34,14 @@ _SESSION = re.compile(r"V\d+_S\d+(?=_I\d)")  # Of Seamless Interaction's names.
 _WAV_NAME = re.compile(r"(?P<conversation>.+)_speaker(?P<speaker>[12])\.(wav|npz)")
 
 
-def write_motion(path: str | os.PathLike, motion: Motion, *, basis: str = "flame2020") -> None:
-  """Writes (T, 56) as an npz with all of DualTalk's keys (those that motion does not hold are zero), whole or not at all.
+def write_motion(path: str | os.PathLike, motion: Motion, *, basis: str) -> None:
+  """Writes (T, 56) as an npz with all of DualTalk's keys (those that motion does not hold are zero) and `basis`, whole or not
+  at all.
 
   The same motion gives the same bytes.
   """
+  if basis not in BASES:
+    raise ValueError(f"{basis=} must be one of {', '.join(BASES)}")
   motion = np.asarray(motion, np.float32)
   if motion.ndim != 2 or motion.shape[1] != MOTION_DIM:
     raise ValueError(f"{motion.shape=} must be (T, {MOTION_DIM})")
@@ -52,6 +57,33 @@ def write_motion(path: str | os.PathLike, motion: Motion, *, basis: str = "flame
   )
   with whole_file(path) as file:
     np.savez_compressed(file, **arrays)
+
+
+def check_motion_file(flag: str, path: str | os.PathLike, basis: str | None) -> None:
+  """Whether `write_motion_file` can write a motion of a basis under a name; None where the basis is not known yet.
+
+  Raises:
+    InputError: names the flag and what it can.
+  """
+  suffix = pathlib.Path(path).suffix
+  if suffix not in (".npz", *arkit.SUFFIXES):
+    raise InputError(flag, "", path, f"a name that ends in .npz, {' or '.join(arkit.SUFFIXES)}")
+  if suffix != ".npz" and basis not in (None, "arkit"):
+    expected = "a name that ends in .npz, which `python -m rsatalker_jax convert` turns into ARKit's shapes"
+    raise InputError(flag, "", f"{path} for expressions of {basis}", expected)
+
+
+def write_motion_file(path: str | os.PathLike, motion: Motion, *, basis: str) -> list[str]:
+  """Writes a motion as the name asks: .npz as `write_motion`, .csv and .json as `arkit.write_arkit`; returns what is lost.
+
+  Raises:
+    InputError: see `check_motion_file`.
+  """
+  check_motion_file("motion", path, basis)
+  if pathlib.Path(path).suffix != ".npz":
+    return arkit.write_arkit(path, motion)
+  write_motion(path, motion, basis=basis)
+  return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +103,9 @@ class DualTalkSource(collections.abc.Sequence):
     skipped: (file or conversation, reason) of what is not served.
     trimmed: (item, frames) of what lost frames because voices and motions differ in length; each by 12 frames at most.
     unlabelled: conversations that have the default relation, since no table names them.
+    contradictions: a line of what annotators say differently of these conversations; "" if nothing.
+    basis: of all motions' expressions, one of `types.BASES`.
+    sign: by what that is known.
     notes: what the wav reader changed (rates, channels) in the items read so far.
     passes_over_damage: whether who goes through all items meets no error where one is damaged.
   """
@@ -83,11 +118,13 @@ class DualTalkSource(collections.abc.Sequence):
       skipped: list[tuple[str, str]],
       trimmed: list[tuple[str, int]],
       unlabelled: list[str],
-      basis: str = "flame2020",
-      sign: str = "DualTalk's layout",
+      basis: str,
+      sign: str,
+      contradictions: str = "",
   ):
     self.basis, self.sign = basis, sign
     self._clips, self.skipped, self.trimmed, self.unlabelled = clips, skipped, trimmed, unlabelled
+    self.contradictions = contradictions
     self.notes: list[str] = []
 
   def __len__(self) -> int:
@@ -106,6 +143,7 @@ class DualTalkSource(collections.abc.Sequence):
         speech_b=fit_voice(wav_b, clip.frames * SAMPLES_PER_FRAME),
         motion_b=read_motion(clip.files["npz_b"])[: clip.frames],
         relation=clip.relation,
+        basis=self.basis,
     )
 
   @property
@@ -114,10 +152,12 @@ class DualTalkSource(collections.abc.Sequence):
     return [clip.name for clip in self._clips]
 
   def report(self, title: str) -> list[str]:
-    """Lines: the summary, what has the default relation, and each skipped clip with its reason."""
-    lines = [f"{title}: {self.summary()}"]
+    """Lines: the summary, the basis, what has the default relation, and each skipped clip with its reason."""
+    lines = [f"{title}: {self.summary()}", f"  expressions are {self.basis}'s, by {self.sign}"]
     if self.unlabelled:
       lines.append(f"  {len(self.unlabelled)} conversations without a label have the default relation")
+    if self.contradictions:
+      lines.append(f"  {self.contradictions}")
     return lines + [f"  skipped {name}: {reason}" for name, reason in self.skipped]
 
   def motions(self) -> Iterator[tuple[Motion, Motion, Int[np.ndarray, "2"]]]:
@@ -133,6 +173,46 @@ class DualTalkSource(collections.abc.Sequence):
         f"{len(self)} clips, {frames / FPS / 60:.1f} minutes of motion; "
         f"{len(self.trimmed)} trimmed by {sum(n for _, n in self.trimmed)} frames in all, {len(self.skipped)} skipped"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipFiles:
+  """Where a conversation's files are, or would be.
+
+  Attributes:
+    name: of the conversation, without the speaker.
+    split: the folder it is in; "" where there are no folders of splits.
+    wavs, npzs: voices and motions of speakers 1 and 2.
+  """
+
+  name: str
+  split: str
+  wavs: tuple[pathlib.Path, pathlib.Path]
+  npzs: tuple[pathlib.Path, pathlib.Path]
+
+  @property
+  def missing(self) -> list[str]:
+    """Names of the files that do not exist."""
+    return [path.name for path in (*self.wavs, *self.npzs) if not path.is_file()]
+
+
+def find_clips(root: str | os.PathLike) -> list[ClipFiles]:
+  """All conversations below `root`, whole or not, split by split and by name; of `root` itself where it has no folders of splits.
+
+  Raises:
+    InputError: there is none.
+  """
+  root = pathlib.Path(root)
+  clips = []
+  for split in [split for split in SPLITS if (root / split).is_dir()] or [""] * root.is_dir():
+    folder = root / split
+    for name in sorted(_conversations(folder)):
+      wavs, npzs = ((folder / f"{name}_speaker1.{kind}", folder / f"{name}_speaker2.{kind}") for kind in ("wav", "npz"))
+      clips.append(ClipFiles(name, split, wavs, npzs))
+  if not clips:
+    found = "no conversation" if root.is_dir() else "no such folder"
+    raise InputError(root, "", found, "clips <id>_speaker{1,2}.{wav,npz}, in folders train, val, test, ood or none")
+  return clips
 
 
 def present_splits(root: str | os.PathLike) -> list[str]:
@@ -165,7 +245,8 @@ def load_dualtalk(
     val_fraction: part of the training videos to hold out, if there is no `val` folder.
 
   Raises:
-    InputError: no such split, damaged files, lengths that differ by more than 12 frames, a bad labels table.
+    InputError: no such split, damaged files, lengths that differ by more than 12 frames, motions of different bases, a
+      bad labels table.
   """
   root = pathlib.Path(root)
   if split not in SPLITS:
@@ -182,11 +263,13 @@ def load_dualtalk(
   if relations is None and (root / "relations.csv").is_file():
     relations = root / "relations.csv"
   known = {name for part in SPLITS if (root / part).is_dir() for name in _conversations(root / part)}
-  labels = read_relations(relations, known) if relations is not None else {}
+  labels, disagreements = merge_labels(read_labels(relations, known) if relations is not None else [])
+  contradictions = describe_disagreements([one for one in disagreements if one.conversation in names])
   default = None if default_relation is None else parse_relation(default_relation, source="data.default_relation")
 
   others = _other_names(folder)
   clips, skipped, trimmed, unlabelled = [], [], [], []
+  bases: dict[str, tuple[pathlib.Path, str]] = {}  # Of each basis the first file, and its sign.
   for name in names:
     files = {(kind, n): folder / f"{name}_speaker{n}.{kind}" for kind in ("wav", "npz") for n in (1, 2)}
     missing = [path.name for path in files.values() if not path.is_file()]
@@ -200,7 +283,16 @@ def load_dualtalk(
       raise InputError(where, "conversation", f"no line for {name!r}", "its relation, or a default relation")
     if name not in labels:
       unlabelled.append(name)
-    frames = _common_frames([files["wav", 1], files["wav", 2]], [files["npz", 1], files["npz", 2]])
+    lengths = {}
+    for path in (files["npz", 1], files["npz", 2]):
+      track = read_track(path, shape=False)
+      lengths[path] = len(track.motion)
+      bases.setdefault(track.basis, (path, track.sign))
+      if len(bases) > 1:
+        first, (example, sign) = next(iter(bases.items()))
+        found, expected = f"{track.basis}, by {track.sign}", f"{first}, as {example} has it by {sign}: one basis for all"
+        raise InputError(path, "basis", found, expected)
+    frames = _common_frames([files["wav", 1], files["wav", 2]], lengths)
     for person in (1, 2):
       ours = {f"{kind}_b": files[kind, person] for kind in ("wav", "npz")}
       theirs = {f"{kind}_a": files[kind, 3 - person] for kind in ("wav", "npz")}
@@ -215,7 +307,8 @@ def load_dualtalk(
   if not clips:
     why = f" ({incomplete}{skipped[0][0]}: {skipped[0][1]})" if skipped else ""
     raise InputError(folder, "", f"no complete conversation{why}", "clips <id>_speaker{1,2}.{wav,npz}")
-  return DualTalkSource(clips, skipped, trimmed, unlabelled)
+  ((basis, (_, sign)),) = bases.items()
+  return DualTalkSource(clips, skipped, trimmed, unlabelled, basis, sign, contradictions)
 
 
 def read_conversation(
@@ -240,18 +333,19 @@ def read_conversation(
   wav_a, notes_a = read_wav(speech_a, allow_silent=True)
   wav_b, notes_b = read_wav(speech_b, allow_silent=True)
   _check_somebody_speaks(speech_a, wav_a, wav_b)
-  motion = read_motion(motion_a)
-  frames = _common_frames([pathlib.Path(speech_a), pathlib.Path(speech_b)], [pathlib.Path(motion_a)])
-  notes = notes_a + notes_b
+  track = read_track(motion_a, shape=False)
+  frames = _common_frames([pathlib.Path(speech_a), pathlib.Path(speech_b)], {pathlib.Path(motion_a): len(track.motion)})
+  notes = [*notes_a, *notes_b, *track.notes, f"{motion_a}: expressions are {track.basis}'s, by {track.sign}"]
   if frames.lost:
     notes.append(f"{motion_a}: voices and motion differ in length; {frames.lost} frames trimmed")
   conversation = Conversation(
       name=pathlib.Path(speech_b).stem,
       speech_a=fit_voice(wav_a, frames.kept * SAMPLES_PER_FRAME),
-      motion_a=motion[: frames.kept],
+      motion_a=track.motion[: frames.kept],
       speech_b=fit_voice(wav_b, frames.kept * SAMPLES_PER_FRAME),
       motion_b=None,
       relation=label,
+      basis=track.basis,
   )
   return conversation, notes
 
@@ -267,10 +361,9 @@ class _Frames:
   lost: int  # Frames that the longest file has beyond those.
 
 
-def _common_frames(wavs: list[pathlib.Path], npzs: list[pathlib.Path]) -> _Frames:
-  """The frames that voices and motions share. A voice may end within its last frame (DualTalk's do)."""
-  lengths = {path: int(np.ceil(wav_frames(path, FPS))) for path in wavs}
-  lengths |= {path: len(read_motion(path)) for path in npzs}
+def _common_frames(wavs: list[pathlib.Path], motions: dict[pathlib.Path, int]) -> _Frames:
+  """The frames that voices and motions, of these lengths, share. A voice may end within its last frame (DualTalk's do)."""
+  lengths = {path: int(np.ceil(wav_frames(path, FPS))) for path in wavs} | motions
   kept, longest = min(lengths.values()), max(lengths.values())
   if longest - kept > MAX_FRAME_DIFFERENCE:
     shortest = min(lengths, key=lengths.__getitem__)

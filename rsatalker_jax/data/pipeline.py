@@ -31,6 +31,7 @@ class MotionClip:
     speech_a, speech_b: features of both voices, (T, D) at 25 fps.
     motion_a, motion_b: motions, (T, 56); `motion_b` is None where there is no ground truth.
     relation: [blood, equal]; -1 for unknown.
+    basis: of both motions' expressions, one of `types.BASES`.
   """
 
   name: str
@@ -39,6 +40,7 @@ class MotionClip:
   speech_b: Features
   motion_b: Motion | None
   relation: Int[np.ndarray, "2"]
+  basis: str
 
 
 def load_clips(source: Iterable[Conversation], encode: Callable[[Float[np.ndarray, "S"], int], Features]) -> list[MotionClip]:
@@ -73,6 +75,7 @@ def load_clips(source: Iterable[Conversation], encode: Callable[[Float[np.ndarra
             speech_b=features[keys[1]],
             motion_b=share(conversation.motion_b),
             relation=conversation.relation,
+            basis=conversation.basis,
         )
     )
     # Directions follow each other; older voices and motions do not come back.

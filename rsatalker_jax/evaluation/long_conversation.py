@@ -45,7 +45,7 @@ def join_clips(clips: Iterable[MotionClip]) -> LongConversation | None:
   join = lambda field: np.concatenate([np.asarray(getattr(part, field)) for part in parts])[:LONGEST]
   fields = {field: join(field) for field in ("speech_a", "motion_a", "speech_b", "motion_b")}
   name = parts[0].name + f" and {len(parts) - 1} more" * (len(parts) > 1)
-  return LongConversation(MotionClip(name=name, relation=parts[0].relation, **fields), tuple(starts))
+  return LongConversation(MotionClip(name=name, relation=parts[0].relation, basis=parts[0].basis, **fields), tuple(starts))
 
 
 def error_by_minute(generate: Callable[[MotionClip], Motion], conversation: LongConversation) -> list[dict[str, float]]:

@@ -1,5 +1,6 @@
 """Head models with FLAME's parameters."""
 
+from rsatalker_jax.head.bases import check_basis
 from rsatalker_jax.head.flame import JOINT_NAMES, HeadModel, head_vertices, rotation_matrix
 from rsatalker_jax.head.lips import LipOpening, find_lips, make_lip_opening, select_vertices
 from rsatalker_jax.head.loading import load_head
@@ -13,6 +14,7 @@ __all__ = [
     "HeadModel",
     "LipOpening",
     "add_teeth",
+    "check_basis",
     "face_mask",
     "find_alignment",
     "find_lips",

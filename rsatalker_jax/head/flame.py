@@ -30,6 +30,7 @@ class HeadModel:
     region_masks: the faces of each of `region_names`, which may overlap, or None; see `region_mask`.
     identities: shape coefficients of ready-made people, or None.
     parents: parent joint of each joint, -1 for the root.
+    basis: what the expression coefficients are, one of `types.BASES`; None where nothing says which year's FLAME it is.
   """
 
   v_template: Float[Array, "V 3"]
@@ -46,6 +47,7 @@ class HeadModel:
   region_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
   identity_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
   expression_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+  basis: str | None = flax.struct.field(pytree_node=False, default=None)
 
   @property
   def num_shape(self) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Collection
 
 import jax.numpy as jnp
@@ -13,31 +14,36 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head.flame import NUM_JOINTS, HeadModel
 from rsatalker_jax.head.regions import FLAME_REGIONS, faces_inside, load_masks
 from rsatalker_jax.head.teeth import FLAME_FACES, FLAME_VERTICES, add_teeth
+from rsatalker_jax.types import ARKIT_EXPRESSIONS, BASES
 
 # How many of FLAME's `shapedirs` are shape, the rest being expression, by their total (FLAME 2017 to 2023).
 _FLAME_SHAPE_COUNT = {400: 300}
 _REQUIRED = ("v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights", "f")
 _OPTIONAL = ("n_shape", "lip_vertices", "face_region", "region_names", "identities", "identity_names", "expression_names")
+_OPTIONAL += ("basis",)
 
 
 def load_head(
-    path: str | os.PathLike, *, teeth: bool = False, masks: str | os.PathLike | None = None
+    path: str | os.PathLike, *, teeth: bool = False, masks: str | os.PathLike | None = None, basis: str | None = None
 ) -> HeadModel:
   """Reads a head model.
 
   Args:
     path: a FLAME `.pkl` (read with an allow-list: nothing in it is executed), or an `.npz` with FLAME's keys. Beside
       FLAME's keys an `.npz` may have `n_shape` (how many of `shapedirs` are shape) and the demo head's `lip_vertices`,
-      `face_region`, `region_names`, `identities`, `identity_names`, `expression_names`.
+      `face_region`, `region_names`, `identities`, `identity_names`, `expression_names`, and `basis`.
     teeth: whether FLAME gets the teeth that GaussianAvatars and VHAP give it; see `add_teeth`.
     masks: FLAME_masks.pkl, which gives FLAME its regions; see `region_mask`.
+    basis: of the expressions, one of `types.BASES`; None takes what the file says: its key `basis`, ARKit's names as
+      `expression_names`, or the year in its name (flame2023.pkl, FLAME2020/generic_model.pkl). A file that says none of
+      these has none, since FLAME's years cannot be told by their arrays.
 
   Returns:
     The head, in float32.
 
   Raises:
     InputError: a file is missing or unreadable, lacks a key, or an array has the wrong shape; teeth or masks for
-      another mesh than FLAME's.
+      another mesh than FLAME's; another basis than the file says.
   """
   path = pathlib.Path(path)
   values = _read_pkl(path) if pickles.is_pickle_name(path) else _read_npz(path)
@@ -62,6 +68,7 @@ def load_head(
       weights=jnp.asarray(weights / weights.sum(1, keepdims=True)),
       faces=jnp.asarray(faces),
       parents=_parents(path, values),
+      basis=_basis(path, values, basis),
       **_demo_head_fields(path, values, num_vertices, faces.shape[0], num_shape, blend.shape[2] - num_shape),
   )
   if (teeth or masks is not None) and (num_vertices, len(faces)) != (FLAME_VERTICES, FLAME_FACES):
@@ -133,6 +140,30 @@ def _num_shape(path, values, total: int) -> int:
   if total not in _FLAME_SHAPE_COUNT:
     raise InputError(path, "shapedirs", f"{total} directions and no n_shape", "FLAME's 400, or n_shape to split them")
   return _FLAME_SHAPE_COUNT[total]
+
+
+def _basis(path: pathlib.Path, values, told: str | None) -> str | None:
+  """What the expressions are: by the file's content, by what the caller says, by the year in the file's name."""
+  if told is not None and told not in BASES:
+    raise InputError("head", "basis", repr(told), " | ".join(BASES))
+  own = None
+  if "basis" in values:
+    own = str(values["basis"])
+    if values["basis"].dtype.kind != "U" or values["basis"].ndim or own not in BASES:
+      raise InputError(path, "basis", repr(own), " | ".join(BASES))
+  elif "expression_names" in values and tuple(map(str, values["expression_names"].ravel())) == ARKIT_EXPRESSIONS:
+    own = "arkit"
+  if own is not None and told not in (None, own):
+    raise InputError(path, "head.basis", told, f"{own}, as the file itself says")
+  return own or told or _basis_by_name(path)
+
+
+def _basis_by_name(path: pathlib.Path) -> str | None:
+  # FLAME 2017, 2019 and 2020 all come as generic_model.pkl; of 2023 there is one without the jaw, with other expressions.
+  name = f"{path.absolute().parent.name}/{path.name}".lower()
+  years = set(re.findall("flame[ _-]?(20[0-9]{2})", name))
+  basis = f"flame{years.pop()}" if len(years) == 1 else None
+  return basis if basis in BASES and "no_jaw" not in name else None
 
 
 def _parents(path, values) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ def write_video(
     audio: Float[np.ndarray, "S C"] | None = None,
     audio_rate: int = SAMPLE_RATE,
     quality: int = 18,
+    key_every: int | None = None,
 ) -> int:
   """Writes frames and sound; the file appears under its name only when it is complete.
 
@@ -34,6 +35,7 @@ def write_video(
     audio: one or two channels in [-1, 1]; cut or padded with silence to the length of the video.
     audio_rate: samples per second of `audio`.
     quality: x264's constant rate factor; less is better and larger.
+    key_every: frames from one key frame to the next, which random access costs; None: the encoder's choice.
 
   Returns:
     The number of frames written.
@@ -44,13 +46,13 @@ def write_video(
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with whole_file(path) as file, av.open(file.name, "w", format="mp4") as container:
-    return _write_streams(container, frames, fps, audio, audio_rate, quality)
+    return _write_streams(container, frames, fps, audio, audio_rate, quality, key_every)
 
 
-def _write_streams(container, frames, fps, audio, audio_rate, quality) -> int:
+def _write_streams(container, frames, fps, audio, audio_rate, quality, key_every) -> int:
   video_stream = container.add_stream("libx264", rate=fps)
   video_stream.pix_fmt = "yuv420p"  # What every player decodes.
-  video_stream.options = {"crf": str(quality), "preset": "medium"}
+  video_stream.options = {"crf": str(quality), "preset": "medium"} | ({"g": str(key_every)} if key_every else {})
   audio_stream = None
   if audio is not None:
     layout = {1: "mono", 2: "stereo"}[audio.shape[1]]

@@ -13,8 +13,9 @@ from rsatalker_jax.data.conversations import find_splits, load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.data.triplets import FilmedConversation, label_clips, load_films, load_triplets
+from rsatalker_jax.evaluation.turn_taking import find_turns
 from rsatalker_jax.report.scenes import Method, Scene, picture_height
-from rsatalker_jax.report.turns import Moment, Turns, find_turns
+from rsatalker_jax.report.turns import Moment, Turns
 from rsatalker_jax.runs import STAGES, TrainedRun, load_run, views, workdir as workdirs
 from rsatalker_jax.social import format_relation
 from rsatalker_jax.types import Conversation
@@ -133,6 +134,7 @@ class TestSet:
       missing.append(f"no motion and no videos: there are no {SPLIT} conversations in {folder}")
       return cls(run, None, [], {})
     source = load_conversations(run.config.data, SPLIT)
+    run.check_basis(source.basis, folder)
     turns = []
     for conversation in source:
       count = len(conversation.motion_b)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rsatalker_jax.evaluation.turn_taking import stretches
 from rsatalker_jax.report.channels import Channels
 from rsatalker_jax.report.charts import Line, Panel, Shade, draw_figure, draw_legend
 from rsatalker_jax.report.material import Cast, TestSet
-from rsatalker_jax.report.turns import Moment, Turns, stretches
+from rsatalker_jax.report.turns import Moment, Turns
 from rsatalker_jax.types import FPS
 
 _MOST_FRAMES = 40 * FPS  # Of a conversation whose motion is drawn.

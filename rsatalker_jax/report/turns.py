@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from rsatalker_jax.evaluation.lip_metrics import speaking_frames
+from rsatalker_jax.evaluation.turn_taking import stretches
 from rsatalker_jax.social.relation import RELATIONS
 from rsatalker_jax.types import FPS
 
-_PAUSE = round(0.6 * FPS)  # Frames: a shorter silence, as between two words, ends no turn.
 _BACKCHANNEL = FPS  # Frames: who says less, "mm" or "really?", takes no turn.
 ROLES = ("speaker", "listener")
 
@@ -58,21 +57,6 @@ class Moment:
   start: int
   stop: int
   length: int
-
-
-def find_turns(wav: Float[np.ndarray, "S"], num_frames: int) -> Bool[np.ndarray, "T"]:
-  """Frames in which a voice has the turn: it sounds, or pauses for less than 0.6 s."""
-  turns = speaking_frames(wav, num_frames)
-  for start, stop in stretches(~turns):
-    if stop - start < _PAUSE and start > 0 and stop < num_frames:
-      turns[start:stop] = True
-  return turns
-
-
-def stretches(mask: Bool[np.ndarray, "T"]) -> list[tuple[int, int]]:
-  """(start, stop) of each run of true frames."""
-  edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
-  return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2])]
 
 
 def choose_moments(conversations: Sequence[Turns], length: int) -> list[Moment]:

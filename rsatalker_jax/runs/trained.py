@@ -17,6 +17,7 @@ from rsatalker_jax.data.capture_collection import name_people
 from rsatalker_jax.data.conversations import data_path, data_paths
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import check_basis
 from rsatalker_jax.motion import MotionStream
 from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.social.relation import UNKNOWN
@@ -43,8 +44,27 @@ class TrainedRun:
   stages: str
 
   def generate(self, clip: MotionClip) -> Motion:
-    """B's motion for one clip."""
+    """B's motion for one clip.
+
+    Raises:
+      InputError: the clip's motion is not in the run's basis.
+    """
+    self.check_basis(clip.basis, clip.name)
     return self.talker.generate_clip(self.params, self.buffers, dataclasses.replace(clip, relation=self._told(clip.relation)))
+
+  @property
+  def basis(self) -> str | None:
+    """Of the expressions that it takes and gives, one of `types.BASES`: its head's."""
+    return self.talker.head.basis
+
+  def check_basis(self, basis: str, place: object) -> None:
+    """Refuses a motion in another basis; `place` is where it comes from.
+
+    Raises:
+      InputError: it is in another, or the run's FLAME file does not tell its year.
+    """
+    if basis != self.basis:
+      check_basis(self.talker.head, basis, place, head_path=self.config.head.path)
 
   def _told(self, relation: Int[np.ndarray, "2"]) -> Int[np.ndarray, "2"]:
     """The relation, or unknown where no stage so far has trained the social module, which then is at its random start."""
@@ -56,15 +76,21 @@ class TrainedRun:
     """From the rotations of the conversations' tracker to those of the capture's (`head.pose_for`); none before stage 3."""
     return np.asarray(self.buffers.get("film", {}).get("alignment", np.zeros(3, np.float32)))
 
-  def stream(self, relation: Int[np.ndarray, "2"], *, lengths: Sequence[int] = (1, 5, 25)) -> MotionStream:
+  def stream(
+      self, relation: Int[np.ndarray, "2"], *, basis: str | None = None, lengths: Sequence[int] = (1, 5, 25)
+  ) -> MotionStream:
     """B's motion while a conversation goes on. Its `push` takes samples, or features if the run's are Wav2Vec 2.0's.
 
     Args:
       relation, lengths: see `MotionStream`.
+      basis: of A's motion that will be pushed; None promises that it is the run's.
 
     Raises:
-      InputError: if there is no generator yet, or it or its speech features look ahead, or there is no such relation.
+      InputError: if there is no generator yet, or it or its speech features look ahead, there is no such relation, or the
+        basis is another than the run's.
     """
+    if basis is not None:
+      self.check_basis(basis, "stream")
     if "generator" not in self.params:
       raise InputError("run", "motion", f"only {self.stages}", "a finished motion stage")
     if np.shape(relation) != (2,) or not np.isin(relation, (UNKNOWN, 0, 1)).all():

@@ -256,6 +256,8 @@ def check_workdir(workdir: str, config: ConfigDict | Mapping[str, Any], *, must_
 
 
 def _same(key: str, recorded: Any, current: Any) -> bool:
+  if key == "head.basis" and None in (recorded, current):  # Not said is not contradicted.
+    return True
   if recorded == current or key in _NOT_COMPARED or key.split(".", maxsplit=1)[0] in _NOT_COMPARED:
     return True
   if key in _COMPARED_BY_NAME and type(recorded) is type(current):
@@ -293,6 +295,13 @@ def load_config(workdir: str) -> dict:
     expected += f", or of the one that the run was trained in, {directory}" if directory else ", as in training"
     raise InputError(path, "head.path", f"{head}, which does not exist", expected)
   return config
+
+
+def recorded_basis(workdir: str) -> str | None:
+  """Of a run's expressions, one of `types.BASES`; None where there is no run, or one of a version that did not record it."""
+  recorded, _ = _read_config(_folder(workdir) / "config.json")
+  head = (recorded or {}).get("head")
+  return head.get("basis") if isinstance(head, dict) else None
 
 
 def _resolve(value: Any, directory: Any) -> Any:

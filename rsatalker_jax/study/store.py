@@ -19,6 +19,7 @@ from typing import Any
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.study import criteria, design
 from rsatalker_jax.study.materials import Materials
+from rsatalker_jax.web import Refused
 
 FILE = "study.sqlite"
 LONGEST_COMMENT = 2000
@@ -41,10 +42,6 @@ CREATE TABLE answers (
   PRIMARY KEY (participant, position), FOREIGN KEY (participant, position) REFERENCES trials
 ) STRICT;
 """
-
-
-class Refused(InputError):
-  """An answer that is right in itself, but not now: there is another already, or another video is next."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,8 @@
 "use strict";
 // The participant's page. server.py tells what is next (`state`) and when an answer is on its disk.
-const byId = (id) => document.getElementById(id);
-const BASE = location.pathname;
 const VIEWS = ["loading", "consent", "rating", "done", "failed"];
 const RETRY_MS = 3000;
 let state = null, draft = null;
-
-/** An element with text; never with markup, wherever the text comes from. */
-function make(name, text = "", properties = {}) {
-  const element = Object.assign(document.createElement(name), properties);
-  element.textContent = text;
-  return element;
-}
 
 function show(view, title) {
   for (const name of VIEWS) byId(name).hidden = name !== view;
@@ -19,24 +10,6 @@ function show(view, title) {
   // So that the keyboard and screen readers begin at the top of what is new.
   scrollTo(0, 0);
   byId(view).querySelector("h1").focus({ preventScroll: true });
-}
-
-// --- The server.
-
-class Refusal extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
-
-/** JSON of an address below this page's; throws a Refusal where the server says no, a TypeError where nobody answers. */
-async function ask(path, body) {
-  const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  const response = await fetch(BASE + path, body === undefined ? { cache: "no-store" } : post);
-  const data = await response.json().catch(() => ({ error: response.statusText }));
-  if (!response.ok) throw new Refusal(response.status, data.error);
-  return data;
 }
 
 async function next() {
@@ -92,15 +65,6 @@ function showEnd() {
 const draftName = () => `${BASE}/${state.trial.id}`;
 const keepDraft = () => keep(() => localStorage.setItem(draftName(), JSON.stringify(draft)));
 const dropDraft = () => keep(() => localStorage.removeItem(draftName()));
-
-/** Browsers may forbid their storage; then a reload begins the video's ratings anew. */
-function keep(act) {
-  try {
-    return act();
-  } catch {
-    return null;
-  }
-}
 
 function newClient() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));

@@ -20,7 +20,7 @@ import optax
 
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar, Gaussians, select, stack_avatars, up_to_degree
-from rsatalker_jax.data.captures import Capture
+from rsatalker_jax.data.captures import Capture, check_capture
 from rsatalker_jax.data.capture_collection import CaptureCollection, load_captures
 from rsatalker_jax.data.conversations import data_paths
 from rsatalker_jax.data.pipeline import batch_share, shuffled
@@ -61,6 +61,8 @@ def bank_stage(inputs: StageInputs) -> Stage:
       num_vertices=talker.head.v_template.shape[0],
       num_expression=talker.head.num_expression,
   )
+  for capture in people.captures:
+    check_capture(capture, talker.head)
   count = len(people.names)
   layout = inputs.lay_out({"avatar.batch": config.batch})
   inputs.say(f"avatar: {len(people)} training frames of {people.width}x{people.height}, {count} people")

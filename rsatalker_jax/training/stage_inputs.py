@@ -18,7 +18,7 @@ from rsatalker_jax.data.conversations import data_path, find_splits, load_conver
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics
 from rsatalker_jax.data.triplets import Films, label_clips, load_films, load_triplets
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.head import LipOpening, make_lip_opening
+from rsatalker_jax.head import LipOpening, check_basis, make_lip_opening
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker
 
 
@@ -60,6 +60,7 @@ class StageInputs:
     source = load_conversations(self.config.data, split)
     for line in source.report(title):
       self.say(line)
+    check_basis(self.talker.head, source.basis, self.path("conversations"), head_path=self.config.head.path)
     manifest = self.path("triplets")
     triplets = load_triplets(manifest, split) if manifest.is_file() else []
     known = len(source.skipped)

@@ -79,6 +79,7 @@ def another(key, value):
       "density.way": "mcmc",
       "evaluation.lpips_nets": ("alex", "vgg"),
       "head.masks": "masks.pkl",
+      "head.basis": "flame2020",
       "mesh.data": 2,
       "mesh.rules": (("kernel", (None, "fsdp")), ("", "longest")),
       "generator.remat": "dots",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rsatalker_jax import study as study_package
+from rsatalker_jax import web as web_package
 from rsatalker_jax.commands.study import run_study
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.study import criteria
@@ -121,8 +122,9 @@ def test_without_answers_there_are_no_results(videos, tmp_path, capsys):
 
 def test_without_aiohttp_there_is_one_line(videos, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "aiohttp", None)
-  monkeypatch.delitem(sys.modules, "rsatalker_jax.study.server", raising=False)
-  monkeypatch.delattr(study_package, "server", raising=False)
+  for package, name in ((study_package, "server"), (web_package, "serving")):
+    monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}", raising=False)
+    monkeypatch.delattr(package, name, raising=False)
   with pytest.raises(InputError, match=r"aiohttp: found .* expected it installed: pip install .*rsatalker-jax\[study\]"):
     run_study(study=str(tmp_path / "study"), videos=str(videos), links=2)
   assert not (tmp_path / "study").exists()

@@ -3,6 +3,7 @@ import math
 import pathlib
 import pickle
 import shutil
+import types
 
 import av
 import grain
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from rsatalker_jax.data.captures import composite, has_frames, load_capture
+from rsatalker_jax.data.captures import check_capture, composite, has_frames, load_capture
 from rsatalker_jax.errors import InputError
 
 W, H, FRAMES = 20, 16, 4
@@ -72,6 +73,36 @@ def write_flame_param(root, t, **changes):
       "dynamic_offset": np.zeros((1, 7, 3)),
   } | changes
   np.savez(root / f"flame_param/{t:05d}.npz", **{key: value for key, value in values.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    "basis, expr, expected",
+    [
+        ("flame2020", np.full((1, 9), 0.5), "flame2020"),
+        (None, np.full((1, 9), 0.5), "arkit"),
+        (None, np.full((1, 9), -0.5), "flame2023"),
+        (None, np.zeros((1, 9)), "flame2023"),
+    ],
+)
+def test_basis_of_the_expressions(root, content, basis, expr, expected):
+  write_flame_param(root, 0, expr=expr)
+  write_transforms(root, content | ({} if basis is None else {"basis": basis}))
+  capture = load_capture(root, "train")
+  assert capture.basis == expected
+  check_capture(capture, types.SimpleNamespace(basis=expected))
+  with pytest.raises(InputError, match=f'basis: found {expected}, expected other, .*"basis" at the top of its transforms'):
+    check_capture(capture, types.SimpleNamespace(basis="other"))
+
+
+def test_unknown_or_mixed_bases_are_refused(root, content):
+  write_transforms(root, content | {"basis": "smplx"})
+  with pytest.raises(InputError, match="basis: found 'smplx', expected flame2020"):
+    load_capture(root, "train")
+  half = len(content["frames"]) // 2
+  write_transforms(root, content | {"basis": "arkit", "frames": content["frames"][:half]})
+  write_transforms(root, content | {"basis": "flame2020", "frames": content["frames"][half:]}, "test")
+  with pytest.raises(InputError, match="basis: found flame2020, expected arkit as in the first frame"):
+    load_capture(root, "all")
 
 
 def write_transforms(root, content, split="train"):

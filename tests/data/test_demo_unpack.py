@@ -61,7 +61,7 @@ def _write_capture(folder, table):
       shape=np.arange(24, dtype=np.float32), identity=np.array("jonas"))
   for name, d in zip(names, (train, test), strict=True):
     for speaker, motion in enumerate(dyads.simulate_dyad(d, 9).motion, 1):
-      write_motion(folder / f"{name}_speaker{speaker}.npz", motion)
+      write_motion(folder / f"{name}_speaker{speaker}.npz", motion, basis="arkit")
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +105,19 @@ def test_conversations_are_plain_numpy_in_dualtalks_layout(unpacked, assets):
       if name.endswith("npz"):
         with np.load(folder / split / name, allow_pickle=False) as file:
           shapes = {key: file[key].shape[1:] for key in file}
-          assert all(file[key].dtype == np.float32 and np.isfinite(file[key]).all() for key in file)
+          assert str(file["basis"]) == "arkit" and shapes.pop("basis") == ()
+          assert all(file[key].dtype == np.float32 and np.isfinite(file[key]).all() for key in shapes)
           frames = len(file["exp"])
         assert shapes == dict(shape=(100,), tex=(50,), exp=(50,), pose=(6,), cam=(3,), light=(9, 3))
         rate, wav = scipy.io.wavfile.read(folder / split / name.replace(".npz", ".wav"))
         assert rate == 16000 and wav.dtype == np.float32 and wav.ndim == 1
         assert len(wav) == frames * 640 and 0.05 < np.abs(wav).max() <= 1.0
   with open(folder / "relations.csv", newline="", encoding="utf-8") as file:
-    labels = {row["conversation"]: row["relation"] for row in csv.DictReader(file)}
+    labels = {row["conversation"]: (row["blood"], row["equal"]) for row in csv.DictReader(file)}
+  words = {"blood": "true", "non_blood": "false", "equal": "true", "unequal": "false"}
   assert len(labels) == 8
-  assert all(labels[f"demo-{d.id}_sub_video_0"] == d.relation for d in voices.load_dialogues(assets / "voices"))
+  for dialogue in voices.load_dialogues(assets / "voices"):
+    assert labels[f"demo-{dialogue.id}_sub_video_0"] == tuple(words[word] for word in dialogue.relation.split(","))
 
 
 def test_pose_holds_head_then_jaw(unpacked):

@@ -27,7 +27,7 @@ def add_conversation(folder, name, *, frames=(50, 50), seconds=2.0, seed=0):
   folder.mkdir(parents=True, exist_ok=True)
   for n in (1, 2):
     audio.write_wav(folder / f"{name}_speaker{n}.wav", make_voice(seconds, 10 * seed + n))
-    dualtalk.write_motion(folder / f"{name}_speaker{n}.npz", make_motion(frames[n - 1], 10 * seed + n))
+    dualtalk.write_motion(folder / f"{name}_speaker{n}.npz", make_motion(frames[n - 1], 10 * seed + n), basis="flame2020")
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def root(tmp_path):
   for i in range(2):
     add_conversation(tmp_path / "test", f"unseen{i}_sub_video_0", seed=50 + i)
     names.append(f"unseen{i}_sub_video_0")
-  rows = [f'{name},"blood,unequal"' for name in names]
-  (tmp_path / "relations.csv").write_text("\n".join(["conversation,relation", *rows]) + "\n")
+  rows = [f"{name},true,false" for name in names]
+  (tmp_path / "relations.csv").write_text("\n".join(["conversation,blood,equal", *rows]) + "\n")
   return tmp_path
 
 
@@ -69,11 +69,11 @@ def test_motions_are_those_of_the_items_and_need_no_voices(root):
 
 def test_motion_round_trip_has_all_keys_and_is_reproducible(tmp_path):
   motion = make_motion(9, 0)
-  dualtalk.write_motion(tmp_path / "a.npz", motion)
-  dualtalk.write_motion(tmp_path / "b.npz", motion)
+  dualtalk.write_motion(tmp_path / "a.npz", motion, basis="flame2020")
+  dualtalk.write_motion(tmp_path / "b.npz", motion, basis="flame2020")
   np.testing.assert_array_equal(dualtalk.read_motion(tmp_path / "a.npz"), motion)
   shapes = {key: array.shape for key, array in np.load(tmp_path / "a.npz").items()}
-  assert shapes == dict(shape=(9, 100), tex=(9, 50), exp=(9, 50), pose=(9, 6), cam=(9, 3), light=(9, 9, 3))
+  assert shapes == dict(shape=(9, 100), tex=(9, 50), exp=(9, 50), pose=(9, 6), cam=(9, 3), light=(9, 9, 3), basis=())
   assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
   assert len(list(tmp_path.iterdir())) == 2
 
@@ -189,20 +189,24 @@ def test_wrong_split_and_empty_folders(tmp_path):
 # --- Labels.
 
 
-@pytest.mark.parametrize(
-    "line, parts",
-    [
-        ('video0_sub_video_0,"cousins,equal"', ["relations.csv:2", "cousins,equal", "non_blood,unequal"]),
-        ("video0_sub_video_0,", ["relations.csv:2", "blood,equal"]),
-        ('nobody_sub_video_0,"blood,equal"', ["relations.csv:2", "nobody_sub_video_0"]),
-        ('video0_sub_video_0,"blood,equal"\nvideo0_sub_video_0,"blood,equal"', ["relations.csv:3", "second time"]),
-    ],
-)
-def test_bad_labels_name_file_and_line(root, line, parts):
-  (root / "relations.csv").write_text("conversation,relation\n" + line + "\n")
+def test_labels_are_those_of_existing_conversations(root):
+  (root / "relations.csv").write_text("conversation,blood,equal\nnobody_sub_video_0,true,true\n")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "train", default_relation="blood,equal")
-  expect(error, *parts)
+  expect(error, "relations.csv:2", "nobody_sub_video_0")
+
+
+def test_contradictions_of_annotators_are_reported_for_the_split(root):
+  lines = ["conversation,blood,equal,annotator", "unseen0_sub_video_0,true,true,ann", "unseen0_sub_video_0,true,false,ben"]
+  lines += [f"video0_sub_video_0,{word},false,{who}" for word, who in (("true", "ann"), ("false", "ben"))]
+  (root / "relations.csv").write_text("\n".join([*lines, "unseen1_sub_video_0,false,true,ann"]) + "\n")
+  source = dualtalk.load_dualtalk(root, "test")
+  assert [c.relation.tolist() for c in source] == [[1, -1], [1, -1], [0, 1], [0, 1]]
+  line = "annotators contradict each other: blood 0 (0 by majority, 0 now unknown), equal 1 (0 by majority, 1 now unknown)"
+  assert source.contradictions == line and f"  {line}" in source.report("test")
+  (root / "relations.csv").write_text("\n".join([*lines[:2], "unseen1_sub_video_0,false,true,ann"]) + "\n")
+  source = dualtalk.load_dualtalk(root, "test")
+  assert source.contradictions == "" and not any("annotators" in line for line in source.report("test"))
 
 
 def test_labels_in_the_encodings_of_spreadsheets(root):
@@ -210,7 +214,7 @@ def test_labels_in_the_encodings_of_spreadsheets(root):
   for encoding in ("utf-8-sig", "utf-16"):
     (root / "relations.csv").write_bytes(text.encode(encoding))
     assert [c.relation.tolist() for c in dualtalk.load_dualtalk(root, "test")] == [[1, 0]] * 4
-  (root / "relations.csv").write_bytes((text + "Müller,unknown\n").encode("latin1"))
+  (root / "relations.csv").write_bytes((text + "Müller,true,true\n").encode("latin1"))
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "train")
   expect(error, "relations.csv: byte", "which is not UTF-8, expected a csv", "saved as UTF-8")
@@ -234,7 +238,7 @@ def test_names_that_are_no_clips_are_hidden_or_named(root):
   assert skipped["unseen0_sub_video_0"] == "no unseen0_sub_video_0_speaker1.wav (there is unseen0_sub_video_0_speaker1.WAV)"
   for path in (root / "test").glob("unseen1*"):
     path.unlink()
-  (root / "relations.csv").write_text("conversation,relation\n")
+  (root / "relations.csv").write_text("conversation,blood,equal\n")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "test")
   expect(error, "no complete conversation (1 incomplete, as unseen0_sub_video_0: no unseen0_sub_video_0_speaker1.wav (there is")
@@ -245,15 +249,8 @@ def test_names_that_are_no_clips_are_hidden_or_named(root):
   expect(error, "no complete conversation (4 other files in", "unseen0_sub_video_0_speaker1.NPZ, unseen0_sub_video_0_speaker1.WAV, ")
 
 
-def test_labels_without_the_columns(root):
-  (root / "relations.csv").write_text('video0_sub_video_0,"blood,equal"\n')
-  with pytest.raises(InputError) as error:
-    dualtalk.load_dualtalk(root, "train")
-  expect(error, "relations.csv:1", "conversation,relation")
-
-
 def test_unlabelled_conversations_need_a_default(root):
-  (root / "relations.csv").write_text("conversation,relation\nunseen0_sub_video_0,blood,equal\n")  # Unquoted comma.
+  (root / "relations.csv").write_text("conversation,blood,equal\nunseen0_sub_video_0,true,true\n")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "test")
   expect(error, "relations.csv", "unseen1_sub_video_0")
@@ -263,7 +260,7 @@ def test_unlabelled_conversations_need_a_default(root):
 
 
 def test_the_word_unknown_is_a_label(root):
-  (root / "relations.csv").write_text("conversation,relation\nunseen0_sub_video_0,unknown\nunseen1_sub_video_0,blood,unknown\n")
+  (root / "relations.csv").write_text("conversation,blood,equal\nunseen0_sub_video_0,unknown,unknown\nunseen1_sub_video_0,true,unknown\n")
   source = dualtalk.load_dualtalk(root, "test")
   assert [c.relation.tolist() for c in source] == [[-1, -1], [-1, -1], [1, -1], [1, -1]] and source.unlabelled == []
 
@@ -275,7 +272,7 @@ def test_no_labels_at_all(root):
   expect(error, "relations.csv", "unseen0_sub_video_0", "default relation")
   with pytest.raises(InputError) as error:
     dualtalk.load_dualtalk(root, "test", relations=root / "labels.csv")
-  expect(error, "labels.csv", "no such file")
+  expect(error, "labels.csv", "No such file")
   data = get_config().data
   data.update(dict(embedded_root=str(root), conversations="", relations="relations.csv"))
   with pytest.raises(InputError):
@@ -300,7 +297,8 @@ def test_read_conversation(root):
       folder / "unseen0_sub_video_0_speaker2.wav",
       "non_blood,equal",
   )
-  assert c.motion_b is None and notes == [] and c.relation.tolist() == [0, 1]
+  assert c.motion_b is None and c.basis == "flame2020" and c.relation.tolist() == [0, 1]
+  assert notes == [f"{folder / 'unseen0_sub_video_0_speaker1.npz'}: expressions are flame2020's, by its key basis"]
   np.testing.assert_array_equal(c.motion_a, make_motion(50, 501))
   np.testing.assert_array_equal(c.speech_b, make_voice(2.0, 502))
 
@@ -311,7 +309,7 @@ def test_read_conversation_refuses_what_does_not_fit(root):
   with pytest.raises(InputError) as error:
     dualtalk.read_conversation(wav, npz, wav, "friends")
   expect(error, "--relation", "'friends'", "blood,equal")
-  dualtalk.write_motion(npz, make_motion(250, 0))
+  dualtalk.write_motion(npz, make_motion(250, 0), basis="flame2020")
   with pytest.raises(InputError) as error:
     dualtalk.read_conversation(wav, npz, wav, "blood,equal")
   expect(error, "frames", "50", "250")
@@ -326,7 +324,8 @@ def test_real_conversations(conversation, person, frames):
   a, b = f"{conversation}_speaker{person}", f"{conversation}_speaker{3 - person}"
   c, notes = dualtalk.read_conversation(REAL / f"{a}.wav", REAL / f"{a}.npz", REAL / f"{b}.wav", "unknown")
   assert c.motion_a.shape == (frames, 56) and c.speech_a.shape == c.speech_b.shape == (frames * 640,)
-  assert len(notes) == 1 and "1 frames trimmed" in notes[0]
+  assert c.basis == "flame2020" and "expressions are flame2020's, by the range of its coefficients" in notes[0]
+  assert len(notes) == 2 and "1 frames trimmed" in notes[1]
   assert c.relation.tolist() == [-1, -1]
   assert np.abs(c.motion_a[:, 50:53]).max() < 0.5 and c.motion_a[:, 50].mean() > 0  # A jaw, slightly open.
 

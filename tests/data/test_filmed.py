@@ -36,7 +36,7 @@ def head(world):
 
 def make_clip(name, motion, relation=(-1, -1)):
   speech = np.zeros((len(motion), 2), np.float32)
-  return MotionClip(name, speech, motion, speech, motion, np.array(relation, np.int32))
+  return MotionClip(name, speech, motion, speech, motion, np.array(relation, np.int32), basis="flame2020")
 
 
 CLIPS = [

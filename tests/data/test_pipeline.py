@@ -29,6 +29,7 @@ def make_clips(lengths=(90, 130, 60, 61, 200)):
             speech_b=np.repeat(mark + 0.5, 3, 1),
             motion_b=np.repeat(mark + 0.75, 56, 1),
             relation=np.array([i % 2, i // 2 % 2], np.int32),
+            basis="flame2020",
         )
     )
   return clips
@@ -227,7 +228,7 @@ def test_statistics_equal_numpy_and_never_vanish():
   motions = [rng.normal(3.0, 2.0, (50, 56)).astype(np.float32) for _ in range(3)]
   for motion in motions:
     motion[:, 7] = 0.5
-  clips = [MotionClip(str(i), None, None, None, m, None) for i, m in enumerate(motions)]
+  clips = [MotionClip(str(i), None, None, None, m, None, basis="flame2020") for i, m in enumerate(motions)]
   mean, std = motion_statistics(clips)
   together = np.concatenate(motions).astype(np.float64)
   np.testing.assert_allclose(mean, together.mean(0), rtol=1e-14)
@@ -240,7 +241,7 @@ def test_statistics_of_many_frames_far_from_zero_keep_their_digits_and_need_no_c
   """Dimensions that move by a hundredth about 30, in clips of different lengths."""
   rng = np.random.default_rng(0)
   motions = [(30 + 0.01 * rng.normal(size=(n, 56))).astype(np.float32) for n in rng.integers(1, 900, 40)]
-  clips = [MotionClip(str(i), None, None, None, m, None) for i, m in enumerate(motions)]
+  clips = [MotionClip(str(i), None, None, None, m, None, basis="flame2020") for i, m in enumerate(motions)]
   together = np.concatenate(motions).astype(np.float64)
   tracemalloc.start()
   mean, std = motion_statistics(clips)
@@ -258,8 +259,8 @@ def test_voices_are_encoded_once_for_both_directions():
   source = []
   for i in range(3):
     a, b = wavs[2 * i], wavs[2 * i + 1]
-    source.append(Conversation(f"{i}_speaker1", b, motion, a, motion, np.zeros(2, np.int32)))
-    source.append(Conversation(f"{i}_speaker2", a, motion, b, motion, np.zeros(2, np.int32)))
+    source.append(Conversation(f"{i}_speaker1", b, motion, a, motion, np.zeros(2, np.int32), basis="flame2020"))
+    source.append(Conversation(f"{i}_speaker2", a, motion, b, motion, np.zeros(2, np.int32), basis="flame2020"))
   calls = []
 
   def encode(wav, frames):
@@ -281,9 +282,9 @@ def test_both_directions_share_their_motions():
   source = []
   for i in range(2):
     read = lambda n: np.full((10, 56), 10 * i + n, np.float32)  # From disk each time, as a source reads it.
-    source.append(Conversation(f"{i}_speaker1", wav, read(2), wav, read(1), np.zeros(2, np.int32)))
-    source.append(Conversation(f"{i}_speaker2", wav, read(1), wav, read(2), np.zeros(2, np.int32)))
-  source.append(Conversation("no truth", wav, read(1), wav, None, np.zeros(2, np.int32)))
+    source.append(Conversation(f"{i}_speaker1", wav, read(2), wav, read(1), np.zeros(2, np.int32), basis="flame2020"))
+    source.append(Conversation(f"{i}_speaker2", wav, read(1), wav, read(2), np.zeros(2, np.int32), basis="flame2020"))
+  source.append(Conversation("no truth", wav, read(1), wav, None, np.zeros(2, np.int32), basis="flame2020"))
   clips = load_clips(source, lambda wav, frames: np.zeros((frames, 2), np.float32))
   for clip, conversation in zip(clips, source):
     np.testing.assert_array_equal(clip.motion_a, conversation.motion_a)
@@ -296,7 +297,7 @@ def test_both_directions_share_their_motions():
 def test_clips_may_leave_their_features_on_disk(tmp_path):
   wavs = np.random.default_rng(0).normal(size=(2, 38400)).astype(np.float32)
   motion = np.zeros((60, 56), np.float32)
-  source = [Conversation("x", wavs[0], motion, wavs[1], motion, np.zeros(2, np.int32))]
+  source = [Conversation("x", wavs[0], motion, wavs[1], motion, np.zeros(2, np.int32), basis="flame2020")]
   encode = logmel_features(LogMel(), cache_dir=tmp_path)
   (stored,), (loaded,) = load_clips(source, encode.open), load_clips(source, encode)
   assert isinstance(stored.speech_a, StoredFeatures) and isinstance(loaded.speech_a, np.ndarray)
@@ -311,4 +312,4 @@ def test_missing_features_name_the_clip():
 
   wav, motion = np.zeros(6400, np.float32), np.zeros((10, 56), np.float32)
   with pytest.raises(MissingFeatures, match="data/features: video7_speaker2: found no speech features of encoder x, expected .*encode_speech.py"):
-    load_clips([Conversation("video7_speaker2", wav, motion, wav, motion, np.zeros(2, np.int32))], encode)
+    load_clips([Conversation("video7_speaker2", wav, motion, wav, motion, np.zeros(2, np.int32), basis="flame2020")], encode)

@@ -94,6 +94,44 @@ def test_track_moves_flame_through_its_neck_with_padded_expressions(tmp_path):
     np.testing.assert_allclose(posed[t], expected, atol=1e-5)  # float32 of vertices up to 3 away.
 
 
+def weights(low: float = 0.0) -> np.ndarray:
+  """Coefficients in the range of ARKit's shapes, the smallest of them `low`."""
+  exp = np.random.default_rng(2).uniform(0, 1, (FRAMES, 50)).astype(np.float32)
+  exp[0, 0] = low
+  return exp
+
+
+def basis_of(path) -> tuple[str, str]:
+  track = read_track(path, shape=False)
+  return track.basis, track.sign
+
+
+def test_basis_is_known_by_key_then_range_then_what_trackers_find(tmp_path):
+  save_motion = lambda name, **values: save(tmp_path / name, **(dict(shape=None, tex=None, cam=None) | values))
+  assert basis_of(save_motion("key.npz", exp=weights(), basis=np.array("flame2023"))) == ("flame2023", "its key basis")
+  assert basis_of(save_motion("key2.npz", basis=np.array("arkit"))) == ("arkit", "its key basis")
+  basis, sign = basis_of(save_motion("range.npz", exp=weights(-0.2)))  # Of an earlier version, which wrote no key.
+  assert basis == "arkit" and sign == "the range of its coefficients, -0.20 to 0.99"
+  empty = dict(shape=np.zeros((FRAMES, 100)), tex=np.zeros((FRAMES, 50)), cam=np.zeros((FRAMES, 3)), light=np.zeros((FRAMES, 9, 3)))
+  assert basis_of(save_motion("earlier.npz", exp=weights(), **empty))[0] == "arkit"
+  for key in empty:  # A tracker's, though its coefficients happen to lie there.
+    found = {name: np.where(name == key, np.float32(0.1), array) for name, array in empty.items()}
+    assert basis_of(save_motion(f"{key}.npz", exp=weights(), **found)) == (
+        "flame2020", f"{key}, which trackers of DECA's family find")
+  for name, exp in (("low", weights(-0.4)), ("high", weights(1.6)), ("both", 0.25 * np.sin(np.arange(250.0)).reshape(5, 50))):
+    assert basis_of(save_motion(f"{name}.npz", exp=exp.astype(np.float32)))[0] == "flame2020"
+  assert basis_of(save_motion("rest.npz", exp=np.zeros((FRAMES, 50)))) == ("flame2020", "its layout")
+  assert basis_of(save(tmp_path / "a.pkl", exp=weights()))[0] == "flame2020"
+  assert basis_of(save(tmp_path / "b.pkl", exp=weights(), basis="arkit"))[0] == "arkit"
+  assert basis_of(write_folder(tmp_path / "emoca", track_values()))[0] == "flame2020"
+
+
+@pytest.mark.parametrize("basis", [np.array("smplx"), np.array(["arkit"]), np.array(2020)])
+def test_an_unknown_basis_is_refused(tmp_path, basis):
+  with pytest.raises(InputError, match=r"a.npz: basis: found .*, expected flame2020 \| flame2023 \| arkit"):
+    read_motion(save(tmp_path / "a.npz", basis=basis))
+
+
 @pytest.mark.parametrize("name", ["bad.npz", "bad.pkl"])
 @pytest.mark.parametrize(
     "changes, message",

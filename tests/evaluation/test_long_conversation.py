@@ -11,7 +11,7 @@ from rsatalker_jax.evaluation.long_conversation import LONGEST, MINUTE
 def make_clip(number, frames):
   motion = lambda offset: np.random.default_rng(number + offset).normal(size=(frames, 56)).astype(np.float32)
   speech = lambda offset: np.full((frames, 2), number + offset, np.float32)
-  return MotionClip(str(number), speech(0.25), motion(100), speech(0.75), motion(200), np.array([1, 0], np.int32))
+  return MotionClip(str(number), speech(0.25), motion(100), speech(0.75), motion(200), np.array([1, 0], np.int32), basis="flame2020")
 
 
 def test_join_up_to_ten_minutes_and_read_no_further():

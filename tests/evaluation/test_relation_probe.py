@@ -35,6 +35,7 @@ def make_clip(relation, seed, *, noise=0.1, frames=FRAMES):
       speech_b=np.zeros((frames, 1), np.float32),
       motion_b=b.astype(np.float32),
       relation=parse_relation(relation),
+      basis="flame2020",
   )
 
 

@@ -18,7 +18,7 @@ def make_clip(seed, relation=RELATIONS[0]):
   rng = np.random.default_rng(seed)
   speech = np.zeros((60, 1), np.float32)
   motions = rng.normal(size=(2, 60, MOTION_DIM)).astype(np.float32)
-  return MotionClip(str(seed), speech, motions[0], speech, motions[1], parse_relation(relation))
+  return MotionClip(str(seed), speech, motions[0], speech, motions[1], parse_relation(relation), basis="flame2020")
 
 
 def make_scorer(clips, **options):

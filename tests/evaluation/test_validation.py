@@ -15,7 +15,7 @@ def make_clips(lengths=(80, 50)):
   unit = np.repeat([1.0, 0.05, 0.2], [50, 3, 3])
   speech, relation = np.zeros((1, 1), np.float32), np.array([1, 0])
   motions = [(unit * rng.normal(size=(2, frames, MOTION_DIM)) + 0.3).astype(np.float32) for frames in lengths]
-  return [MotionClip(str(i), speech, a, speech, b, relation) for i, (a, b) in enumerate(motions)]
+  return [MotionClip(str(i), speech, a, speech, b, relation, basis="flame2020") for i, (a, b) in enumerate(motions)]
 
 
 def test_motion_is_scored_by_the_tables_definitions():

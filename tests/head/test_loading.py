@@ -13,6 +13,7 @@ import scipy.sparse
 from hostile_pickle import Hostile
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import head_vertices, load_head
+from rsatalker_jax.types import ARKIT_EXPRESSIONS
 
 V, F = 30, 44
 DEMO_HEAD = pathlib.Path(__file__).parents[2] / "assets/head/demo_head.npz"
@@ -178,6 +179,42 @@ def test_unreadable_files(tmp_path):
   (tmp_path / "list.pkl").write_bytes(pickle.dumps([1]))
   with pytest.raises(InputError, match="a dict with FLAME's keys"):
     load_head(tmp_path / "list.pkl")
+
+
+@pytest.mark.parametrize(
+    "name, told, basis",
+    [
+        ("flame2023.npz", None, "flame2023"),
+        ("FLAME2020/generic_model.npz", None, "flame2020"),
+        ("flame2023_no_jaw.npz", None, None),  # Other expressions than flame2023.pkl's.
+        ("generic_model.npz", None, None),  # FLAME 2017, 2019 and 2020 are all called so.
+        ("FLAME2020/flame2023.npz", None, None),
+        ("model2020.npz", None, None),
+        ("generic_model.npz", "flame2020", "flame2020"),
+        ("flame2023.npz", "flame2020", "flame2020"),  # Who says it knows better than a name.
+    ],
+)
+def test_basis_of_flame_is_told_or_in_its_name(tmp_path, name, told, basis):
+  (tmp_path / "FLAME2020").mkdir()
+  write_npz(tmp_path / name, flame_values())
+  assert load_head(tmp_path / name, basis=told).basis == basis
+
+
+def test_basis_in_the_file_itself(tmp_path):
+  assert load_head(DEMO_HEAD).basis == "arkit"
+  own = write_npz(tmp_path / "flame2023.npz", flame_values() | {"basis": "flame2020"})
+  assert load_head(own).basis == "flame2020"
+  with pytest.raises(InputError, match="flame2023.npz: head.basis: found arkit, expected flame2020, as the file itself says"):
+    load_head(own, basis="arkit")
+  with pytest.raises(InputError, match="demo_head.npz: head.basis: found flame2023, expected arkit"):
+    load_head(DEMO_HEAD, basis="flame2023")
+  with pytest.raises(InputError, match="head: basis: found 'smplx', expected flame2020"):
+    load_head(own, basis="smplx")
+  with pytest.raises(InputError, match="basis: found 'smplx', expected flame2020"):
+    load_head(write_npz(tmp_path / "a.npz", flame_values() | {"basis": "smplx"}))
+  names = np.array([*ARKIT_EXPRESSIONS[::-1]])  # ARKit's names in another order are no basis.
+  reversed_names = flame_values(350) | {"n_shape": 300, "expression_names": names}
+  assert load_head(write_npz(tmp_path / "b.npz", reversed_names)).basis is None
 
 
 def test_demo_head():

@@ -103,10 +103,10 @@ class OpenPage:
     self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
 
   def key(self, name: str) -> None:
-    """A key, such as Tab or ArrowRight, pressed and released where the focus is."""
+    """A key, such as Tab, ArrowRight or a, pressed and released where the focus is."""
     codes = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
-    text = {"Enter": "\r", " ": " "}.get(name, "")
-    about = {"key": name, "windowsVirtualKeyCode": codes[name], "text": text}
+    text = {"Enter": "\r"}.get(name, name if len(name) == 1 else "")
+    about = {"key": name, "windowsVirtualKeyCode": codes[name] if name in codes else ord(name.upper()), "text": text}
     self._call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **about)
     self._call("Input.dispatchKeyEvent", type="keyUp", **about)
 

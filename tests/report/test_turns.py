@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from rsatalker_jax.report.turns import Turns, choose_exchange, choose_moments, find_turns, stretches
+from rsatalker_jax.evaluation.turn_taking import find_turns, stretches
+from rsatalker_jax.report.turns import Turns, choose_exchange, choose_moments
 
 HOP = 640  # Samples of a frame.
 

@@ -83,3 +83,26 @@ def test_more_pairs_than_int32_counts_saturate(num):
   needed = num * 2**20
   assert int(bins.intersections) == min(needed, binning.SATURATED)
   assert int(bins.overflow) == min(needed, binning.SATURATED) - capacity
+
+
+@pytest.mark.parametrize("num_tiles", [35, 2**17])  # The second fits no tile and slot into one number.
+def test_gpus_sort_in_another_way_to_the_same_lists(projected, monkeypatch, num_tiles):
+  tiles = np.random.default_rng(0).integers(0, num_tiles + 1, 2**16 - 7).astype(np.int32)
+  tiles = np.where(tiles == 3, 4, tiles)  # One without slots.
+  ties = jax.tree.map(lambda a: jnp.concatenate([a, a]), projected)
+  expected = *binning.sort_slots(jnp.asarray(tiles), num_tiles), binning.depth_order(ties)
+  whole = list_pairs(projected)
+  monkeypatch.setattr(binning, "current_platform", lambda: "gpu")
+  found = *binning.sort_slots(jnp.asarray(tiles), num_tiles), binning.depth_order(ties)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  np.testing.assert_array_equal(found[0], np.argsort(tiles, kind="stable"))
+  np.testing.assert_array_equal(found[1], np.searchsorted(np.sort(tiles), np.arange(num_tiles + 1)))
+  jax.tree.map(np.testing.assert_array_equal, list_pairs(projected), whole)
+
+
+def test_positions_in_ranges():
+  ends = np.array([0, 3, 3, 4, 9, 9, 9])
+  expected = np.searchsorted(ends, np.arange(12), side="right")
+  np.testing.assert_array_equal(binning._expand(jnp.asarray(ends), 12), np.minimum(expected, 6))
+  np.testing.assert_array_equal(binning._expand(jnp.asarray(ends), 12, end=7), expected)
+  np.testing.assert_array_equal(binning._expand(jnp.asarray(ends), 8), expected[:8])

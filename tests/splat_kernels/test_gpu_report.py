@@ -72,6 +72,18 @@ def test_all_parts_have_a_name_of_their_own(script, tmp_path, monkeypatch):
     assert any(title.startswith(wanted) for title in titles), wanted
 
 
+def test_only_some_parts(script, monkeypatch, tmp_path, capsys):
+  card = types.SimpleNamespace(compute_capability="9.0", device_kind="a card")
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(jax, "devices", lambda: [card])
+  script["main"](["--out", str(tmp_path), "--only", "parity.*(tiny|batch)$", "--seconds", "-1"])
+  titles = [title for title in json.loads((tmp_path / "gpu_report.json").read_text()) if title.startswith(("parity", "times"))]
+  assert titles and all(title.endswith((" tiny", " batch")) for title in titles)
+  with pytest.raises(SystemExit):
+    script["main"](["--out", str(tmp_path), "--only", "no such part"])
+  assert "'no such part' is in no part's title" in capsys.readouterr().err
+
+
 def test_times_of_those_who_can_draw(script, monkeypatch):
   def make(name, spec, config):
     if name == "second":

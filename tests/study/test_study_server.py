@@ -7,6 +7,7 @@ import pytest
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.study import criteria, server
+from rsatalker_jax.web import serving
 from study.world import METHODS, running
 
 
@@ -138,7 +139,7 @@ def test_no_path_leads_elsewhere(site, path):
 def test_every_answer_carries_the_headers(site):
   consented(site, 1)
   own = f"/s/{site.tokens[0]}"
-  paths = ["/", "/nothing", "/assets/study.js", "/assets/study.css", "/s/nobody", own, f"{own}/state"]
+  paths = ["/", "/nothing", "/assets/study.js", "/assets/study.css", "/assets/page.css", "/s/nobody", own, f"{own}/state"]
   paths.append(f"{own}/videos/{site.state()['trial']['id']}")
   for path in paths:
     _, headers, _ = site.request("GET", path)
@@ -147,13 +148,13 @@ def test_every_answer_carries_the_headers(site):
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == policy["media-src"] == "'self'"
     assert headers["X-Content-Type-Options"] == "nosniff" and headers["Referrer-Policy"] == "no-referrer", path
     assert headers["Server"] == "study"
-  for path in paths[4:7]:
+  for path in paths[5:8]:
     assert site.request("GET", path)[1]["Cache-Control"] == "no-store"
 
 
 def test_the_page_has_no_script_or_style_of_its_own(site):
   body = site.request("GET", f"/s/{site.tokens[0]}")[2].decode()
-  assert body.count("<script") == 1 and "<style" not in body and " style=" not in body and " onclick" not in body
+  assert body.count("<script") == body.count("<script src=") == 2 and "<style" not in body and " style=" not in body and " onclick" not in body
   assert "http:" not in body and "https:" not in body and "//" not in body
 
 
@@ -298,7 +299,7 @@ def test_a_server_that_ends_and_begins_again_goes_on(materials, answers_store, t
     ],
 )
 def test_under_which_addresses_it_is_reached(host, port, url, base, origins):
-  found = server.find_origins(host, port, url)
+  found = serving.find_origins(host, port, url)
   assert found[0] == base and set(found[1]) == origins
 
 
@@ -318,12 +319,12 @@ def test_under_which_addresses_it_is_reached(host, port, url, base, origins):
 )
 def test_addresses_that_are_none(host, url, message):
   with pytest.raises(InputError, match=message):
-    server.find_origins(host, 8700, url)
+    serving.find_origins(host, 8700, url)
 
 
 def test_a_port_that_is_taken_is_one_line(site):
   with pytest.raises(InputError, match=f"--port: found 127.0.0.1, port {site.port}: Address already in use"):
-    server.open_listener("127.0.0.1", site.port)
+    serving.open_listener("127.0.0.1", site.port)
 
 
 def test_letters():

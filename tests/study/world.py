@@ -1,12 +1,9 @@
 """A study of tiny videos, and a server of it in a thread."""
 
-import asyncio
 import contextlib
 import dataclasses
-import http.client
 import json
 import pathlib
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +11,7 @@ import numpy as np
 from rsatalker_jax.media.video import write_video
 from rsatalker_jax.study import server, store
 from rsatalker_jax.study.materials import Materials
+from served import request, serving_in_thread
 
 CONVERSATIONS, METHODS = ("breakfast", "office"), ("dualtalk", "ours", "truth")
 
@@ -44,18 +42,7 @@ class Site:
 
   def request(self, method: str, path: str, body: bytes | None = None, **headers) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body; the path goes out as it is."""
-    connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-    try:
-      connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
-      for name, value in headers.items():
-        connection.putheader(name.replace("_", "-"), value)
-      if body is not None and "Transfer_Encoding" not in headers:
-        connection.putheader("Content-Length", str(len(body)))
-      connection.endheaders(body)
-      response = connection.getresponse()
-      return response.status, dict(response.getheaders()), response.read()
-    finally:
-      connection.close()
+    return request(self.port, method, path, body, **headers)
 
   def state(self, number: int = 1) -> dict:
     status, _, body = self.request("GET", f"/s/{self.tokens[number - 1]}/state")
@@ -79,20 +66,5 @@ class Site:
 
 @contextlib.contextmanager
 def running(materials: Materials, opened: store.Store, folder: pathlib.Path) -> Iterator[Site]:
-  loop = asyncio.new_event_loop()
-  thread = threading.Thread(target=loop.run_forever)
-  thread.start()
-  in_loop = lambda work: asyncio.run_coroutine_threadsafe(work, loop).result()
-  try:
-    listener = server.open_listener("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    tokens = list(opened.tokens().values())
-    runner = in_loop(server.start_server(materials, opened, listener, server.find_origins("127.0.0.1", port, None)[1]))
-    try:
-      yield Site(port, tokens, opened, folder)
-    finally:
-      in_loop(runner.cleanup())
-  finally:
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+  with serving_in_thread(lambda origins: server.StudyServer(materials, opened, origins).make_app()) as port:
+    yield Site(port, list(opened.tokens().values()), opened, folder)

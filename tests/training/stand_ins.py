@@ -17,7 +17,7 @@ def make_clip(name, frames=40, seed=0, relation=(1, 0), speech=3):
   """A clip whose arrays all differ, and differ from frame to frame."""
   r = np.random.default_rng(seed)
   draw = lambda width: (0.1 * r.normal(size=(frames, width))).astype(np.float32)
-  return MotionClip(name, draw(speech), draw(56), draw(speech), draw(56), np.array(relation, np.int32))
+  return MotionClip(name, draw(speech), draw(56), draw(speech), draw(56), np.array(relation, np.int32), basis="flame2020")
 
 
 @dataclasses.dataclass(frozen=True)

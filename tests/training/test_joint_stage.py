@@ -75,7 +75,7 @@ def test_windows_show_the_frames_they_say(world):
                   intrinsics=np.full((3, 3), 2 * i, np.float32), flame=flame, timestep=np.int32(i))  # fmt: skip
 
   count = lambda width, first: (first + np.arange(length, dtype=np.float32))[:, None] * np.ones(width, np.float32)
-  clip = MotionClip("c_speaker2", count(2, 1000), count(56, 2000), count(2, 3000), count(56, 4000), np.array([0, 1]))
+  clip = MotionClip("c_speaker2", count(2, 1000), count(56, 2000), count(2, 3000), count(56, 4000), np.array([0, 1]), basis="flame2020")
   film = film_windows.FilmedConversation(clip, Telling(), 1, frames, 100 + frames, np.array([0.1, 0.2, 0.3]), 0)
   config = tiny_world.tiny_config(world).joint
   config.window, config.frames = window, k

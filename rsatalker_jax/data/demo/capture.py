@@ -100,7 +100,7 @@ class CaptureAsset:
       if entries:
         entries.sort(key=lambda entry: (entry["timestep_index"], entry["camera_index"]))
         content: dict[str, Any] = {"w": width, "h": height, "cx": width / 2, "cy": height / 2}
-        content |= {"background": [1.0, 1.0, 1.0], "frames": entries}  # The renders blend in white.
+        content |= {"basis": "arkit", "background": [1.0, 1.0, 1.0], "frames": entries}  # The renders blend in white.
         (out / f"transforms_{split}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
   def _split(self, timestep: int, camera: int) -> str | None:

@@ -1,25 +1,15 @@
-"""Names of the demo head's expression coefficients, and where each lies in a motion vector.
+"""Where each of the demo head's coefficients lies in a motion vector: a motion of the basis "arkit".
 
-The demo head's 50 expressions are the ARKit face shapes in alphabetical order, without jawOpen (the jaw joint opens the
-mouth) and tongueOut. A coefficient of 1 is the full shape. The eyeLook* shapes turn the eyeballs too, so a motion vector
-alone carries the gaze.
+The eyeLook* shapes turn the eyeballs too, so a motion vector alone carries the gaze.
 """
 
 import types
 
+from rsatalker_jax.types import ARKIT_EXPRESSIONS
+
 _BILATERAL_END = ("Left", "Right")
 
-EXPRESSION_NAMES = (
-    "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
-    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
-    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
-    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawRight",
-    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
-    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
-    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
-    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
-    "noseSneerLeft", "noseSneerRight",
-)
+EXPRESSION_NAMES = ARKIT_EXPRESSIONS
 
 # Column of each coefficient in a (T, 56) motion. The jaw's opening and the head's pitch, yaw and tilt are rotations in
 # radians about x, y and z: nod down, turn to the own left, tilt towards the own right.

@@ -1,7 +1,7 @@
 """Unpacks the embedded conversations into the layouts of the real data.
 
     <root>/conversations/{train,val,test}/demo-d001_sub_video_0_speaker{1,2}.{wav,npz}   DualTalk; the number is the performance
-    <root>/conversations/relations.csv                                                   conversation,relation
+    <root>/conversations/relations.csv                                                   see `data.relations`
     <root>/capture/                                                                      VHAP, see `capture`
     <root>/triplets.jsonl                                                                captured conversations
     <root>/unpacked.json                                                                 what it was made from: all is there
@@ -12,7 +12,6 @@ Voices are decoded from assets/voices, motion is simulated (`dyads`), the captur
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
-import csv
 import fcntl
 import hashlib
 import json
@@ -29,7 +28,10 @@ import scipy.io.wavfile
 from rsatalker_jax.data.demo import dyads, voices
 from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE, CaptureAsset
 from rsatalker_jax.data.dualtalk import read_motion, write_motion
+from rsatalker_jax.data.relations import RelationLabel, write_relations
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.files import link_or_copy
+from rsatalker_jax.social.relation import parse_relation
 from rsatalker_jax.types import FPS, SAMPLE_RATE
 
 _ASSETS = pathlib.Path(__file__).resolve().parents[3] / "assets"
@@ -147,10 +149,8 @@ def _write_all(out: pathlib.Path, assets: pathlib.Path, table: Sequence[voices.D
       relations += [(name, dialogue.relation) for name in written]
       if done % 16 == 0 or done == len(table):
         say(f"unpacking conversations: {done} of {len(table)} dialogues")
-  with open(out / "conversations" / "relations.csv", "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file)
-    writer.writerow(("conversation", "relation"))
-    writer.writerows(relations)
+  labels = [RelationLabel(name, parse_relation(relation)) for name, relation in relations]
+  write_relations(out / "conversations" / "relations.csv", labels)
   lines = []
   if capture:
     capture.unpack(out / "capture", say=say)
@@ -180,22 +180,14 @@ def _write_dialogue(out: pathlib.Path, dialogue: voices.Dialogue, performances: 
       if wav_path == first:
         scipy.io.wavfile.write(wav_path, SAMPLE_RATE, wavs[speaker - 1])
       else:
-        _link(first, wav_path)
-      write_motion(folder / f"{name}_speaker{speaker}.npz", both[speaker - 1])
+        link_or_copy(first, wav_path)  # The same voice in another performance.
+      write_motion(folder / f"{name}_speaker{speaker}.npz", both[speaker - 1], basis="arkit")
   return list(motions)
 
 
 def _fit(wav: np.ndarray, samples: int) -> np.ndarray:
   """Cuts or pads a voice to whole frames."""
   return np.pad(wav[:samples], (0, max(samples - len(wav), 0))).astype(np.float32)
-
-
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-  """The same voice in another performance: a hard link, or a copy where the file system has none."""
-  try:
-    os.link(source, target)
-  except OSError:
-    shutil.copyfile(source, target)
 
 
 def _stamp(assets: pathlib.Path, performances: int, ids: Sequence[str]) -> str:
