@@ -21,7 +21,6 @@ from rsatalker_jax.types import FPS
 # Of a record, what the report repeats.
 _REPORTED = ("conversation", "status", "reason", "video", "first_frame", "frames", "start", "speed", "coherence", "rival", "agreement",
              "similarity", "left", "margin", "evidence")  # fmt: skip
-_NUMBER = re.compile(r"\d[\d.]*")
 
 
 def make_triplets(
@@ -94,8 +93,7 @@ def _progress(items: Iterable, total: int, what: str) -> Iterable:
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Counts, reasons and histograms of a build's records."""
   matched = [record for record in records if record["status"] == "matched"]
-  # Numbers and names differ from clip to clip; what remains is a kind of reason.
-  kinds = collections.Counter(_NUMBER.sub("#", record["reason"].split(":")[0]) for record in records if record["status"] != "matched")
+  kinds = collections.Counter(_kind(record["reason"]) for record in records if record["status"] != "matched")
   offsets = [1000 * (record["start"] - round(record["start"] * FPS) / FPS) for record in matched]
   return {
       "matched": len(matched),
@@ -109,6 +107,12 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       "coherence": _histogram([record["coherence"] for record in matched], np.arange(0, 1.01, 0.1)),
       "conversations": [{key: record[key] for key in _REPORTED if key in record} for record in records],
   }
+
+
+def _kind(reason: str) -> str:
+  """What reasons have in common: of a file that is not as it should be what it should be, of others what stands before the colon."""
+  before, expected, after = reason.rpartition(", expected ")
+  return f"a file is not what it should be: {after}" if expected else reason.split(":")[0]
 
 
 def _histogram(values: Sequence[float], edges: np.ndarray) -> list[tuple[float, float, int]]:

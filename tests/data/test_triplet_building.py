@@ -356,10 +356,13 @@ def test_what_cannot_be_used_is_listed(world, tmp_path):
   report = _build(root, tmp_path / "out", conversations=str(tmp_path / "dualtalk"), videos=str(tmp_path / "videos"), only_tracked=True)
   reasons = {row["conversation"]: (row["status"], row["reason"]) for row in report["conversations"]}
   for name, part in {
-      "vid0_sub_video_1": "no vid0_sub_video_1_speaker2.npz", "vid1_sub_video_1": "in test and in train", "vid7_sub_video_0": "two videos",
-      "vid8_sub_video_0": "no video vid8", "vid5_sub_video_1": "no sound stream", "vid1_sub_video_3": "vid1_sub_video_3_speaker1.wav",
+      "vid0_sub_video_1": "files are missing: vid0_sub_video_1_speaker2.npz", "vid1_sub_video_1": "in several splits: test, train", "vid7_sub_video_0": "two videos",
+      "vid8_sub_video_0": "no video of its name: vid8", "vid5_sub_video_1": "no sound stream", "vid1_sub_video_3": "vid1_sub_video_3_speaker1.wav",
   }.items():  # fmt: skip
     assert reasons[name][0] == "skipped" and part in reasons[name][1], reasons[name]
+  kinds = {"files are missing": 1, "in several splits": 1, "two videos of this name": 1, "no video of its name": 1, "not found": 1,
+           "a file is not what it should be: a video with sound": 1, "a file is not what it should be: a RIFF/WAVE file": 1}  # fmt: skip
+  assert report["reasons"] == kinds
   assert reasons["vid0_sub_video_0"] == ("matched", "") == reasons["vid1_sub_video_0"] and report["skipped"] == 6
 
 

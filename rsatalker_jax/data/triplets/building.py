@@ -135,11 +135,11 @@ def list_clips(root: pathlib.Path) -> tuple[list[Clip], dict[str, str]]:
     splits = sorted({split for split, _, _ in found})
     missing = [f"{name}_speaker{n}.{kind}" for kind in ("wav", "npz") for n in (1, 2) if (splits[0], kind, n) not in found]
     if len(splits) > 1:
-      unusable[name] = f"a conversation of this name in {' and in '.join(splits)}"
+      unusable[name] = f"in several splits: {', '.join(splits)}"
     elif missing:
-      unusable[name] = f"no {', '.join(missing)}"
+      unusable[name] = f"files are missing: {', '.join(missing)}"
     elif splits == ["ood"]:
-      unusable[name] = "of split ood, which has no films"
+      unusable[name] = "of split ood: there are no films of it"
     else:
       pick = lambda kind: (found[splits[0], kind, 1], found[splits[0], kind, 2])
       clips.append(Clip(name, splits[0], videos[name], pick("wav"), pick("npz")))
@@ -207,7 +207,7 @@ def build_triplets(
     if options.search_all or clip.video in videos:
       todo.append(clip)
     else:
-      records.append(_record(clip.name, "skipped", several.get(clip.video, f"no video {clip.video} in {sources.videos}")))
+      records.append(_record(clip.name, "skipped", several.get(clip.video, f"no video of its name: {clip.video} in {sources.videos}")))
   builder = _Builder(sources, out, options, write_film)
   keys = {clip.name: builder.key(clip, videos) for clip in todo}
   done = {clip.name: record for clip in todo if (record := builder.read_record(clip.name, keys[clip.name])) is not None}
@@ -290,7 +290,7 @@ def _choose(found: Sequence[tuple[str, Match | str]], rules: matching.Rules) -> 
   matches = sorted(((m.best.coherence, name, m) for name, m in found if isinstance(m, Match) and m.best), key=lambda x: -x[0])
   if not matches:
     reasons = [match if isinstance(match, str) else match.reason for _, match in found]
-    return None, None, reasons[0] if reasons else "in no video: none sounds like it"
+    return None, None, reasons[0] if reasons else "in no video: it sounds like none"
   coherence, name, match = matches[0]
   if match.accepted and len(matches) > 1 and matches[1][0] > rules.rival * coherence:
     return name, match, f"ambiguous: coherence {coherence:.3f} in {name} and {matches[1][0]:.3f} in {matches[1][1]}"
