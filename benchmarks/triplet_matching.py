@@ -32,10 +32,11 @@ from rsatalker_jax.data.audio import read_wav, resample  # noqa: E402
 from rsatalker_jax.data.demo import voices  # noqa: E402
 from rsatalker_jax.data.tracks import read_motion  # noqa: E402
 from rsatalker_jax.data.triplets import matching  # noqa: E402
-from rsatalker_jax.data.triplets.building import Options, Sources, build_triplets, list_clips, list_videos  # noqa: E402
+from rsatalker_jax.data.triplets.building import Options, build_triplets  # noqa: E402
 from rsatalker_jax.data.triplets.cropping import Pictures  # noqa: E402
 from rsatalker_jax.data.triplets.people import find_sides  # noqa: E402
 from rsatalker_jax.data.triplets.source_video import read_frames_at, read_video_sound  # noqa: E402
+from rsatalker_jax.data.triplets.sources import Sources, list_clips, list_videos  # noqa: E402
 from rsatalker_jax.media.video import write_video  # noqa: E402
 from rsatalker_jax.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME  # noqa: E402
 

@@ -12,7 +12,8 @@ import markdown_it
 import numpy as np
 import tqdm
 
-from rsatalker_jax.data.triplets.building import Options, Sources, build_triplets
+from rsatalker_jax.data.triplets.building import Options, build_triplets
+from rsatalker_jax.data.triplets.sources import Sources
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.media.video import write_video

@@ -16,7 +16,7 @@ from rsatalker_jax.data.pipeline import load_clips
 from rsatalker_jax.data.relations import RelationLabel, write_relations
 from rsatalker_jax.data.tracks import read_motion
 from rsatalker_jax.data.triplets import building, cropping, load_films, load_triplets
-from rsatalker_jax.data.triplets.building import list_clips
+from rsatalker_jax.data.triplets.sources import Sources, list_clips
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import load_head
 from rsatalker_jax.media.video import write_video
@@ -157,6 +157,7 @@ def test_a_second_call_does_nothing_and_what_changed_is_done_again(world, one_vi
   record.write_text(record.read_text()[:100])
   _build(root, out, conversations=str(one_video), size="32x32")
   assert json.loads(record.read_text()) == whole
+  before = {path: path.stat().st_mtime_ns for path in before}
   _build(root, out, conversations=str(one_video), size="48x32")
   assert all(path.stat().st_mtime_ns != time for path, time in before.items())
   assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
@@ -175,7 +176,7 @@ def test_what_is_stopped_leaves_nothing_half_written(world, one_video, tmp_path)
       return write_video(path, broken(), **options)
     return write_video(path, frames, **options)
 
-  sources = building.Sources(one_video, root / "videos", root / "boxes.csv")
+  sources = Sources(one_video, root / "videos", root / "boxes.csv")
   options = building.Options(size=(32, 32))
   out = tmp_path / "out"
   with pytest.raises(KeyboardInterrupt):
@@ -215,7 +216,8 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
   pose = np.eye(4)
   pose[:3, :3], pose[:3, 3] = turn * np.sign(np.linalg.det(turn)), (0.1, 0.2, 2.0)
   entries, first = [], round(truth.frame)
-  for number in [*range(first, first + 40), *range(first + 50, first + CLIP)]:
+  second = round(truths["vid1_sub_video_1"].frame)  # 1 % slower than the video.
+  for number in [*range(first, first + 40), *range(first + 50, first + CLIP), *range(second, second + CLIP + 2)]:
     values = dict(rotation=r.normal(size=(1, 3)), neck_pose=np.zeros((1, 3)), jaw_pose=np.full((1, 3), number / 1000),
                   eyes_pose=np.zeros((1, 6)), expr=np.zeros((1, 50)), translation=np.ones((1, 3)))  # fmt: skip
     np.savez(folder / f"{number}.npz", **values)
@@ -228,7 +230,7 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
   masks = tmp_path / "masks"
   white = np.zeros((mock.HEIGHT, mock.WIDTH, 3), np.uint8)
   white[60:] = 255
-  mock.write_film(masks / "vid1.mp4", [white] * (first + CLIP + 20), None, mock.FORMATS[2])
+  mock.write_film(masks / "vid1.mp4", [white] * (second + CLIP + 20), None, mock.FORMATS[2])
   # The videos' own tracks, too: of the clip's frames what its people do, before and after that nothing.
   own = tmp_path / "own"
   own.mkdir()
@@ -244,6 +246,11 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
   triplets = load_triplets(out / "triplets.jsonl")
   assert {t.name for t in triplets} >= {f"vid1_sub_video_0_speaker{speaker}"} and all(t.capture.name == "vid1_p0" for t in triplets)
   triplet = next(t for t in triplets if t.conversation == "vid1_sub_video_0")
+  slower = next(t for t in triplets if t.conversation == "vid1_sub_video_1")
+  capture = load_capture(slower.capture, slower.split)
+  shown = np.arange(slower.frames)
+  jaws = capture.read_flame([capture.index(0, slower.first_timestep + t) for t in shown])["jaw"][:, 0]
+  assert np.abs(1000 * jaws - second - 1.01 * shown).max() < 0.6
   capture, whole = load_capture(triplet.capture, triplet.split), load_capture(folder, "train")
   assert len(capture) == 90 and capture.static_offset.shape == (72, 3) and capture.shape.tolist() == [0, 1]
   with pytest.raises(KeyError):
@@ -265,6 +272,9 @@ def test_tracks_of_the_whole_video_become_the_films(world, tmp_path):
     assert ours["mask"][: int(edge) - 3].max() < 0.1 and ours["mask"][int(edge) + 4 :].min() > 0.9
   written = json.loads((triplet.capture / "transforms_train.json").read_text())
   assert {key: written[key] for key in written if key != "frames"} == top
+  # Without masks nothing is left of those that there were.
+  _build(root, out, tracks=str(tmp_path / "tracks"), own_tracks=str(own), only_tracked=True)
+  assert load_capture(triplet.capture, triplet.split)[0]["mask"].min() == 1
 
 
 def test_orthographic_tracks_become_cameras():

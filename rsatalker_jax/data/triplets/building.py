@@ -15,6 +15,7 @@ A clip's record is written last. So what was stopped goes on where it was, and w
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,9 +23,7 @@ import json
 import multiprocessing
 import os
 import pathlib
-import re
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,13 +37,12 @@ from rsatalker_jax.data.tracks import read_motion, read_track
 from rsatalker_jax.data.triplets import cropping, matching, people
 from rsatalker_jax.data.triplets.matching import ClipSound, Match, Placement, SoundIndex
 from rsatalker_jax.data.triplets.source_video import SUFFIXES, read_frames_at, read_video_sound
+from rsatalker_jax.data.triplets.sources import Clip, Sources, list_clips, list_videos
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import link_or_copy, whole_file
 from rsatalker_jax.social.relation import UNKNOWN, format_relation
 from rsatalker_jax.types import FPS, SAMPLES_PER_FRAME
 
-_SPLITS = ("train", "val", "test", "ood")
-_FILE = re.compile(r"(?P<clip>(?P<video>.+)_sub_video_.+)_speaker(?P<speaker>[12])\.(?P<kind>wav|npz)")
 _VERSION = 1  # Of what is decided and written: another does everything again.
 _PICTURE_WIDTH = 160
 _MOST_VIDEOS = 3  # That are listened to, of all that are searched.
@@ -52,27 +50,6 @@ _IDENTITY = "identity.npz"  # Beside a film's parameters.
 _CHUNK = 32  # Clips that are searched for together.
 
 WriteFilm = Callable[..., int]  # `media.video.write_video`, which data may not import.
-
-
-@dataclasses.dataclass(frozen=True)
-class Sources:
-  """Attributes:
-    conversations: DualTalk's folder, with the splits.
-    videos: RealTalk's, searched with its subfolders.
-    boxes: csv of face boxes (`cropping.FaceBoxes`).
-    tracks: folder of captures that VHAP tracked: <video id>_p{0,1} of whole videos, <conversation>_speaker{1,2} of films.
-    masks: folder of mask videos as long as the videos: <video id>_p{0,1}.mp4, or <video id>.mp4 of both people.
-    own_tracks: folder of the videos' own tracks of DECA's family, <video id>_p{0,1}.npz, every frame of the video.
-    relations: the labels table.
-  """
-
-  conversations: pathlib.Path
-  videos: pathlib.Path
-  boxes: pathlib.Path | None = None
-  tracks: pathlib.Path | None = None
-  masks: pathlib.Path | None = None
-  own_tracks: pathlib.Path | None = None
-  relations: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,78 +71,6 @@ class Options:
   quality: int = 16
   rules: matching.Rules = dataclasses.field(default_factory=matching.Rules)
   evidence: float = people.MARGIN
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """A conversation with all of its files."""
-
-  name: str
-  split: str
-  video: str
-  wavs: tuple[pathlib.Path, pathlib.Path]
-  npzs: tuple[pathlib.Path, pathlib.Path]
-
-
-# --- What there is
-
-
-def list_clips(root: pathlib.Path) -> tuple[list[Clip], dict[str, str]]:
-  """Conversations by name, and those that cannot be used, with the reasons.
-
-  Where there is no folder val, a tenth of the videos of train are held out for it, always the same ones.
-
-  Raises:
-    InputError: there is no split, or nothing in any.
-  """
-  files: dict[str, dict[tuple[str, str, int], pathlib.Path]] = {}
-  videos = {}
-  folders = [root / split for split in _SPLITS if (root / split).is_dir()]
-  if not folders:
-    raise InputError(root, "", "no folder train, val or test", "DualTalk's conversations")
-  for folder in folders:
-    for path in sorted(folder.iterdir()):
-      if not path.name.startswith(".") and (match := _FILE.fullmatch(path.name)):
-        files.setdefault(match["clip"], {})[folder.name, match["kind"], int(match["speaker"])] = path
-        videos[match["clip"]] = match["video"]
-  if not files:
-    raise InputError(root, "", "no conversation", "<video id>_sub_video_<n>_speaker{1,2}.{wav,npz} in train, val or test")
-  clips, unusable = [], {}
-  for name, found in sorted(files.items()):
-    splits = sorted({split for split, _, _ in found})
-    missing = [f"{name}_speaker{n}.{kind}" for kind in ("wav", "npz") for n in (1, 2) if (splits[0], kind, n) not in found]
-    if len(splits) > 1:
-      unusable[name] = f"in several splits: {', '.join(splits)}"
-    elif missing:
-      unusable[name] = f"files are missing: {', '.join(missing)}"
-    elif splits == ["ood"]:
-      unusable[name] = "of split ood: there are no films of it"
-    else:
-      pick = lambda kind: (found[splits[0], kind, 1], found[splits[0], kind, 2])
-      clips.append(Clip(name, splits[0], videos[name], pick("wav"), pick("npz")))
-  if not (root / "val").is_dir():
-    trained = sorted({clip.video for clip in clips if clip.split == "train"}, key=lambda video: (zlib.crc32(video.encode()), video))
-    held_out = set(trained[: max(1, round(0.1 * len(trained)))] if len(trained) > 1 else ())
-    clips = [dataclasses.replace(c, split="val") if c.split == "train" and c.video in held_out else c for c in clips]
-  return clips, unusable
-
-
-def list_videos(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, str]]:
-  """Videos by id, and ids that several files have, with the reasons.
-
-  Raises:
-    InputError: there is no video.
-  """
-  if not root.is_dir():
-    raise InputError(root, "", "no such folder", f"videos: <video id>{{{','.join(SUFFIXES)}}}")
-  found: dict[str, list[pathlib.Path]] = {}
-  for path in sorted(root.rglob("*")):
-    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-      found.setdefault(path.stem, []).append(path)
-  if not found:
-    raise InputError(root, "", "no video", f"videos: <video id>{{{','.join(SUFFIXES)}}}")
-  several = {name: f"two videos of this name: {paths[0]} and {paths[1]}" for name, paths in found.items() if len(paths) > 1}
-  return {name: paths[0] for name, paths in found.items() if name not in several}, several
 
 
 # --- Building
@@ -320,7 +225,8 @@ class _Builder:
     names = [f"{clip.video}_p{side}" for side in (0, 1)] + [f"{clip.name}_speaker{n}" for n in (1, 2)]
     paths = [self.sources.tracks / name for name in names] if self.sources.tracks else []
     paths += [path / f"transforms_{split}.json" for path in list(paths) for split in ("train", "val", "test")]
-    paths += [self.sources.masks / f"{name}{suffix}" for name in (clip.video, *names[:2]) for suffix in SUFFIXES] if self.sources.masks else []
+    if self.sources.masks:
+      paths += [self.sources.masks / f"{name}{suffix}" for name in (clip.video, *names[:2]) for suffix in SUFFIXES]
     paths += [self.sources.own_tracks / f"{name}.npz" for name in names[:2]] if self.sources.own_tracks else []
     return [path for path in paths if path.exists()]
 
@@ -490,13 +396,11 @@ class _Builder:
       cam, basis = _read_camera(clip.npzs[speaker - 1])
       track = cropping.track_by_projection(own.motion, cam, own.shape, box, crop, basis)
     root = self.out / "captures" / f"{video.stem}_p{side}"
-    films = {"images": (video, "rgb24"), "fg_masks": (self._mask(video.stem, side), "gray")}
-    for folder, (path, pixels) in films.items():
-      if path is not None:
-        self._write_film(root / folder / f"{name}.mp4", path, times, crop, pixels)
+    self._write_film(root / "images" / f"{name}.mp4", video, times, crop, "rgb24")
+    self._write_mask(root / "fg_masks" / f"{name}.mp4", self._mask(video.stem, side), times, crop)
     self._write_flame(root / "flame_param" / name, track)
     facts = {"speaker": speaker, "capture": f"captures/{video.stem}_p{side}", "film": f"images/{name}.mp4", "name": name,
-             "masked": films["fg_masks"][0] is not None, "crop": dataclasses.asdict(crop), "source": track.source}  # fmt: skip
+             "crop": dataclasses.asdict(crop), "source": track.source}  # fmt: skip
     return facts | {"entries": track.entries, "shown": track.frames, "shared": track.shared}
 
   def _vhap(self, video: str, side: int, name: str):
@@ -523,6 +427,15 @@ class _Builder:
 
     # Frames are drawn in random order: a key frame every half second.
     self.write_film(path, frames(), fps=FPS, quality=self.options.quality, key_every=12)
+
+  def _write_mask(self, path: pathlib.Path, source: pathlib.Path | None, times: list[float], crop: cropping.Crop) -> None:
+    """The mask of a film, which captures find by its name; what an earlier call has left goes where there is none now."""
+    if source is not None:
+      self._write_film(path, source, times, crop, "gray")
+      return
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # It is not there, or holds others' masks.
+      path.parent.rmdir()
 
   def _write_flame(self, folder: pathlib.Path, track: cropping.FilmTrack) -> None:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -572,8 +485,6 @@ class _Builder:
     for record, film in shown:
       for entry, i in zip(film["entries"], film["shown"]):
         files = {"file_path": film["film"], "flame_param_path": f"flame_param/{film['name']}/{i:05d}.npz", "frame_index": i}
-        if film["masked"]:
-          files["fg_mask_path"] = f"fg_masks/{film['name']}.mp4"
         frames[record["split"]].append(files | {"timestep_index": first + i, "camera_index": 0} | entry)
       relation = relations.get(record["conversation"], np.full(2, UNKNOWN))
       lines.append({"conversation": record["conversation"], "split": record["split"], "speaker": film["speaker"], "capture": capture,
