@@ -20,6 +20,7 @@ import jax
 import tqdm
 from ml_collections import ConfigDict
 
+import splat_kernels
 from rsatalker_jax import cluster, sharding
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.errors import InputError
@@ -111,11 +112,12 @@ def _train_stages(
 
 def _describe_run(config: ConfigDict, workdir: str, stage: str | None, init_from: Sequence[str]) -> dict[str, Any]:
   """What must be the same in all processes, under the names that a user knows."""
-  sources = pathlib.Path(__file__).parents[1].rglob("*.py")
-  code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
+  packages = {"rsatalker_jax": pathlib.Path(__file__).parents[1], "splat_kernels": pathlib.Path(splat_kernels.__file__).parent}
+  read = lambda folder: b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
+  code = {f"code of {name}": hashlib.sha256(read(folder)).hexdigest()[:12] for name, folder in packages.items()}
   versions = {f"version of {name}": importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "grain")}
   flags = {"--workdir": os.path.abspath(workdir), "--stage": stage, "--init_from": list(init_from)}
-  return {**flags, **workdirs.flatten_config(config.to_dict()), "code of rsatalker_jax": code, **versions}
+  return {**flags, **workdirs.flatten_config(config.to_dict()), **code, **versions}
 
 
 def make_inputs(config: ConfigDict) -> StageInputs:

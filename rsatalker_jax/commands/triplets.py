@@ -112,8 +112,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _kind(reason: str) -> str:
   """What reasons have in common: of a file that is not as it should be what it should be, of others what stands before the colon."""
-  before, expected, after = reason.rpartition(", expected ")
-  return f"a file is not what it should be: {after}" if expected else reason.split(":")[0]
+  _, expected, after = reason.rpartition(", expected ")
+  return f"a file is not what it should be: {after}" if expected else reason.split(":", maxsplit=1)[0]
 
 
 def _histogram(values: Sequence[float], edges: np.ndarray) -> list[tuple[float, float, int]]:

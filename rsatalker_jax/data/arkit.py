@@ -328,7 +328,7 @@ def _parse_csv(path: pathlib.Path, text: str) -> _Table:
     raise InputError(path, "", "no frame", "at least one line below the header")
   if times and len({type(time) for time in times}) > 1:
     raise InputError(path, header[clock], "time codes and seconds", "one of the two")
-  used = {"timecode", "blendshapecount", "_neutral", "frame", *(() if clock is None else (lower[clock],))}
+  used = {"", "timecode", "blendshapecount", "_neutral", "frame", *(() if clock is None else (lower[clock],))}
   notes = [f"not read: {', '.join(unread)}"] if (unread := [name for name in others if name.lower() not in used]) else []
   notes += [f"{lost} frames without a face are interpolated"] if lost else []
   numbers = np.array(values).reshape(len(rows), len(columns))

@@ -26,7 +26,7 @@ def check_basis(
     InputError: the coefficients are others, or nobody has said what the head's are.
   """
   if head.basis is None:
-    expected = "a year, as in its name, or --config.head.basis=flame2020 or flame2023"
+    expected = "a year in its name, or --config.head.basis=flame2020 or flame2023 (of a run that is trained: in its config.json)"
     raise InputError(head_path, "basis", "a FLAME model that does not tell its year", expected)
   if basis == head.basis:
     return

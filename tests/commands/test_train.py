@@ -164,3 +164,12 @@ def test_relations_of_triplets_are_learnt_in_every_stage(world, tmp_path):
   np.testing.assert_array_equal([clip.relation for clip in inputs.validation_clips], [[-1, -1], [-1, -1]])
   manifest = json.loads((world / "triplets.jsonl").read_text().splitlines()[0])
   assert manifest["relation"] == "blood,equal"
+
+
+@pytest.mark.parametrize("package", ["rsatalker_jax", "splat_kernels"])
+def test_processes_compare_the_code_of_both_packages(world, monkeypatch, package):
+  describe = lambda: train._describe_run(tiny_world.tiny_config(world), "run", None, [])
+  before, read = describe(), pathlib.Path.read_bytes
+  changed = ROOT / package / "__init__.py"
+  monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: read(path) + b"#" * (path == changed))
+  assert {name for name, value in describe().items() if value != before[name]} == {f"code of {package}"}

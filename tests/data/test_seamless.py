@@ -209,6 +209,17 @@ def test_without_tables_relations_are_unknown_or_the_default(world):
   assert {tuple(joined.relation) for joined in default.conversations} == {(1, -1)}
 
 
+def test_the_default_is_for_sessions_that_no_table_names(tmp_path):
+  mock = Mock(tmp_path)
+  for session in ("0001", "0003", "0009"):
+    mock.add("train", f"V0{int(session == '0003')}_S{session}")
+  mock.write()
+  mock.write_tables()
+  join = join_conversations(mock.talk, mock.seamless, default_relation="blood,unequal")
+  assert [tuple(joined.relation) for joined in join.conversations] == [(1, 1), (1, 0), (-1, -1)]
+  assert any(note.startswith("1 sessions are not in relationships.csv") for note in join.notes)
+
+
 def write_relationships(folder, text, encoding="utf-8"):
   folder.mkdir(exist_ok=True)
   (folder / "relationships.csv").write_text(text, encoding=encoding)
@@ -432,6 +443,8 @@ def test_damaged_shards_are_read_up_to_there(tmp_path):
     assert 0 < len(recordings.places) < 5
     if place % 512 != 156:  # A file of another type is a whole shard's, too.
       assert [skip.kind for skip in recordings.skipped] == ["a damaged shard, read up to there"], place
+  path.write_bytes(whole[: headers[4]] + bytes(2 << 20) + whole[headers[4] :])
+  assert [skip.kind for skip in Recordings(tmp_path / "seamless").skipped] == ["a damaged shard, read up to there"]
   path.write_bytes(b"no tar at all" * 100)
   assert [skip.kind for skip in Recordings(tmp_path / "seamless").skipped] == ["a damaged shard, read up to there"]
 
@@ -517,7 +530,7 @@ def test_damage_that_headers_do_not_show_is_taken_out_when_it_is_met(tmp_path):
     source[source.names.index(f"{names[1]}_speaker2")]
   assert [conversation.name for conversation in source] == [f"{names[0]}_speaker1", f"{names[0]}_speaker2"] == source.names
   assert len(source) == len(list(source.motions())) == len(list(source)) == 2
-  assert {name for name, _ in source.skipped} == set(names[1:])
+  assert sorted(name for name, _ in source.skipped if name in names) == names[1:]
   again = load_seamless(mock.talk, "train")
   assert len(list(again.motions())) == 2 and again.names == source.names
   for key in ids_of(names[0]):

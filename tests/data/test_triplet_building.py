@@ -366,7 +366,8 @@ def test_what_cannot_be_used_is_listed(world, tmp_path):
   report = _build(root, tmp_path / "out", conversations=str(tmp_path / "dualtalk"), videos=str(tmp_path / "videos"), only_tracked=True)
   reasons = {row["conversation"]: (row["status"], row["reason"]) for row in report["conversations"]}
   for name, part in {
-      "vid0_sub_video_1": "files are missing: vid0_sub_video_1_speaker2.npz", "vid1_sub_video_1": "in several splits: test, train", "vid7_sub_video_0": "two videos",
+      "vid0_sub_video_1": "files are missing: vid0_sub_video_1_speaker2.npz",
+      "vid1_sub_video_1": "in several splits: test, train", "vid7_sub_video_0": "two videos",
       "vid8_sub_video_0": "no video of its name: vid8", "vid5_sub_video_1": "no sound stream", "vid1_sub_video_3": "vid1_sub_video_3_speaker1.wav",
   }.items():  # fmt: skip
     assert reasons[name][0] == "skipped" and part in reasons[name][1], reasons[name]

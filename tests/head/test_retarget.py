@@ -125,6 +125,20 @@ def test_models_of_one_mesh_correspond_by_number(heads):
   np.testing.assert_array_equal(found[:, 53:], arkit[:5, 53:])
 
 
+def test_millimetres(heads):
+  """A face that moves as a whole by 1 and by 2 mm, and one of the same mesh that nothing moves."""
+  demo, _ = heads
+  push = np.zeros(demo.expression_directions.shape, np.float32)
+  push[:, 0, 0] = 1e-3
+  neck = np.eye(5, dtype=np.float32)[np.ones(len(push), int)]
+  stuck = dataclasses.replace(demo, expression_directions=0 * push, pose_directions=0 * demo.pose_directions, weights=neck)
+  motion = np.zeros((40, 56), np.float32)  # More than are fitted at once.
+  motion[:20, 0], motion[20:, 0] = 1, 2
+  found, fit = Retargeting(dataclasses.replace(stuck, expression_directions=push), stuck).convert(motion)
+  assert not found.any() and len(found) == 40
+  assert (fit.moved, fit.error, fit.worst) == pytest.approx((np.sqrt(2.5), np.sqrt(2.5), 2), rel=1e-3)
+
+
 def test_a_jaw_that_turns_otherwise_is_found(heads):
   """The source's chin follows its jaw by two fifths: half a radian of it is less than half of that in the target."""
   demo, _ = heads

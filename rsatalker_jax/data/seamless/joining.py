@@ -234,7 +234,7 @@ def hold_out(pairs: Sequence[Pair]) -> list[Pair]:
   if any(pair.split == "val" for pair in pairs):
     return list(pairs)
   held = held_out_names([pair.name for pair in pairs if pair.split == "train"])
-  return [dataclasses.replace(pair, split="val") if pair.split == "train" and pair.name in held else pair for pair in pairs]
+  return [dataclasses.replace(pair, split="val") if pair.name in held else pair for pair in pairs]
 
 
 def _common_frames(
