@@ -1,5 +1,6 @@
 """Long videos of every container: sound where its picture is, and the frames that are shown at given moments."""
 
+import av
 import mock_realtalk as mock
 import numpy as np
 import pytest
@@ -93,6 +94,29 @@ def test_channels_are_mixed_and_what_is_lost_is_silence(tmp_path):
   wav, _ = read_video_sound(path)
   near = np.abs(wav[15 * RATE - 800 : 15 * RATE + 1200])  # Behind the damage it is still in time.
   assert abs(int(np.argmax(near > 0.5 * near.max())) - 800) <= 32
+
+
+def test_sound_is_there_up_to_a_gap_and_after_it(tmp_path):
+  whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+  mock.write_film(whole, _numbered(), 0.5 * np.sin(np.arange(FRAMES * 640, dtype=np.float32) * 0.3), ("mkv", "mpeg4", "aac", 128_000, 44_100))
+  stops = resumes = None
+  with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+    streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+    for packet in source.demux():
+      seconds = None if packet.pts is None else float(packet.pts * packet.time_base)
+      if packet.stream.type == "audio" and seconds is not None and 3 <= seconds < 4:
+        stops, resumes = stops or seconds, seconds + float(packet.duration * packet.time_base)
+      elif packet.size:
+        packet.stream = streams[packet.stream.index]
+        target.mux(packet)
+  (expected, _), (found, _) = read_video_sound(whole), read_video_sound(cut)
+  first, last = round(stops * RATE), round(resumes * RATE)
+  assert len(found) == len(expected) and last - first > 15_000
+  assert np.abs(found[first + 32 : last - 32]).max() == 0
+  np.testing.assert_allclose(found[: first - 40], expected[: first - 40], atol=1e-3)
+  np.testing.assert_allclose(found[last + 1000 :], expected[last + 1000 :], atol=0.16)  # Frames of AAC overlap; to a sample.
+  # A filter ends at either side of the gap, in half a dozen samples.
+  assert np.abs(found[first - 12 : first - 2]).max() > 0.3
 
 
 def test_videos_that_cannot_be_used_are_one_line(tmp_path):
