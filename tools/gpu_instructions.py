@@ -48,9 +48,9 @@ def main() -> None:
       sass = subprocess.run([TOOLKIT / "bin/nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
       name = re.search(r"\.text\.(splat_\w+):", sass)[1]
       kernel, warps = kernels[name], kernels[name]["threads"] // 32
-      # The innermost loop comes first in the code: forward it takes UNROLL Gaussians, backward one, between chunks one
-      # chunk, and in sums a Gaussian's slots 32 at a time.
-      each = loops(sass)[0] / (UNROLL if name == "splat_forward" else 1)
+      # The innermost loop comes first in the code: forward it takes UNROLL Gaussians, backward one, between chunks eight
+      # chunks, as the compiler writes it out, and in sums a Gaussian's slots 32 at a time.
+      each = loops(sass)[0] / {"splat_forward": UNROLL, "splat_behind": 8}.get(name, 1)
       what = {"splat_behind": "chunk and tile", "splat_sum": "32 slots"}.get(name, "Gaussian and tile")
       print(f"{name}: {each * warps:.0f} instructions per {what}, {warps} warps, {kernel['registers']} registers")
 
