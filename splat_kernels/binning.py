@@ -176,21 +176,19 @@ def sort_slots(tiles: Int[Array, "M"], num_tiles: int) -> tuple[Int[Array, "M"],
   if not fits:
     parts, size = 1, num
   padded = jnp.pad(tiles, (0, parts * size - num), constant_values=num_tiles).reshape(parts, size)
-  if fits and current_platform() == "gpu":  # Counting takes a GPU longer, as additions to one address wait for each other.
-    keys = jax.lax.sort(tiles.astype(jnp.uint32) << bits | jnp.arange(num, dtype=jnp.uint32), is_stable=False)
-    bounds = jnp.arange(num_tiles + 1, dtype=jnp.uint32)
-    starts = jnp.searchsorted(keys >> bits, bounds, method="scan_unrolled").astype(jnp.int32)
-    return (keys & jnp.uint32((1 << bits) - 1)).astype(jnp.int32), starts
+  if fits:
+    # Tile and slot in one number: XLA:CPU sorts that several times faster than a key with a payload.
+    keys = padded.astype(jnp.uint32) << bits | jnp.arange(size, dtype=jnp.uint32)
+    keys = jnp.stack([jax.lax.sort(keys[part], is_stable=False) for part in range(parts)])
+    slots = (keys & jnp.uint32((1 << bits) - 1)).astype(jnp.int32)
+    if current_platform() == "gpu":  # Counting takes a GPU longer, as additions to one address wait for each other.
+      bounds = jnp.arange(num_tiles + 1, dtype=jnp.uint32)
+      return slots[0], jnp.searchsorted(keys[0] >> bits, bounds, method="scan_unrolled").astype(jnp.int32)
   counts = jnp.zeros((parts, num_tiles + 1), jnp.int32).at[jnp.arange(parts)[:, None], padded].add(1)
   in_all = jnp.sum(counts, axis=0, dtype=jnp.int32)
   starts = jnp.cumsum(in_all, dtype=jnp.int32) - in_all
   if not fits:
     return jax.lax.sort((tiles, jnp.arange(num, dtype=jnp.int32)), num_keys=1, is_stable=True)[1], starts
-
-  # Tile and slot in one number: XLA:CPU sorts that several times faster than a key with a payload.
-  keys = padded.astype(jnp.uint32) << bits | jnp.arange(size, dtype=jnp.uint32)
-  keys = jnp.stack([jax.lax.sort(keys[part], is_stable=False) for part in range(parts)])
-  slots = (keys & jnp.uint32((1 << bits) - 1)).astype(jnp.int32)
   if parts == 1:
     return slots[0], starts
   # A slot's place: behind all of earlier tiles, behind its own tile's of earlier parts, and as in its own part.
@@ -203,13 +201,13 @@ def sort_slots(tiles: Int[Array, "M"], num_tiles: int) -> tuple[Int[Array, "M"],
 def depth_order(projected: Projected) -> Int[Array, "N"]:
   """Gaussians from near to far, ties by index, culled ones last."""
   num = projected.depths.shape[0]
-  if projected.depths.dtype == jnp.float64:
+  is_double = projected.depths.dtype == jnp.float64
+  if is_double:
     depths = jnp.where(projected.radii > 0, projected.depths, jnp.inf)
-    return jax.lax.sort((depths, jnp.arange(num, dtype=jnp.int32)), num_keys=1, is_stable=True)[1]
-  # The bits of a positive float order as it does.
-  depths = jax.lax.bitcast_convert_type(projected.depths.astype(jnp.float32), jnp.uint32)
-  depths = jnp.where(projected.radii > 0, depths, jnp.uint32(0xFFFFFFFF))
-  if current_platform() == "gpu":  # A radix sort, for which a payload is cheap.
+  else:  # The bits of a positive float order as it does.
+    depths = jax.lax.bitcast_convert_type(projected.depths.astype(jnp.float32), jnp.uint32)
+    depths = jnp.where(projected.radii > 0, depths, jnp.uint32(0xFFFFFFFF))
+  if is_double or current_platform() == "gpu":  # There it is a radix sort, for which a payload is cheap.
     return jax.lax.sort((depths, jnp.arange(num, dtype=jnp.int32)), num_keys=1, is_stable=True)[1]
   # Digit by digit from the last, with the place so far below the digit: two or three sorts of one number each are twice
   # as fast on XLA:CPU as one with a payload.

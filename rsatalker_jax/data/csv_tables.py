@@ -42,27 +42,35 @@ def read_table(
   """
   header = ",".join(required) + "".join(f"[,{name}]" for name in optional)
   expected = f"a csv with the columns {header}"
-  text = read_text(path, expected)
-  rows = csv.reader(io.StringIO(text, newline=""))
   columns: list[str] = []
+  for place, values in read_lines(path, read_text(path, expected), expected):
+    if not columns:
+      columns = _check_header(place, values, required, optional, header, hints)
+      continue
+    if len(values) > len(columns):
+      found = f"{len(values)} values, {','.join(values)}"
+      raise InputError(place, "", found, f"{len(columns)} of {','.join(columns)}: decimals with a point, text with commas in quotes")
+    if len(values) < len(columns) and any(name in required for name in columns[len(values) :]):
+      raise InputError(place, "", f"{len(values)} values, {','.join(values)}", f"{len(columns)} of {','.join(columns)}")
+    yield Row(place, {**dict.fromkeys((*required, *optional), ""), **dict(zip(columns, values))})
+
+
+def read_lines(path: str | os.PathLike, text: str, expected: str, separator: str = ",") -> Iterator[tuple[str, list[str]]]:
+  """File and line, and values without spaces around them, of each line of a csv that has any; the first is the header.
+
+  Raises:
+    InputError: it is no csv, or there is no line.
+  """
+  rows, empty = csv.reader(io.StringIO(text, newline=""), delimiter=separator), True
   try:
     for values in rows:
       values = [value.strip() for value in values]
-      if not any(values):
-        continue
-      place = f"{path}:{rows.line_num}"
-      if not columns:
-        columns = _check_header(place, values, required, optional, header, hints)
-        continue
-      if len(values) > len(columns):
-        found = f"{len(values)} values, {','.join(values)}"
-        raise InputError(place, "", found, f"{len(columns)} of {','.join(columns)}: decimals with a point, text with commas in quotes")
-      if len(values) < len(columns) and any(name in required for name in columns[len(values) :]):
-        raise InputError(place, "", f"{len(values)} values, {','.join(values)}", f"{len(columns)} of {','.join(columns)}")
-      yield Row(place, {**dict.fromkeys((*required, *optional), ""), **dict(zip(columns, values))})
+      if any(values):
+        empty = False
+        yield f"{path}:{rows.line_num}", values
   except csv.Error as error:  # A field of more than 131,072 letters: a quotation mark that nothing closes.
     raise InputError(f"{path}:{rows.line_num}", "", error, "a line of a csv") from None
-  if not columns:
+  if empty:
     raise InputError(path, "", "nothing", expected)
 
 

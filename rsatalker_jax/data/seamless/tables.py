@@ -11,9 +11,7 @@ are separated by semicolons).
 """
 
 import collections
-import csv
 import dataclasses
-import io
 import os
 import pathlib
 import re
@@ -23,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from rsatalker_jax.data.csv_tables import read_table
+from rsatalker_jax.data.csv_tables import read_lines, read_table
 from rsatalker_jax.data.relations import AXES, VALUES
 from rsatalker_jax.data.seamless.names import Session, Skip, parse_file_id
 from rsatalker_jax.errors import InputError
@@ -189,26 +187,16 @@ def _read_rows(path: pathlib.Path, required: Sequence[str], skipped: list[Skip])
   text = read_text(path, expected)
   header = text.lstrip().partition("\n")[0]
   separator = max(_SEPARATORS, key=header.count)
-  rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
   columns: list[str] = []
-  try:
-    for values in rows:
-      values = [value.strip() for value in values]
-      if not any(values):
-        continue
-      place = f"{path}:{rows.line_num}"
-      if not columns:
-        columns = [value.lower() for value in values]
-        if not set(required) <= set(columns):
-          raise InputError(place, "columns", ",".join(values), expected)
-      elif len(values) != len(columns):
-        skipped.append(Skip(place, "a line of a table with another number of values", f"{len(values)}, not {len(columns)}"))
-      else:
-        yield place, dict(zip(columns, values))
-  except csv.Error as error:  # A field of more than 131,072 letters: a quotation mark that nothing closes.
-    raise InputError(f"{path}:{rows.line_num}", "", error, "a line of a csv") from None
-  if not columns:
-    raise InputError(path, "", "nothing", expected)
+  for place, values in read_lines(path, text, expected, separator):
+    if not columns:
+      columns = [value.lower() for value in values]
+      if not set(required) <= set(columns):
+        raise InputError(place, "columns", ",".join(values), expected)
+    elif len(values) != len(columns):
+      skipped.append(Skip(place, "a line of a table with another number of values", f"{len(values)}, not {len(columns)}"))
+    else:
+      yield place, dict(zip(columns, values))
 
 
 def _parse_number(text: str) -> int | None:
