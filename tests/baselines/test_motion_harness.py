@@ -54,7 +54,8 @@ class Drawn(nn.Module):
   def training_terms(self, speech_a, motion_a, speech_b, social, motion_b, *, progress):
     dropout, sample = (jax.random.key_data(self.make_rng(name)) for name in ("dropout", "sample"))
     given = jnp.mean(speech_a) + 10 * jnp.mean(motion_a) + 100 * jnp.mean(speech_b) + 1000 * jnp.mean(motion_b)
-    return {"own": jnp.sum(self.own) + jnp.sum(self.codes.offset) + given, "progress": progress, "noise": jax.random.normal(self.make_rng("sample")), "apart": 1.0 * jnp.any(dropout != sample)}
+    drawn = {"noise": jax.random.normal(self.make_rng("sample")), "apart": 1.0 * jnp.any(dropout != sample)}
+    return {"own": jnp.sum(self.own) + jnp.sum(self.codes.offset) + given, "progress": progress} | drawn
 
   def codes_terms(self, motion_b, *, progress):
     return {"codes": jnp.mean((motion_b - self.codes.offset - self.own) ** 2), "progress": 0 * progress}
@@ -98,7 +99,7 @@ def steps_of(stage, count):
 
 def test_its_own_loss_is_taken(world, drawn):
   """Of its terms, given the clip's arrays under their own names, the share of the steps, and a key that changes."""
-  states, terms, batch = steps_of(motion_stage(make_inputs(world)), 3)
+  _, terms, batch = steps_of(motion_stage(make_inputs(world)), 3)
   mean = lambda name: float(jnp.mean(batch[name]))
   given = mean("speech_a") + 10 * mean("motion_a") + 100 * mean("speech_b") + 1000 * mean("motion_b")
   assert set(terms[0]) == {"own", "progress", "noise", "apart", "orthogonality", "loss", "gradient_norm", "broken"}
