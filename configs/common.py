@@ -271,6 +271,7 @@ def base_config() -> ConfigDict:
   config.evaluation = ConfigDict(dict(
       frames=60,  # That are rendered, as many of each film, at least one.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.
+      samples=3,  # Of each clip, that are scored of a baseline that samples.
       title="RSATalker",  # Of the run's row in tables.
       compare="compare",  # Folder in the workdir with runs that stand in the same tables.
   ))

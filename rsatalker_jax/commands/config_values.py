@@ -319,6 +319,7 @@ RULES: dict[str, Any] = {
         "frames": _whole(2),
         "lpips_nets": Rule(lambda x: _several(x, _one_of("alex", "vgg").accepts), "a tuple of 'alex' and 'vgg'"),
         "title": _TITLE,
+        "samples": _COUNT,
         "compare": _PATH,
     },
 }
