@@ -63,6 +63,8 @@ class EmoTalk(nn.Module):
   velocity: float
 
   causal_form = True
+  samples = False
+  average = 0.0
 
   @nn.compact
   def __call__(

@@ -59,7 +59,8 @@ class FaceFormer(nn.Module):
   teacher_forcing: bool
 
   causal_form = True
-  UNROLL = 4  # Steps of the scan in one turn of its loop.
+  samples = False
+  average = 0.0
 
   def setup(self):
     self.motion_mean, std = normalization(self)
@@ -119,9 +120,7 @@ class FaceFormer(nn.Module):
       made = self.motion_out(z.astype(jnp.float32))
       return (made, cache), made
 
-    scan = nn.scan(
-        step, variable_broadcast=("params", "statistics"), split_rngs={"params": False, "dropout": True}, unroll=min(self.UNROLL, frames)
-    )
+    scan = nn.scan(step, variable_broadcast=("params", "statistics"), split_rngs={"params": False, "dropout": True})
     start = jnp.zeros((*batch, MOTION_DIM)), self.layer.init_cache(batch, frames)
     return jnp.moveaxis(scan(self, start, (aligned, jnp.arange(frames)))[1], 0, -2)
 

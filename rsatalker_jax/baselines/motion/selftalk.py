@@ -66,6 +66,8 @@ class SelfTalk(nn.Module):
   reading: float
 
   causal_form = False
+  samples = False
+  average = 0.0
 
   def setup(self):
     c = self.config
