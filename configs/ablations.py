@@ -143,6 +143,12 @@ VARIANTS = {
 }
 
 
+# What `make compare` trains, each to the end of its own stages (of RSATalker's variants the motion stage), and its seeds.
+COMPARED = {
+    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "faceformer", "faceformer_causal", "selftalk", "emotalk"), (0, 1, 2)),
+    "faceformer_raw": (0,),
+}
+
 # Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other
 # variants of the same seed, since it would train the same again.
 ABLATIONS = {
