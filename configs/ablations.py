@@ -1,7 +1,7 @@
 """What RSATalker is compared with, and its own parts left out one at a time: variants of the other configs.
 
     make compare                                              all baselines on the embedded conversations, three seeds each
-    make compare VARIANTS="full plain_eq5" SEEDS=0            some of them
+    make compare COMPARED="--variants=full,plain_eq5 --seeds=0"     some of them
     make ablations                                            whole runs: the paper's Tables 4 and 5
     python train.py --config=configs/demo.py:dualtalk ...     one
 
