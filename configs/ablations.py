@@ -82,9 +82,9 @@ _TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
 # Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation.
-_faceformer, _emotalk, _selftalk = (
+_dualtalk, _faceformer, _emotalk, _selftalk = (
     {"generator.architecture": name, "stages": ("motion",), "social.enabled": False}
-    for name in ("faceformer", "emotalk", "selftalk")
+    for name in ("dualtalk", "faceformer", "emotalk", "selftalk")
 )
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 
@@ -95,7 +95,7 @@ VARIANTS = {
     "ours": ("RSATalker, this project's form", OURS),
     # Baselines.
     "no_relation": ("RSATalker without the social module", {"social.enabled": False}),
-    "dualtalk": ("DualTalk (BiLSTM)", {"generator.architecture": "dualtalk", "generator.encoder_layers": 3}),
+    "dualtalk": ("DualTalk, re-implemented, z-scored", _dualtalk),
     "speaker_only": (
         "speaker-only (FaceFormer's setting)",
         {"generator.use_partner": False, "social.enabled": False},

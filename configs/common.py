@@ -104,6 +104,18 @@ def base_config() -> ConfigDict:
   # Baselines' own sizes and switches, by `generator.architecture`: fields of the modules of rsatalker_jax.baselines. In brackets
   # what is published, where it is another.
   config.baselines = ConfigDict(dict(
+      dualtalk=ConfigDict(dict(
+          features=128,  # [512]
+          heads=4,
+          encoder_layers=3,
+          hidden=512,  # [2048]
+          motion_hidden=128,
+          dropout=0.1,
+          attention_dropout=0.5,
+          speech_layers=2,  # As FaceFormer's [one linear layer].
+          speech_kernel=9,
+          speech_hidden=256,
+      )),
       faceformer=ConfigDict(dict(
           features=128,  # [64 for VOCASET, 128 for BIWI]
           heads=4,

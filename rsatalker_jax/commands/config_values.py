@@ -249,6 +249,15 @@ RULES: dict[str, Any] = {
             "emotion_hidden": _COUNT,
             "velocity": _WEIGHT,
         },
+        "dualtalk": _SPEECH_ADAPTER | {
+            "features": _COUNT,
+            "heads": _COUNT,
+            "encoder_layers": _COUNT,
+            "hidden": _COUNT,
+            "motion_hidden": _COUNT,
+            "dropout": _number(0, 1, below=True),
+            "attention_dropout": _number(0, 1, below=True),
+        },
         "faceformer": _SPEECH_ADAPTER | _PERIODIC | {"features": _COUNT, "normalised": _FLAG, "teacher_forcing": _FLAG},
         "selftalk": _SPEECH_ADAPTER | {
             "features": _COUNT,
@@ -397,8 +406,9 @@ def _check_section(values: Mapping[str, Any], rules: Mapping[str, Any], source: 
 def _check_together(values: Mapping[str, Any], source: object) -> None:
   """Values that depend on each other."""
   generator, gaussians, joint, motion = (values[name] for name in ("generator", "gaussians", "joint", "motion"))
+  dualtalk = values["baselines"]["dualtalk"]
   # DualTalk's attention has half the width, and each direction of its LSTM a quarter.
-  pairs = math.lcm(2 * generator["heads"], 4) if generator["architecture"] == "dualtalk" else generator["heads"]
+  parts = math.lcm(2 * dualtalk["heads"], 4)
   num_gaussians = gaussians["num_gaussians"] or 0
   divided = [(f"baselines.{name}.", values["baselines"][name], heads, widths) for name, heads, widths in _HEADS]
   wrong: Sequence[tuple[bool, str, Any, str]] = (
@@ -410,10 +420,16 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           f"a divisor of motion.batch, {motion['batch']}",
       ),
       (
-          generator["features"] % pairs != 0,
+          generator["features"] % generator["heads"] != 0,
           "generator.heads",
           f"{generator['heads']} with generator.features={generator['features']}",
-          f"a number of heads that divides the features (here: features that are a multiple of {pairs})",
+          "a number of heads that divides the features",
+      ),
+      (
+          dualtalk["features"] % parts != 0,
+          "baselines.dualtalk.features",
+          f"{dualtalk['features']} with baselines.dualtalk.heads={dualtalk['heads']}",
+          f"a multiple of {parts}",
       ),
       (
           generator["causal"] and not BASELINES.get(generator["architecture"], MotionGenerator).causal_form,
