@@ -60,6 +60,8 @@ class TimarGenerator(nn.Module):
     head: "diffusion"; or "regression", the same network given nothing for x_k, trained by squared error alone.
     head_width, head_layers: of it.
     draws: times and noises that each frame is trained with in a step.
+    learned_variance: whether the head also gives the variance of its steps, instead of the posterior's. Five steps ask for it at
+      times at which the bound that teaches it, over 1000, hardly depends on it.
     sampling_steps: from noise to motion.
     temperature: deviation of the noise in these steps, as a share; the noise that they start from has deviation 1.
     feedback: whether B's own past is seen when generating, instead of masked; turns are then generated one upon the other.
@@ -83,6 +85,7 @@ class TimarGenerator(nn.Module):
   head_width: int
   head_layers: int
   draws: int
+  learned_variance: bool
   sampling_steps: int
   temperature: float
   feedback: bool
@@ -167,11 +170,8 @@ class TimarGenerator(nn.Module):
     batch, frames, _ = motion_b.shape
     if frames > self.context * TURN:
       raise InputError("config", "motion.window", frames, f"at most {self.context * TURN}, baselines.timar.context in frames")
-    share_key, mask_key, user_key, time_key, noise_key = jax.random.split(self.make_rng("sample"), 5)
-    share = 1 + _MASK_DEVIATION * jax.random.truncated_normal(share_key, (self.mask_low - 1) / _MASK_DEVIATION, 0.0)
-    order = jnp.argsort(jnp.argsort(jax.random.uniform(mask_key, (batch, frames))))
-    masked = order < jnp.round(share * frames)
-
+    mask_key, user_key, time_key, noise_key = jax.random.split(self.make_rng("sample"), 4)
+    masked = draw_masks(mask_key, batch, frames, self.mask_low)
     streams = self._embed_inputs(speech_a, motion_a, speech_b)
     turns = streams[0].shape[-3]
     user = [jax.random.bernoulli(k, self.user_dropout, (batch, turns, TURN, 1)) for k in jax.random.split(user_key)]
@@ -189,8 +189,10 @@ class TimarGenerator(nn.Module):
     noise = jax.random.normal(noise_key, (*step.shape, MOTION_DIM))
     noisy = diffusion.add_noise(target, noise, step)
     clean, variance = self.denoiser(noisy, z, step)
-    bound = diffusion.variance_bound(target, noisy, clean, variance, step)
-    return _group_errors(target, clean, masked) | {"variance": _masked_mean(bound, masked)}
+    terms = _group_errors(target, clean, masked)
+    if self.learned_variance:
+      terms["variance"] = _masked_mean(diffusion.variance_bound(target, noisy, clean, variance, step), masked)
+    return terms
 
   def _embed_inputs(
       self, speech_a: Float[Array, "*b T E"], motion_a: Float[Array, "*b T 56"], speech_b: Float[Array, "*b T E"]
@@ -230,7 +232,7 @@ class TimarGenerator(nn.Module):
     motion = noise[-1]
     for step in reversed(range(self.sampling_steps)):
       clean, variance = self.denoiser(motion, z, jnp.full(z.shape[:-1], diffusion.times[step]))
-      log_variance = diffusion.log_variance(variance, step)
+      log_variance = diffusion.log_variance(variance, step) if self.learned_variance else None
       motion = diffusion.step_back(motion, clean, self.temperature * noise[step], step, log_variance)
     return motion
 
@@ -244,6 +246,14 @@ def to_turns(x: Float[Array, "*b T D"], turns: int) -> Float[Array, "*b n 25 D"]
   """x by turns, so many, filled up with zeros."""
   padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, turns * TURN - x.shape[-2]), (0, 0)])
   return padded.reshape(*x.shape[:-2], turns, TURN, x.shape[-1])
+
+
+def draw_masks(key: jax.Array, windows: int, frames: int, low: float) -> Bool[Array, "B T"]:
+  """Which frames are masked: of each window the same share, which is drawn from a normal cut to [low, 1]."""
+  share_key, place_key = jax.random.split(key)
+  share = 1 + _MASK_DEVIATION * jax.random.truncated_normal(share_key, (low - 1) / _MASK_DEVIATION, 0.0)
+  order = jnp.argsort(jnp.argsort(jax.random.uniform(place_key, (windows, frames))))
+  return order < jnp.round(share * frames)
 
 
 def _group_errors(
