@@ -14,7 +14,8 @@ def base_config() -> ConfigDict:
   config.seed = 0
   # How many steps in a row whose loss or gradient is not finite are skipped; one more ends the run. 0: the first ends it.
   config.most_skipped = 0
-  # The paper's stages. A later one starts from what those before it have trained, or from nothing where one is left out.
+  # The paper's stages; "codes", before them, is of baselines that make motion of codes. A later one starts from what those
+  # before it have trained, or from nothing where one is left out.
   config.stages = ("motion", "avatar", "joint")
 
   config.mesh = ConfigDict(dict(
@@ -100,6 +101,11 @@ def base_config() -> ConfigDict:
       dtype="float32",
   ))
 
+  # Baselines' own sizes and switches, by `generator.architecture`: fields of the modules of rsatalker_jax.baselines. In brackets
+  # what is published, where it is another.
+  config.baselines = ConfigDict(dict(
+  ))
+
   # The socially-aware module (Sec. 3.5).
   config.social = ConfigDict(dict(
       enabled=True,  # False is the paper's "w/o SAM": no relation is told, and no Gaussian is corrected.
@@ -132,6 +138,17 @@ def base_config() -> ConfigDict:
       # Frames that a device draws at once in training, and again for their gradients: less memory. 0: all, and once.
       frames_at_once=0,
       background=(1.0, 1.0, 1.0),
+  ))
+
+  # --- Before stage 1, codes: of baselines that make motion of codes.
+  config.codes = ConfigDict(dict(
+      steps=1500,
+      batch=8,
+      window=100,
+      learning_rate=1e-3,
+      warmup=100,
+      weight_decay=0.01,
+      gradient_clip=1.0,
   ))
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.

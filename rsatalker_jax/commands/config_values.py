@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.motion import MotionGenerator
 from rsatalker_jax.types import BASES
 from splat_kernels import implementations
 
@@ -105,7 +107,7 @@ _COUNT_OR_REST = Rule(lambda x: _is_whole(x) and (x == -1 or 1 <= x <= _MOST), "
 _WEIGHT, _RATE = _number(), _number()
 _SHARE = _number(0, 1)
 
-_STAGES = ("motion", "avatar", "joint")
+_STAGES = ("codes", "motion", "avatar", "joint")
 _OFFSET_INPUTS = ("relation", "time", "motion")
 _DENSITY_TIMES = {"start": _COUNT_OR_0, "stop": _COUNT_OR_0, "every": _COUNT}
 _GAUSSIANS = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -115,6 +117,16 @@ _REGIONS = (
     "left_eye_region skin mouth_interior teeth tongue eye_left eye_right lashes"
 ).split()
 
+# Of a stage that trains a network on windows of conversations.
+_NETWORK = {
+    "steps": _COUNT,
+    "batch": _COUNT,
+    "window": _whole(2),
+    "learning_rate": _number(above=True),
+    "warmup": _COUNT_OR_0,
+    "weight_decay": _WEIGHT,
+    "gradient_clip": _number(above=True),
+}
 # A rule for each key of configs/common.py; a section is a table of its own.
 RULES: dict[str, Any] = {
     "seed": _COUNT_OR_0,
@@ -163,7 +175,7 @@ RULES: dict[str, Any] = {
         "encode_missing": _FLAG,
     },
     "generator": {
-        "architecture": _one_of("rsatalker", "dualtalk"),
+        "architecture": _one_of("rsatalker", *BASELINES),
         "features": _COUNT,
         "heads": _COUNT,
         "reach": _COUNT,
@@ -216,15 +228,11 @@ RULES: dict[str, Any] = {
             "three numbers in [0, 1]: red, green, blue",
         ),
     },
-    "motion": {
-        "steps": _COUNT,
-        "batch": _COUNT,
+    # Of baselines; each has a section.
+    "baselines": {},
+    "codes": _NETWORK,
+    "motion": _NETWORK | {
         "accumulate": _COUNT,
-        "window": _whole(2),
-        "learning_rate": _number(above=True),
-        "warmup": _COUNT_OR_0,
-        "weight_decay": _WEIGHT,
-        "gradient_clip": _number(above=True),
         "orthogonality": _WEIGHT,
         "social_module": _FLAG,
         "loss": {
@@ -374,7 +382,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           f"a number of heads that divides the features (here: features that are a multiple of {pairs})",
       ),
       (
-          generator["causal"] and generator["architecture"] != "rsatalker",
+          generator["causal"] and not BASELINES.get(generator["architecture"], MotionGenerator).causal_form,
           "generator.causal",
           f"True with {generator['architecture']!r}",
           "False: it looks ahead by design",

@@ -24,6 +24,7 @@ import splat_kernels
 from rsatalker_jax import cluster, sharding
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.motion import can
 from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.talker import Params, make_encoder, make_talker
 from rsatalker_jax.training import loop
@@ -31,7 +32,7 @@ from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.bank_stage import bank_stage
 from rsatalker_jax.training.joint_stage import joint_stage
 from rsatalker_jax.training.ledger import Ledger
-from rsatalker_jax.training.motion_stage import motion_stage
+from rsatalker_jax.training.motion_stage import codes_stage, motion_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 
@@ -80,6 +81,7 @@ def _train_stages(
   names = [stage] if stage else list(config.stages)
   if not allow_unfinished:
     _refuse_unfinished(config, workdir, names[0])
+  _refuse_missing_codes(inputs, names, workdir, init_from)
   stages = []
   for name in names:
     if (step := _reached(workdir, name)) >= config[name].steps:
@@ -136,7 +138,7 @@ def make_inputs(config: ConfigDict) -> StageInputs:
 def make_stage(inputs: StageInputs, name: str) -> loop.Stage:
   """A stage by its name. With captures of several people the avatar stage trains a bank of them."""
   avatar = bank_stage if inputs.config.data.captures else avatar_stage
-  return {"motion": motion_stage, "avatar": avatar, "joint": joint_stage}[name](inputs)
+  return {"codes": codes_stage, "motion": motion_stage, "avatar": avatar, "joint": joint_stage}[name](inputs)
 
 
 def _refuse_unfinished(config: ConfigDict, workdir: str, first: str) -> None:
@@ -145,6 +147,14 @@ def _refuse_unfinished(config: ConfigDict, workdir: str, first: str) -> None:
     if 0 < (step := _reached(workdir, name)) < config[name].steps:
       expected = f"a finished stage; finish it with --stage={name}, or --allow_unfinished"
       raise InputError(workdir, name, f"step {step} of {config[name].steps}", expected)
+
+
+def _refuse_missing_codes(inputs: StageInputs, names: Sequence[str], workdir: str, init_from: Sequence[str]) -> None:
+  """Raises: InputError: the motion stage is to use codes that no stage has trained, nor will."""
+  if can(inputs.talker.generator, "codes_terms") and "motion" in names and "codes" not in names:
+    if "generator" not in _start_of("motion", workdir, init_from)[1]:
+      name = inputs.config.generator.architecture
+      raise InputError(workdir, "codes", "no checkpoint", f"the codes that {name} makes motion of; train them with --stage=codes")
 
 
 def _reached(workdir: str, stage: str) -> int:
