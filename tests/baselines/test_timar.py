@@ -16,8 +16,8 @@ from rsatalker_jax.motion import clips
 from rsatalker_jax.types import MOTION_GROUPS
 
 SMALL = dict(
-    width=8, layers=2, heads=2, mlp_ratio=2, context=2, joined=False, speech_hidden=6, speech_layers=2, speech_kernel=3, dropout=0.0,
-    mask_low=0.7, user_dropout=0.0, head="regression", head_width=8, head_layers=1, draws=2, learned_variance=True, sampling_steps=5, temperature=1.0,
+    features=8, layers=2, heads=2, mlp_ratio=2, context=2, joined=False, speech_hidden=6, speech_layers=2, speech_kernel=3, dropout=0.0,
+    mask_low=0.7, user_dropout=0.0, head="regression", head_features=8, head_layers=1, draws=2, learned_variance=True, sampling_steps=5, temperature=1.0,
     feedback=False, average=0.0,
 )  # fmt: skip
 KEY = jax.random.key(3)
@@ -33,7 +33,7 @@ def make_inputs(frames, *batch, seed=0):
 @functools.cache
 def make(**changes):
   """A generator with weights that are nowhere zero, mean and deviation of the motion, and its compiled call."""
-  model = timar.TimarGenerator(motion_config(), **SMALL | changes)
+  model = timar.Timar(motion_config(), **SMALL | changes)
   variables = jax.jit(model.init)(jax.random.key(0), **make_inputs(2), social=SOCIAL)
   leaves, tree = jax.tree.flatten(variables["params"])
   keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -185,7 +185,7 @@ def test_a_frame_is_conditioned_by_its_own_token_of_the_last_stream(joined, stre
 class Oracle(nn.Module):
   """The best denoiser of motion whose values are N(z, 0.6²), with the variance of its step back."""
 
-  width: int
+  features: int
   layers: int
   dtype: str
 
@@ -204,8 +204,8 @@ class Oracle(nn.Module):
 @pytest.mark.parametrize("temperature, deviation", [(1.0, 0.6), (0.0, None)])
 def test_five_steps_of_the_best_denoiser_give_the_motion_its_distribution(monkeypatch, temperature, deviation):
   monkeypatch.setattr(timar, "FrameDenoiser", Oracle)
-  model = timar.TimarGenerator(motion_config(), **SMALL | dict(head="diffusion", temperature=temperature))
-  assert model.samples and not timar.TimarGenerator(motion_config(), **SMALL).samples and model.causal_form
+  model = timar.Timar(motion_config(), **SMALL | dict(head="diffusion", temperature=temperature))
+  assert model.samples and not timar.Timar(motion_config(), **SMALL).samples and model.causal_form
   variables = model.init(KEY, **make_inputs(2), social=SOCIAL)
   z = jnp.linspace(-2, 2, 25)[:, None] * jnp.ones(8)
   draw = lambda key: model.apply(variables, z, key, jnp.arange(25), method="_denoise")

@@ -1,6 +1,22 @@
-"""FaceDiffuser (Stan et al. 2023), its form for blendshapes: a recurrent network that denoises the speaker's motion."""
+"""FaceDiffuser (Stan et al. 2023), its form for blendshapes: a recurrent network that denoises the speaker's motion.
 
-import dataclasses
+    x_0 = Linear(GRU(dropout(GRU(LayerNorm([B's voice; x_k; embedding of k])))))
+
+                              published                                     here
+    voice                     HuBERT, tuned, two features a frame           the harness's frozen features, `SpeechAdapter`, as a
+                                                                            frame of log-mel hears no surroundings
+    motion                    51 blendshapes                                56 z-scores
+    embedding of k            one-hot of 1000, a layer, Mish                sinusoids, a layer, Mish: in a short training each of
+                                                                            1000 rows would be met a few times
+    steps when generating     all 1000                                      `sampling_steps`
+    optimizer                 Adam 1e-4, a clip a step                      the harness's, windows
+
+With `distilled_steps` the network is also told how far a step is to lead, and learns that one step is two of its own of half the
+length: progressive distillation (Salimans & Ho 2022), 16 → 8 → 4 → 2. That stands in for DiffusionTalker (Chen et al. 2025),
+whose code and details are not public; it is not that model, which has a personaliser and a student of its own. In place of a
+student for each halving there is one network, teacher and student, the teacher without gradient (as Frans et al. 2025 have
+it), so that a run is one stage.
+"""
 
 import flax.linen as nn
 import jax
@@ -9,7 +25,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from rsatalker_jax.baselines.motion.diffusion import TIMES, draw_noise, encode_time, make_diffusion, trailing_times
-from rsatalker_jax.motion.generator import MotionConfig, SpeechAdapter, normalization
+from rsatalker_jax.baselines.motion.layers import make_speech_adapter
+from rsatalker_jax.motion.generator import MotionConfig, normalization
 from rsatalker_jax.motion.layers import FrameCount
 from rsatalker_jax.types import MOTION_DIM
 
@@ -17,45 +34,28 @@ _LAYERS = 2
 _TIME_FEATURES = 256
 
 
-class FaceDiffuserGenerator(nn.Module):
-  """FaceDiffuser: [B's voice, x_k, the time k] → LayerNorm → two GRUs forward in time → x_0; it hears B alone.
-
-  With `distilled_steps` the network is also told how far a step is to lead and learns that two steps of its own are one
-  twice as long (progressive distillation, Salimans & Ho 2022), 16 → 8 → 4 → 2. This stands in for DiffusionTalker
-  (Chen et al. 2025), whose code and details are not public: it is not that model, which also has a personaliser and a
-  student of its own. There a student is a copy; here one network is teacher, by weights that gets no gradient, and
-  student (as Frans et al. 2025 have it), so that a run is one stage.
-
-                              published (blendshapes)                       here
-      voice                   HuBERT, fine-tuned, two features a frame      the run's features; `SpeechAdapter`, since a
-                                                                            frame of log-mel hears no surroundings
-      motion                  51 blendshapes, raw                           56 z-scores
-      time k                  one-hot of 1000 → a layer → Mish              sinusoids → a layer → Mish: in short trainings each
-                                                                            of 1000 rows is met a few times
-      schedule                cosine, 1000 times, all at test               the same; `sampling_steps` of them at test
-      optimizer               Adam 1e-4, batch 1, whole clips               the stage's, windows
-      weights kept            the last                                      `average`
-
-  Frame t of the output depends on the voice up to t and what `SpeechAdapter` hears ahead, nothing if `causal`.
+class FaceDiffuser(nn.Module):
+  """FaceDiffuser on normalised motion; what it is given of A and of the relation it does not look at. Frame t of the output
+  depends on B's voice up to t and what the speech adapter hears ahead, nothing if `causal`.
 
   Attributes:
     config: of it `dtype` and `causal` are looked at.
-    width: of the GRUs.
-    speech_features: of the adapted voice.
-    speech_hidden, speech_layers, speech_kernel: of the speech adapter.
+    features: width of the GRUs.
+    speech_features: width of the adapted voice.
+    speech_layers, speech_kernel, speech_hidden: of the speech adapter (`MotionConfig`).
     dropout: between the GRUs.
     sampling_steps: from noise to motion; with distillation those of the first teacher.
     distilled_steps: steps when generating, `sampling_steps` halved some times; 0 for no distillation. They are then taken
       without new noise (DDIM), as distillation wants it.
-    average: share of the mean of the weights that a step keeps (the stage's exponential moving average); 0: no mean.
+    average: decay of the moving average of the parameters.
   """
 
   config: MotionConfig
-  width: int
+  features: int
   speech_features: int
-  speech_hidden: int
   speech_layers: int
   speech_kernel: int
+  speech_hidden: int
   dropout: float
   sampling_steps: int
   distilled_steps: int
@@ -67,14 +67,13 @@ class FaceDiffuserGenerator(nn.Module):
   def setup(self):
     c = self.config
     self.motion_mean, self.motion_std = normalization(self)
-    adapter = dict(features=self.speech_features, heads=1, speech_hidden=self.speech_hidden)
-    adapter |= dict(speech_layers=self.speech_layers, speech_kernel=self.speech_kernel)
-    self.speech_adapter = SpeechAdapter(dataclasses.replace(c, **adapter))
+    sizes = self.speech_layers, self.speech_kernel, self.speech_hidden
+    self.speech_adapter = make_speech_adapter(c, self.speech_features, *sizes)
     self.time_embedding = nn.Dense(_TIME_FEATURES, dtype=c.dtype)
     if self.halvings:
       self.length_embedding = nn.Embed(self.halvings + 1, _TIME_FEATURES, dtype=c.dtype)
     self.norm = nn.LayerNorm(dtype=c.dtype)
-    self.recurrent = [Gru(self.width, c.dtype) for _ in range(_LAYERS)]
+    self.recurrent = [Gru(self.features, c.dtype) for _ in range(_LAYERS)]
     self.drop = nn.Dropout(self.dropout)
     self.out = nn.Dense(MOTION_DIM)
 

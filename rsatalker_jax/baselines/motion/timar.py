@@ -1,4 +1,27 @@
-"""TIMAR (Chen et al. 2025): masked autoregression by turns of one second, with a diffusion head on single frames."""
+"""TIMAR (Chen et al. 2025): per turn, which is a second, the tokens of both people's voices and motions, the motion to be made
+masked, through a Transformer whose attention sees the same and earlier turns; what comes out at each masked frame conditions a
+small network that denoises that frame alone.
+
+    turn    = [start; A's voice 25; A's motion 25; B's voice 25; B's motion 25; end], each between separators: 110 tokens
+    z       = LayerNorm(Transformer(LayerNorm(tokens + positions))) + positions, at B's motion
+    x_0, σ² = head(x_k, z, k), 5 steps from noise
+
+                              published                                     here
+    motion                    raw values                                    z-scores
+    loss                      of expression, jaw and head, each a mean,     the same of z-scores; of the variance only
+                              and the variational term of the variance      where `learned_variance`, and of steps with noise
+    variance of a step        learned                                       the posterior's, or learned
+    voice                     Wav2Vec 2.0 of each second alone, one layer   the harness's features; `SpeechAdapter`, which
+                                                                            sees some frames of that second
+    tokens of a frame         4                                             4, or `joined` 2
+    windows of training       the last 8 s of each clip, as the code has    all, at random
+    clips                     whole seconds                                 any length: frames that a turn lacks are masked
+    dropout of attention      each head and clip its own                    the same for all
+    optimizer                 AdamW (0.9, 0.95), constant rate              the harness's
+
+Turns do not depend on each other but by their inputs, as published: of the turns before, B's own motion is masked. So nothing
+drifts, and nothing that was generated is known. `feedback` shows it.
+"""
 
 import dataclasses
 
@@ -10,8 +33,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rsatalker_jax.baselines.motion.diffusion import TIMES, draw_noise, encode_time, make_diffusion, spread_times
+from rsatalker_jax.baselines.motion.layers import make_speech_adapter
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion.generator import MotionConfig, SpeechAdapter, normalization
+from rsatalker_jax.motion.generator import MotionConfig, normalization
 from rsatalker_jax.motion.layers import FeedForward, FrameCount, clear_padding
 from rsatalker_jax.types import FPS, MOTION_DIM, MOTION_GROUPS
 
@@ -21,68 +45,47 @@ _MASK_DEVIATION = 0.25  # Of the share of masked frames.
 _TIME_FEATURES = 256  # Of the sinusoid of the diffusion's time.
 
 
-class TimarGenerator(nn.Module):
-  """TIMAR: per turn the tokens of both people's voices and motions, the motion to be generated masked, through a Transformer
-  whose attention sees the same and earlier turns; each masked frame's output conditions a small network that denoises it.
-
-      turn    = [start; A's voice 25; A's motion 25; B's voice 25; B's motion 25; end], each between separators: 110 tokens
-      z       = LayerNorm(Transformer(LayerNorm(tokens + positions))) + positions, at B's motion
-      x_0, σ² = head(x_k, z, k), 5 steps from noise
-
-  Turn n is generated with the `context` - 1 turns before it, B's own past masked, as published: turns do not depend on each
-  other but through the inputs, and nothing drifts. Output of a turn depends on that turn and those before it, a second at
-  most ahead of a frame; `causal` changes nothing but the features that it is given.
-
-                              published                                     here
-      motion                  raw values                                    z-scores
-      loss                    of expression, jaw and head, each a mean      the same, of z-scores; the variance's term 0 at
-                                                                            the step that is taken without noise
-      voice                   Wav2Vec 2.0 of each second alone, one layer   the run's features; `SpeechAdapter`, which sees
-                                                                            a few frames, of that second alone
-      tokens of a frame       4                                             4, or 2: one person's voice and motion added
-      windows of training     the last 8 s of each clip, as its code has it all, at random
-      clips                   whole seconds                                 any length; frames that a turn lacks are masked
-      attention's dropout     each head its own                             the same for all heads and clips of a batch
-      optimizer               AdamW (0.9, 0.95), rate constant              the stage's
-      weights kept            0.9999 of their mean                          `average`
+class Timar(nn.Module):
+  """TIMAR on normalised motion. Output of a turn depends on that turn and those before it, up to a second ahead of a frame;
+  `causal` changes nothing but the features that it is given.
 
   Attributes:
     config: of it the features' `dtype` is looked at.
-    width: of all tokens; a multiple of `heads`.
+    features: width of all tokens.
     layers, heads, mlp_ratio: of the Transformer.
     context: turns that it sees, those of training and of generating; a training window is at most that long.
     joined: whether a person's voice and motion of a frame are one token, their sum: 56 tokens a turn instead of 110.
-    speech_hidden, speech_layers, speech_kernel: of the speech adapter.
+    speech_layers, speech_kernel, speech_hidden: of the speech adapter (`MotionConfig`).
     dropout: on attention weights and on residual branches.
     mask_low: least share of B's frames that are masked in training; shares are drawn from a normal of mean 1 and
       deviation 0.25, cut to [mask_low, 1].
     user_dropout: share of A's tokens, voice and motion each, that a learned vector stands for in training.
     head: "diffusion"; or "regression", the same network given nothing for x_k, trained by squared error alone.
-    head_width, head_layers: of it.
+    head_features, head_layers: width and residual blocks of it.
     draws: times and noises that each frame is trained with in a step.
     learned_variance: whether the head also gives the variance of its steps, instead of the posterior's. Five steps ask for it at
       times at which the bound that teaches it, over 1000, hardly depends on it.
     sampling_steps: from noise to motion.
     temperature: deviation of the noise in these steps, as a share; the noise that they start from has deviation 1.
     feedback: whether B's own past is seen when generating, instead of masked; turns are then generated one upon the other.
-    average: share of the mean of the weights that a step keeps (the stage's exponential moving average); 0: no mean.
+    average: decay of the moving average of the parameters.
   """
 
   config: MotionConfig
-  width: int
+  features: int
   layers: int
   heads: int
   mlp_ratio: int
   context: int
   joined: bool
-  speech_hidden: int
   speech_layers: int
   speech_kernel: int
+  speech_hidden: int
   dropout: float
   mask_low: float
   user_dropout: float
   head: str
-  head_width: int
+  head_features: int
   head_layers: int
   draws: int
   learned_variance: bool
@@ -101,18 +104,17 @@ class TimarGenerator(nn.Module):
   def setup(self):
     dtype = self.config.dtype
     self.motion_mean, self.motion_std = normalization(self)
-    sizes = dict(features=self.width, speech_hidden=self.speech_hidden, speech_layers=self.speech_layers)
-    # Over a second alone it may look both ways.
-    adapter = dataclasses.replace(self.config, **sizes, heads=self.heads, speech_kernel=self.speech_kernel, causal=False)
-    self.speech_adapter = SpeechAdapter(adapter)
-    self.motion_hidden, self.motion_out = nn.Dense(self.width // 2, dtype=dtype), nn.Dense(self.width, dtype=dtype)
-    self.join = nn.Dense(self.width, dtype=dtype)
-    vector = lambda name: self.param(name, nn.initializers.normal(0.02), (self.width,))
+    # Within its second it may look both ways.
+    config, sizes = dataclasses.replace(self.config, causal=False), (self.speech_layers, self.speech_kernel, self.speech_hidden)
+    self.speech_adapter = make_speech_adapter(config, self.features, *sizes)
+    self.motion_hidden, self.motion_out = nn.Dense(self.features // 2, dtype=dtype), nn.Dense(self.features, dtype=dtype)
+    self.join = nn.Dense(self.features, dtype=dtype)
+    vector = lambda name: self.param(name, nn.initializers.normal(0.02), (self.features,))
     self.mask_token, self.user_token = vector("mask_token"), vector("user_token")
     self.encoder = TurnEncoder(
-        self.width, self.layers, self.heads, self.mlp_ratio, self.context, 2 if self.joined else 4, self.dropout, dtype
+        self.features, self.layers, self.heads, self.mlp_ratio, self.context, 2 if self.joined else 4, self.dropout, dtype
     )
-    self.denoiser = FrameDenoiser(self.head_width, self.head_layers, dtype)
+    self.denoiser = FrameDenoiser(self.head_features, self.head_layers, dtype)
 
   def __call__(
       self,
@@ -180,7 +182,7 @@ class TimarGenerator(nn.Module):
     present = jnp.arange(turns * TURN).reshape(turns, TURN) < frames
     seen = to_turns(~masked[..., None], turns)[..., 0]
     z = self._encode(*streams, to_turns(target, turns), seen, present, False)
-    z = z.reshape(batch, -1, self.width)[:, :frames]
+    z = z.reshape(batch, -1, self.features)[:, :frames]
 
     if self.head == "regression":
       return _group_errors(target, self._regress(z), masked)
@@ -272,12 +274,12 @@ class TurnEncoder(nn.Module):
   """The Transformer over turns: tokens of one turn see those of the same and of earlier turns.
 
   Attributes:
-    width, layers, heads, mlp_ratio, dropout: see `TimarGenerator`.
+    features, layers, heads, mlp_ratio, dropout: see `Timar`.
     context: turns that there are positions for.
     streams: tokens of a frame; the last one's output is returned.
   """
 
-  width: int
+  features: int
   layers: int
   heads: int
   mlp_ratio: int
@@ -293,11 +295,11 @@ class TurnEncoder(nn.Module):
     turns, streams = tokens.shape[-4], self.streams
     learned = nn.initializers.normal(0.02)
     # Start and end of the turn, and of each of its streams.
-    separators = self.param("separators", learned, (2 * (streams + 1), self.width)).astype(self.dtype)
-    around = lambda name: jnp.broadcast_to(name, (*tokens.shape[:-2], 1, self.width))
+    separators = self.param("separators", learned, (2 * (streams + 1), self.features)).astype(self.dtype)
+    around = lambda name: jnp.broadcast_to(name, (*tokens.shape[:-2], 1, self.features))
     x = jnp.concatenate([around(separators[2::2, None]), tokens, around(separators[3::2, None])], axis=-2)
-    x = x.reshape(*x.shape[:-3], -1, self.width)
-    ends = [jnp.broadcast_to(separators[i], (*x.shape[:-2], 1, self.width)) for i in (0, 1)]
+    x = x.reshape(*x.shape[:-3], -1, self.features)
+    ends = [jnp.broadcast_to(separators[i], (*x.shape[:-2], 1, self.features)) for i in (0, 1)]
     x = jnp.concatenate([ends[0], x, ends[1]], axis=-2)
     length = x.shape[-2]  # Of a turn.
 
@@ -307,8 +309,8 @@ class TurnEncoder(nn.Module):
     number = np.arange(turns * length) // length
     mask = (number[None] <= number[:, None]) & exists
 
-    positions = [self.param(name, learned, (self.context * length, self.width)) for name in ("positions", "out_positions")]
-    x = x.reshape(*x.shape[:-3], turns * length, self.width)
+    positions = [self.param(name, learned, (self.context * length, self.features)) for name in ("positions", "out_positions")]
+    x = x.reshape(*x.shape[:-3], turns * length, self.features)
     norm = lambda name: nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name=name)
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
     x = norm("norm")(x + positions[0][: turns * length].astype(self.dtype))
@@ -318,10 +320,10 @@ class TurnEncoder(nn.Module):
           self.heads, dtype=self.dtype, dropout_rate=self.dropout, deterministic=deterministic, name=f"attention_{i}"
       )
       x += drop(attention(normed, mask=mask[None]))
-      mlp = FeedForward(self.width, self.mlp_ratio * self.width, self.dtype, name=f"mlp_{i}")
+      mlp = FeedForward(self.features, self.mlp_ratio * self.features, self.dtype, name=f"mlp_{i}")
       x += drop(mlp(norm(f"mlp_norm_{i}")(x)))
     x = norm("out_norm")(x) + positions[1][: turns * length].astype(self.dtype)
-    x = x.reshape(*x.shape[:-2], turns, length, self.width)
+    x = x.reshape(*x.shape[:-2], turns, length, self.features)
     return x[..., -2 - TURN : -2, :]  # Behind the last stream stand its end and the turn's.
 
 
@@ -329,11 +331,11 @@ class FrameDenoiser(nn.Module):
   """The diffusion head: an MLP on single frames whose norms follow the condition (adaLN-zero).
 
   Attributes:
-    width: of its residual blocks.
+    features: width of its residual blocks.
     layers: how many there are.
   """
 
-  width: int
+  features: int
   layers: int
   dtype: DTypeLike = jnp.float32
 
@@ -350,14 +352,14 @@ class FrameDenoiser(nn.Module):
     """
     dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
     zero = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=name)
-    embedded = dense(self.width, "time_out")(nn.silu(dense(self.width, "time_hidden")(encode_time(time, _TIME_FEATURES))))
-    condition = nn.silu(embedded + dense(self.width, "condition")(z))
-    x = dense(self.width, "in")(noisy)
+    embedded = dense(self.features, "time_out")(nn.silu(dense(self.features, "time_hidden")(encode_time(time, _TIME_FEATURES))))
+    condition = nn.silu(embedded + dense(self.features, "condition")(z))
+    x = dense(self.features, "in")(noisy)
     for i in range(self.layers):
-      shift, scale, gate = jnp.split(zero(3 * self.width, f"modulation_{i}")(condition), 3, axis=-1)
+      shift, scale, gate = jnp.split(zero(3 * self.features, f"modulation_{i}")(condition), 3, axis=-1)
       h = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name=f"norm_{i}")(x) * (1 + scale) + shift
-      x += gate * dense(self.width, f"out_{i}")(nn.silu(dense(self.width, f"hidden_{i}")(h)))
-    shift, scale = jnp.split(zero(2 * self.width, "modulation")(condition), 2, axis=-1)
+      x += gate * dense(self.features, f"out_{i}")(nn.silu(dense(self.features, f"hidden_{i}")(h)))
+    shift, scale = jnp.split(zero(2 * self.features, "modulation")(condition), 2, axis=-1)
     x = nn.LayerNorm(epsilon=_EPSILON, use_scale=False, use_bias=False, dtype=self.dtype, name="norm")(x) * (1 + scale) + shift
     out = nn.Dense(2 * MOTION_DIM, kernel_init=nn.initializers.zeros, name="out")(x.astype(jnp.float32))
     return out[..., :MOTION_DIM], out[..., MOTION_DIM:]
