@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from rsatalker_jax.baselines.motion.diffusion import TIMES, draw_noise, encode_time, make_diffusion, spread_times
 from rsatalker_jax.baselines.motion.layers import make_speech_adapter
@@ -244,8 +244,8 @@ class Timar(nn.Module):
     return clean
 
 
-def to_turns(x: Float[Array, "*b T D"], turns: int) -> Float[Array, "*b n 25 D"]:
-  """x by turns, so many, filled up with zeros."""
+def to_turns(x: Shaped[Array, "*b T D"], turns: int) -> Shaped[Array, "*b n 25 D"]:
+  """x by so many turns, filled up with zeros."""
   padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, turns * TURN - x.shape[-2]), (0, 0)])
   return padded.reshape(*x.shape[:-2], turns, TURN, x.shape[-1])
 
