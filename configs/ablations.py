@@ -86,6 +86,12 @@ _dualtalk, _faceformer, _emotalk, _selftalk = (
     {"generator.architecture": name, "stages": ("motion",), "social.enabled": False}
     for name in ("dualtalk", "faceformer", "emotalk", "selftalk")
 )
+# Those by which one samples, and those that look at A, too.
+_facediffuser, _timar = (
+    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False, "logging.evaluate_every": 2000}
+    for name in ("facediffuser", "timar")
+)
+_distilled = {"baselines.facediffuser.distilled_steps": 2}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 
 # By name: the row's title in tables, and what is other than in the config itself.
@@ -115,6 +121,15 @@ VARIANTS = {
     "emotalk_causal": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored, causal", _emotalk | _CAUSAL),
     "selftalk": ("SelfTalk, re-implemented without recogniser and lip vertices, z-scored", _selftalk),
     "selftalk_unread": ("SelfTalk's generator, re-implemented without the reader of lips, z-scored", _selftalk | {"baselines.selftalk.reading": 0.0}),
+    "facediffuser": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps", _facediffuser),
+    "facediffuser_causal": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps, causal", _facediffuser | _CAUSAL),
+    "facediffuser_distilled": (
+        "diffusion (FaceDiffuser), re-implemented, z-scored, distilled to 2 steps",
+        _facediffuser | _distilled,
+    ),
+    "timar": ("TIMAR, re-implemented, z-scored", _timar),
+    "timar_causal": ("TIMAR, re-implemented, z-scored, causal by seconds", _timar | _CAUSAL),
+    "timar_regression": ("TIMAR, re-implemented, z-scored, regression head", _timar | {"baselines.timar.head": "regression"}),
     # Eq. 5 and what s can do.
     "plain_eq5": ("Eq. 4 and 5 without residual paths", {"generator.residual": False}),
     "query_time": ("Eq. 5, queries with an encoding of t", {"generator.query_time": True}),

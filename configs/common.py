@@ -159,6 +159,40 @@ def base_config() -> ConfigDict:
           velocity=1.0,
           reading=0.1,  # [0.001 / 1000, in other units]
       )),
+      facediffuser=ConfigDict(dict(
+          features=256,
+          dropout=0.3,
+          speech_features=256,  # [1536, HuBERT's]
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          sampling_steps=16,  # [1000]
+          distilled_steps=0,
+          average=0.999,  # [0]
+      )),
+      timar=ConfigDict(dict(
+          features=128,  # [1024]
+          layers=4,  # [32]
+          heads=4,  # [16]
+          mlp_ratio=4,
+          context=4,  # Turns [8].
+          joined=True,  # [False]
+          dropout=0.0,  # [0.1]
+          speech_layers=1,  # [One linear layer behind Wav2Vec 2.0 of each second.]
+          speech_kernel=9,
+          speech_hidden=128,
+          mask_low=0.7,
+          user_dropout=0.1,
+          head="diffusion",
+          head_features=128,  # [1024]
+          head_layers=3,
+          draws=4,
+          learned_variance=False,  # [True]
+          sampling_steps=5,
+          temperature=1.0,
+          feedback=False,
+          average=0.999,  # [0.9999]
+      )),
   ))
 
   # The socially-aware module (Sec. 3.5).

@@ -8,8 +8,10 @@ from typing import Any
 
 from rsatalker_jax.baselines.motion.dualtalk import DualTalk
 from rsatalker_jax.baselines.motion.emotalk import EmoTalk
+from rsatalker_jax.baselines.motion.facediffuser import FaceDiffuser
 from rsatalker_jax.baselines.motion.faceformer import FaceFormer
 from rsatalker_jax.baselines.motion.selftalk import SelfTalk
+from rsatalker_jax.baselines.motion.timar import Timar
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import Generator, MotionConfig, MotionGenerator
 
@@ -19,8 +21,10 @@ __all__ = ["BASELINES", "DualTalk", "make_generator"]
 BASELINES: dict[str, Any] = {
     "dualtalk": DualTalk,
     "emotalk": EmoTalk,
+    "facediffuser": FaceDiffuser,
     "faceformer": FaceFormer,
     "selftalk": SelfTalk,
+    "timar": Timar,
 }
 
 
