@@ -93,6 +93,8 @@ _facediffuser, _timar = (
 )
 _distilled = {"baselines.facediffuser.distilled_steps": 2}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
+# An image-based baseline: no motion, and nothing that is trained with it.
+_IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
 
 # By name: the row's title in tables, and what is other than in the config itself.
 VARIANTS = {
@@ -155,6 +157,12 @@ VARIANTS = {
     # trained with "fixed".
     "fixed": ("RSATalker, no density control", {"density.way": "none", "gaussians.capacity": None}),
     "mcmc": ("RSATalker, MCMC", {"density.way": "mcmc"}),
+    # Image-based talking heads, driven by speech: baselines of frames.
+    "gaussiantalker": ("GaussianTalker, re-implemented", _IMAGE | {
+        "avatar.method": "gaussiantalker",
+        "avatar.steps": 1600,
+        "gaussians.capacity": 16_000,
+    }),
 }
 
 
@@ -162,6 +170,7 @@ VARIANTS = {
 COMPARED = {
     **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "faceformer", "faceformer_causal", "selftalk", "emotalk"), (0, 1, 2)),
     "faceformer_raw": (0,),
+    "gaussiantalker": (0,),
 }
 
 # Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionGenerator
@@ -304,6 +305,18 @@ RULES: dict[str, Any] = {
             "feedback": _FLAG,
             "average": _number(0, 1, below=True),
         },
+        "gaussiantalker": {
+            "coarse_steps": _COUNT,
+            "torso": _one_of("body", "head"),
+            "planes": Rule(lambda x: _several(x, _whole(2).accepts) and len(x) > 0, "a tuple of different whole numbers of at least 2"),
+            "channels": _COUNT,
+            "hidden": _COUNT,
+            "heads": _COUNT,
+            "layers": _COUNT,
+            "learning_rates": dict.fromkeys((*_GAUSSIANS, "planes", "network"), _RATE),
+            "final_share": _number(0, 1, above=True),
+            "loss": dict.fromkeys(("l1", "dssim", "lips", "mask", "lpips"), _WEIGHT),
+        },
     },
     "codes": _NETWORK,
     "motion": _NETWORK | {
@@ -322,6 +335,7 @@ RULES: dict[str, Any] = {
         },
     },
     "avatar": {
+        "method": _one_of("gaussians", *METHODS),
         "steps": _COUNT,
         "batch": _COUNT,
         "scene_extent": _number(above=True),
@@ -446,6 +460,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
   num_gaussians = gaussians["num_gaussians"] or 0
   timar, diffuser = (values["baselines"][name] for name in ("timar", "facediffuser"))
   divided = [(f"baselines.{name}.", values["baselines"][name], heads, widths) for name, heads, widths in _HEADS]
+  avatar, talker = values["avatar"], values["baselines"]["gaussiantalker"]
   wrong: Sequence[tuple[bool, str, Any, str]] = (
       (values["mesh"]["data"] == values["mesh"]["fsdp"] == -1, "mesh.fsdp", -1, "a number, where mesh.data is -1: one takes the rest"),
       (
@@ -489,6 +504,30 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "gaussians.capacity",
           gaussians["capacity"],
           f"None or at least gaussians.num_gaussians, {num_gaussians}",
+      ),
+      (
+          avatar["method"] != "gaussians" and "joint" in values["stages"],
+          "stages",
+          values["stages"],
+          f"none behind 'avatar': what {avatar['method']} has learnt cannot be trained with motion",
+      ),
+      (
+          avatar["method"] != "gaussians" and len(values["data"]["captures"]) > 0,
+          "data.captures",
+          values["data"]["captures"],
+          f"(), the person of data.capture alone: {avatar['method']} learns one",
+      ),
+      (
+          avatar["method"] == "gaussiantalker" and talker["coarse_steps"] >= avatar["steps"],
+          "baselines.gaussiantalker.coarse_steps",
+          talker["coarse_steps"],
+          f"below avatar.steps, {avatar['steps']}",
+      ),
+      (
+          (talker["channels"] * len(talker["planes"])) % talker["heads"] != 0,
+          "baselines.gaussiantalker.heads",
+          talker["heads"],
+          f"a divisor of {talker['channels'] * len(talker['planes'])}, the channels of all planes",
       ),
       (joint["frames"] > joint["window"], "joint.frames", joint["frames"], f"at most joint.window, {joint['window']}"),
       (
