@@ -81,6 +81,9 @@ _TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 # The film as a worse tracker has it: what tools/degrade_tracking.py writes.
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
+# An image-based baseline: no motion, and nothing that is trained with it.
+_IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
+
 # By name: the row's title in tables, and what is other than in the config itself.
 VARIANTS = {
     "full": ("RSATalker, stage 1", {}),
@@ -122,6 +125,12 @@ VARIANTS = {
     # trained with "fixed".
     "fixed": ("RSATalker, no density control", {"density.way": "none", "gaussians.capacity": None}),
     "mcmc": ("RSATalker, MCMC", {"density.way": "mcmc"}),
+    # Image-based talking heads, driven by speech: baselines of frames.
+    "gaussiantalker": ("GaussianTalker, re-implemented", _IMAGE | {
+        "avatar.method": "gaussiantalker",
+        "avatar.steps": 1600,
+        "gaussians.capacity": 16_000,
+    }),
 }
 
 

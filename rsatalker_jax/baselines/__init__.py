@@ -1,0 +1,1 @@
+"""Re-implementations of what RSATalker is compared with."""

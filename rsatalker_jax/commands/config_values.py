@@ -105,6 +105,8 @@ _COUNT_OR_REST = Rule(lambda x: _is_whole(x) and (x == -1 or 1 <= x <= _MOST), "
 _WEIGHT, _RATE = _number(), _number()
 _SHARE = _number(0, 1)
 
+# Of `rsatalker_jax.baselines.image`, by name: this file is read before JAX is.
+METHODS = ("gaussiantalker",)
 _STAGES = ("motion", "avatar", "joint")
 _OFFSET_INPUTS = ("relation", "time", "motion")
 _DENSITY_TIMES = {"start": _COUNT_OR_0, "stop": _COUNT_OR_0, "every": _COUNT}
@@ -239,6 +241,7 @@ RULES: dict[str, Any] = {
         },
     },
     "avatar": {
+        "method": _one_of("gaussians", *METHODS),
         "steps": _COUNT,
         "batch": _COUNT,
         "scene_extent": _number(above=True),
@@ -293,6 +296,20 @@ RULES: dict[str, Any] = {
         "position_weight": _WEIGHT,
         "offset_weight": _WEIGHT,
         "offset_threshold": _WEIGHT,
+    },
+    "baselines": {
+        "gaussiantalker": {
+            "coarse_steps": _COUNT,
+            "torso": _one_of("body", "head"),
+            "planes": Rule(lambda x: _several(x, _whole(2).accepts) and len(x) > 0, "a tuple of different whole numbers of at least 2"),
+            "channels": _COUNT,
+            "hidden": _COUNT,
+            "heads": _COUNT,
+            "layers": _COUNT,
+            "learning_rates": dict.fromkeys((*_GAUSSIANS, "planes", "network"), _RATE),
+            "final_share": _number(0, 1, above=True),
+            "loss": dict.fromkeys(("l1", "dssim", "lips", "mask", "lpips"), _WEIGHT),
+        },
     },
     "logging": dict.fromkeys(("log_every", "pictures_every", "checkpoint_every"), _COUNT)
     | {
@@ -359,6 +376,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
   # DualTalk's attention has half the width, and each direction of its LSTM a quarter.
   pairs = math.lcm(2 * generator["heads"], 4) if generator["architecture"] == "dualtalk" else generator["heads"]
   num_gaussians = gaussians["num_gaussians"] or 0
+  avatar, talker = values["avatar"], values["baselines"]["gaussiantalker"]
   wrong: Sequence[tuple[bool, str, Any, str]] = (
       (values["mesh"]["data"] == values["mesh"]["fsdp"] == -1, "mesh.fsdp", -1, "a number, where mesh.data is -1: one takes the rest"),
       (
@@ -396,6 +414,30 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "gaussians.capacity",
           gaussians["capacity"],
           f"None or at least gaussians.num_gaussians, {num_gaussians}",
+      ),
+      (
+          avatar["method"] != "gaussians" and "joint" in values["stages"],
+          "stages",
+          values["stages"],
+          f"none behind 'avatar': what {avatar['method']} has learnt cannot be trained with motion",
+      ),
+      (
+          avatar["method"] != "gaussians" and len(values["data"]["captures"]) > 0,
+          "data.captures",
+          values["data"]["captures"],
+          f"(), the person of data.capture alone: {avatar['method']} learns one",
+      ),
+      (
+          avatar["method"] == "gaussiantalker" and talker["coarse_steps"] >= avatar["steps"],
+          "baselines.gaussiantalker.coarse_steps",
+          talker["coarse_steps"],
+          f"below avatar.steps, {avatar['steps']}",
+      ),
+      (
+          (talker["channels"] * len(talker["planes"])) % talker["heads"] != 0,
+          "baselines.gaussiantalker.heads",
+          talker["heads"],
+          f"a divisor of {talker['channels'] * len(talker['planes'])}, the channels of all planes",
       ),
       (joint["frames"] > joint["window"], "joint.frames", joint["frames"], f"at most joint.window, {joint['window']}"),
       (
