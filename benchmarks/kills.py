@@ -26,8 +26,9 @@ import numpy as np
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
-from rsatalker_jax.runs import STAGES, ledger, load_stage_state  # noqa: E402
+from rsatalker_jax.runs import ledger, load_stage_state  # noqa: E402
 
+STAGES = ("motion", "avatar", "joint")  # Of the demo.
 # What says how fast a run was, and not what it computed.
 _TIMES = ("steps_per_second", "data_wait")
 _MOMENTS = ("step", "save", "start")

@@ -14,7 +14,8 @@ def base_config() -> ConfigDict:
   config.seed = 0
   # How many steps in a row whose loss or gradient is not finite are skipped; one more ends the run. 0: the first ends it.
   config.most_skipped = 0
-  # The paper's stages. A later one starts from what those before it have trained, or from nothing where one is left out.
+  # The paper's stages; "codes", before them, is of baselines that make motion of codes. A later one starts from what those
+  # before it have trained, or from nothing where one is left out.
   config.stages = ("motion", "avatar", "joint")
 
   config.mesh = ConfigDict(dict(
@@ -100,6 +101,33 @@ def base_config() -> ConfigDict:
       dtype="float32",
   ))
 
+  # Baselines' own sizes and switches, by `generator.architecture`: fields of the modules of rsatalker_jax.baselines; those of
+  # images, below them, by `avatar.method`. In brackets what is published, where it is another.
+  config.baselines = ConfigDict(dict(
+      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
+      # are those of `gaussians`, and `density` controls them.
+      gaussiantalker=ConfigDict(dict(
+          coarse_steps=400,  # Steps before anything moves [7,999].
+          torso="body",  # What the shoulders' Gaussians are fixed to: "body", or "head" [head, in the torso branch].
+          planes=(32, 64),  # Texels along the planes' sides [64, 128] …
+          channels=32,  # … and channels of each [32].
+          hidden=64,  # Of heads and decoders [128].
+          heads=2,  # Of the attention [2].
+          layers=1,  # [1 or 2]
+          learning_rates=ConfigDict(dict(
+              means=5e-5,  # Metres [1.6e-4 of the scene's extent].
+              quats=1e-2,  # [1e-3]
+              log_scales=3e-2,  # [5e-3]
+              opacity_logits=5e-2,  # [5e-2]
+              sh=2e-2,  # [2.5e-3]
+              planes=1e-2,  # [1.6e-3]
+              network=2e-3,  # [1e-4]
+          )),
+          final_share=0.1,  # Of the rates, to which they fall in each phase [0.01 of positions', 0.1 of the networks'; others stay].
+          loss=ConfigDict(dict(l1=0.8, dssim=0.2, lips=0.4, mask=0.4, lpips=0.01)),  # [the same; lpips: VGG16's features]
+      )),
+  ))
+
   # The socially-aware module (Sec. 3.5).
   config.social = ConfigDict(dict(
       enabled=True,  # False is the paper's "w/o SAM": no relation is told, and no Gaussian is corrected.
@@ -132,6 +160,17 @@ def base_config() -> ConfigDict:
       # Frames that a device draws at once in training, and again for their gradients: less memory. 0: all, and once.
       frames_at_once=0,
       background=(1.0, 1.0, 1.0),
+  ))
+
+  # --- Before stage 1, codes: of baselines that make motion of codes.
+  config.codes = ConfigDict(dict(
+      steps=1500,
+      batch=8,
+      window=100,
+      learning_rate=1e-3,
+      warmup=100,
+      weight_decay=0.01,
+      gradient_clip=1.0,
   ))
 
   # --- Stage 1, motion (Eq. 9). loss: fields of training.losses.MotionLossWeights.
@@ -237,32 +276,6 @@ def base_config() -> ConfigDict:
       position_weight=0.01,  # lambda_2
       offset_weight=0.01,  # lambda_3
       offset_threshold=1.0,  # eps_offset of Eq. 12
-  ))
-
-  # --- Baselines, a section each. In brackets the published values.
-  config.baselines = ConfigDict(dict(
-      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
-      # are those of `gaussians`, and `density` controls them.
-      gaussiantalker=ConfigDict(dict(
-          coarse_steps=400,  # Steps before anything moves [7,999].
-          torso="body",  # What the shoulders' Gaussians are fixed to: "body", or "head" [head, in the torso branch].
-          planes=(32, 64),  # Texels along the planes' sides [64, 128] …
-          channels=32,  # … and channels of each [32].
-          hidden=64,  # Of heads and decoders [128].
-          heads=2,  # Of the attention [2].
-          layers=1,  # [1 or 2]
-          learning_rates=ConfigDict(dict(
-              means=5e-5,  # Metres [1.6e-4 of the scene's extent].
-              quats=1e-2,  # [1e-3]
-              log_scales=3e-2,  # [5e-3]
-              opacity_logits=5e-2,  # [5e-2]
-              sh=2e-2,  # [2.5e-3]
-              planes=1e-2,  # [1.6e-3]
-              network=2e-3,  # [1e-4]
-          )),
-          final_share=0.1,  # Of the rates, to which they fall in each phase [0.01 of positions', 0.1 of the networks'; others stay].
-          loss=ConfigDict(dict(l1=0.8, dssim=0.2, lips=0.4, mask=0.4, lpips=0.01)),  # [the same; lpips: VGG16's features]
-      )),
   ))
 
   # --- How the run is watched and scored; changes nothing that is computed in training.

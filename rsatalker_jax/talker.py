@@ -4,11 +4,14 @@ Trained arrays and buffers are passed in, never held here:
 
     params  = {"social": …, "generator": …, "offsets": …, "avatar": Gaussians}
     buffers = {"generator": {motion_mean (56,), motion_std (56,), lip_std?}, "avatar": {binding (N,), shape (S,), static_offset?}}
+
+Of a baseline that generates by the moving average of its parameters, buffers also hold "average": {"generator": …}.
 """
 
 import dataclasses
 import functools
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -23,12 +26,13 @@ from ml_collections import ConfigDict
 import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, render_frames
 from rsatalker_jax.baselines.image import Subject
+from rsatalker_jax.baselines.motion import make_generator
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
 from rsatalker_jax.data.captures import Capture, check_capture, load_capture
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets import FilmedConversation
-from rsatalker_jax.motion import Generator, MotionConfig, make_generator
+from rsatalker_jax.motion import Generator, MotionConfig
 from rsatalker_jax.motion.clips import pad_clip
 from rsatalker_jax.sharding import AXES
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
@@ -78,7 +82,13 @@ class Talker:
     return feature
 
   def generate(
-      self, params: Params, buffers: Params, inputs: Mapping[str, Array], *, dropout: jax.Array | None = None
+      self,
+      params: Params,
+      buffers: Params,
+      inputs: Mapping[str, Array],
+      *,
+      dropout: jax.Array | None = None,
+      sample: jax.Array | None = None,
   ) -> Float[Array, "*b T 56"]:
     """B's motion (Eq. 4, 5).
 
@@ -86,24 +96,61 @@ class Talker:
       params, buffers: of a run.
       inputs: speech_a, motion_a, speech_b, relation, as `MotionClip` has them; `num_frames` where clips are padded.
       dropout: key of the dropout masks, in training.
+      sample: key of what is drawn by chance, for generators that sample.
     """
+    given = params["generator"] if dropout is not None else buffers.get("average", params)["generator"]
+    rngs = {"dropout": dropout, "sample": sample}
     return self.generator.apply(
-        {**params["generator"], "statistics": buffers["generator"]},
-        inputs["speech_a"],
-        inputs["motion_a"],
-        inputs["speech_b"],
-        self.social_feature(params, inputs["relation"]),
+        {**given, "statistics": buffers["generator"]},
+        *self._heard_and_seen(params, inputs),
         num_frames=inputs.get("num_frames"),
         deterministic=dropout is None,
-        rngs={} if dropout is None else {"dropout": dropout},
+        rngs={name: key for name, key in rngs.items() if key is not None},
     )
 
-  def generate_clip(self, params: Params, buffers: Params, clip: MotionClip) -> Motion:
-    """B's motion for a whole clip of any length, through a few compiled programs (`motion.clips`)."""
+  def training_terms(
+      self, params: Params, buffers: Params, batch: Mapping[str, Array], key: jax.Array, progress: Float[Array, ""]
+  ) -> dict[str, Float[Array, ""]]:
+    """The loss of a generator that has its own (`motion.Generator`), by terms.
+
+    Args:
+      batch: windows, as `MotionClip` has them.
+      key: of all that is drawn.
+      progress: share of the stage's steps that are taken.
+    """
+    inputs = *self._heard_and_seen(params, batch), batch["motion_b"]
+    return self._apply_in_training(params, buffers, inputs, key, progress, "training_terms")
+
+  def codes_terms(
+      self, params: Params, buffers: Params, batch: Mapping[str, Array], key: jax.Array, progress: Float[Array, ""]
+  ) -> dict[str, Float[Array, ""]]:
+    """The same of what the stage "codes" trains."""
+    return self._apply_in_training(params, buffers, (batch["motion_b"],), key, progress, "codes_terms")
+
+  def _apply_in_training(self, params, buffers, inputs, key, progress, method):
+    dropout, sample = jax.random.split(key)
+    variables = {**params["generator"], "statistics": buffers["generator"]}
+    rngs = {"dropout": dropout, "sample": sample}
+    return self.generator.apply(variables, *inputs, progress=progress, rngs=rngs, method=method)
+
+  def _heard_and_seen(self, params: Params, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+    relation = self.social_feature(params, inputs["relation"])
+    return inputs["speech_a"], inputs["motion_a"], inputs["speech_b"], relation
+
+  def generate_clip(self, params: Params, buffers: Params, clip: MotionClip, *, sample: int = 0) -> Motion:
+    """B's motion for a whole clip of any length, through a few compiled programs (`motion.clips`).
+
+    Args:
+      sample: which, of a generator that samples: the same number and clip give the same motion.
+    """
     speech_a, speech_b = np.asarray(clip.speech_a), np.asarray(clip.speech_b)  # They may lie on disk.
     inputs = pad_clip(speech_a, clip.motion_a, speech_b) | {"relation": np.asarray(clip.relation, np.int32)}
+    given = {name: buffers[name] for name in ("generator", "average") if name in buffers}
+    key = None
+    if self.generator.samples:
+      key = jax.random.fold_in(jax.random.key(sample), np.uint32(zlib.crc32(clip.name.encode())))
     motion = _compiled_generate(self.generator, self.social, self.knows_relation)(
-        {name: params[name] for name in ("generator", "social")}, {"generator": buffers["generator"]}, inputs
+        {name: params[name] for name in ("generator", "social")}, given, inputs, sample=key
     )
     return np.asarray(motion)[: len(clip.motion_a)]
 
@@ -275,7 +322,7 @@ def make_talker(config: ConfigDict) -> Talker:
   return Talker(
       head=head,
       social=SocialModule(config.generator.features, config.social.relation_features, config.social.hidden),
-      generator=make_generator(MotionConfig(**config.generator)),
+      generator=make_generator(MotionConfig(**config.generator), config.baselines),
       offset_net=GaussianOffsetNet(
           num_anchors=head.faces.shape[0],
           hidden=config.social.offsets_hidden,

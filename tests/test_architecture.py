@@ -10,8 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What a room may import of rsatalker_jax, besides itself; splat_kernels where it is named.
 _FOUNDATION = {"types", "errors", "files", "pickles", "npz", "lmdb"}
 _INFERENCE = _FOUNDATION | {
-    "head", "speech", "social", "motion", "avatar", "data", "evaluation", "media", "talker", "sharding", "baselines",
-    "splat_kernels",
+    "head", "speech", "social", "motion", "avatar", "baselines", "data", "evaluation", "media", "talker", "sharding", "splat_kernels",
 }
 ALLOWED = {
     "speech": _FOUNDATION,
@@ -19,9 +18,9 @@ ALLOWED = {
     "motion": _FOUNDATION | {"social", "speech"},
     "head": _FOUNDATION,
     "avatar": _FOUNDATION | {"head", "splat_kernels"},
+    "baselines": _FOUNDATION | {"head", "speech", "social", "motion", "avatar", "data", "evaluation", "splat_kernels"},
     "data": _FOUNDATION | {"social", "head"},
     "evaluation": _FOUNDATION | {"data", "social", "head", "splat_kernels"},
-    "baselines": _FOUNDATION | {"motion", "speech", "social", "head", "data", "avatar", "evaluation", "splat_kernels"},
     "media": _FOUNDATION | {"data", "head", "avatar", "splat_kernels"},
     "web": {"errors"},
     "study": _FOUNDATION | {"data", "evaluation", "web"},

@@ -63,7 +63,7 @@ def test_every_stage_wrote_checkpoints_metrics_and_pictures(trained, tmp_path):
 
 
 def test_joint_stage_moves_every_group(trained):
-  motion, avatar, joint = (workdirs.load_stage_state(trained, stage)["params"] for stage in workdirs.STAGES)
+  motion, avatar, joint = (workdirs.load_stage_state(trained, stage)["params"] for stage in ("motion", "avatar", "joint"))
   moved = lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max() > 0
   kernel = lambda params: params["generator"]["params"]["motion_decoder"]["motion"]["kernel"]
   assert moved(kernel(motion), kernel(joint))

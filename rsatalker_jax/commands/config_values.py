@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from rsatalker_jax.baselines.image import METHODS
+from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.motion import MotionGenerator
 from rsatalker_jax.types import BASES
 from splat_kernels import implementations
 
@@ -105,9 +108,7 @@ _COUNT_OR_REST = Rule(lambda x: _is_whole(x) and (x == -1 or 1 <= x <= _MOST), "
 _WEIGHT, _RATE = _number(), _number()
 _SHARE = _number(0, 1)
 
-# Of `rsatalker_jax.baselines.image`, by name: this file is read before JAX is.
-METHODS = ("gaussiantalker",)
-_STAGES = ("motion", "avatar", "joint")
+_STAGES = ("codes", "motion", "avatar", "joint")
 _OFFSET_INPUTS = ("relation", "time", "motion")
 _DENSITY_TIMES = {"start": _COUNT_OR_0, "stop": _COUNT_OR_0, "every": _COUNT}
 _GAUSSIANS = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -117,6 +118,16 @@ _REGIONS = (
     "left_eye_region skin mouth_interior teeth tongue eye_left eye_right lashes"
 ).split()
 
+# Of a stage that trains a network on windows of conversations.
+_NETWORK = {
+    "steps": _COUNT,
+    "batch": _COUNT,
+    "window": _whole(2),
+    "learning_rate": _number(above=True),
+    "warmup": _COUNT_OR_0,
+    "weight_decay": _WEIGHT,
+    "gradient_clip": _number(above=True),
+}
 # A rule for each key of configs/common.py; a section is a table of its own.
 RULES: dict[str, Any] = {
     "seed": _COUNT_OR_0,
@@ -165,7 +176,7 @@ RULES: dict[str, Any] = {
         "encode_missing": _FLAG,
     },
     "generator": {
-        "architecture": _one_of("rsatalker", "dualtalk"),
+        "architecture": _one_of("rsatalker", *BASELINES),
         "features": _COUNT,
         "heads": _COUNT,
         "reach": _COUNT,
@@ -218,15 +229,24 @@ RULES: dict[str, Any] = {
             "three numbers in [0, 1]: red, green, blue",
         ),
     },
-    "motion": {
-        "steps": _COUNT,
-        "batch": _COUNT,
+    # Of baselines; each has a section.
+    "baselines": {
+        "gaussiantalker": {
+            "coarse_steps": _COUNT,
+            "torso": _one_of("body", "head"),
+            "planes": Rule(lambda x: _several(x, _whole(2).accepts) and len(x) > 0, "a tuple of different whole numbers of at least 2"),
+            "channels": _COUNT,
+            "hidden": _COUNT,
+            "heads": _COUNT,
+            "layers": _COUNT,
+            "learning_rates": dict.fromkeys((*_GAUSSIANS, "planes", "network"), _RATE),
+            "final_share": _number(0, 1, above=True),
+            "loss": dict.fromkeys(("l1", "dssim", "lips", "mask", "lpips"), _WEIGHT),
+        },
+    },
+    "codes": _NETWORK,
+    "motion": _NETWORK | {
         "accumulate": _COUNT,
-        "window": _whole(2),
-        "learning_rate": _number(above=True),
-        "warmup": _COUNT_OR_0,
-        "weight_decay": _WEIGHT,
-        "gradient_clip": _number(above=True),
         "orthogonality": _WEIGHT,
         "social_module": _FLAG,
         "loss": {
@@ -296,20 +316,6 @@ RULES: dict[str, Any] = {
         "position_weight": _WEIGHT,
         "offset_weight": _WEIGHT,
         "offset_threshold": _WEIGHT,
-    },
-    "baselines": {
-        "gaussiantalker": {
-            "coarse_steps": _COUNT,
-            "torso": _one_of("body", "head"),
-            "planes": Rule(lambda x: _several(x, _whole(2).accepts) and len(x) > 0, "a tuple of different whole numbers of at least 2"),
-            "channels": _COUNT,
-            "hidden": _COUNT,
-            "heads": _COUNT,
-            "layers": _COUNT,
-            "learning_rates": dict.fromkeys((*_GAUSSIANS, "planes", "network"), _RATE),
-            "final_share": _number(0, 1, above=True),
-            "loss": dict.fromkeys(("l1", "dssim", "lips", "mask", "lpips"), _WEIGHT),
-        },
     },
     "logging": dict.fromkeys(("log_every", "pictures_every", "checkpoint_every"), _COUNT)
     | {
@@ -392,7 +398,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           f"a number of heads that divides the features (here: features that are a multiple of {pairs})",
       ),
       (
-          generator["causal"] and generator["architecture"] != "rsatalker",
+          generator["causal"] and not BASELINES.get(generator["architecture"], MotionGenerator).causal_form,
           "generator.causal",
           f"True with {generator['architecture']!r}",
           "False: it looks ahead by design",

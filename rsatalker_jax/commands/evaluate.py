@@ -37,6 +37,7 @@ from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters, load_run, workdir as workdirs
 
 _TRUTH, _CONSTANT = "true motion", "constant training mean"
+_BEFORE_JOINT = STAGES[: STAGES.index("joint")]
 
 
 def score_run(
@@ -364,9 +365,9 @@ def _score_frames(
   if "avatar" not in run.params:
     return None, "the run has no avatar stage"
   earlier = {}
-  begun = any(workdirs.find_checkpoints(workdirs.checkpoint_folder(workdir, stage)) for stage in STAGES[:2])
+  begun = any(workdirs.find_checkpoints(workdirs.checkpoint_folder(workdir, stage)) for stage in _BEFORE_JOINT)
   if "joint:" in run.stages and begun:
-    before = _load_runs(workdir, config, STAGES[:2])
+    before = _load_runs(workdir, config, _BEFORE_JOINT)
     # A run may have begun with its joint stage, or have taken an earlier one from elsewhere: there is no row then.
     earlier = {folder: run for folder, run in before.items() if {"generator", "avatar"} <= run.params.keys()}
   people = None

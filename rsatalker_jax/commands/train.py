@@ -25,6 +25,7 @@ from rsatalker_jax import cluster, sharding
 from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.motion import can
 from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.talker import Params, make_encoder, make_talker
 from rsatalker_jax.training import loop
@@ -33,7 +34,7 @@ from rsatalker_jax.training.bank_stage import bank_stage
 from rsatalker_jax.training.image_stage import image_stage
 from rsatalker_jax.training.joint_stage import joint_stage
 from rsatalker_jax.training.ledger import Ledger
-from rsatalker_jax.training.motion_stage import motion_stage
+from rsatalker_jax.training.motion_stage import codes_stage, motion_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 
@@ -82,6 +83,7 @@ def _train_stages(
   names = [stage] if stage else list(config.stages)
   if not allow_unfinished:
     _refuse_unfinished(config, workdir, names[0])
+  _refuse_missing_codes(inputs, names, workdir, init_from)
   stages = []
   for name in names:
     if (step := _reached(workdir, name)) >= config[name].steps:
@@ -141,7 +143,7 @@ def make_stage(inputs: StageInputs, name: str) -> loop.Stage:
   avatar = bank_stage if inputs.config.data.captures else avatar_stage
   if inputs.config.avatar.method in METHODS:
     avatar = image_stage
-  return {"motion": motion_stage, "avatar": avatar, "joint": joint_stage}[name](inputs)
+  return {"codes": codes_stage, "motion": motion_stage, "avatar": avatar, "joint": joint_stage}[name](inputs)
 
 
 def _refuse_unfinished(config: ConfigDict, workdir: str, first: str) -> None:
@@ -150,6 +152,14 @@ def _refuse_unfinished(config: ConfigDict, workdir: str, first: str) -> None:
     if 0 < (step := _reached(workdir, name)) < config[name].steps:
       expected = f"a finished stage; finish it with --stage={name}, or --allow_unfinished"
       raise InputError(workdir, name, f"step {step} of {config[name].steps}", expected)
+
+
+def _refuse_missing_codes(inputs: StageInputs, names: Sequence[str], workdir: str, init_from: Sequence[str]) -> None:
+  """Raises: InputError: the motion stage is to use codes that no stage has trained, nor will."""
+  if can(inputs.talker.generator, "codes_terms") and "motion" in names and "codes" not in names:
+    if "generator" not in _start_of("motion", workdir, init_from)[1]:
+      name = inputs.config.generator.architecture
+      raise InputError(workdir, "codes", "no checkpoint", f"the codes that {name} makes motion of; train them with --stage=codes")
 
 
 def _reached(workdir: str, stage: str) -> int:

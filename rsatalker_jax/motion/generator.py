@@ -28,7 +28,7 @@ class MotionConfig:
   """Sizes and switches of a `MotionGenerator`.
 
   Attributes:
-    architecture: "rsatalker", or "dualtalk" (`baselines.make_generator`).
+    architecture: "rsatalker", or a baseline's name (`baselines.motion.make_generator`), which has sizes of its own.
     features: width D of all layers.
     heads: attention heads.
     reach: frames that attention sees to each side, per layer.
@@ -86,11 +86,25 @@ class Generator(Protocol):
   Its variables are the collections "params", trained, and "statistics", mean and standard deviation of the training
   motion (`normalization`). Statistics are the run's buffers: training and generating read the same arrays.
 
+  A generator whose training is not to compare what it generates with the truth has further members (`can`), methods of the
+  module that are applied with the rngs "dropout" and "sample" to whole windows:
+
+    training_terms(speech_a, motion_a, speech_b, social, motion_b, *, progress) -> the terms of its own loss by name, each
+      weighted; `progress`, from 0 to 1, is the share of the stage's steps that are taken. Without it the stage's loss is Eq. 9.
+    codes_terms(motion_b, *, progress) -> the same of what the stage "codes" trains before: the parameters of the
+      submodule "codes", which the motion stage then leaves as they are.
+
   Attributes:
     config: its sizes; `config.features` is the length of the social feature that it is given.
+    causal_form: whether it has a form that looks at nothing ahead.
+    samples: whether what it generates is drawn by chance, from the rng "sample".
+    average: decay of the moving average of its parameters, by which it generates then; 0: none.
   """
 
   config: MotionConfig
+  causal_form: bool = False
+  samples: bool = False
+  average: float = 0.0
 
   def init(self, key: Any, *inputs: Any) -> Mapping[str, Any]: ...
 
@@ -106,6 +120,11 @@ class Generator(Protocol):
       deterministic: bool = True,
       **options: Any,
   ) -> Float[Array, "*b T 56"]: ...
+
+
+def can(generator: Generator, method: str) -> bool:
+  """Whether a generator has one of the methods that not all have, "training_terms" or "codes_terms"."""
+  return callable(getattr(type(generator), method, None))
 
 
 def normalization(module: nn.Module) -> tuple[Float[Array, "56"], Float[Array, "56"]]:
@@ -221,6 +240,10 @@ class MotionGenerator(nn.Module):
   """
 
   config: MotionConfig
+
+  causal_form = True
+  samples = False
+  average = 0.0
 
   def setup(self):
     c = self.config

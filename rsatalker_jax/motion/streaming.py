@@ -48,7 +48,9 @@ def init_state(generator: MotionGenerator, variables: Params, *, encoder: LogMel
   Raises:
     InputError: if one of the two looks ahead, or they do not fit together.
   """
-  if not (isinstance(generator, MotionGenerator) and generator.config.causal):
+  if not isinstance(generator, MotionGenerator):
+    raise InputError("generator", "architecture", repr(generator.config.architecture), "'rsatalker', which alone can be streamed")
+  if not generator.config.causal:
     raise InputError("generator", "causal", "a generator that looks ahead", "one trained with generator.causal=True")
   width = speech_width(generator, variables)
   if encoder is not None and not encoder.causal:

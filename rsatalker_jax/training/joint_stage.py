@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.head import pose_for
+from rsatalker_jax.motion import can
 from rsatalker_jax.training import losses, optimizers
 from rsatalker_jax.training.bank_stage import per_person
 from rsatalker_jax.training.film_windows import MOTION, JointWindows, People, Shots
@@ -46,9 +47,12 @@ def joint_stage(inputs: StageInputs) -> Stage:
   how others talk. What else is added to the paper's losses is named by `losses.JointWeights`.
 
   Raises:
-    InputError: a value of the config's section, or films that do not go with it.
+    InputError: a value of the config's section, films that do not go with it, or a generator that learns from motion alone.
   """
   config, talker = inputs.config.joint, inputs.talker
+  if can(talker.generator, "training_terms"):
+    name = inputs.config.generator.architecture
+    raise InputError("config", "stages", f"'joint' with generator.architecture={name!r}", "'motion' alone: its loss is of motion")
   if config.drawn_weight and config.motion_batch < config.batch:
     raise InputError("config", "joint.motion_batch", config.motion_batch, f"at least joint.batch, {config.batch}: they are drawn")
   films = inputs.films

@@ -22,7 +22,6 @@ import optax
 
 from rsatalker_jax import cluster, sharding
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.runs.workdir import STAGES
 from rsatalker_jax.training import broken_steps, checkpoints
 from rsatalker_jax.training.checkpoints import TrainState
 from rsatalker_jax.training.ledger import Ledger
@@ -32,6 +31,8 @@ from rsatalker_jax.training.watch import Watch, Watching
 Params = dict[str, Any]
 # Among the terms of a step: whether it was not finite.
 BROKEN = "broken"
+# By stage what is folded into the seed; one that is added takes the next number, so that the others' runs stay what they are.
+_SEEDS = {"motion": 0, "avatar": 1, "joint": 2, "codes": 3}
 # (params, buffers, batch, key, step) -> (scalar loss, named terms of it)
 Loss = Callable[[Params, Params, Mapping[str, Any], jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -88,6 +89,7 @@ class Stage:
     probes: by group, arrays of zeros that the loss finds among its params but that are not trained; `observe` gets their
       gradients (of screen positions, for density control).
     observe: (buffers, gradients of the probes) -> buffers, within the step.
+    follow: (params after the step, buffers) -> buffers, within the step: what goes after the params, as their average does.
   """
 
   name: str
@@ -105,6 +107,7 @@ class Stage:
   hooks: tuple[Hook, ...] = ()
   probes: Params = dataclasses.field(default_factory=dict)
   observe: Callable[[Params, Params], Params] | None = None
+  follow: Callable[[Params, Params], Params] | None = None
 
 
 class NonFiniteLoss(RuntimeError):
@@ -193,6 +196,7 @@ def make_train_step(stage: Stage, key: jax.Array, *, skips: bool = False):
     params = optax.apply_updates(state.params, updates)
     terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
     buffers = stage.observe(state.buffers, probe_grads) if stage.observe else state.buffers
+    buffers = stage.follow(params, buffers) if stage.follow else buffers
     following = TrainState(step=state.step + 1, params=params, buffers=buffers, opt_state=opt_state)
     counts = state.step == number
     if stage.room is not None and stage.room.grow is not None:
@@ -361,7 +365,7 @@ def run_stage(
     NonFiniteLoss: names the step, the stage and the term.
     BufferOverflow: names the step, the stage and the count, where the buffer cannot grow.
   """
-  key = jax.random.fold_in(jax.random.key(seed), STAGES.index(stage.name))
+  key = jax.random.fold_in(jax.random.key(seed), _SEEDS[stage.name])
   init_key, step_key = jax.random.split(key)
   with contextlib.nullcontext(ledger) if ledger else Ledger(workdir) as ledger, ledger.stage(stage.name), jax.set_mesh(mesh):
     # --- State: from the newest checkpoint, or new.

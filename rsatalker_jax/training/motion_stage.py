@@ -1,4 +1,4 @@
-"""Stage 1: the generator learns motion from conversations (Eq. 9)."""
+"""Stage 1: the generator learns motion from conversations (Eq. 9); and the stage that some baselines have before it."""
 
 import dataclasses
 import functools
@@ -8,11 +8,14 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from rsatalker_jax.data.pipeline import motion_windows
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation.validation import motion_validation
+from rsatalker_jax.motion import can
 from rsatalker_jax.social import orthogonality_penalty
 from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.talker import Params
@@ -21,40 +24,88 @@ from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 
 
+# Where a baseline's parameters lie that the stage "codes" trains.
+_CODES = "generator/params/codes"
+
+
 def motion_stage(inputs: StageInputs) -> Stage:
   """Trains the generator on conversations (Eq. 9), and with it the embeddings and the motion socialnet, unless the social
-  module enters with stage 3, as in the paper (`motion.social_module`)."""
+  module enters with stage 3, as in the paper (`motion.social_module`). A generator that has a loss of its own is trained by
+  that, and codes that the stage "codes" has trained stay as they are."""
   config, talker = inputs.config.motion, inputs.talker
   layout = inputs.lay_out({"motion.batch": config.batch}, config.accumulate)
   weights = losses.MotionLossWeights(**config.loss)
+  decay, init_generator = talker.generator.average, motion_init(inputs)
+
+  def init(key):
+    params, buffers = init_generator(key)
+    return params, buffers | ({"average": {"generator": params["generator"]}} if decay else {})
+
+  def average(params, buffers):
+    moved = optax.incremental_update(params["generator"], buffers["average"]["generator"], 1 - decay)
+    return buffers | {"average": {"generator": moved}}
 
   def loss(params, buffers, batch, key, step):
-    del step
     if not config.social_module:
       batch = batch | {"relation": jnp.full_like(batch["relation"], UNKNOWN)}
-    predicted = talker.generate(params, buffers, batch, dropout=key)
-    compared = (motion_and_lips(inputs, motion) for motion in (predicted, batch["motion_b"]))
-    terms = losses.mesh_terms(weights, *compared, buffers["generator"])  # Eq. 9
+    if can(talker.generator, "training_terms"):
+      terms = talker.training_terms(params, buffers, batch, key, step / config.steps)
+    else:
+      predicted = talker.generate(params, buffers, batch, dropout=key)
+      compared = (motion_and_lips(inputs, motion) for motion in (predicted, batch["motion_b"]))
+      terms = losses.mesh_terms(weights, *compared, buffers["generator"])  # Eq. 9
     terms["orthogonality"] = config.orthogonality * orthogonality_of(params)
     return sum(terms.values()), terms
 
-  network = optimizers.network_optimizer(
+  trained = ("generator", "social") if config.social_module else ("generator",)
+  frozen = {_CODES: optax.set_to_zero()} if can(talker.generator, "codes_terms") else {}
+  return Stage(
+      name="motion",
+      steps=config.steps,
+      **layout,
+      init=init,
+      batches=motion_batches(inputs, "motion", config.batch, config.window),
+      loss=loss,
+      optimizer=optimizers.by_path({"|".join(trained): _network_optimizer(config), **frozen}),
+      evaluate=make_motion_evaluation(inputs, told=config.social_module),
+      follow=average if decay else None,
+  )
+
+
+def codes_stage(inputs: StageInputs) -> Stage:
+  """Trains the codes of which a baseline makes motion, before its motion stage.
+
+  Raises:
+    InputError: the generator has none.
+  """
+  config, talker = inputs.config.codes, inputs.talker
+  if not can(talker.generator, "codes_terms"):
+    name = inputs.config.generator.architecture
+    raise InputError("config", "stages", f"'codes' with generator.architecture={name!r}", "stages that it has: it makes no codes")
+
+  def loss(params, buffers, batch, key, step):
+    terms = talker.codes_terms(params, buffers, batch, key, step / config.steps)
+    return sum(terms.values()), terms
+
+  return Stage(
+      name="codes",
+      steps=config.steps,
+      **inputs.lay_out({"codes.batch": config.batch}),
+      init=motion_init(inputs),
+      batches=motion_batches(inputs, "codes", config.batch, config.window),
+      loss=loss,
+      optimizer=optimizers.by_path({_CODES: _network_optimizer(config)}),
+  )
+
+
+def _network_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """AdamW by the values of a stage's section."""
+  return optimizers.network_optimizer(
       config.learning_rate,
       config.steps,
       warmup=config.warmup,
       weight_decay=config.weight_decay,
       gradient_clip=config.gradient_clip,
-  )
-  trained = ("generator", "social") if config.social_module else ("generator",)
-  return Stage(
-      name="motion",
-      steps=config.steps,
-      **layout,
-      init=motion_init(inputs),
-      batches=motion_batches(inputs, "motion", config.batch, config.window),
-      loss=loss,
-      optimizer=optimizers.by_path({"|".join(trained): network}),
-      evaluate=make_motion_evaluation(inputs, told=config.social_module),
   )
 
 

@@ -114,7 +114,7 @@ def test_every_architecture_has_all_stages(world, architecture):
   config = tiny_world.tiny_config(world)
   config.generator.architecture, config.gaussians.color_frames = architecture, 1
   inputs = StageInputs(config, make_talker(config), make_encoder(config.speech, None), sharding.make_mesh(), say=lambda _: None)
-  for name in workdirs.STAGES:
+  for name in config.stages:
     stage = train.make_stage(inputs, name)
     key = jax.random.key(0)
     params, buffers = jax.eval_shape(stage.init, key)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from motion_configs import motion_config
-from rsatalker_jax.motion import clips, make_generator
+from rsatalker_jax.baselines.motion import make_generator
+from rsatalker_jax.motion import clips
 
 SMALL = dict(features=8, heads=2, reach=3, encoder_layers=1, decoder_layers=1, speech_hidden=6, speech_layers=2, speech_kernel=3)
 FORMS = {
@@ -33,7 +34,7 @@ def test_lengths_are_few_and_close():
 @pytest.mark.parametrize("form", FORMS)
 def test_padded_clips_equal_clips_alone(form):
   """Of lengths there are four, of programs two; what stands in the padding does not matter."""
-  generator = make_generator(motion_config(**SMALL, **FORMS[form]))
+  generator = make_generator(motion_config(**SMALL, **FORMS[form]), {})
   social = np.linspace(-1, 1, 8, dtype=np.float32)
   variables = jax.jit(generator.init)(jax.random.key(0), **make_inputs(4), social=social)
   kernel = variables["params"]["motion_decoder"]["motion"]["kernel"]

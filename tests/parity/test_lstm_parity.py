@@ -6,7 +6,7 @@ import numpy as np
 
 import oracles
 from motion_configs import motion_config
-from rsatalker_jax.motion import DualTalkGenerator
+from rsatalker_jax.baselines.motion import DualTalkGenerator
 
 pytestmark = oracles.needs("torch")
 FEATURES, FRAMES = 16, 7

@@ -10,7 +10,8 @@ import pytest
 
 from configs.demo import get_config as demo_config
 from configs.rsatalker import get_config as rsatalker_config
-from rsatalker_jax.motion import MotionConfig, make_generator
+from rsatalker_jax.baselines.motion import make_generator
+from rsatalker_jax.motion import MotionConfig
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from rsatalker_jax.training import optimizers, rendering
 
@@ -133,7 +134,7 @@ KINDS = {
 def test_kernels_alone_decay_in_the_real_networks():
   found = dict.fromkeys(KINDS, 0)
   for config in (rsatalker_config(), rsatalker_config("dualtalk"), demo_config()):
-    generator = make_generator(MotionConfig(**config.generator))
+    generator = make_generator(MotionConfig(**config.generator), config.baselines)
     offsets = GaussianOffsetNet(num_anchors=3, hidden=config.social.offsets_hidden)
     social = SocialModule(config.generator.features)
     speech = jnp.zeros((4, 3))

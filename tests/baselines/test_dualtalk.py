@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from motion_configs import motion_config
+from rsatalker_jax.baselines.motion import DualTalkGenerator, make_generator
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion import DualTalkGenerator, MotionGenerator, make_generator
+from rsatalker_jax.motion import MotionGenerator
 
 SMALL = motion_config(architecture="dualtalk", features=8, heads=2, reach=2, encoder_layers=1, speech_hidden=4, speech_kernel=1)
 FRAMES = 31
@@ -22,7 +23,7 @@ INPUTS = {
 
 @pytest.fixture(scope="module")
 def dualtalk():
-  model = make_generator(SMALL)
+  model = make_generator(SMALL, {})
   assert isinstance(model, DualTalkGenerator)
   params = jax.jit(model.init)(jax.random.key(0), **INPUTS, social=SOCIAL)
   params["params"]["motion_decoder"]["motion"]["kernel"] *= 100  # Starts near zero.
@@ -50,8 +51,8 @@ def test_dualtalk_does_not_know_the_relation(dualtalk):
 
 
 def test_generators_are_made_by_name():
-  assert type(make_generator(motion_config())) is MotionGenerator
-  with pytest.raises(InputError, match="generator.architecture: found 'faceformer', expected 'rsatalker' or 'dualtalk'"):
-    make_generator(dataclasses.replace(SMALL, architecture="faceformer"))
+  assert type(make_generator(motion_config(), {})) is MotionGenerator
+  with pytest.raises(InputError, match="generator.architecture: found 'faceforma', expected 'rsatalker' or 'dualtalk'"):
+    make_generator(dataclasses.replace(SMALL, architecture="faceforma"), {})
   with pytest.raises(InputError, match="generator.causal: found True with 'dualtalk'"):
-    make_generator(dataclasses.replace(SMALL, causal=True))
+    make_generator(dataclasses.replace(SMALL, causal=True), {})

@@ -1,26 +1,12 @@
-"""What RSATalker is compared with, trained in the same loop on the same features.
-
-The other baselines of a table are switches of `MotionConfig`: speaker-only (FaceFormer's setting: `use_partner=False`),
-listener-only (L2L's: `use_own_speech=False`).
-"""
+"""DualTalk: both people are heard, and the one answered to is seen."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion.generator import (
-    Generator,
-    MotionConfig,
-    MotionDecoder,
-    MotionEncoder,
-    MotionGenerator,
-    SpeechAdapter,
-    normalization,
-)
+from rsatalker_jax.motion.generator import MotionConfig, MotionDecoder, MotionEncoder, SpeechAdapter, normalization
 from rsatalker_jax.motion.layers import FrameCount, TransformerLayer, WindowAttention
 
 
@@ -55,6 +41,9 @@ class DualTalkGenerator(nn.Module):
   config: MotionConfig
 
   LSTM_LAYERS = 2
+  causal_form = False
+  samples = False
+  average = 0.0
 
   @nn.compact
   def __call__(
@@ -95,19 +84,3 @@ class DualTalkGenerator(nn.Module):
         z, num_frames=num_frames, deterministic=deterministic
     )
 
-
-_ARCHITECTURES: dict[str, Any] = {"rsatalker": MotionGenerator, "dualtalk": DualTalkGenerator}
-
-
-def make_generator(config: MotionConfig) -> Generator:
-  """The generator that `config.architecture` names.
-
-  Raises:
-    InputError: there is none of that name, or it has no causal form.
-  """
-  if config.architecture not in _ARCHITECTURES:
-    expected = " or ".join(repr(name) for name in _ARCHITECTURES)
-    raise InputError("config", "generator.architecture", repr(config.architecture), expected)
-  if config.causal and config.architecture != "rsatalker":
-    raise InputError("config", "generator.causal", f"True with {config.architecture!r}", "False: it looks ahead by design")
-  return _ARCHITECTURES[config.architecture](config)
