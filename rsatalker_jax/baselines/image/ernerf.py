@@ -29,6 +29,7 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,7 @@ from rsatalker_jax.baselines.image.method import Batch, Between, Drive, ImageMet
 from rsatalker_jax.baselines.image.nerf_field import Field, FieldConfig, plane_resolutions
 from rsatalker_jax.baselines.image.pose import camera_to_head, invert_rigid
 from rsatalker_jax.baselines.image.torso import Torso, TorsoConfig, picture_projection
+from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.head import HeadModel, head_vertices
 from rsatalker_jax.head.flame import JOINT_NAMES
@@ -134,7 +136,7 @@ class HeadAndTorso(nn.Module):
 # --- Losses
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class Rays:
   """What was rendered of n rays.
 
@@ -221,8 +223,11 @@ class ErNerf(ImageMethod):
   def __init__(self, config, subject: Subject):
     super().__init__(config, subject)
     c = self.sizes
+    if c.crop > min(subject.width, subject.height):
+      expected = f"at most the smaller side of the pictures, which are {subject.width}x{subject.height}"
+      raise InputError("config", f"baselines.{self.name}.crop", c.crop, expected)
     steps = config.avatar.steps
-    self.head_steps, self.lips_steps = round(c.head_share * steps), round(c.lips_share * steps)
+    self.head_steps, self.lips_steps = max(round(c.head_share * steps), 1), round(c.lips_share * steps)
     self.unit, self.centre, half, surface = _measure_head(subject.head, subject.shape, subject.static_offset)
     self.lattice = rendering.Lattice(half, c.step, c.lattice_points, c.samples)
     self._surface = surface
@@ -347,7 +352,9 @@ class ErNerf(ImageMethod):
     keys = jax.random.split(key, 5)
     fine_tuned = step >= self.head_steps
     in_lips = step % 2 == 0
-    boxes, drive, frame = example["boxes"], example["drive"], example["frame"]
+    drive, frame = example["drive"], example["frame"]
+    # A head without such a part has a box without area: then the whole picture is meant.
+    boxes = {name: jnp.where(box[2] > box[0], box, self._whole) for name, box in example["boxes"].items()}
     # --- Which pixels: random ones, half of them in the face; or all of a square about the lips, or anywhere in the face.
     random = jnp.concatenate([
         self._draw_pixels(keys[0], self._whole, size**2 - size**2 // 2), self._draw_pixels(keys[1], boxes["face"], size**2 // 2)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rsatalker_jax.baselines.image.planes import PLANES, sample_plane
 from splat_kernels.sh import sh_basis
 
 _MAX_LOG_DENSITY = 12.0  # Opaque within a hundredth of a step; without a bound exp leads to NaN, which users have met.
@@ -46,27 +47,8 @@ def plane_resolutions(levels: int, coarsest: int, finest: int) -> tuple[int, ...
   return tuple(np.round(np.geomspace(coarsest, finest, levels)).astype(int).tolist())
 
 
-def interpolate(
-    planes: Float[Array, "P R R C"], points: Float[Array, "n P 2"]
-) -> Float[Array, "n P C"]:
-  """What planes have at points in [-1, 1]^2, each plane at its own point: bilinear between texels, of which the outermost lie at
-  -1 and 1; 0 outside."""
-  count, size, _, channels = planes.shape
-  # The four texels around a point side by side: one gather, and one scatter for the gradient, where there would be four.
-  around = [planes[:, i : size - 1 + i, j : size - 1 + j] for i in (0, 1) for j in (0, 1)]
-  patches = jnp.stack(around, axis=-2).reshape(count * (size - 1) ** 2, 4 * channels)
-  place = (points + 1) * ((size - 1) / 2)
-  corner = jnp.clip(jnp.floor(place), 0, size - 2)
-  row, column = jnp.moveaxis(corner.astype(jnp.int32), -1, 0)
-  texels = patches[(jnp.arange(count) * (size - 1) + row) * (size - 1) + column].reshape(*row.shape, 4, channels)
-  u, v = jnp.moveaxis(place - corner, -1, 0)
-  weights = jnp.stack([(1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v], axis=-1)
-  inside = jnp.all(jnp.abs(points) <= 1, axis=-1)
-  return jnp.sum(jnp.where(inside[..., None], weights, 0.0)[..., None] * texels, axis=-2)
-
-
 class Planes(nn.Module):
-  """Levels of planes; of a point, the features of all planes of all levels (0 outside [-1, 1]).
+  """Levels of planes; of a point, the features of all planes of all levels, 0 outside [-1, 1] but for a texel's width.
 
   Attributes:
     count: planes of a level.
@@ -81,11 +63,9 @@ class Planes(nn.Module):
   @nn.compact
   def __call__(self, points: Float[Array, "n P 2"]) -> Float[Array, "n _"]:
     init = lambda key, shape: jax.random.uniform(key, shape, minval=-1e-4, maxval=1e-4)
-    levels = [
-        interpolate(self.param(f"level_{i}", init, (self.count, size, size, self.features)), points)
-        for i, size in enumerate(self.resolutions)
-    ]
-    return jnp.concatenate([level.reshape(len(points), -1) for level in levels], axis=-1)
+    levels = [self.param(f"level_{i}", init, (self.count, n, n, self.features)) for i, n in enumerate(self.resolutions)]
+    sampled = [sample_plane(level[i], points[:, i], border=False) for level in levels for i in range(self.count)]
+    return jnp.concatenate(sampled, axis=-1)
 
 
 class Mlp(nn.Module):
@@ -107,7 +87,7 @@ _uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class Field(nn.Module):
   """Density, colour and attention at points of the head, of one frame.
 
-      x       = planes xy, yz, xz at the point
+      x       = planes xy, xz, yz at the point
       v       = MLP(x);  a = sigmoid(MLP(x))                region attention of the voice and of the eyes
       density = exp(h_0),  h = MLP(x, v * voice, a * eyes)
       colour  = sigmoid(MLP(harmonics of the direction, h_1.., the frame's code))
@@ -154,8 +134,7 @@ class Field(nn.Module):
 
   def encode(self, points: Float[Array, "n 3"]) -> Float[Array, "n _"]:
     """Features of the planes."""
-    x, y, z = points[:, 0], points[:, 1], points[:, 2]
-    return self.planes(jnp.stack([jnp.stack(pair, axis=-1) for pair in ((x, y), (y, z), (x, z))], axis=1))
+    return self.planes(jnp.stack([points[:, np.array(pair)] for pair in PLANES], axis=1))
 
   def _geometry(self, x, audio, eyes):
     audio_attention, eye_attention = self.audio_attention(x), self.eye_attention(x)
