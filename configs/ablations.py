@@ -81,6 +81,12 @@ _TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 # The film as a worse tracker has it: what tools/degrade_tracking.py writes.
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
+# Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation.
+_faceformer, _emotalk, _selftalk = (
+    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False}
+    for name in ("faceformer", "emotalk", "selftalk")
+)
+_CAUSAL = {"generator.causal": True, "speech.causal": True}
 # An image-based baseline: no motion, and nothing that is trained with it.
 _IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
 
@@ -100,6 +106,17 @@ VARIANTS = {
         "listener-only (L2L's setting)",
         {"generator.use_own_speech": False, "social.enabled": False},
     ),
+    "faceformer": ("FaceFormer, re-implemented, z-scored", _faceformer),
+    "faceformer_causal": ("FaceFormer, re-implemented, z-scored, causal", _faceformer | _CAUSAL),
+    "faceformer_raw": ("FaceFormer, re-implemented, raw units", _faceformer | {"baselines.faceformer.normalised": False}),
+    "faceformer_forced": (
+        "FaceFormer, re-implemented, z-scored, teacher forcing",
+        _faceformer | {"baselines.faceformer.teacher_forcing": True},
+    ),
+    "emotalk": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored", _emotalk),
+    "emotalk_causal": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored, causal", _emotalk | _CAUSAL),
+    "selftalk": ("SelfTalk, re-implemented without recogniser and lip vertices, z-scored", _selftalk),
+    "selftalk_unread": ("SelfTalk's generator, re-implemented without the reader of lips, z-scored", _selftalk | {"baselines.selftalk.reading": 0.0}),
     # Eq. 5 and what s can do.
     "plain_eq5": ("Eq. 4 and 5 without residual paths", {"generator.residual": False}),
     "query_time": ("Eq. 5, queries with an encoding of t", {"generator.query_time": True}),
@@ -108,7 +125,7 @@ VARIANTS = {
     "paper_loss": ("Eq. 9 as written: one norm", {"motion.loss.plain_norm": True}),
     "no_lips": ("without the lips' term", {"motion.loss.lips": 0.0}),
     # Seeing no future, to answer while a conversation goes on (docs/streaming.md).
-    "causal": ("RSATalker, causal", {"generator.causal": True, "speech.causal": True}),
+    "causal": ("RSATalker, causal", _CAUSAL),
     # The paper's ablation (Tables 4, 5): whole stages; no_relation above is its "w/o SAM".
     "no_motion_stage": ("RSATalker without stage 1", {"stages": ("avatar", "joint")}),
     "no_avatar_stage": ("RSATalker without stage 2", {"stages": ("motion", "joint")}),
@@ -138,6 +155,13 @@ VARIANTS = {
     ),
 }
 
+
+# What `make compare` trains, each to the end of its own stages (of RSATalker's variants the motion stage), and its seeds.
+COMPARED = {
+    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "faceformer", "faceformer_causal", "selftalk", "emotalk"), (0, 1, 2)),
+    "faceformer_raw": (0,),
+    "gaussiantalker": (0,),
+}
 
 # Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other
 # variants of the same seed, since it would train the same again.

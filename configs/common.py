@@ -129,6 +129,49 @@ def base_config() -> ConfigDict:
   # Baselines' own sizes and switches, by `generator.architecture`: fields of the modules of rsatalker_jax.baselines; those of
   # images, below them, by `avatar.method`. In brackets what is published, where it is another.
   config.baselines = ConfigDict(dict(
+      faceformer=ConfigDict(dict(
+          features=128,  # [64 for VOCASET, 128 for BIWI]
+          heads=4,
+          period=25,
+          reach=100,  # [All since the sentence began.]
+          dropout=0.1,
+          # Log-mel sees a frame, so the adapter has to see the surroundings [one linear layer behind Wav2Vec 2.0].
+          speech_layers=2,
+          speech_kernel=9,
+          speech_hidden=256,
+          normalised=True,  # [False: offsets in metres.]
+          teacher_forcing=False,
+      )),
+      emotalk=ConfigDict(dict(
+          content_features=128,  # [512]
+          emotion_features=64,  # [256]
+          style_features=16,  # [64, of intensity and person]
+          heads=4,
+          period=25,  # [30 at 30 fps]
+          reach=100,  # [All since the clip began.]
+          dropout=0.1,
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          emotion_kernel=25,  # Two seconds to each side, every fourth frame [one linear layer behind an encoder of emotions].
+          emotion_stride=4,
+          emotion_hidden=64,
+          velocity=0.5,  # [Not known; 0.5 in a re-implementation.]
+      )),
+      selftalk=ConfigDict(dict(
+          features=128,  # [512 for VOCASET, 1024 for BIWI]
+          heads=4,
+          dropout=0.1,
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          reader_features=64,  # [1024]
+          reader_heads=4,  # [8]
+          reader_hidden=128,  # [2048]
+          reader_layers=1,  # [6]
+          velocity=1.0,
+          reading=0.1,  # [0.001 / 1000, in other units]
+      )),
       # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
       # are those of `gaussians`, and `density` controls them.
       gaussiantalker=ConfigDict(dict(
@@ -325,6 +368,7 @@ def base_config() -> ConfigDict:
   config.evaluation = ConfigDict(dict(
       frames=60,  # That are rendered, as many of each film, at least one.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.
+      samples=3,  # Of each clip, that are scored of a baseline that samples.
       title="RSATalker",  # Of the run's row in tables.
       compare="compare",  # Folder in the workdir with runs that stand in the same tables.
   ))

@@ -128,9 +128,9 @@ _NETWORK = {
     "weight_decay": _WEIGHT,
     "gradient_clip": _number(above=True),
 }
-_OPEN_SHARE = _number(0, 1, above=True, below=True)
+# Radiance fields of a head.
 _NERF = {
-    "head_share": _OPEN_SHARE,
+    "head_share": _number(0, 1, above=True, below=True),
     "lips_share": _number(0, 1, below=True),
     "crop": Rule(lambda x: _is_whole(x) and 32 <= x <= _MOST, "a whole number of at least 32, the least that LPIPS sees"),
     "levels": _COUNT,
@@ -151,6 +151,16 @@ _NERF = {
     "final_share": _number(0, 1, above=True),
     "lips_final_share": _number(0, 1, above=True),
 }
+# Of several baselines: how they adapt speech, and FaceFormer's decoder.
+_SPEECH_ADAPTER = {"speech_layers": _COUNT, "speech_kernel": _odd(), "speech_hidden": _COUNT}
+_PERIODIC = {"heads": _COUNT, "period": _COUNT, "reach": _COUNT, "dropout": _number(0, 1, below=True)}
+# Attention heads of baselines, and the widths whose sum they divide.
+_HEADS = (
+    ("emotalk", "heads", ("content_features", "emotion_features", "style_features")),
+    ("faceformer", "heads", ("features",)),
+    ("selftalk", "heads", ("features",)),
+    ("selftalk", "reader_heads", ("reader_features",)),
+)
 
 # A rule for each key of configs/common.py; a section is a table of its own.
 RULES: dict[str, Any] = {
@@ -255,6 +265,27 @@ RULES: dict[str, Any] = {
     },
     # Of baselines; each has a section.
     "baselines": {
+        "emotalk": _SPEECH_ADAPTER | _PERIODIC | {
+            "content_features": _COUNT,
+            "emotion_features": _COUNT,
+            "style_features": _COUNT,
+            "emotion_kernel": _odd(),
+            "emotion_stride": _COUNT,
+            "emotion_hidden": _COUNT,
+            "velocity": _WEIGHT,
+        },
+        "faceformer": _SPEECH_ADAPTER | _PERIODIC | {"features": _COUNT, "normalised": _FLAG, "teacher_forcing": _FLAG},
+        "selftalk": _SPEECH_ADAPTER | {
+            "features": _COUNT,
+            "heads": _COUNT,
+            "dropout": _number(0, 1, below=True),
+            "reader_features": _COUNT,
+            "reader_heads": _COUNT,
+            "reader_hidden": _COUNT,
+            "reader_layers": _COUNT,
+            "velocity": _WEIGHT,
+            "reading": _WEIGHT,
+        },
         "gaussiantalker": {
             "coarse_steps": _COUNT,
             "torso": _one_of("body", "head"),
@@ -360,6 +391,7 @@ RULES: dict[str, Any] = {
         "frames": _whole(2),
         "lpips_nets": Rule(lambda x: _several(x, _one_of("alex", "vgg").accepts), "a tuple of 'alex' and 'vgg'"),
         "title": _TITLE,
+        "samples": _COUNT,
         "compare": _PATH,
     },
 }
@@ -408,6 +440,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
   # DualTalk's attention has half the width, and each direction of its LSTM a quarter.
   pairs = math.lcm(2 * generator["heads"], 4) if generator["architecture"] == "dualtalk" else generator["heads"]
   num_gaussians = gaussians["num_gaussians"] or 0
+  divided = [(f"baselines.{name}.", values["baselines"][name], heads, widths) for name, heads, widths in _HEADS]
   avatar, talker = values["avatar"], values["baselines"]["gaussiantalker"]
   nerf = {name: values["baselines"][name] for name in ("ernerf", "synctalk")}
   wrong: Sequence[tuple[bool, str, Any, str]] = (
@@ -487,6 +520,15 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "joint.motion_batch",
           joint["motion_batch"],
           f"at least joint.batch, {joint['batch']}: they are drawn",
+      ),
+      *(
+          (
+              sum(sizes[width] for width in widths) % sizes[heads] != 0,
+              section + heads,
+              f"{sizes[heads]} with {', '.join(f'{section}{width}={sizes[width]}' for width in widths)}",
+              f"a number of heads that divides {'the sum of those' if len(widths) > 1 else 'that'}",
+          )
+          for section, sizes, heads, widths in divided
       ),
   )
   for is_wrong, key, found, expected in wrong:

@@ -15,6 +15,7 @@ from configs import demo, rsatalker
 from configs.ablations import VARIANTS
 from configs.common import base_config
 from rsatalker_jax.avatar import init_avatar
+from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.commands import command_line
 from rsatalker_jax.commands.config_values import RULES, check_values
 from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE
@@ -69,6 +70,10 @@ def another(key, value):
       "generator.architecture": "dualtalk",
       "generator.dtype": "bfloat16",
       "generator.heads": 2,
+      "baselines.emotalk.heads": 2,
+      "baselines.faceformer.heads": 2,
+      "baselines.selftalk.heads": 2,
+      "baselines.selftalk.reader_heads": 2,
       "density.mcmc.growth": 1.2,
       "gaussians.sh_degree": 2,
       "gaussians.num_gaussians": 12_000,
@@ -212,6 +217,20 @@ WRONG = {
     "generator.remat": ["some", None, True],
     "generator.dtype": ["float23", "float16"],
     "generator.use_own_speech": [0],
+    "baselines.emotalk.content_features": [0, 129],
+    "baselines.emotalk.emotion_kernel": [0, 4],
+    "baselines.emotalk.velocity": [-1],
+    "baselines.faceformer.heads": [0, 3],
+    "baselines.faceformer.features": [0, 130],
+    "baselines.faceformer.period": [0, 2.5],
+    "baselines.faceformer.reach": [0],
+    "baselines.faceformer.dropout": [1.0],
+    "baselines.faceformer.speech_kernel": [2],
+    "baselines.faceformer.normalised": [1, None],
+    "baselines.selftalk.heads": [3],
+    "baselines.selftalk.reader_heads": [3],
+    "baselines.selftalk.reader_layers": [0],
+    "baselines.selftalk.reading": [-0.1],
     "social.relation_features": [0, 1],
     "gaussians.sh_degree": [-1, 4, 1.0],
     "gaussians.init_scale": [0, -1, math.inf],
@@ -287,6 +306,8 @@ def test_values_that_no_run_can_have_are_one_line_that_names_them(key, value):
     [
         ({"generator.architecture": "dualtalk", "generator.features": 132}, "generator.heads"),
         ({"generator.architecture": "dualtalk", "generator.causal": True}, "generator.causal"),
+        ({"generator.architecture": "selftalk", "generator.causal": True}, "generator.causal"),
+        ({"baselines.emotalk.style_features": 17}, "baselines.emotalk.heads"),
         ({"generator.use_partner": False, "generator.use_own_speech": False}, "generator.use_own_speech"),
         ({"speech.encoder": "wav2vec2"}, "speech.checkpoint"),
         ({"gaussians.num_gaussians": 30_000}, "gaussians.capacity"),
@@ -378,6 +399,8 @@ def test_sections_that_become_arguments_are_those_arguments():
   fields = lambda cls: {field.name for field in dataclasses.fields(cls)}
   arguments = lambda function: set(inspect.signature(function).parameters)
   assert set(config.generator) <= fields(MotionConfig)
+  for name, made in BASELINES.items():
+    assert set(config.baselines.get(name, {})) == fields(made) - {"config", "parent", "name"}
   assert set(config.motion.loss) == fields(MotionLossWeights)
   assert set(config.logging) == fields(Watching)
   assert set(config.head) == arguments(load_head)

@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from rsatalker_jax.baselines.motion.dualtalk import DualTalkGenerator
+from rsatalker_jax.baselines.motion.emotalk import EmoTalk
+from rsatalker_jax.baselines.motion.faceformer import FaceFormer
+from rsatalker_jax.baselines.motion.selftalk import SelfTalk
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import Generator, MotionConfig, MotionGenerator
 
 __all__ = ["BASELINES", "DualTalkGenerator", "make_generator"]
 
 # By the name that `generator.architecture` has; `config.baselines` has a section of that name for those with sizes of their own.
-BASELINES: dict[str, Any] = {"dualtalk": DualTalkGenerator}
+BASELINES: dict[str, Any] = {
+    "dualtalk": DualTalkGenerator,
+    "emotalk": EmoTalk,
+    "faceformer": FaceFormer,
+    "selftalk": SelfTalk,
+}
 
 
 def make_generator(config: MotionConfig, baselines: Mapping[str, Mapping[str, Any]]) -> Generator:
