@@ -163,6 +163,11 @@ VARIANTS = {
         "avatar.steps": 1600,
         "gaussians.capacity": 16_000,
     }),
+    "ernerf": ("ER-NeRF, re-implemented", _IMAGE | {"avatar.method": "ernerf", "avatar.steps": 2500}),
+    "synctalk": (
+        "SyncTalk, re-implemented as switches of ER-NeRF",
+        _IMAGE | {"avatar.method": "synctalk", "avatar.steps": 2500},
+    ),
 }
 
 

@@ -133,6 +133,29 @@ _NETWORK = {
     "weight_decay": _WEIGHT,
     "gradient_clip": _number(above=True),
 }
+# Radiance fields of a head.
+_NERF = {
+    "head_share": _number(0, 1, above=True, below=True),
+    "lips_share": _number(0, 1, below=True),
+    "crop": Rule(lambda x: _is_whole(x) and 32 <= x <= _MOST, "a whole number of at least 32, the least that LPIPS sees"),
+    "levels": _COUNT,
+    "coarsest": _whole(2),
+    "finest": _whole(2),
+    "features": _COUNT,
+    "hidden": _COUNT,
+    "attention_hidden": _COUNT,
+    "step": _number(above=True),
+    "lattice_points": _COUNT,
+    "samples": _COUNT,
+    "occupancy": _whole(1, 512),
+    "occupancy_every": _COUNT,
+    "torso_coarsest": _whole(2),
+    "torso_finest": _whole(2),
+    "learning_rate": _RATE,
+    "plane_learning_rate": _RATE,
+    "final_share": _number(0, 1, above=True),
+    "lips_final_share": _number(0, 1, above=True),
+}
 # Of several baselines: how they adapt speech, and FaceFormer's decoder.
 _SPEECH_ADAPTER = {"speech_layers": _COUNT, "speech_kernel": _odd(), "speech_hidden": _COUNT}
 _PERIODIC = {"heads": _COUNT, "period": _COUNT, "reach": _COUNT, "dropout": _number(0, 1, below=True)}
@@ -144,6 +167,7 @@ _HEADS = (
     ("selftalk", "reader_heads", ("reader_features",)),
     ("timar", "heads", ("features",)),
 )
+
 # A rule for each key of configs/common.py; a section is a table of its own.
 RULES: dict[str, Any] = {
     "seed": _COUNT_OR_0,
@@ -317,6 +341,8 @@ RULES: dict[str, Any] = {
             "final_share": _number(0, 1, above=True),
             "loss": dict.fromkeys(("l1", "dssim", "lips", "mask", "lpips"), _WEIGHT),
         },
+        "ernerf": _NERF,
+        "synctalk": _NERF,
     },
     "codes": _NETWORK,
     "motion": _NETWORK | {
@@ -461,6 +487,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
   timar, diffuser = (values["baselines"][name] for name in ("timar", "facediffuser"))
   divided = [(f"baselines.{name}.", values["baselines"][name], heads, widths) for name, heads, widths in _HEADS]
   avatar, talker = values["avatar"], values["baselines"]["gaussiantalker"]
+  nerf = {name: values["baselines"][name] for name in ("ernerf", "synctalk")}
   wrong: Sequence[tuple[bool, str, Any, str]] = (
       (values["mesh"]["data"] == values["mesh"]["fsdp"] == -1, "mesh.fsdp", -1, "a number, where mesh.data is -1: one takes the rest"),
       (
@@ -522,6 +549,15 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "baselines.gaussiantalker.coarse_steps",
           talker["coarse_steps"],
           f"below avatar.steps, {avatar['steps']}",
+      ),
+      *(
+          (
+              section["head_share"] + section["lips_share"] >= 1,
+              f"baselines.{name}.lips_share",
+              f"{section['lips_share']} with {name}.head_share={section['head_share']}",
+              "together below 1: the torso is trained in the rest",
+          )
+          for name, section in nerf.items()
       ),
       (
           (talker["channels"] * len(talker["planes"])) % talker["heads"] != 0,
