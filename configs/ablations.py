@@ -173,9 +173,10 @@ VARIANTS = {
 
 # What `make compare` trains, each to the end of its own stages (of RSATalker's variants the motion stage), and its seeds.
 COMPARED = {
-    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "faceformer", "faceformer_causal", "selftalk", "emotalk"), (0, 1, 2)),
-    "faceformer_raw": (0,),
-    "gaussiantalker": (0,),
+    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "timar", "timar_causal"), (0, 1, 2)),
+    **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "facediffuser", "facediffuser_distilled"), (0, 1, 2)),
+    **dict.fromkeys(("timar_regression", "faceformer_raw"), (0,)),
+    **dict.fromkeys(("gaussiantalker", "ernerf", "synctalk"), (0,)),
 }
 
 # Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other
