@@ -198,7 +198,8 @@ def test_frames_and_channels_in_groups_are_all_at_once():
       return 13  # Two frames of 6.
 
   small = Small()
-  total = lambda arrays, one: jnp.sum(jnp.sin(rasterize(**arrays, camera=CAMERA, config=CONFIG, implementation=one).image))
+  weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12, 20, 4)), jnp.float32)
+  total = lambda arrays, one: jnp.sum(weights * rasterize(**arrays, camera=CAMERA, config=CONFIG, implementation=one).image)
   (value, gradients), (expected, expected_gradients) = (
       jax.jit(jax.value_and_grad(total), static_argnums=1)(arrays, one) for one in (small, reference.IMPLEMENTATION)
   )
