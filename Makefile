@@ -15,8 +15,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := runs/demo
 CONFIG := configs/demo.py
-SEEDS := 0 1 2
-VARIANTS := full no_relation dualtalk speaker_only listener_only causal
+# Further flags of tools/train_compared.py: make compare COMPARED="--variants=timar --seeds=0".
+COMPARED :=
 # Written last by training, and left alone by a run that finds everything trained.
 TRAINED := $(RUN)/joint/metrics.jsonl
 # An unseen conversation of the demo data.
@@ -41,9 +41,7 @@ demo: $(VENV)/.installed
 	@echo "Watch $(RUN)/conversation.mp4 and read $(RUN)/evaluation/results.md"
 
 compare: demo
-	for variant in $(VARIANTS); do for seed in $(SEEDS); do \
-	  $(PY) train.py --config=$(CONFIG):$$variant --config.seed=$$seed --stage=motion \
-	    --workdir=$(RUN)/compare/$$variant/seed_$$seed || exit; done; done
+	$(PY) tools/train_compared.py --config=$(CONFIG) --workdir=$(RUN) $(COMPARED)
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
 
 ablations: demo

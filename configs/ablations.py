@@ -1,7 +1,7 @@
 """What RSATalker is compared with, and its own parts left out one at a time: variants of the other configs.
 
     make compare                                              all baselines on the embedded conversations, three seeds each
-    make compare VARIANTS="full plain_eq5" SEEDS=0            some of them
+    make compare COMPARED="--variants=full,plain_eq5 --seeds=0"     some of them
     make ablations                                            whole runs: the paper's Tables 4 and 5
     python train.py --config=configs/demo.py:dualtalk ...     one
 
@@ -81,6 +81,19 @@ _TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 # The film as a worse tracker has it: what tools/degrade_tracking.py writes.
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
+# Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation.
+_dualtalk, _faceformer, _emotalk, _selftalk = (
+    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False}
+    for name in ("dualtalk", "faceformer", "emotalk", "selftalk")
+)
+# Those by which one samples, and those that look at A, too.
+_facediffuser, _timar = (
+    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False, "logging.evaluate_every": 2000}
+    for name in ("facediffuser", "timar")
+)
+_distilled = {"baselines.facediffuser.distilled_steps": 2}
+_CAUSAL = {"generator.causal": True, "speech.causal": True}
+
 # By name: the row's title in tables, and what is other than in the config itself.
 VARIANTS = {
     "full": ("RSATalker, stage 1", {}),
@@ -88,7 +101,7 @@ VARIANTS = {
     "ours": ("RSATalker, this project's form", OURS),
     # Baselines.
     "no_relation": ("RSATalker without the social module", {"social.enabled": False}),
-    "dualtalk": ("DualTalk (BiLSTM)", {"generator.architecture": "dualtalk", "generator.encoder_layers": 3}),
+    "dualtalk": ("DualTalk, re-implemented, z-scored", _dualtalk),
     "speaker_only": (
         "speaker-only (FaceFormer's setting)",
         {"generator.use_partner": False, "social.enabled": False},
@@ -97,6 +110,26 @@ VARIANTS = {
         "listener-only (L2L's setting)",
         {"generator.use_own_speech": False, "social.enabled": False},
     ),
+    "faceformer": ("FaceFormer, re-implemented, z-scored", _faceformer),
+    "faceformer_causal": ("FaceFormer, re-implemented, z-scored, causal", _faceformer | _CAUSAL),
+    "faceformer_raw": ("FaceFormer, re-implemented, raw units", _faceformer | {"baselines.faceformer.normalised": False}),
+    "faceformer_forced": (
+        "FaceFormer, re-implemented, z-scored, teacher forcing",
+        _faceformer | {"baselines.faceformer.teacher_forcing": True},
+    ),
+    "emotalk": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored", _emotalk),
+    "emotalk_causal": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored, causal", _emotalk | _CAUSAL),
+    "selftalk": ("SelfTalk, re-implemented without recogniser and lip vertices, z-scored", _selftalk),
+    "selftalk_unread": ("SelfTalk's generator, re-implemented without the reader of lips, z-scored", _selftalk | {"baselines.selftalk.reading": 0.0}),
+    "facediffuser": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps", _facediffuser),
+    "facediffuser_causal": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps, causal", _facediffuser | _CAUSAL),
+    "facediffuser_distilled": (
+        "diffusion (FaceDiffuser), re-implemented, z-scored, distilled to 2 steps",
+        _facediffuser | _distilled,
+    ),
+    "timar": ("TIMAR, re-implemented, z-scored", _timar),
+    "timar_causal": ("TIMAR, re-implemented, z-scored, causal by seconds", _timar | _CAUSAL),
+    "timar_regression": ("TIMAR, re-implemented, z-scored, regression head", _timar | {"baselines.timar.head": "regression"}),
     # Eq. 5 and what s can do.
     "plain_eq5": ("Eq. 4 and 5 without residual paths", {"generator.residual": False}),
     "query_time": ("Eq. 5, queries with an encoding of t", {"generator.query_time": True}),
@@ -105,7 +138,7 @@ VARIANTS = {
     "paper_loss": ("Eq. 9 as written: one norm", {"motion.loss.plain_norm": True}),
     "no_lips": ("without the lips' term", {"motion.loss.lips": 0.0}),
     # Seeing no future, to answer while a conversation goes on (docs/streaming.md).
-    "causal": ("RSATalker, causal", {"generator.causal": True, "speech.causal": True}),
+    "causal": ("RSATalker, causal", _CAUSAL),
     # The paper's ablation (Tables 4, 5): whole stages; no_relation above is its "w/o SAM".
     "no_motion_stage": ("RSATalker without stage 1", {"stages": ("avatar", "joint")}),
     "no_avatar_stage": ("RSATalker without stage 2", {"stages": ("motion", "joint")}),
@@ -124,6 +157,12 @@ VARIANTS = {
     "mcmc": ("RSATalker, MCMC", {"density.way": "mcmc"}),
 }
 
+
+# What `make compare` trains, each to the end of its own stages (of RSATalker's variants the motion stage), and its seeds.
+COMPARED = {
+    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "faceformer", "faceformer_causal", "selftalk", "emotalk"), (0, 1, 2)),
+    "faceformer_raw": (0,),
+}
 
 # Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other
 # variants of the same seed, since it would train the same again.

@@ -104,6 +104,95 @@ def base_config() -> ConfigDict:
   # Baselines' own sizes and switches, by `generator.architecture`: fields of the modules of rsatalker_jax.baselines. In brackets
   # what is published, where it is another.
   config.baselines = ConfigDict(dict(
+      dualtalk=ConfigDict(dict(
+          features=128,  # [512]
+          heads=4,
+          encoder_layers=3,
+          hidden=512,  # [2048]
+          motion_hidden=128,
+          dropout=0.1,
+          attention_dropout=0.5,
+          speech_layers=2,  # As FaceFormer's [one linear layer].
+          speech_kernel=9,
+          speech_hidden=256,
+      )),
+      faceformer=ConfigDict(dict(
+          features=128,  # [64 for VOCASET, 128 for BIWI]
+          heads=4,
+          period=25,
+          reach=100,  # [All since the sentence began.]
+          dropout=0.1,
+          # Log-mel sees a frame, so the adapter has to see the surroundings [one linear layer behind Wav2Vec 2.0].
+          speech_layers=2,
+          speech_kernel=9,
+          speech_hidden=256,
+          normalised=True,  # [False: offsets in metres.]
+          teacher_forcing=False,
+      )),
+      emotalk=ConfigDict(dict(
+          content_features=128,  # [512]
+          emotion_features=64,  # [256]
+          style_features=16,  # [64, of intensity and person]
+          heads=4,
+          period=25,  # [30 at 30 fps]
+          reach=100,  # [All since the clip began.]
+          dropout=0.1,
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          emotion_kernel=25,  # Two seconds to each side, every fourth frame [one linear layer behind an encoder of emotions].
+          emotion_stride=4,
+          emotion_hidden=64,
+          velocity=0.5,  # [Not known; 0.5 in a re-implementation.]
+      )),
+      selftalk=ConfigDict(dict(
+          features=128,  # [512 for VOCASET, 1024 for BIWI]
+          heads=4,
+          dropout=0.1,
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          reader_features=64,  # [1024]
+          reader_heads=4,  # [8]
+          reader_hidden=128,  # [2048]
+          reader_layers=1,  # [6]
+          velocity=1.0,
+          reading=0.1,  # [0.001 / 1000, in other units]
+      )),
+      facediffuser=ConfigDict(dict(
+          features=256,
+          dropout=0.3,
+          speech_features=256,  # [1536, HuBERT's]
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          sampling_steps=16,  # [1000]
+          distilled_steps=0,
+          average=0.999,  # [0]
+      )),
+      timar=ConfigDict(dict(
+          features=128,  # [1024]
+          layers=4,  # [32]
+          heads=4,  # [16]
+          mlp_ratio=4,
+          context=4,  # Turns [8].
+          joined=True,  # [False]
+          dropout=0.0,  # [0.1]
+          speech_layers=1,  # [One linear layer behind Wav2Vec 2.0 of each second.]
+          speech_kernel=9,
+          speech_hidden=128,
+          mask_low=0.7,
+          user_dropout=0.1,
+          head="diffusion",
+          head_features=128,  # [1024]
+          head_layers=3,
+          draws=4,
+          learned_variance=False,  # [True]
+          sampling_steps=5,
+          temperature=1.0,
+          feedback=False,
+          average=0.999,  # [0.9999]
+      )),
   ))
 
   # The socially-aware module (Sec. 3.5).
@@ -271,6 +360,7 @@ def base_config() -> ConfigDict:
   config.evaluation = ConfigDict(dict(
       frames=60,  # That are rendered, as many of each film, at least one.
       lpips_nets=("alex",),  # "alex", "vgg"; VGG takes most of the scoring time on a CPU.
+      samples=3,  # Of each clip, that are scored of a baseline that samples.
       title="RSATalker",  # Of the run's row in tables.
       compare="compare",  # Folder in the workdir with runs that stand in the same tables.
   ))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from rsatalker_jax import sharding
 from rsatalker_jax.commands import film_scores
+from rsatalker_jax.commands.compared_runs import score_compared
 from rsatalker_jax.data.capture_collection import name_people
 from rsatalker_jax.data.conversations import data_paths, load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
@@ -291,12 +292,17 @@ def score_motion(run: TrainedRun, split: str, workdir: str) -> MotionResults:
   mean = run.buffers["generator"]["motion_mean"]
   compared: dict[str, list[scoring.MotionScores]] = {}
   scorers = {run.config.speech.to_json(): scorer}  # By what is heard: a causal run has other features of the same clips.
+  scored = {"split": split, "conversations": source.summary(), "clips": source.names, "data": run.config.data.to_json()}
   for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
     other = load_run(str(folder))
+    if "generator" not in other.params:
+      continue
     speech = other.config.speech.to_json()
     if speech not in scorers:
       scorers[speech] = dataclasses.replace(scorer, cases=make_cases(other, source, split))
-    compared.setdefault(other.config.evaluation.title, []).append(scorers[speech].score(other.generate))
+    rows = score_compared(folder, other, scorers[speech].score, run.config.evaluation.samples, scored)
+    for title, scores in rows.items():
+      compared.setdefault(title, []).append(scores)
   error = lambda title: np.mean([scores.means["mse/expression"] for scores in compared[title]])
   title = run.config.evaluation.title
   title = f"{title}, this run" if title in compared else title

@@ -43,14 +43,15 @@ class TrainedRun:
   buffers: dict
   stages: str
 
-  def generate(self, clip: MotionClip) -> Motion:
-    """B's motion for one clip.
+  def generate(self, clip: MotionClip, *, sample: int = 0) -> Motion:
+    """B's motion for one clip; `sample` as in `Talker.generate_clip`.
 
     Raises:
       InputError: the clip's motion is not in the run's basis.
     """
     self.check_basis(clip.basis, clip.name)
-    return self.talker.generate_clip(self.params, self.buffers, dataclasses.replace(clip, relation=self._told(clip.relation)))
+    told = dataclasses.replace(clip, relation=self._told(clip.relation))
+    return self.talker.generate_clip(self.params, self.buffers, told, sample=sample)
 
   @property
   def basis(self) -> str | None:

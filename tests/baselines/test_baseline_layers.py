@@ -1,5 +1,6 @@
 """What motion baselines share, against loops in float64 written from the published definitions; steps against the whole."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,12 +83,13 @@ def test_layer_equals_reference_at_once_and_by_steps(frames):
 
 def test_leading_dimensions_are_independent():
   layer, params, (x, memory) = make_layer(9, batch=(2, 3))
-  whole = layer.apply(params, x, memory)
-  np.testing.assert_allclose(whole[1, 2], layer.apply(params, x[1, 2], memory[1, 2]), atol=1e-5)
-  aligned = layer.apply(params, memory, method="align")
+  apply = jax.jit(layer.apply)
+  whole, aligned = apply(params, x, memory), layer.apply(params, memory, method="align")
+  np.testing.assert_allclose(whole[1, 2], apply(params, x[1, 2], memory[1, 2]), atol=1e-5)
   cache = layer.apply(params, (2, 3), 9, method="init_cache")
+  step = jax.jit(lambda params, *given: layer.apply(params, *given, method="step"))
   for t in range(2):
-    made, cache = layer.apply(params, x[..., t, :], aligned[..., t, :], cache, t, method="step")
+    made, cache = step(params, x[..., t, :], aligned[..., t, :], cache, t)
     np.testing.assert_allclose(made, whole[..., t, :], atol=1e-5)
 
 
@@ -101,31 +103,57 @@ def test_memory_grows_with_the_length_not_its_square():
   assert temporaries(20_000) < 12 * temporaries(2_000)  # Ten times the frames; the square would be a hundred.
 
 
+def dropped(layer, params, *given, **options):
+  """Shares of zeros behind each dropout of a layer, by submodule and in the order of the calls."""
+  keep = dict(mutable=["intermediates"], capture_intermediates=lambda module, _: isinstance(module, nn.Dropout))
+  apply = jax.jit(lambda *given: layer.apply(*given, rngs={"dropout": jax.random.key(1)}, **keep, **options))
+  _, state = apply(params, *given)
+  parts = {}
+  for path, x in jax.tree_util.tree_leaves_with_path(state["intermediates"]):
+    parts.setdefault(path[0].key if len(path) == 3 else path[0].key + "/" + path[1].key, []).append(np.mean(x == 0))
+  return parts
+
+
 def test_dropout_is_on_weights_branches_and_the_mlp_when_asked():
-  layer, params, (x, memory) = make_layer(9, dropout=0.5)
-  zero = lambda *names: jax.tree_util.tree_map_with_path(
-      lambda path, x: 0 * x if any(name in jax.tree_util.keystr(path) for name in names) else x, params
-  )
-  run = lambda params, seed: layer.apply(params, x, memory, deterministic=False, rngs={"dropout": jax.random.key(seed)})
-  np.testing.assert_array_equal(layer.apply(params, x, memory), layer.apply(params, x, memory))
-  np.testing.assert_array_equal(run(params, 1), run(params, 1))
-  for branch in (("memory_attention", "mlp_out"), ("self_attention", "mlp_out"), ("self_attention", "memory_attention")):
-    alone = zero(*branch)  # With the other two branches at nothing.
-    assert not np.allclose(run(alone, 1), run(alone, 2))
-  # Of one key alone whole heads are left out: an output that is the sum over heads has four values a frame, not more.
+  """Of half of all: behind each dropout about half is zero, and without nothing is."""
+  layer, params, (x, memory) = make_layer(30, dropout=0.5, features=32, hidden=32, reach=40)
+  params["params"]["mlp_hidden"] = jax.tree.map(lambda x: 0 * x + 1, params["params"]["mlp_hidden"])
+  params["params"]["attention_norm"]["bias"] += 50.0  # Where the ReLU cuts nothing off.
+  params["params"]["memory_norm"]["bias"] += 50.0
+  cache, aligned = layer.apply(params, (), 30, method="init_cache"), jnp.ones(32)
+  for deterministic in (False, True):
+    whole = dropped(layer, params, x, memory, deterministic=deterministic)
+    stepped = dropped(layer, params, x[0], aligned, cache, 20, deterministic=deterministic, method="step")
+    assert {name: len(shares) for name, shares in whole.items()} == {
+        "drop": 4, "self_attention/drop": 1, "memory_attention/Dropout_0": 1,
+    }  # fmt: skip
+    assert {name: len(shares) for name, shares in stepped.items()} == {"drop": 3, "self_attention/drop": 1}
+    attention = whole.pop("self_attention/drop") + stepped.pop("self_attention/drop")
+    future = np.array([29 / 60, 9 / 30])  # Shares of the weights.
+    np.testing.assert_allclose(attention, future if deterministic else (1 + future) / 2, atol=0.02 if deterministic else 0.15)
+    for share in [share for shares in (*whole.values(), *stepped.values()) for share in shares]:
+      assert share == 0 if deterministic else 0.2 < share < 0.8
+  run = jax.jit(lambda key: layer.apply(params, x, memory, deterministic=False, rngs={"dropout": key}))
+  assert not np.allclose(run(jax.random.key(1)), run(jax.random.key(2)))
+
+
+def test_dropout_leaves_weights_and_heads_out():
+  """Of one key alone whole heads are left out; of several keys those whose weight falls to nothing."""
+  drop = dict(deterministic=False, rngs={"dropout": jax.random.key(0)})
   aligned = layers.AlignedAttention(features=8, heads=2, dropout=0.5)
-  weights = {"params": {"value": {"kernel": jnp.zeros((5, 8)), "bias": jnp.ones(8)}, "out": {"kernel": jnp.eye(8), "bias": jnp.zeros(8)}}}
-  out = aligned.apply(weights, jnp.ones((50, 5)), deterministic=False, rngs={"dropout": jax.random.key(0)})
-  heads = np.asarray(out).reshape(50, 2, 4)
+  dense = lambda kernel, bias: {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.full(8, float(bias))}
+  weights = {"params": {"value": dense(np.zeros((5, 8)), 1), "out": dense(np.eye(8), 0)}}
+  heads = np.asarray(aligned.apply(weights, jnp.ones((50, 5)), **drop)).reshape(50, 2, 4)
   assert (heads == heads[..., :1]).all() and set(np.unique(heads)) == {0.0, 2.0}
-  # The attention's own: of a weight that falls to nothing or doubles the sum is one no more.
+
   attention = layers.PeriodicAttention(8, 2, 3, 7, dropout=0.5)
-  ones = {"params": {name: {"kernel": jnp.eye(8) * (name == "out"), "bias": jnp.ones(8) * (name == "value")}
-                     for name in ("query", "key", "value", "out")}}  # fmt: skip
-  assert np.ptp(attention.apply(ones, x)) < 1e-6 < 0.1 < np.ptp(attention.apply(ones, x, deterministic=False, rngs={"dropout": jax.random.key(0)}))
-  cache = attention.init_cache((), 9)
-  stepped = attention.apply(ones, x[0], cache, 0, deterministic=False, rngs={"dropout": jax.random.key(0)}, method="step")[0]
-  assert set(np.unique(stepped)) <= {0.0, 2.0}
+  value = lambda name: dense(np.eye(8) * (name == "out"), name == "value")
+  ones = {"params": {name: value(name) for name in ("query", "key", "value", "out")}}
+  x = jnp.ones((9, 8))
+  assert np.ptp(attention.apply(ones, x)) < 1e-6 < 0.1 < np.ptp(attention.apply(ones, x, **drop))
+  first = [attention.apply(ones, x[0], attention.init_cache((), 9), 0, deterministic=False, method="step",
+                           rngs={"dropout": jax.random.key(seed)})[0] for seed in range(8)]  # fmt: skip
+  assert set(np.unique(first)) == {0.0, 2.0}
 
 
 def test_bfloat16_keeps_float32_parameters():

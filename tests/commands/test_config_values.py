@@ -15,6 +15,7 @@ from configs import demo, rsatalker
 from configs.ablations import VARIANTS
 from configs.common import base_config
 from rsatalker_jax.avatar import init_avatar
+from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.commands import command_line
 from rsatalker_jax.commands.config_values import RULES, check_values
 from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE
@@ -69,6 +70,14 @@ def another(key, value):
       "generator.architecture": "dualtalk",
       "generator.dtype": "bfloat16",
       "generator.heads": 2,
+      "baselines.dualtalk.features": 64,
+      "baselines.dualtalk.heads": 2,
+      "baselines.emotalk.heads": 2,
+      "baselines.faceformer.heads": 2,
+      "baselines.selftalk.heads": 2,
+      "baselines.selftalk.reader_heads": 2,
+      "baselines.timar.heads": 2,
+      "baselines.timar.head": "regression",
       "density.mcmc.growth": 1.2,
       "gaussians.sh_degree": 2,
       "gaussians.num_gaussians": 12_000,
@@ -212,6 +221,38 @@ WRONG = {
     "generator.remat": ["some", None, True],
     "generator.dtype": ["float23", "float16"],
     "generator.use_own_speech": [0],
+    "baselines.emotalk.content_features": [0, 129],
+    "baselines.emotalk.emotion_kernel": [0, 4],
+    "baselines.emotalk.velocity": [-1],
+    "baselines.dualtalk.features": [0, 130],
+    "baselines.dualtalk.heads": [0, 3],
+    "baselines.dualtalk.encoder_layers": [0],
+    "baselines.dualtalk.hidden": [0],
+    "baselines.dualtalk.motion_hidden": [0],
+    "baselines.dualtalk.dropout": [1.0],
+    "baselines.dualtalk.attention_dropout": [-0.1, 1.0],
+    "baselines.dualtalk.speech_kernel": [2],
+    "baselines.faceformer.heads": [0, 3],
+    "baselines.faceformer.features": [0, 130],
+    "baselines.faceformer.period": [0, 2.5],
+    "baselines.faceformer.reach": [0],
+    "baselines.faceformer.dropout": [1.0],
+    "baselines.faceformer.speech_kernel": [2],
+    "baselines.faceformer.normalised": [1, None],
+    "baselines.facediffuser.sampling_steps": [0, 1001],
+    "baselines.facediffuser.distilled_steps": [-1, 3, 16, 32],  # Of 16.
+    "baselines.facediffuser.average": [1.0, -0.1],
+    "baselines.selftalk.heads": [3],
+    "baselines.selftalk.reader_heads": [3],
+    "baselines.selftalk.reader_layers": [0],
+    "baselines.selftalk.reading": [-0.1],
+    "baselines.timar.heads": [0, 3],
+    "baselines.timar.mask_low": [0, 1, 1.5],
+    "baselines.timar.user_dropout": [-0.1, 1.1],
+    "baselines.timar.head": ["mlp", None],
+    "baselines.timar.sampling_steps": [1, 1001],
+    "baselines.timar.temperature": [-1, math.nan],
+    "baselines.timar.feedback": [0],
     "social.relation_features": [0, 1],
     "gaussians.sh_degree": [-1, 4, 1.0],
     "gaussians.init_scale": [0, -1, math.inf],
@@ -285,8 +326,12 @@ def test_values_that_no_run_can_have_are_one_line_that_names_them(key, value):
 @pytest.mark.parametrize(
     "overrides, named",
     [
-        ({"generator.architecture": "dualtalk", "generator.features": 132}, "generator.heads"),
+        ({"generator.features": 130}, "generator.heads"),
+        ({"baselines.dualtalk.features": 132}, "baselines.dualtalk.features"),
         ({"generator.architecture": "dualtalk", "generator.causal": True}, "generator.causal"),
+        ({"generator.architecture": "selftalk", "generator.causal": True}, "generator.causal"),
+        ({"generator.architecture": "timar", "motion.window": 101}, "motion.window"),
+        ({"baselines.emotalk.style_features": 17}, "baselines.emotalk.heads"),
         ({"generator.use_partner": False, "generator.use_own_speech": False}, "generator.use_own_speech"),
         ({"speech.encoder": "wav2vec2"}, "speech.checkpoint"),
         ({"gaussians.num_gaussians": 30_000}, "gaussians.capacity"),
@@ -378,6 +423,8 @@ def test_sections_that_become_arguments_are_those_arguments():
   fields = lambda cls: {field.name for field in dataclasses.fields(cls)}
   arguments = lambda function: set(inspect.signature(function).parameters)
   assert set(config.generator) <= fields(MotionConfig)
+  for name, made in BASELINES.items():
+    assert set(config.baselines.get(name, {})) == fields(made) - {"config", "parent", "name"}
   assert set(config.motion.loss) == fields(MotionLossWeights)
   assert set(config.logging) == fields(Watching)
   assert set(config.head) == arguments(load_head)

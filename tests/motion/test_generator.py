@@ -10,7 +10,6 @@ import optax
 import pytest
 
 from motion_configs import motion_config
-from rsatalker_jax.baselines.motion import make_generator
 from rsatalker_jax.motion import MotionGenerator, generator
 
 KEY = jax.random.key(0)
@@ -271,12 +270,11 @@ def test_dropout_needs_its_key():
   assert not np.allclose(first, second)
 
 
-@pytest.mark.parametrize("architecture", ["rsatalker", "dualtalk"])
-def test_every_transformer_layer_forgets_what_the_config_says(architecture):
+def test_every_transformer_layer_forgets_what_the_config_says():
   count = {}
   for remat in ("none", "full"):
-    config = motion_config(architecture=architecture, features=16, heads=2, encoder_layers=3, decoder_layers=2, remat=remat)
-    model = make_generator(config, {})
+    config = motion_config(features=16, heads=2, encoder_layers=3, decoder_layers=2, remat=remat)
+    model = MotionGenerator(config)
     inputs = *(np.ones((10, width), np.float32) for width in (3, 56, 3)), np.ones(16, np.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     count[remat] = str(jax.make_jaxpr(lambda params: model.apply(params, *inputs))(params)).count("prevent_cse=")

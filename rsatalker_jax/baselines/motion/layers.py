@@ -11,6 +11,7 @@ A clip can be taken at once (`__call__`) or frame by frame (`step`), with the sa
 values of the past never change, and are kept in a ring of reach + 1 frames.
 """
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -19,10 +20,20 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
+from rsatalker_jax.motion.generator import MotionConfig, SpeechAdapter
+
 # Keys and values of the last frames, that of frame t in slot t mod R.
 Cache = tuple[Float[Array, "*b R H d"], Float[Array, "*b R H d"]]
 
 _MASKED = -1e9
+
+
+def make_speech_adapter(
+    config: MotionConfig, features: int, layers: int, kernel: int, hidden: int, name: str | None = None
+) -> SpeechAdapter:
+  """The harness's speech adapter with a baseline's own sizes: `MotionConfig`'s speech_layers, speech_kernel, speech_hidden."""
+  sizes = dict(features=features, speech_layers=layers, speech_kernel=kernel, speech_hidden=hidden)
+  return SpeechAdapter(dataclasses.replace(config, **sizes, heads=1), name=name)
 
 
 def encode_periodic(times: Int[ArrayLike, "*t"], features: int, period: int) -> Float[Array, "*t D"]:

@@ -1,0 +1,97 @@
+"""Scores of the runs that stand beside a run in its tables. There may be dozens, so what was scored once is kept in each."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rsatalker_jax.data.pipeline import MotionClip
+from rsatalker_jax.evaluation import tables
+from rsatalker_jax.evaluation.scoring import MotionScores
+from rsatalker_jax.files import whole_file
+from rsatalker_jax.runs import TrainedRun, workdir as workdirs
+from rsatalker_jax.types import MOTION_GROUPS, Motion
+
+_KEPT = "compared.json"
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+Score = Callable[[Callable[[MotionClip], Motion]], MotionScores]
+
+
+def score_compared(folder: pathlib.Path, run: TrainedRun, score: Score, samples: int, scored: Mapping[str, Any]) -> dict[str, MotionScores]:
+  """Scores of a run by row of a table.
+
+  Args:
+    folder: the run's.
+    run: what it holds.
+    score: of a generator.
+    samples: how many motions of each clip are scored of a generator that samples. It has two rows: the means of what the samples
+      reach, and what the best of them reach, chosen clip by clip by the truth, which nobody has who generates.
+    scored: what the scores depend on besides the run and the code; where all is as it was, those of before are taken.
+
+  Returns:
+    Scores by the row's title.
+  """
+  title, path = run.config.evaluation.title, folder / "evaluation" / _KEPT
+  key = {"run": _describe(folder), "code": _code(), "title": title, "samples": samples, "metrics": tables.METRICS_VERSION, **scored}
+  if (kept := _read(path)) is not None and kept["key"] == json.loads(json.dumps(key)):
+    return {row: MotionScores(**scores) for row, scores in kept["scores"].items()}
+  if run.talker.generator.samples:
+    each = [score(functools.partial(run.generate, sample=number)) for number in range(samples)]
+    std = np.asarray(run.buffers["generator"]["motion_std"])
+    best = score(choose_best([functools.partial(run.generate, sample=number) for number in range(samples)], std))
+    rows = {f"{title}, mean of {samples} samples": average(each), f"{title}, best of {samples} by the truth": best}
+  else:
+    rows = {title: score(run.generate)}
+  with whole_file(path) as file:
+    file.write(json.dumps({"key": key, "scores": {row: dataclasses.asdict(scores) for row, scores in rows.items()}}).encode())
+  return rows
+
+
+def choose_best(samples: Sequence[Callable[[MotionClip], Motion]], std: np.ndarray) -> Callable[[MotionClip], Motion]:
+  """A generator that gives of each clip the sample nearest to the truth: by squared error, in units of the training motion's
+  variance, mean over the three groups."""
+
+  def error(motion: Motion, truth: Motion) -> float:
+    squares = (motion - truth) ** 2
+    return float(np.mean([np.mean(squares[:, group]) / np.mean(std[group] ** 2) for group in MOTION_GROUPS.values()]))
+
+  return lambda clip: min((sample(clip) for sample in samples), key=lambda motion: error(motion, clip.motion_b))
+
+
+def average(samples: Sequence[MotionScores]) -> MotionScores:
+  """Means of the scores of several samples; a violation of one is a violation of all."""
+  mean = lambda rows: {name: float(np.mean([row[name] for row in rows])) for name in rows[0] if all(name in row for row in rows)}
+  return MotionScores(
+      means=mean([scores.means for scores in samples]),
+      each={clip: mean([scores.each[clip] for scores in samples]) for clip in samples[0].each},
+      violations=[line for scores in samples for line in scores.violations],
+      collapsed=list(dict.fromkeys(line for scores in samples for line in scores.collapsed)),
+  )
+
+
+def _describe(folder: pathlib.Path) -> dict[str, str]:
+  """By stage, the checksums of the checkpoint that is scored."""
+  newest = {stage: workdirs.find_checkpoints(workdirs.checkpoint_folder(folder, stage)) for stage in workdirs.STAGES}
+  files = {stage: paths[0] / "sha256.json" for stage, paths in newest.items() if paths}
+  return {stage: hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(file) for stage, file in files.items()}
+
+
+@functools.cache
+def _code() -> str:
+  content = b"".join(path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py")))
+  return hashlib.sha256(content).hexdigest()
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+  """What was kept; None where nothing was, or something else lies there."""
+  try:
+    kept = json.loads(path.read_text())
+    return kept if {"key", "scores"} <= kept.keys() else None
+  except (OSError, ValueError, AttributeError):
+    return None
