@@ -13,9 +13,9 @@ from short_training import make_waves, train
 
 SIZES = dict(
     features=8, tokens=2, codebook=12, code_layers=2, code_heads=2, code_hidden=10, code_reach=2, layers=2, heads=2, hidden=10, reach=5,
-    period=5, dropout=0.0, own_share=1.0,
+    period=5, dropout=0.0, speech_layers=1, speech_kernel=3, speech_hidden=4, own_share=1.0,
 )  # fmt: skip
-CONFIG = motion_config(speech_hidden=4, speech_layers=1, speech_kernel=3)
+CONFIG = motion_config()
 GENERATOR = CodeTalker(CONFIG, **SIZES)
 FRAMES = 14
 MEAN, STD = np.linspace(-1, 1, 56, dtype=np.float32), np.linspace(0.5, 2, 56, dtype=np.float32)
@@ -127,7 +127,7 @@ def test_frames_see_no_voice_ahead_in_the_causal_form(variables):
   inputs = make_inputs(20)
   other = inputs | {"speech_b": inputs["speech_b"] + 5 * draw(20, FRAMES, 6, seed=9) * (np.arange(FRAMES) >= 7)[:, None]}
   for causal, first in ((True, 7), (False, 6)):  # The adapter's kernel reaches a frame to each side.
-    form = CodeTalker(motion_config(speech_hidden=4, speech_layers=1, speech_kernel=3, causal=causal), **SIZES)
+    form = CodeTalker(motion_config(causal=causal), **SIZES)
     moved = np.abs(jax.jit(form.apply)(variables, **inputs) - jax.jit(form.apply)(variables, **other)).max((0, 2))
     assert np.flatnonzero(moved)[0] == first
 
@@ -199,7 +199,6 @@ def test_it_learns_codes_and_motion_of_them():
   generator = CodeTalker(CONFIG, **SIZES | dict(features=32, codebook=32, code_layers=1, layers=1, code_reach=4, reach=29, period=25))
   inputs, motion = make_inputs(2, frames=30), make_waves(0, 2, 30)
   variables = jax.jit(generator.init)(jax.random.key(0), **inputs)
-  still = jax.jit(generator.apply)(variables, **inputs)
   variables, first, last = train(generator, variables, "codes_terms", (motion,), steps=100)
   codes = generator.apply(variables, motion, method=lambda m, x: m.codes.quantizer.nearest(m.codes.encode(x)))
   counts = np.bincount(np.ravel(codes), minlength=32)
@@ -207,4 +206,4 @@ def test_it_learns_codes_and_motion_of_them():
   variables, first, last = train(generator, variables, "training_terms", (*inputs.values(), motion), steps=60)
   assert last["motion"] < 0.8 * first["motion"]
   made = jax.jit(generator.apply)(variables, **inputs)
-  assert made.std(1).mean() > 0.1 and still.std(1).mean() < 0.05
+  assert np.mean((made - motion) ** 2) < 0.7  # Of a variance of 1, each frame made of those that were made.
