@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from motion_configs import motion_config
-from rsatalker_jax.baselines.motion.selftalk import ClipAttention, ClipLayer, LipReader, SelfTalk
+from rsatalker_jax.baselines.motion.clip_layers import ClipAttention, ClipLayer
+from rsatalker_jax.baselines.motion.selftalk import LipReader, SelfTalk
 
 SIZES = dict(
     features=8, heads=2, dropout=0.0, speech_layers=1, speech_kernel=1, speech_hidden=6, reader_features=4, reader_heads=2,
