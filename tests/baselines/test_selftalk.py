@@ -1,5 +1,6 @@
 """SelfTalk: layers without masks against loops, that no order is known, and what the reader of lips sees, costs and moves."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,8 +156,30 @@ def test_dropout_is_drawn_in_training_alone():
   )
   assert all(terms(0)[name] != terms(1)[name] for name in ("motion", "reading"))
   np.testing.assert_array_equal(model.apply(variables, *INPUTS), make_variables()[0].apply(variables, *INPUTS))
-  layer = ClipLayer(8, 2, 6, 0.5, "float32")
-  x = jnp.ones((FRAMES, 8))
-  weights = {"params": draw_params(layer, x)}
-  run = lambda **zero: layer.apply(weights, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
-  assert np.ptp(np.asarray(layer.apply(weights, x)), axis=0).max() < 1e-5 < 0.1 < np.ptp(np.asarray(run()), axis=0).max()
+
+
+def shares_of_zeros(module, params, *inputs, deterministic):
+  """Behind each dropout of a module, by its path and in the order of its calls."""
+  keep = dict(mutable=["intermediates"], capture_intermediates=lambda module, _: isinstance(module, nn.Dropout))
+  apply = lambda params: module.apply({"params": params}, *inputs, deterministic=deterministic, rngs={"dropout": jax.random.key(0)}, **keep)
+  found = {}
+  for path, x in jax.tree_util.tree_leaves_with_path(jax.jit(apply)(params)[1]["intermediates"]):
+    found.setdefault("/".join(key.key for key in path[:-2]), []).append(float(np.mean(x == 0)))
+  return found
+
+
+def test_dropout_is_on_weights_branches_and_in_the_mlp():
+  """Behind each about half is zero, and without it nothing is; in all layers of the reader."""
+  x, memory = (jnp.asarray(RNG.normal(size=(20, 16)), jnp.float32) for _ in range(2))
+  layer = ClipLayer(16, 2, 16, 0.5, "float32")
+  params = draw_params(layer, x, memory)
+  params["memory_norm"]["bias"] += 100.0  # Where the ReLU cuts nothing off.
+  params["mlp_hidden"] = {"kernel": jnp.ones((16, 16)), "bias": jnp.ones(16)}
+  shares = shares_of_zeros(layer, params, x, memory, deterministic=False)
+  assert {name: len(found) for name, found in shares.items()} == {"Dropout_0": 4, "self_attention/Dropout_0": 1, "memory_attention/Dropout_0": 1}
+  assert all(0.2 < share < 0.8 for found in shares.values() for share in found)
+  assert all(share < 0.05 for found in shares_of_zeros(layer, params, x, memory, deterministic=True).values() for share in found)
+  reader = LipReader(4, 2, 6, 2, 0.5, "float32")
+  shares = shares_of_zeros(reader, draw_params(reader, MOTION, 5), MOTION, 5, deterministic=False)
+  attention = {name: found for name, found in shares.items() if "attention" in name}
+  assert len(attention) == 2 + 4 and all(0.2 < found[0] < 0.8 for found in attention.values())
