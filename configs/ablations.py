@@ -122,7 +122,10 @@ VARIANTS = {
     "emotalk": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored", _emotalk),
     "emotalk_causal": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored, causal", _emotalk | _CAUSAL),
     "selftalk": ("SelfTalk, re-implemented without recogniser and lip vertices, z-scored", _selftalk),
-    "selftalk_unread": ("SelfTalk's generator, re-implemented without the reader of lips, z-scored", _selftalk | {"baselines.selftalk.reading": 0.0}),
+    "selftalk_unread": (
+        "SelfTalk's generator, re-implemented without the reader of lips, z-scored",
+        _selftalk | {"baselines.selftalk.reading": 0.0},
+    ),
     "facediffuser": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps", _facediffuser),
     "facediffuser_causal": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps, causal", _facediffuser | _CAUSAL),
     "facediffuser_distilled": (

@@ -57,7 +57,8 @@ def get_config(variant: str = ""):
   # The baselines' published sizes; of speech one linear layer, behind an encoder that has seen the surroundings.
   speech = dict(speech_layers=1, speech_kernel=1, speech_hidden=512)
   config.baselines.emotalk.update(dict(
-      **speech, content_features=512, emotion_features=256, style_features=64, reach=200, emotion_kernel=1, emotion_stride=1, emotion_hidden=512
+      **speech, content_features=512, emotion_features=256, style_features=64, reach=200,
+      emotion_kernel=1, emotion_stride=1, emotion_hidden=512,
   ))
   config.baselines.facediffuser.update(dict(**speech, speech_features=1024))  # [And all 1000 steps when generating.]
   config.baselines.faceformer.update(dict(**speech, reach=200))
