@@ -184,6 +184,42 @@ def base_config() -> ConfigDict:
           velocity=1.0,
           reading=0.1,  # [0.001 / 1000, in other units]
       )),
+      codetalker=ConfigDict(dict(
+          features=256,  # [1024]
+          tokens=4,  # [16 for VOCASET, 8 for BIWI]
+          codebook=256,
+          code_layers=3,  # [6]
+          code_heads=8,
+          code_hidden=384,  # [1536]
+          code_reach=12,  # [All of the clip.] 25 frames, whose places in the period are all different.
+          layers=2,  # [6 for VOCASET, 12 for BIWI]
+          heads=4,
+          hidden=512,  # [2048]
+          reach=100,  # [All since the sentence began.]
+          period=25,
+          dropout=0.1,
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          own_share=1.0,  # [0]
+      )),
+      l2l=ConfigDict(dict(
+          mels_per_frame=4,  # speech.context.
+          features=256,
+          codebook=200,
+          code_layers=4,  # [12]
+          code_heads=8,
+          code_hidden=384,
+          speaker_features=400,
+          layers=5,
+          past_layers=2,
+          speaker_layers=2,
+          heads=10,
+          hidden=128,
+          samples=True,
+          temperature=0.7,
+          top_p=0.9,
+      )),
       facediffuser=ConfigDict(dict(
           features=256,
           dropout=0.3,
