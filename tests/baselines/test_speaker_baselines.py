@@ -104,6 +104,20 @@ def test_padded_clips_equal_clips_alone(kind):
     np.testing.assert_allclose(motion, alone, atol=2e-5 * np.abs(alone).max())
 
 
+def test_bfloat16_is_close_and_its_parameters_are_float32(kind):
+  exact, variables = make_variables(kind)
+  rough = kind(motion_config(dtype="bfloat16"), **SIZES[kind])
+  inputs = make_inputs(12)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(jax.eval_shape(rough.init, jax.random.key(0), **inputs)))
+  expected, found = (jax.jit(model.apply)(variables, **inputs) for model in (exact, rough))
+  assert found.dtype == jnp.float32 and not np.array_equal(found, expected)
+  # 8 bits, half a percent per operation; a roll-out hands its errors on.
+  assert np.sqrt(np.mean((found - expected) ** 2)) < 0.2 * np.std(expected)
+  rngs = {"dropout": jax.random.key(0)}
+  terms = lambda: rough.apply(variables, **inputs, motion_b=inputs["motion_a"], progress=0.0, method="training_terms", rngs=rngs)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(jax.eval_shape(terms)))
+
+
 def test_no_clip_is_too_long(kind):
   """The published tables end at 600 frames. Memory of a clip of five minutes is not that of the square of its length."""
   generator, variables = make_variables(kind)
