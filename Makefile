@@ -15,8 +15,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := runs/demo
 CONFIG := configs/demo.py
-SEEDS := 0 1 2
-VARIANTS := full no_relation dualtalk speaker_only listener_only causal
+# Further flags of tools/train_compared.py: make compare COMPARED="--variants=timar --seeds=0".
+COMPARED :=
 # Written last by training, and left alone by a run that finds everything trained.
 TRAINED := $(RUN)/joint/metrics.jsonl
 # An unseen conversation of the demo data.
@@ -41,20 +41,17 @@ demo: $(VENV)/.installed
 	@echo "Watch $(RUN)/conversation.mp4 and read $(RUN)/evaluation/results.md"
 
 compare: demo
-	for variant in $(VARIANTS); do for seed in $(SEEDS); do \
-	  $(PY) train.py --config=$(CONFIG):$$variant --config.seed=$$seed --stage=motion \
-	    --workdir=$(RUN)/compare/$$variant/seed_$$seed || exit; done; done
+	$(PY) tools/train_compared.py --config=$(CONFIG) --workdir=$(RUN) $(COMPARED)
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
 
 ablations: demo
 	$(PY) tools/train_ablations.py --config=$(CONFIG) --workdir=$(RUN)
 	$(PY) -m rsatalker_jax report --workdir=$(RUN)
 
-# The longest files first, so that no worker is left alone with one. PYTEST holds further options, as .ci/run's of coverage.
+# The longest files come first (tests/conftest.py). PYTEST holds further options, as .ci/run's of coverage.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed
-	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) tests/test_end_to_end.py tests/commands/test_evaluate.py \
-	  tests/report tests/splat_kernels tests
+	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) tests
 
 coverage: $(VENV)/.installed $(VENV)/.linters
 	$(MAKE) test PYTEST="--cov --cov-report=term"
@@ -67,7 +64,7 @@ lint: $(VENV)/.installed $(VENV)/.linters
 	$(VENV)/bin/ty check --python $(VENV)
 
 test-aot: $(VENV)-aot/.installed
-	$(VENV)-aot/bin/python -m pytest -q tests_aot
+	$(VENV)-aot/bin/python -m pytest -q $(PARALLEL) tests_aot
 
 pod-check: $(VENV)-aot/.installed
 	$(VENV)-aot/bin/python tools/pod_check.py

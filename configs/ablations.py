@@ -1,7 +1,7 @@
 """What RSATalker is compared with, and its own parts left out one at a time: variants of the other configs.
 
     make compare                                              all baselines on the embedded conversations, three seeds each
-    make compare VARIANTS="full plain_eq5" SEEDS=0            some of them
+    make compare COMPARED="--variants=full,plain_eq5 --seeds=0"     some of them
     make ablations                                            whole runs: the paper's Tables 4 and 5
     python train.py --config=configs/demo.py:dualtalk ...     one
 
@@ -82,9 +82,9 @@ _TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
 # Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation.
-_faceformer, _emotalk, _selftalk = (
+_dualtalk, _faceformer, _emotalk, _selftalk = (
     {"generator.architecture": name, "stages": ("motion",), "social.enabled": False}
-    for name in ("faceformer", "emotalk", "selftalk")
+    for name in ("dualtalk", "faceformer", "emotalk", "selftalk")
 )
 # Those by which one samples, and those that look at A, too.
 _facediffuser, _timar = (
@@ -93,6 +93,8 @@ _facediffuser, _timar = (
 )
 _distilled = {"baselines.facediffuser.distilled_steps": 2}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
+# An image-based baseline: no motion, and nothing that is trained with it.
+_IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
 
 # By name: the row's title in tables, and what is other than in the config itself.
 VARIANTS = {
@@ -101,7 +103,7 @@ VARIANTS = {
     "ours": ("RSATalker, this project's form", OURS),
     # Baselines.
     "no_relation": ("RSATalker without the social module", {"social.enabled": False}),
-    "dualtalk": ("DualTalk (BiLSTM)", {"generator.architecture": "dualtalk", "generator.encoder_layers": 3}),
+    "dualtalk": ("DualTalk, re-implemented, z-scored", _dualtalk),
     "speaker_only": (
         "speaker-only (FaceFormer's setting)",
         {"generator.use_partner": False, "social.enabled": False},
@@ -155,8 +157,27 @@ VARIANTS = {
     # trained with "fixed".
     "fixed": ("RSATalker, no density control", {"density.way": "none", "gaussians.capacity": None}),
     "mcmc": ("RSATalker, MCMC", {"density.way": "mcmc"}),
+    # Image-based talking heads, driven by speech: baselines of frames.
+    "gaussiantalker": ("GaussianTalker, re-implemented", _IMAGE | {
+        "avatar.method": "gaussiantalker",
+        "avatar.steps": 1600,
+        "gaussians.capacity": 16_000,
+    }),
+    "ernerf": ("ER-NeRF, re-implemented", _IMAGE | {"avatar.method": "ernerf", "avatar.steps": 2500}),
+    "synctalk": (
+        "SyncTalk, re-implemented as switches of ER-NeRF",
+        _IMAGE | {"avatar.method": "synctalk", "avatar.steps": 2500},
+    ),
 }
 
+
+# What `make compare` trains, each to the end of its own stages (of RSATalker's variants the motion stage), and its seeds.
+COMPARED = {
+    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "timar", "timar_causal"), (0, 1, 2)),
+    **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "facediffuser", "facediffuser_distilled"), (0, 1, 2)),
+    **dict.fromkeys(("timar_regression", "faceformer_raw"), (0,)),
+    **dict.fromkeys(("gaussiantalker", "ernerf", "synctalk"), (0,)),
+}
 
 # Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other
 # variants of the same seed, since it would train the same again.

@@ -7,19 +7,19 @@ Of `full` the first seed is the run itself. Every variant is a run of its own, <
 continues where it was stopped: what is trained and scored is left alone. Words that begin with --config. go to every training.
 """
 
-import os
 import pathlib
-import subprocess
 import sys
 
-from absl import app, flags
+from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.ablations import ABLATIONS, VARIANTS  # noqa: E402
+from configs.common import base_config  # noqa: E402
 from rsatalker_jax.evaluation import ablations  # noqa: E402
-from rsatalker_jax.runs import STAGES, load_config  # noqa: E402
+from rsatalker_jax.runs import load_config  # noqa: E402
+from tools import training_runs  # noqa: E402
 from tools.degrade_tracking import write_degraded  # noqa: E402
 
 # Seeds by variant where --seeds is not given: where a run takes long, one.
@@ -39,18 +39,14 @@ def folder_of(workdir: str, variant: str, seed: int) -> pathlib.Path:
 def commands_of(workdir: str, config: str, variant: str, seed: int, more: list[str]) -> list[list[str]]:
   """The commands that train one variant, one after another."""
   folder, taken = folder_of(workdir, variant, seed), ABLATIONS[variant]
-  stages = VARIANTS[variant][1].get("stages", STAGES)
+  stages = VARIANTS[variant][1].get("stages", base_config().stages)
   origins = [f"--init_from={folder_of(workdir, other, seed)}:{stage}" for stage, other in taken.items()]
   start = [sys.executable, "train.py", f"--config={config}:{variant}", f"--config.seed={seed}", f"--workdir={folder}"]
   return [[*start, f"--stage={stage}", *origins, *more] for stage in stages if stage not in taken]
 
 
-def main(argv: list[str]) -> None:
-  more = [word for word in argv[1:] if word.startswith("--config.")]
-  stray = [word for word in argv[1:] if word not in more]
-  unknown = [name for name in _VARIANTS.value if name not in ABLATIONS]
-  if stray or unknown:
-    sys.exit(f"error: found {', '.join(stray + unknown)}, expected variants among {', '.join(ABLATIONS)}")
+def main(stray: list[str], more: list[str]) -> None:
+  training_runs.refuse(stray + [name for name in _VARIANTS.value if name not in ABLATIONS], list(ABLATIONS))
   workdir = _WORKDIR.value
   for variant in _VARIANTS.value:
     for seed in map(int, _SEEDS.value or SEEDS.get(variant, (0,))):
@@ -58,10 +54,10 @@ def main(argv: list[str]) -> None:
       if folder != pathlib.Path(workdir):
         _prepare(workdir, variant)
         for command in commands_of(workdir, _CONFIG.value, variant, seed, more):
-          run(command)
+          training_runs.run(command)
       if not ablations.is_scored(folder):
         part = ["--part=frames"] * ablations.asks_after_offsets(variant)
-        run([sys.executable, "eval.py", f"--workdir={folder}", *part])
+        training_runs.run([sys.executable, "eval.py", f"--workdir={folder}", *part])
   print(ablations.write_tables(workdir, list(ABLATIONS)))
 
 
@@ -77,14 +73,6 @@ def _prepare(workdir: str, variant: str) -> None:
     write_degraded(source, target)
 
 
-def run(command: list[str]) -> None:
-  """One command; a failure ends the program with its status."""
-  print(" ".join(command[1:]), flush=True)
-  if status := subprocess.run(command, cwd=os.getcwd(), check=False).returncode:
-    sys.exit(status)
-
 
 if __name__ == "__main__":
-  known = [word for word in sys.argv if not word.startswith("--config.")]
-  others = [word for word in sys.argv if word.startswith("--config.")]
-  app.run(lambda argv: main([*argv, *others]), argv=known)
+  training_runs.start(main)
