@@ -48,11 +48,10 @@ ablations: demo
 	$(PY) tools/train_ablations.py --config=$(CONFIG) --workdir=$(RUN)
 	$(PY) -m rsatalker_jax report --workdir=$(RUN)
 
-# The longest files first, so that no worker is left alone with one. PYTEST holds further options, as .ci/run's of coverage.
+# The longest files come first (tests/conftest.py). PYTEST holds further options, as .ci/run's of coverage.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed
-	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) tests/test_end_to_end.py tests/commands/test_evaluate.py \
-	  tests/report tests/splat_kernels tests
+	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) tests
 
 coverage: $(VENV)/.installed $(VENV)/.linters
 	$(MAKE) test PYTEST="--cov --cov-report=term"
@@ -65,7 +64,7 @@ lint: $(VENV)/.installed $(VENV)/.linters
 	$(VENV)/bin/ty check --python $(VENV)
 
 test-aot: $(VENV)-aot/.installed
-	$(VENV)-aot/bin/python -m pytest -q tests_aot
+	$(VENV)-aot/bin/python -m pytest -q $(PARALLEL) tests_aot
 
 pod-check: $(VENV)-aot/.installed
 	$(VENV)-aot/bin/python tools/pod_check.py

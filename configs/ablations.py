@@ -1,7 +1,7 @@
 """What RSATalker is compared with, and its own parts left out one at a time: variants of the other configs.
 
     make compare                                              all baselines on the embedded conversations, three seeds each
-    make compare VARIANTS="full plain_eq5" SEEDS=0            some of them
+    make compare COMPARED="--variants=full,plain_eq5 --seeds=0"     some of them
     make ablations                                            whole runs: the paper's Tables 4 and 5
     python train.py --config=configs/demo.py:dualtalk ...     one
 
@@ -82,10 +82,16 @@ _TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
 # Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation.
-_faceformer, _emotalk, _selftalk = (
+_dualtalk, _faceformer, _emotalk, _selftalk = (
     {"generator.architecture": name, "stages": ("motion",), "social.enabled": False}
-    for name in ("faceformer", "emotalk", "selftalk")
+    for name in ("dualtalk", "faceformer", "emotalk", "selftalk")
 )
+# Those by which one samples, and those that look at A, too.
+_facediffuser, _timar = (
+    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False, "logging.evaluate_every": 2000}
+    for name in ("facediffuser", "timar")
+)
+_distilled = {"baselines.facediffuser.distilled_steps": 2}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 # An image-based baseline: no motion, and nothing that is trained with it.
 _IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
@@ -97,7 +103,7 @@ VARIANTS = {
     "ours": ("RSATalker, this project's form", OURS),
     # Baselines.
     "no_relation": ("RSATalker without the social module", {"social.enabled": False}),
-    "dualtalk": ("DualTalk (BiLSTM)", {"generator.architecture": "dualtalk", "generator.encoder_layers": 3}),
+    "dualtalk": ("DualTalk, re-implemented, z-scored", _dualtalk),
     "speaker_only": (
         "speaker-only (FaceFormer's setting)",
         {"generator.use_partner": False, "social.enabled": False},
@@ -117,6 +123,15 @@ VARIANTS = {
     "emotalk_causal": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored, causal", _emotalk | _CAUSAL),
     "selftalk": ("SelfTalk, re-implemented without recogniser and lip vertices, z-scored", _selftalk),
     "selftalk_unread": ("SelfTalk's generator, re-implemented without the reader of lips, z-scored", _selftalk | {"baselines.selftalk.reading": 0.0}),
+    "facediffuser": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps", _facediffuser),
+    "facediffuser_causal": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps, causal", _facediffuser | _CAUSAL),
+    "facediffuser_distilled": (
+        "diffusion (FaceDiffuser), re-implemented, z-scored, distilled to 2 steps",
+        _facediffuser | _distilled,
+    ),
+    "timar": ("TIMAR, re-implemented, z-scored", _timar),
+    "timar_causal": ("TIMAR, re-implemented, z-scored, causal by seconds", _timar | _CAUSAL),
+    "timar_regression": ("TIMAR, re-implemented, z-scored, regression head", _timar | {"baselines.timar.head": "regression"}),
     # Eq. 5 and what s can do.
     "plain_eq5": ("Eq. 4 and 5 without residual paths", {"generator.residual": False}),
     "query_time": ("Eq. 5, queries with an encoding of t", {"generator.query_time": True}),
@@ -158,9 +173,10 @@ VARIANTS = {
 
 # What `make compare` trains, each to the end of its own stages (of RSATalker's variants the motion stage), and its seeds.
 COMPARED = {
-    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "faceformer", "faceformer_causal", "selftalk", "emotalk"), (0, 1, 2)),
-    "faceformer_raw": (0,),
-    "gaussiantalker": (0,),
+    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "timar", "timar_causal"), (0, 1, 2)),
+    **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "facediffuser", "facediffuser_distilled"), (0, 1, 2)),
+    **dict.fromkeys(("timar_regression", "faceformer_raw"), (0,)),
+    **dict.fromkeys(("gaussiantalker", "ernerf", "synctalk"), (0,)),
 }
 
 # Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other

@@ -129,6 +129,18 @@ def base_config() -> ConfigDict:
   # Baselines' own sizes and switches, by `generator.architecture`: fields of the modules of rsatalker_jax.baselines; those of
   # images, below them, by `avatar.method`. In brackets what is published, where it is another.
   config.baselines = ConfigDict(dict(
+      dualtalk=ConfigDict(dict(
+          features=128,  # [512]
+          heads=4,
+          encoder_layers=3,
+          hidden=512,  # [2048]
+          motion_hidden=128,
+          dropout=0.1,
+          attention_dropout=0.5,
+          speech_layers=2,  # As FaceFormer's [one linear layer].
+          speech_kernel=9,
+          speech_hidden=256,
+      )),
       faceformer=ConfigDict(dict(
           features=128,  # [64 for VOCASET, 128 for BIWI]
           heads=4,
@@ -171,6 +183,40 @@ def base_config() -> ConfigDict:
           reader_layers=1,  # [6]
           velocity=1.0,
           reading=0.1,  # [0.001 / 1000, in other units]
+      )),
+      facediffuser=ConfigDict(dict(
+          features=256,
+          dropout=0.3,
+          speech_features=256,  # [1536, HuBERT's]
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          sampling_steps=16,  # [1000]
+          distilled_steps=0,
+          average=0.999,  # [0]
+      )),
+      timar=ConfigDict(dict(
+          features=128,  # [1024]
+          layers=4,  # [32]
+          heads=4,  # [16]
+          mlp_ratio=4,
+          context=4,  # Turns [8].
+          joined=True,  # [False]
+          dropout=0.0,  # [0.1]
+          speech_layers=1,  # [One linear layer behind Wav2Vec 2.0 of each second.]
+          speech_kernel=9,
+          speech_hidden=128,
+          mask_low=0.7,
+          user_dropout=0.1,
+          head="diffusion",
+          head_features=128,  # [1024]
+          head_layers=3,
+          draws=4,
+          learned_variance=False,  # [True]
+          sampling_steps=5,
+          temperature=1.0,
+          feedback=False,
+          average=0.999,  # [0.9999]
       )),
       # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
       # are those of `gaussians`, and `density` controls them.

@@ -59,9 +59,13 @@ def get_config(variant: str = ""):
   config.baselines.emotalk.update(dict(
       **speech, content_features=512, emotion_features=256, style_features=64, reach=200, emotion_kernel=1, emotion_stride=1, emotion_hidden=512
   ))
+  config.baselines.facediffuser.update(dict(**speech, speech_features=1024))  # [And all 1000 steps when generating.]
   config.baselines.faceformer.update(dict(**speech, reach=200))
   config.baselines.selftalk.update(dict(
       **speech, features=512, reader_features=1024, reader_heads=8, reader_hidden=2048, reader_layers=6
+  ))
+  config.baselines.timar.update(dict(
+      **speech, features=1024, layers=32, heads=16, context=8, joined=False, dropout=0.1, head_features=1024, average=0.9999
   ))
   # Sizes and steps.
   config.motion.update(dict(steps=100_000, batch=32, window=200, learning_rate=1e-4, warmup=1000))

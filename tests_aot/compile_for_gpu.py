@@ -118,7 +118,8 @@ def main() -> None:
   target, dumps = sys.argv[1], pathlib.Path(sys.argv[2])
   device = find_device(target)
   compile_rasterize(device)
-  compile_sharded(device)
+  if target == "h200":  # What `check_vma` refuses is the same for every target.
+    compile_sharded(device)
   for size, channels in ((4, 3), (8, 3), (32, 3), (16, CHANNELS)):
     compile_walks(device, size, channels)
   for channels in (4, CHANNELS, 16, 32):

@@ -16,8 +16,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.ablations import ABLATIONS, VARIANTS  # noqa: E402
+from configs.common import base_config  # noqa: E402
 from rsatalker_jax.evaluation import ablations  # noqa: E402
-from rsatalker_jax.runs import STAGES, load_config  # noqa: E402
+from rsatalker_jax.runs import load_config  # noqa: E402
 from tools import training_runs  # noqa: E402
 from tools.degrade_tracking import write_degraded  # noqa: E402
 
@@ -38,7 +39,7 @@ def folder_of(workdir: str, variant: str, seed: int) -> pathlib.Path:
 def commands_of(workdir: str, config: str, variant: str, seed: int, more: list[str]) -> list[list[str]]:
   """The commands that train one variant, one after another."""
   folder, taken = folder_of(workdir, variant, seed), ABLATIONS[variant]
-  stages = VARIANTS[variant][1].get("stages", STAGES)
+  stages = VARIANTS[variant][1].get("stages", base_config().stages)
   origins = [f"--init_from={folder_of(workdir, other, seed)}:{stage}" for stage, other in taken.items()]
   start = [sys.executable, "train.py", f"--config={config}:{variant}", f"--config.seed={seed}", f"--workdir={folder}"]
   return [[*start, f"--stage={stage}", *origins, *more] for stage in stages if stage not in taken]

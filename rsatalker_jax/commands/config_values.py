@@ -12,7 +12,7 @@ from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionGenerator
-from rsatalker_jax.types import BASES
+from rsatalker_jax.types import BASES, FPS
 from splat_kernels import implementations
 
 _MOST = 2**31 - 1  # Steps and seeds are counted in 32 bits.
@@ -94,6 +94,11 @@ def _is_sharding_rule(x: Any) -> bool:
   return x[1] == "longest" or (_several(x[1], lambda axis: axis in (None, "data", "fsdp"), different=False) and _several(named, bool))
 
 
+def _is_halved(whole: int, part: int) -> bool:
+  """Whether `part` is `whole` halved once or more often."""
+  return whole % part == 0 and whole > part and (whole // part).bit_count() == 1
+
+
 def _several(x: Any, accepts: Callable[[Any], bool], *, different: bool = True) -> bool:
   """Whether x is a tuple, or a list as in config.json, whose members all are accepted and differ."""
   return isinstance(x, (tuple, list)) and all(map(accepts, x)) and not (different and len(set(x)) < len(x))
@@ -160,6 +165,7 @@ _HEADS = (
     ("faceformer", "heads", ("features",)),
     ("selftalk", "heads", ("features",)),
     ("selftalk", "reader_heads", ("reader_features",)),
+    ("timar", "heads", ("features",)),
 )
 
 # A rule for each key of configs/common.py; a section is a table of its own.
@@ -274,6 +280,15 @@ RULES: dict[str, Any] = {
             "emotion_hidden": _COUNT,
             "velocity": _WEIGHT,
         },
+        "dualtalk": _SPEECH_ADAPTER | {
+            "features": _COUNT,
+            "heads": _COUNT,
+            "encoder_layers": _COUNT,
+            "hidden": _COUNT,
+            "motion_hidden": _COUNT,
+            "dropout": _number(0, 1, below=True),
+            "attention_dropout": _number(0, 1, below=True),
+        },
         "faceformer": _SPEECH_ADAPTER | _PERIODIC | {"features": _COUNT, "normalised": _FLAG, "teacher_forcing": _FLAG},
         "selftalk": _SPEECH_ADAPTER | {
             "features": _COUNT,
@@ -285,6 +300,34 @@ RULES: dict[str, Any] = {
             "reader_layers": _COUNT,
             "velocity": _WEIGHT,
             "reading": _WEIGHT,
+        },
+        "facediffuser": _SPEECH_ADAPTER | {
+            "features": _COUNT,
+            "dropout": _number(0, 1, below=True),
+            "speech_features": _COUNT,
+            "sampling_steps": _whole(1, 1000),
+            "distilled_steps": _COUNT_OR_0,
+            "average": _number(0, 1, below=True),
+        },
+        "timar": _SPEECH_ADAPTER | {
+            "features": _COUNT,
+            "layers": _COUNT_OR_0,
+            "heads": _COUNT,
+            "mlp_ratio": _COUNT,
+            "context": _COUNT,
+            "joined": _FLAG,
+            "dropout": _number(0, 1, below=True),
+            "mask_low": _number(0, 1, above=True, below=True),
+            "user_dropout": _SHARE,
+            "head": _one_of("diffusion", "regression"),
+            "head_features": _COUNT,
+            "head_layers": _COUNT_OR_0,
+            "draws": _COUNT,
+            "learned_variance": _FLAG,
+            "sampling_steps": _whole(2, 1000),
+            "temperature": _number(),
+            "feedback": _FLAG,
+            "average": _number(0, 1, below=True),
         },
         "gaussiantalker": {
             "coarse_steps": _COUNT,
@@ -437,9 +480,11 @@ def _check_section(values: Mapping[str, Any], rules: Mapping[str, Any], source: 
 def _check_together(values: Mapping[str, Any], source: object) -> None:
   """Values that depend on each other."""
   generator, gaussians, joint, motion = (values[name] for name in ("generator", "gaussians", "joint", "motion"))
+  dualtalk = values["baselines"]["dualtalk"]
   # DualTalk's attention has half the width, and each direction of its LSTM a quarter.
-  pairs = math.lcm(2 * generator["heads"], 4) if generator["architecture"] == "dualtalk" else generator["heads"]
+  parts = math.lcm(2 * dualtalk["heads"], 4)
   num_gaussians = gaussians["num_gaussians"] or 0
+  timar, diffuser = (values["baselines"][name] for name in ("timar", "facediffuser"))
   divided = [(f"baselines.{name}.", values["baselines"][name], heads, widths) for name, heads, widths in _HEADS]
   avatar, talker = values["avatar"], values["baselines"]["gaussiantalker"]
   nerf = {name: values["baselines"][name] for name in ("ernerf", "synctalk")}
@@ -452,10 +497,16 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           f"a divisor of motion.batch, {motion['batch']}",
       ),
       (
-          generator["features"] % pairs != 0,
+          generator["features"] % generator["heads"] != 0,
           "generator.heads",
           f"{generator['heads']} with generator.features={generator['features']}",
-          f"a number of heads that divides the features (here: features that are a multiple of {pairs})",
+          "a number of heads that divides the features",
+      ),
+      (
+          dualtalk["features"] % parts != 0,
+          "baselines.dualtalk.features",
+          f"{dualtalk['features']} with baselines.dualtalk.heads={dualtalk['heads']}",
+          f"a multiple of {parts}",
       ),
       (
           generator["causal"] and not BASELINES.get(generator["architecture"], MotionGenerator).causal_form,
@@ -520,6 +571,18 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "joint.motion_batch",
           joint["motion_batch"],
           f"at least joint.batch, {joint['batch']}: they are drawn",
+      ),
+      (
+          generator["architecture"] == "timar" and motion["window"] > timar["context"] * FPS,
+          "motion.window",
+          motion["window"],
+          f"at most the frames of baselines.timar.context={timar['context']} turns, {timar['context'] * FPS}",
+      ),
+      (
+          diffuser["distilled_steps"] > 0 and not _is_halved(diffuser["sampling_steps"], diffuser["distilled_steps"]),
+          "baselines.facediffuser.distilled_steps",
+          f"{diffuser['distilled_steps']} with baselines.facediffuser.sampling_steps={diffuser['sampling_steps']}",
+          "0, or those halved once or more often",
       ),
       *(
           (

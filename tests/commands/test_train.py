@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tiny_world
+from configs.ablations import COMPARED, VARIANTS, apply_variant
 from rsatalker_jax import sharding
 from rsatalker_jax.commands import train
 from rsatalker_jax.errors import InputError
@@ -108,11 +109,11 @@ def test_every_stage_is_made_before_the_first_is_run(world, tmp_path, monkeypatc
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("architecture", ["rsatalker", "dualtalk"])
-def test_every_architecture_has_all_stages(world, architecture):
+@pytest.mark.parametrize("variant", ["full", *(name for name in COMPARED if VARIANTS[name][1].get("stages"))])
+def test_what_is_compared_has_all_its_stages(world, variant):
   """Their parameters, optimizers and losses fit together, as shapes."""
-  config = tiny_world.tiny_config(world)
-  config.generator.architecture, config.gaussians.color_frames = architecture, 1
+  config = apply_variant(tiny_world.tiny_config(world), variant)
+  config.gaussians.color_frames = 1
   inputs = StageInputs(config, make_talker(config), make_encoder(config.speech, None), sharding.make_mesh(), say=lambda _: None)
   for name in config.stages:
     stage = train.make_stage(inputs, name)

@@ -1,4 +1,4 @@
-"""Clips of many lengths through a few programs: the same motion as of the clip alone, for every architecture."""
+"""Clips of many lengths through a few programs: the same motion as of the clip alone, for every form."""
 
 import chex
 import jax
@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 from motion_configs import motion_config
-from rsatalker_jax.baselines.motion import make_generator
-from rsatalker_jax.motion import clips
+from rsatalker_jax.motion import MotionGenerator, clips
 
 SMALL = dict(features=8, heads=2, reach=3, encoder_layers=1, decoder_layers=1, speech_hidden=6, speech_layers=2, speech_kernel=3)
 FORMS = {
     "rsatalker": dict(motion_kernel=5, motion_stride=2, social_norm=True, query_time=True),
     "causal": dict(motion_kernel=5, motion_stride=2, residual=False, causal=True),
-    "dualtalk": dict(architecture="dualtalk"),
 }
 
 
@@ -34,7 +32,7 @@ def test_lengths_are_few_and_close():
 @pytest.mark.parametrize("form", FORMS)
 def test_padded_clips_equal_clips_alone(form):
   """Of lengths there are four, of programs two; what stands in the padding does not matter."""
-  generator = make_generator(motion_config(**SMALL, **FORMS[form]), {})
+  generator = MotionGenerator(motion_config(**SMALL, **FORMS[form]))
   social = np.linspace(-1, 1, 8, dtype=np.float32)
   variables = jax.jit(generator.init)(jax.random.key(0), **make_inputs(4), social=social)
   kernel = variables["params"]["motion_decoder"]["motion"]["kernel"]

@@ -6,7 +6,7 @@ import numpy as np
 
 import oracles
 from motion_configs import motion_config
-from rsatalker_jax.baselines.motion import DualTalkGenerator
+from rsatalker_jax.baselines.motion import DualTalk
 
 pytestmark = oracles.needs("torch")
 FEATURES, FRAMES = 16, 7
@@ -15,8 +15,8 @@ FEATURES, FRAMES = 16, 7
 def test_both_layers_in_both_directions():
   import torch
 
-  config = motion_config(architecture="dualtalk", features=FEATURES, heads=2, reach=2, encoder_layers=1)
-  model = DualTalkGenerator(config)
+  sizes = dict(heads=2, encoder_layers=1, hidden=8, motion_hidden=8, dropout=0.0, attention_dropout=0.0)
+  model = DualTalk(motion_config(), FEATURES, **sizes, speech_layers=1, speech_kernel=1, speech_hidden=4)
   rng = np.random.default_rng(0)
   draw = lambda size: jnp.asarray(rng.normal(size=(FRAMES, size)), jnp.float32)
   inputs = draw(6), draw(56), draw(6), draw(FEATURES)[0]
@@ -24,7 +24,7 @@ def test_both_layers_in_both_directions():
   params = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
   _, state = jax.jit(lambda p: model.apply(p, *inputs, capture_intermediates=True))(params)
   between = state["intermediates"]
-  given, found = between["partner_norm"]["__call__"][0], between["lstm_1"]["__call__"][0]
+  given, found = between["partner_attention"]["__call__"][0], between["lstm_1"]["__call__"][0]
 
   lstm = torch.nn.LSTM(FEATURES // 2, FEATURES // 4, num_layers=2, bidirectional=True, batch_first=True)
   with torch.no_grad():

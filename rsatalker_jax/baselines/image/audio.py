@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rsatalker_jax.data.pipeline import Features
+
 NEIGHBOURS = 8  # Windows, of the frames i − 4 … i + 3.
 WINDOW = 8  # Features of a window: of the frames i − 4 … i + 3.
 SPEECH_FRAMES = NEIGHBOURS + WINDOW - 1
 _BEFORE = NEIGHBOURS // 2 + WINDOW // 2
 
 
-def speech_around(features: Float[np.ndarray, "T D"], frames: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k 15 D"]:
+def speech_around(features: Features, frames: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k 15 D"]:
   """The features of frames i − 8 … i + 6 for each frame i; zeros beyond both ends.
 
   Args:

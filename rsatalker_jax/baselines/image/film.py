@@ -28,10 +28,14 @@ def make_drive(
     intrinsics: Float[np.ndarray, "T 3 3"],
 ) -> Drive:
   """What drives frames in these poses; of the expression but what `Controls` tells is known."""
+  return {"speech": np.asarray(speech, np.float32)} | _seen_of(subject, flame, world_to_camera, intrinsics)
+
+
+def _seen_of(subject: Subject, flame: FlamePose, world_to_camera, intrinsics) -> Drive:
+  """A drive without what is heard."""
   controls, expression = Controls.of(subject.head), np.asarray(flame["expression"])
   transforms = joint_transforms(subject.head, subject.shape, subject.static_offset, flame)
   return {
-      "speech": np.asarray(speech, np.float32),
       "eyes": controls.eyes(expression),
       "controls": controls.upper_face(expression),
       **{name: np.asarray(transform, np.float32) for name, transform in transforms.items()},
@@ -109,9 +113,7 @@ class DrivenFilm:
   @functools.cached_property
   def _seen(self) -> Drive:
     """The drive of all frames, without what is heard: a few hundred bytes a frame."""
-    nothing = np.zeros((len(self), 0, 0), np.float32)
-    drive = make_drive(self.subject, self.flame, nothing, *self._capture.read_cameras(self._items))
-    return {name: x for name, x in drive.items() if name != "speech"}
+    return _seen_of(self.subject, self.flame, *self._capture.read_cameras(self._items))
 
   @functools.cached_property
   def _boxes(self) -> dict[str, Float[np.ndarray, "n 4"]]:

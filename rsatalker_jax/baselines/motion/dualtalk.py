@@ -1,44 +1,63 @@
-"""DualTalk: both people are heard, and the one answered to is seen."""
+"""DualTalk (Peng et al., CVPR 2025): both people are heard, and the one answered to is seen; no relation.
 
-import dataclasses
+    partner = BiLSTM(CrossAttn(Q=a_A, K=V=m_A))         dual-speaker joint encoder, temporal enhancer
+    memory  = x + SelfAttn(x), x = Encoder([partner; a_B])   interaction module
+    x       = DecoderLayer(memory, memory)              synthesis module
+    motion  = mean + std Linear(x + 0.1 Linear(x))
+    loss    = |y - y*|^2 by group + |dy - dy*|^2
+
+Attention is to the whole clip, with no position code, no bias and no masks: the order of frames comes from the LSTM alone.
+
+                          published                                    here
+    voices                two encoders, fine-tuned; one linear layer   one, frozen: the harness's features; `SpeechAdapter`
+    motion y              raw values                                   standard deviations of the training motion
+    further attention     its result alone                             added to its input: at first all frames look at all alike,
+                                                                       and would be one
+    width                 512, of which each stream has half           `features`
+    schedule              0.8 every 50 of 1000 epochs                  the harness's
+
+The published code has no sigmoid behind x + 0.1 Linear(x) and no bias in attention, which the paper has; this is the code's.
+"""
+
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rsatalker_jax.motion.generator import MotionConfig, MotionDecoder, MotionEncoder, SpeechAdapter, normalization
-from rsatalker_jax.motion.layers import FrameCount, TransformerLayer, WindowAttention
+from rsatalker_jax.baselines.motion.clip_layers import ClipAttention, ClipLayer
+from rsatalker_jax.baselines.motion.layers import make_speech_adapter
+from rsatalker_jax.motion.generator import MotionConfig, normalization
+from rsatalker_jax.motion.layers import FrameCount
+from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS
 
 
-class DualTalkGenerator(nn.Module):
-  """DualTalk (Peng et al., CVPR 2025): no relation; time is bridged by a bidirectional LSTM.
-
-      partner = BiLSTM(CrossAttn(Q=a_A, K=V=m_A)), both of half the width      dual-speaker joint encoder, temporal enhancer
-      memory  = Encoder([partner; a_B])                                       interaction module
-      motion  = Linear(DecoderLayer(memory))                                  synthesis module
-
-  Published: width 512, 4 heads, 3 encoder layers, 1 decoder layer, 2 LSTM layers. A related network, not the same one; it
-  differs from the published code in
-
-                              published                                     here
-      attention               over the whole clip, without positions        windowed, a learned bias by distance
-      A's voice and motion    the cross-attention alone                     it on a residual of both, LayerNorm behind
-      speech                  one linear layer                              `SpeechAdapter`: two layers, GELU, LayerNorm
-      motion                  two layers with ReLU, raw values              `MotionEncoder`: GELU, LayerNorm, normalised
-      Transformer layers      post-norm, ReLU                               pre-norm, GELU
-      behind the encoder      a further self-attention, dropout 0.5         nothing
-      decoder                 self-attention, cross-attention, MLP,         cross-attention, a Transformer layer
-                              then x + 0.1 Linear(x)
-      voice encoders          one for each person, fine-tuned               one, frozen, shared
-
-  The first two would otherwise hold it back here: minutes are to be treated as the windows of training were. The LSTM
-  and, without windows and bias, the attention are the published ones.
+class DualTalk(nn.Module):
+  """DualTalk on normalised motion.
 
   Attributes:
-    config: as for `MotionGenerator`; of its switches, those of the partner, of time and of s mean nothing here.
+    config: of the harness; what counts is `dtype`. All of the clip is looked at, so there is no causal form.
+    features: width of what is joined; each of the two streams has half, each direction of the LSTM a quarter.
+    heads: attention heads.
+    encoder_layers: of the interaction module.
+    hidden: width of the Transformer's MLPs.
+    motion_hidden: width of the first of the motion encoder's two layers.
+    dropout: in the Transformer's layers.
+    attention_dropout: behind the encoder, on what the further self-attention gives.
+    speech_layers, speech_kernel, speech_hidden: of the speech adapter (`MotionConfig`).
   """
 
   config: MotionConfig
+  features: int
+  heads: int
+  encoder_layers: int
+  hidden: int
+  motion_hidden: int
+  dropout: float
+  attention_dropout: float
+  speech_layers: int
+  speech_kernel: int
+  speech_hidden: int
 
   LSTM_LAYERS = 2
   causal_form = False
@@ -58,29 +77,46 @@ class DualTalkGenerator(nn.Module):
   ) -> Float[Array, "*b T 56"]:
     """Generates B's motion; arguments as `MotionGenerator`'s, `social` is not looked at."""
     del social
-    c = self.config
-    half = dataclasses.replace(c, features=c.features // 2, motion_kernel=1, social_norm=False)
+    half, dtype = self.features // 2, self.config.dtype
+    dense = functools.partial(nn.Dense, dtype=dtype)
+    options = dict(num_frames=num_frames, deterministic=deterministic)
     mean, std = normalization(self)
-    adapter = SpeechAdapter(half, name="speech_adapter")
-    speech = adapter(speech_a, num_frames=num_frames)
-    motion = MotionEncoder(half, name="motion_encoder")((motion_a - mean) / std)  # Frame by frame.
-    attention = WindowAttention(half.features, c.heads, c.reach, c.dtype, name="partner_attention")
-    attended = attention(speech, motion, num_frames=num_frames)
-    partner = nn.LayerNorm(dtype=c.dtype, name="partner_norm")(speech + motion + attended)
+    speech = self.speech_layers, self.speech_kernel, self.speech_hidden
+    adapter = make_speech_adapter(self.config, half, *speech, name="speech_adapter")
+    hidden = nn.relu(dense(self.motion_hidden, name="motion_hidden")((motion_a - mean) / std))
+    motion = dense(half, name="motion_encoder")(hidden)
+    attend = ClipAttention(half, self.heads, self.dropout, dtype, name="partner_attention")
+    partner = attend(adapter(speech_a, num_frames=num_frames), motion, **options)
     lengths = None if num_frames is None else jnp.broadcast_to(num_frames, partner.shape[:-2])
     for i in range(self.LSTM_LAYERS):
       # Unrolled by ten, a step takes a third of the time on a CPU.
-      cell = lambda: nn.RNN(nn.OptimizedLSTMCell(half.features // 2, dtype=c.dtype), unroll=10)
+      cell = lambda: nn.RNN(nn.OptimizedLSTMCell(half // 2, dtype=dtype), unroll=10)
       directions = cell(), cell()
       partner = nn.Bidirectional(*directions, name=f"lstm_{i}")(partner, seq_lengths=lengths)
 
     memory = jnp.concatenate([partner, adapter(speech_b, num_frames=num_frames)], axis=-1)
-    for i in range(c.encoder_layers):
-      layer = TransformerLayer(c.features, c.heads, c.reach, c.mlp_ratio, c.dropout, c.dtype, remat=c.remat, name=f"encoder_{i}")
-      memory = layer(memory, num_frames=num_frames, deterministic=deterministic)
-    cross = WindowAttention(c.features, c.heads, c.reach, c.dtype, name="decoder_attention")
-    z = memory + cross(nn.LayerNorm(dtype=c.dtype, name="query_norm")(memory), memory, num_frames=num_frames)
-    return mean + std * MotionDecoder(dataclasses.replace(c, social_norm=False), name="motion_decoder")(
-        z, num_frames=num_frames, deterministic=deterministic
-    )
+    sizes = self.features, self.heads, self.hidden, self.dropout, dtype
+    for i in range(self.encoder_layers):
+      memory = ClipLayer(*sizes, name=f"encoder_{i}")(memory, **options)
+    attended = ClipAttention(self.features, self.heads, self.dropout, dtype, name="interaction")(memory, memory, **options)
+    memory += nn.Dropout(self.attention_dropout, deterministic=deterministic)(attended)
+    x = ClipLayer(*sizes, name="decoder")(memory, memory, **options)
+    x += 0.1 * dense(self.features, name="modulation")(x)
+    return mean + std * nn.Dense(MOTION_DIM, name="motion")(x.astype(jnp.float32))
 
+  def training_terms(
+      self,
+      speech_a: Float[Array, "*b T E"],
+      motion_a: Float[Array, "*b T 56"],
+      speech_b: Float[Array, "*b T E"],
+      social: Float[Array, "*b D"],
+      motion_b: Float[Array, "*b T 56"],
+      *,
+      progress: Float[Array, ""] | float,
+  ) -> dict[str, Float[Array, ""]]:
+    """Mean squared errors of y by group, and of all its frame differences in one mean, as published."""
+    del progress
+    std = self.get_variable("statistics", "motion_std")
+    error = (self(speech_a, motion_a, speech_b, social, deterministic=False) - motion_b) / std
+    terms = {name: jnp.mean(error[..., group] ** 2) for name, group in MOTION_GROUPS.items()}
+    return terms | {"velocity": jnp.mean(jnp.diff(error, axis=-2) ** 2)}
