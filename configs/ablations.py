@@ -91,6 +91,20 @@ _facediffuser, _timar = (
     {"generator.architecture": name, "stages": ("motion",), "social.enabled": False, "logging.evaluate_every": 2000}
     for name in ("facediffuser", "timar")
 )
+# Those that make motion of codes, which a stage before trains.
+_codes = {"stages": ("codes", "motion"), "social.enabled": False, "logging.evaluate_every": 2000}
+_codetalker = _codes | {
+    "generator.architecture": "codetalker",
+    "codes.steps": 1000,
+    "motion.steps": 1400,
+    "motion.learning_rate": 1e-3,
+}
+_l2l = _codes | {
+    "generator.architecture": "l2l",
+    "codes.steps": 1500,
+    "motion.steps": 1200,
+    "motion.learning_rate": 1e-3,
+}
 _distilled = {"baselines.facediffuser.distilled_steps": 2}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 # An image-based baseline: no motion, and nothing that is trained with it.
@@ -119,6 +133,10 @@ VARIANTS = {
         "FaceFormer, re-implemented, z-scored, teacher forcing",
         _faceformer | {"baselines.faceformer.teacher_forcing": True},
     ),
+    "codetalker": ("CodeTalker, re-implemented, z-scored", _codetalker),
+    "codetalker_causal": ("CodeTalker, re-implemented, z-scored, causal", _codetalker | _CAUSAL),
+    "l2l": ("L2L, re-implemented, repaired", _l2l),
+    "l2l_likeliest": ("L2L, re-implemented, repaired, likeliest codes", _l2l | {"baselines.l2l.samples": False}),
     "emotalk": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored", _emotalk),
     "emotalk_causal": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored, causal", _emotalk | _CAUSAL),
     "selftalk": ("SelfTalk, re-implemented without recogniser and lip vertices, z-scored", _selftalk),

@@ -184,6 +184,42 @@ def base_config() -> ConfigDict:
           velocity=1.0,
           reading=0.1,  # [0.001 / 1000, in other units]
       )),
+      codetalker=ConfigDict(dict(
+          features=256,  # [1024]
+          tokens=4,  # [16 for VOCASET, 8 for BIWI]
+          codebook=256,
+          code_layers=3,  # [6]
+          code_heads=8,
+          code_hidden=384,  # [1536]
+          code_reach=12,  # [All of the clip.] 25 frames, whose places in the period are all different.
+          layers=2,  # [6 for VOCASET, 12 for BIWI]
+          heads=4,
+          hidden=512,  # [2048]
+          reach=100,  # [All since the sentence began.]
+          period=25,
+          dropout=0.1,
+          speech_layers=2,  # As FaceFormer's.
+          speech_kernel=9,
+          speech_hidden=256,
+          own_share=1.0,  # [0]
+      )),
+      l2l=ConfigDict(dict(
+          mels_per_frame=4,  # speech.context.
+          features=256,
+          codebook=200,
+          code_layers=4,  # [12]
+          code_heads=8,
+          code_hidden=384,
+          speaker_features=400,
+          layers=5,
+          past_layers=2,
+          speaker_layers=2,
+          heads=10,
+          hidden=128,
+          samples=True,
+          temperature=0.7,
+          top_p=0.9,
+      )),
       facediffuser=ConfigDict(dict(
           features=256,
           dropout=0.3,
@@ -229,13 +265,13 @@ def base_config() -> ConfigDict:
           heads=2,  # Of the attention [2].
           layers=1,  # [1 or 2]
           learning_rates=ConfigDict(dict(
-              means=5e-5,  # Metres [1.6e-4 of the scene's extent].
+              means=8e-5,  # Metres [1.6e-4 of the scene's extent].
               quats=1e-2,  # [1e-3]
               log_scales=3e-2,  # [5e-3]
               opacity_logits=5e-2,  # [5e-2]
               sh=2e-2,  # [2.5e-3]
               planes=1e-2,  # [1.6e-3]
-              network=2e-3,  # [1e-4]
+              network=1e-3,  # [1e-4]
           )),
           final_share=0.1,  # Of the rates, to which they fall in each phase [0.01 of positions', 0.1 of the networks'; others stay].
           loss=ConfigDict(dict(l1=0.8, dssim=0.2, lips=0.4, mask=0.4, lpips=0.01)),  # [the same; lpips: VGG16's features]

@@ -56,11 +56,15 @@ def get_config(variant: str = ""):
   ))
   # The baselines' published sizes; of speech one linear layer, behind an encoder that has seen the surroundings.
   speech = dict(speech_layers=1, speech_kernel=1, speech_hidden=512)
+  config.baselines.codetalker.update(dict(
+      **speech, features=1024, tokens=16, code_layers=6, code_hidden=1536, code_reach=12, layers=6, hidden=2048, reach=200
+  ))
   config.baselines.emotalk.update(dict(
       **speech, content_features=512, emotion_features=256, style_features=64, reach=200, emotion_kernel=1, emotion_stride=1, emotion_hidden=512
   ))
   config.baselines.facediffuser.update(dict(**speech, speech_features=1024))  # [And all 1000 steps when generating.]
   config.baselines.faceformer.update(dict(**speech, reach=200))
+  config.baselines.l2l.update(dict(mels_per_frame=1, code_layers=12))
   config.baselines.selftalk.update(dict(
       **speech, features=512, reader_features=1024, reader_heads=8, reader_hidden=2048, reader_layers=6
   ))

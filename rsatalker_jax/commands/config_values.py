@@ -159,10 +159,17 @@ _NERF = {
 # Of several baselines: how they adapt speech, and FaceFormer's decoder.
 _SPEECH_ADAPTER = {"speech_layers": _COUNT, "speech_kernel": _odd(), "speech_hidden": _COUNT}
 _PERIODIC = {"heads": _COUNT, "period": _COUNT, "reach": _COUNT, "dropout": _number(0, 1, below=True)}
+# Of those that make motion of codes.
+_CODES = {"features": _COUNT, "codebook": _whole(2), "code_layers": _COUNT_OR_0, "code_heads": _COUNT, "code_hidden": _COUNT}
 # Attention heads of baselines, and the widths whose sum they divide.
 _HEADS = (
+    ("codetalker", "code_heads", ("features",)),
+    ("codetalker", "heads", ("features",)),
     ("emotalk", "heads", ("content_features", "emotion_features", "style_features")),
     ("faceformer", "heads", ("features",)),
+    ("l2l", "code_heads", ("features",)),
+    ("l2l", "heads", ("codebook",)),
+    ("l2l", "heads", ("speaker_features",)),
     ("selftalk", "heads", ("features",)),
     ("selftalk", "reader_heads", ("reader_features",)),
     ("timar", "heads", ("features",)),
@@ -280,6 +287,13 @@ RULES: dict[str, Any] = {
             "emotion_hidden": _COUNT,
             "velocity": _WEIGHT,
         },
+        "codetalker": _SPEECH_ADAPTER | _PERIODIC | _CODES | {
+            "tokens": _COUNT,
+            "code_reach": _COUNT,
+            "layers": _COUNT,
+            "hidden": _COUNT,
+            "own_share": _SHARE,
+        },
         "dualtalk": _SPEECH_ADAPTER | {
             "features": _COUNT,
             "heads": _COUNT,
@@ -290,6 +304,18 @@ RULES: dict[str, Any] = {
             "attention_dropout": _number(0, 1, below=True),
         },
         "faceformer": _SPEECH_ADAPTER | _PERIODIC | {"features": _COUNT, "normalised": _FLAG, "teacher_forcing": _FLAG},
+        "l2l": _CODES | {
+            "mels_per_frame": _COUNT,
+            "speaker_features": _COUNT,
+            "layers": _COUNT_OR_0,
+            "past_layers": _COUNT_OR_0,
+            "speaker_layers": _COUNT_OR_0,
+            "heads": _COUNT,
+            "hidden": _COUNT,
+            "samples": _FLAG,
+            "temperature": _number(above=True),
+            "top_p": _number(0, 1, above=True),
+        },
         "selftalk": _SPEECH_ADAPTER | {
             "features": _COUNT,
             "heads": _COUNT,
@@ -484,7 +510,9 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
   # DualTalk's attention has half the width, and each direction of its LSTM a quarter.
   parts = math.lcm(2 * dualtalk["heads"], 4)
   num_gaussians = gaussians["num_gaussians"] or 0
-  timar, diffuser = (values["baselines"][name] for name in ("timar", "facediffuser"))
+  timar, diffuser, codetalker, l2l = (values["baselines"][name] for name in ("timar", "facediffuser", "codetalker", "l2l"))
+  speech = values["speech"]
+  windows = {1, speech["context"]} if speech["encoder"] == "logmel" else {1}
   divided = [(f"baselines.{name}.", values["baselines"][name], heads, widths) for name, heads, widths in _HEADS]
   avatar, talker = values["avatar"], values["baselines"]["gaussiantalker"]
   nerf = {name: values["baselines"][name] for name in ("ernerf", "synctalk")}
@@ -577,6 +605,27 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "motion.window",
           motion["window"],
           f"at most the frames of baselines.timar.context={timar['context']} turns, {timar['context'] * FPS}",
+      ),
+      (
+          codetalker["features"] % codetalker["tokens"] != 0,
+          "baselines.codetalker.tokens",
+          f"{codetalker['tokens']} with baselines.codetalker.features={codetalker['features']}",
+          "a number that divides that",
+      ),
+      *(
+          (
+              generator["architecture"] == "l2l" and values[stage]["window"] < 32,
+              f"{stage}.window",
+              values[stage]["window"],
+              "at least the 32 frames of four codes of L2L",
+          )
+          for stage in ("codes", "motion")
+      ),
+      (
+          generator["architecture"] == "l2l" and l2l["mels_per_frame"] not in windows,
+          "baselines.l2l.mels_per_frame",
+          f"{l2l['mels_per_frame']} with speech.encoder={speech['encoder']!r} and speech.context={speech['context']}",
+          " or ".join(map(str, sorted(windows))),
       ),
       (
           diffuser["distilled_steps"] > 0 and not _is_halved(diffuser["sampling_steps"], diffuser["distilled_steps"]),

@@ -117,5 +117,6 @@ class LipCrops:
     box = self.boxes.find(flame, *cameras)["lips"]
     return (box[:, :2] + box[:, 2:]) / 2
 
-  def cut(self, images: Images, centres: Float[np.ndarray, "t 2"]) -> Images:
+  def cut(self, images: Images, centres: Float[np.ndarray, "t 2"]) -> Float[np.ndarray, "t size size 3"]:
+    """The squares of some images about these places."""
     return np.asarray(crop(images, centres, self.size))

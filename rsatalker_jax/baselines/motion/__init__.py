@@ -6,10 +6,12 @@ Each is a `motion.Generator`. What they may have beyond it is written there: a l
 from collections.abc import Mapping
 from typing import Any
 
+from rsatalker_jax.baselines.motion.codetalker import CodeTalker
 from rsatalker_jax.baselines.motion.dualtalk import DualTalk
 from rsatalker_jax.baselines.motion.emotalk import EmoTalk
 from rsatalker_jax.baselines.motion.facediffuser import FaceDiffuser
 from rsatalker_jax.baselines.motion.faceformer import FaceFormer
+from rsatalker_jax.baselines.motion.l2l import L2L
 from rsatalker_jax.baselines.motion.selftalk import SelfTalk
 from rsatalker_jax.baselines.motion.timar import Timar
 from rsatalker_jax.errors import InputError
@@ -19,10 +21,12 @@ __all__ = ["BASELINES", "DualTalk", "make_generator"]
 
 # By the name that `generator.architecture` has; `config.baselines` has a section of that name for those with sizes of their own.
 BASELINES: dict[str, Any] = {
+    "codetalker": CodeTalker,
     "dualtalk": DualTalk,
     "emotalk": EmoTalk,
     "facediffuser": FaceDiffuser,
     "faceformer": FaceFormer,
+    "l2l": L2L,
     "selftalk": SelfTalk,
     "timar": Timar,
 }

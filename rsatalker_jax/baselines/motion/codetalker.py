@@ -28,8 +28,6 @@ than those that were fed back.
 Trained on true frames alone it moves well until it has to go on from its own, as its authors' readers found.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -37,9 +35,9 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from rsatalker_jax.baselines.motion.layers import DecoderLayer, encode_periodic
+from rsatalker_jax.baselines.motion.layers import DecoderLayer, encode_periodic, make_speech_adapter
 from rsatalker_jax.baselines.motion.quantizing import EdgeConv, PreNormLayer, Quantizer
-from rsatalker_jax.motion.generator import MotionConfig, SpeechAdapter, normalization
+from rsatalker_jax.motion.generator import MotionConfig, normalization
 from rsatalker_jax.motion.layers import FrameCount
 from rsatalker_jax.types import MOTION_DIM
 
@@ -131,7 +129,7 @@ class CodeTalker(nn.Module):
   """The speaker's motion of the own voice; a `Generator` with a loss of its own and a stage "codes" before.
 
   Attributes:
-    config: of it `dtype`, `causal` (of the voice; the rest is causal) and the sizes of the speech adapter.
+    config: of the harness; what counts is `causal` (whether the speech adapter sees the past alone, all else does) and `dtype`.
     features: width of codes and predictor.
     tokens: codes of a frame, H.
     codebook: codes to choose from.
@@ -140,6 +138,7 @@ class CodeTalker(nn.Module):
     reach: frames that it sees back.
     period: frames of the position codes' period and of the bias's.
     dropout: in training, in both stages.
+    speech_layers, speech_kernel, speech_hidden: of the speech adapter (`MotionConfig`).
     own_share: share of its own frames among those fed back with which training ends; it rises from 0 in a line.
   """
 
@@ -157,6 +156,9 @@ class CodeTalker(nn.Module):
   reach: int
   period: int
   dropout: float
+  speech_layers: int
+  speech_kernel: int
+  speech_hidden: int
   own_share: float
 
   causal_form = True
@@ -170,7 +172,8 @@ class CodeTalker(nn.Module):
         self.features, self.tokens, self.codebook, self.code_layers, self.code_heads, self.code_hidden, self.code_reach,
         self.period, self.dropout, dtype,
     )  # fmt: skip
-    self.speech_adapter = SpeechAdapter(dataclasses.replace(self.config, features=self.features, heads=1))
+    speech = self.speech_layers, self.speech_kernel, self.speech_hidden
+    self.speech_adapter = make_speech_adapter(self.config, self.features, *speech)
     self.style = self.param("style", nn.initializers.normal(0.02), (self.features,))
     self.motion_in = nn.Dense(self.features, dtype=dtype)
     sizes = self.features, self.heads, self.hidden, self.period, self.reach, self.dropout, dtype

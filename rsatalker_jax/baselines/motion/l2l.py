@@ -47,7 +47,6 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from rsatalker_jax.baselines.motion.quantizing import EdgeConv, PreNormLayer, Quantizer
-from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion.generator import MotionConfig, normalization
 from rsatalker_jax.motion.layers import FrameCount, clear_padding
 from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS
@@ -210,7 +209,7 @@ class L2L(nn.Module):
   hidden: int
   temperature: float
   top_p: float
-  samples: bool = True
+  samples: bool
 
   causal_form = True
   average = 0.0
@@ -261,13 +260,9 @@ class L2L(nn.Module):
     return self.motion_mean + self.motion_std * made
 
   def codes_terms(self, motion_b: Float[Array, "*b T 56"], *, progress: Float[ArrayLike, ""]) -> dict[str, Float[Array, ""]]:
-    """Loss of the stage "codes", on pieces of 32 frames; what is left of a window is not looked at.
-
-    Raises:
-      InputError: the windows are shorter than a piece.
-    """
+    """Loss of the stage "codes", on pieces of 32 frames; what is left of a window is not looked at."""
     del progress
-    motion = self._normalised(_whole_pieces(motion_b, "codes", TOKEN * PAST))
+    motion = self._normalised(_whole_pieces(motion_b, TOKEN * PAST))
     tokens = self.codes.encode(motion)
     pieces = lambda x, length: x.reshape(*x.shape[:-2], -1, length, x.shape[-1])
     error = jnp.abs(self.codes.decode(pieces(self.codes.quantizer(tokens), PAST)) - pieces(motion, TOKEN * PAST))
@@ -284,14 +279,9 @@ class L2L(nn.Module):
       *,
       progress: Float[ArrayLike, ""],
   ) -> dict[str, Float[Array, ""]]:
-    """Loss of the stage "motion": cross-entropy of the codes of the true motion, four from each block on.
-
-    Raises:
-      InputError: the windows are shorter than four blocks.
-    """
+    """Loss of the stage "motion": cross-entropy of the codes of the true motion, four from each block of a window on."""
     del speech_b, social, progress
-    motion_b = _whole_pieces(motion_b, "motion", TOKEN, least=PAST)
-    codes = self.codes.quantizer.nearest(self.codes.encode(self._normalised(motion_b)))
+    codes = self.codes.quantizer.nearest(self.codes.encode(self._normalised(_whole_pieces(motion_b, TOKEN))))
     first = np.arange(codes.shape[-1] - PAST + 1)  # Blocks with four codes from them on.
     before = lambda x, count, value: jnp.concatenate([jnp.full((*x.shape[:-1], count), value, x.dtype), x], axis=-1)
     past = before(codes, PAST, UNKNOWN)[..., first[:, None] + np.arange(PAST)]
@@ -310,9 +300,6 @@ class L2L(nn.Module):
 
   def _voice(self, speech: Float[Array, "*b T E"]) -> Float[Array, "*b T M"]:
     """Of each mel the largest of a frame's windows, which lie behind each other in its features."""
-    if speech.shape[-1] % self.mels_per_frame:
-      found = f"{self.mels_per_frame} with {speech.shape[-1]} speech features"
-      raise InputError("config", "baselines.l2l.mels_per_frame", found, "speech.context of log-mel, or 1")
     return jnp.max(speech.reshape(*speech.shape[:-1], self.mels_per_frame, -1), axis=-2)
 
 
@@ -324,9 +311,6 @@ def keep_probable(logits: Float[Array, "*b K"], top_p: float) -> Float[Array, "*
   return jnp.where(nn.softmax(logits) >= least, logits, -jnp.inf)
 
 
-def _whole_pieces(motion: Float[Array, "*b T 56"], stage: str, length: int, least: int = 1) -> Float[Array, "*b T2 56"]:
+def _whole_pieces(motion: Float[Array, "*b T 56"], length: int) -> Float[Array, "*b T2 56"]:
   """The motion up to its last whole piece of so many frames."""
-  pieces = motion.shape[-2] // length
-  if pieces < least:
-    raise InputError("config", f"{stage}.window", motion.shape[-2], f"at least {least * length} frames for codes of {TOKEN}")
-  return motion[..., : pieces * length, :]
+  return motion[..., : motion.shape[-2] // length * length, :]

@@ -32,10 +32,13 @@ class Quantizer(nn.Module):
   COMMITMENT = 0.25
   # Of the pull on codes that no token of a batch is nearest to.
   IDLE = 0.25
+  # Codes move by so many times the learning rate. They begin near zero and have far to go, and steps are few here.
+  PACE = 10.0
 
   def setup(self):
-    start = lambda key, shape: jax.random.uniform(key, shape, minval=-1 / self.size, maxval=1 / self.size)
-    self.codebook = self.param("codebook", start, (self.size, self.features))
+    bound = 1 / (self.PACE * self.size)
+    start = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    self.codebook = self.PACE * self.param("codebook", start, (self.size, self.features))
 
   def nearest(self, tokens: Float[Array, "*b C"]) -> Int[Array, "*b"]:
     """Numbers of the nearest codes, by Euclid."""
@@ -71,8 +74,10 @@ class Quantizer(nn.Module):
     }
 
   def _distances(self, tokens: Float[Array, "*b C"]) -> Float[Array, "*b K"]:
-    """Squared, but for what is the same for all codes."""
-    return jnp.sum(self.codebook**2, axis=-1) - 2 * tokens.astype(jnp.float32) @ self.codebook.T
+    """Squared, of each token from each code."""
+    tokens = tokens.astype(jnp.float32)
+    squares = jnp.sum(tokens**2, axis=-1, keepdims=True) + jnp.sum(self.codebook**2, axis=-1)
+    return squares - 2 * tokens @ self.codebook.T
 
 
 class EdgeConv(nn.Module):
