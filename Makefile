@@ -26,7 +26,7 @@ TEST := runs/demo_data/conversations/test/demo-d009_sub_video_9
 QUICK := tests/avatar/test_binding.py tests/commands/test_command_line.py tests/commands/test_config_values.py \
   tests/commands/test_encode.py tests/commands/test_train.py tests/data tests/evaluation/test_motion_metrics.py tests/head \
   tests/motion/test_motion_layers.py tests/runs tests/social tests/speech tests/splat_kernels/test_binning.py \
-  tests/splat_kernels/test_distribution.py tests/splat_kernels/test_projection.py tests/splat_kernels/test_reference.py \
+  tests/splat_kernels/test_distribution.py tests/splat_kernels/test_projection.py \
   tests/labelling tests/study tests/test_architecture.py tests/test_files.py tests/test_lmdb.py tests/test_npz.py tests/test_pickles.py tests/test_sharding.py \
   tests/training/test_loop.py tests/training/test_losses.py tests/training/test_optimizers.py
 
@@ -48,11 +48,10 @@ ablations: demo
 	$(PY) tools/train_ablations.py --config=$(CONFIG) --workdir=$(RUN)
 	$(PY) -m rsatalker_jax report --workdir=$(RUN)
 
-# The longest files first, so that no worker is left alone with one. PYTEST holds further options, as .ci/run's of coverage.
+# The longest files come first (tests/conftest.py). PYTEST holds further options, as .ci/run's of coverage.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed
-	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) tests/test_end_to_end.py tests/commands/test_evaluate.py \
-	  tests/report tests/splat_kernels tests
+	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) tests
 
 coverage: $(VENV)/.installed $(VENV)/.linters
 	$(MAKE) test PYTEST="--cov --cov-report=term"
@@ -65,7 +64,7 @@ lint: $(VENV)/.installed $(VENV)/.linters
 	$(VENV)/bin/ty check --python $(VENV)
 
 test-aot: $(VENV)-aot/.installed
-	$(VENV)-aot/bin/python -m pytest -q tests_aot
+	$(VENV)-aot/bin/python -m pytest -q $(PARALLEL) tests_aot
 
 pod-check: $(VENV)-aot/.installed
 	$(VENV)-aot/bin/python tools/pod_check.py

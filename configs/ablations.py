@@ -107,6 +107,8 @@ _l2l = _codes | {
 }
 _distilled = {"baselines.facediffuser.distilled_steps": 2}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
+# An image-based baseline: no motion, and nothing that is trained with it.
+_IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
 
 # By name: the row's title in tables, and what is other than in the config itself.
 VARIANTS = {
@@ -138,7 +140,10 @@ VARIANTS = {
     "emotalk": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored", _emotalk),
     "emotalk_causal": ("EmoTalk's decoder, re-implemented on one speech encoder, z-scored, causal", _emotalk | _CAUSAL),
     "selftalk": ("SelfTalk, re-implemented without recogniser and lip vertices, z-scored", _selftalk),
-    "selftalk_unread": ("SelfTalk's generator, re-implemented without the reader of lips, z-scored", _selftalk | {"baselines.selftalk.reading": 0.0}),
+    "selftalk_unread": (
+        "SelfTalk's generator, re-implemented without the reader of lips, z-scored",
+        _selftalk | {"baselines.selftalk.reading": 0.0},
+    ),
     "facediffuser": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps", _facediffuser),
     "facediffuser_causal": ("diffusion (FaceDiffuser), re-implemented, z-scored, 16 steps, causal", _facediffuser | _CAUSAL),
     "facediffuser_distilled": (
@@ -173,13 +178,26 @@ VARIANTS = {
     # trained with "fixed".
     "fixed": ("RSATalker, no density control", {"density.way": "none", "gaussians.capacity": None}),
     "mcmc": ("RSATalker, MCMC", {"density.way": "mcmc"}),
+    # Image-based talking heads, driven by speech: baselines of frames.
+    "gaussiantalker": ("GaussianTalker, re-implemented", _IMAGE | {
+        "avatar.method": "gaussiantalker",
+        "avatar.steps": 1600,
+        "gaussians.capacity": 16_000,
+    }),
+    "ernerf": ("ER-NeRF, re-implemented", _IMAGE | {"avatar.method": "ernerf", "avatar.steps": 2500}),
+    "synctalk": (
+        "SyncTalk, re-implemented as switches of ER-NeRF",
+        _IMAGE | {"avatar.method": "synctalk", "avatar.steps": 2500},
+    ),
 }
 
 
 # What `make compare` trains, each to the end of its own stages (of RSATalker's variants the motion stage), and its seeds.
 COMPARED = {
-    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "faceformer", "faceformer_causal", "selftalk", "emotalk"), (0, 1, 2)),
-    "faceformer_raw": (0,),
+    **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "timar", "timar_causal"), (0, 1, 2)),
+    **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "facediffuser", "facediffuser_distilled"), (0, 1, 2)),
+    **dict.fromkeys(("timar_regression", "faceformer_raw"), (0,)),
+    **dict.fromkeys(("gaussiantalker", "ernerf", "synctalk"), (0,)),
 }
 
 # Whole runs that `make ablations` trains, in the order of the tables: by variant, stages that it takes over from other

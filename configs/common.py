@@ -9,6 +9,31 @@ _REGIONS += ("face", "boundary", "right_eyeball", "left_eyeball", "right_ear", "
 _REGIONS += ("right_eye_region", "left_eye_region")
 
 
+# What radiance fields of a head share. In brackets the published values.
+_NERF = dict(
+    head_share=0.6,  # Of the stage's steps that train the head …
+    lips_share=0.2,  # … and fine-tune its lips; the rest trains the torso.
+    crop=48,  # Pixels along the squares about the lips and elsewhere; a frame has as many rays as a square, always [256² rays; 32, SyncTalk 64].
+    levels=6,  # Of the planes [12] …
+    coarsest=32,  # … from so many texels along a side [64] …
+    finest=256,  # … to so many [512].
+    features=2,  # Of a texel [1].
+    hidden=32,  # Width of the networks of density and colour [64] …
+    attention_hidden=32,  # … and of the region attention [64].
+    step=0.02706,  # Between samples, in half sides of the head's box [2 √3 / 128].
+    lattice_points=72,  # Of a ray, in whose cells is looked …
+    samples=16,  # … and of which so many are kept [16].
+    occupancy=64,  # Cells along the box [128] …
+    occupancy_every=32,  # … and steps between their updates [16].
+    torso_coarsest=16,  # Texels along the torso's picture [16] …
+    torso_finest=256,  # … to so many [2048].
+    learning_rate=2e-3,  # Of networks [1e-3] …
+    plane_learning_rate=1e-2,  # … and planes [1e-2].
+    final_share=0.2,  # Of the rates, to which they fall over the head's and over the torso's steps [0.5] …
+    lips_final_share=0.05,  # … and by the end of the lips' [0.05].
+)
+
+
 def base_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
@@ -101,8 +126,8 @@ def base_config() -> ConfigDict:
       dtype="float32",
   ))
 
-  # Baselines' own sizes and switches, by `generator.architecture`: fields of the modules of rsatalker_jax.baselines. In brackets
-  # what is published, where it is another.
+  # Baselines' own sizes and switches, by `generator.architecture`: fields of the modules of rsatalker_jax.baselines; those of
+  # images, below them, by `avatar.method`. In brackets what is published, where it is another.
   config.baselines = ConfigDict(dict(
       dualtalk=ConfigDict(dict(
           features=128,  # [512]
@@ -229,6 +254,32 @@ def base_config() -> ConfigDict:
           feedback=False,
           average=0.999,  # [0.9999]
       )),
+      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
+      # are those of `gaussians`, and `density` controls them.
+      gaussiantalker=ConfigDict(dict(
+          coarse_steps=400,  # Steps before anything moves [7,999].
+          torso="body",  # What the shoulders' Gaussians are fixed to: "body", or "head" [head, in the torso branch].
+          planes=(32, 64),  # Texels along the planes' sides [64, 128] …
+          channels=32,  # … and channels of each [32].
+          hidden=64,  # Of heads and decoders [128].
+          heads=2,  # Of the attention [2].
+          layers=1,  # [1 or 2]
+          learning_rates=ConfigDict(dict(
+              means=8e-5,  # Metres [1.6e-4 of the scene's extent].
+              quats=1e-2,  # [1e-3]
+              log_scales=3e-2,  # [5e-3]
+              opacity_logits=5e-2,  # [5e-2]
+              sh=2e-2,  # [2.5e-3]
+              planes=1e-2,  # [1.6e-3]
+              network=1e-3,  # [1e-4]
+          )),
+          final_share=0.1,  # Of the rates, to which they fall in each phase [0.01 of positions', 0.1 of the networks'; others stay].
+          loss=ConfigDict(dict(l1=0.8, dssim=0.2, lips=0.4, mask=0.4, lpips=0.01)),  # [the same; lpips: VGG16's features]
+      )),
+      # ER-NeRF and SyncTalk (rsatalker_jax.baselines.image.ernerf). Of the steps ER-NeRF spends 31 % on the head, 8 % on its
+      # lips and the rest on the torso, SyncTalk 24, 16 and 60 %.
+      ernerf=ConfigDict(_NERF),
+      synctalk=ConfigDict(_NERF | dict(head_share=0.5, lips_share=0.3)),
   ))
 
   # The socially-aware module (Sec. 3.5).
@@ -296,6 +347,9 @@ def base_config() -> ConfigDict:
 
   # --- Stage 2, avatar (Eq. 10-12). In brackets GaussianAvatars' values, made for 600,000 steps.
   config.avatar = ConfigDict(dict(
+      # What learns the person's looks: our Gaussians on the head's triangles, or an image-based baseline, which is driven by
+      # speech: "gaussiantalker", "ernerf", "synctalk". Of this section those take steps and batch; the rest is in their own of `baselines`.
+      method="gaussians",
       steps=600,  # [600k]
       batch=2,  # [1]
       scene_extent=1.0,  # Explicit: the extent of one camera is 0 and would stop the positions.

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -25,11 +25,13 @@ from ml_collections import ConfigDict
 
 import splat_kernels
 from rsatalker_jax.avatar import Avatar, Gaussians, render_frames
+from rsatalker_jax.baselines.image import Subject
 from rsatalker_jax.baselines.motion import make_generator
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
 from rsatalker_jax.data.captures import Capture, check_capture, load_capture
 from rsatalker_jax.data.pipeline import MotionClip
+from rsatalker_jax.data.triplets import FilmedConversation
 from rsatalker_jax.motion import Generator, MotionConfig
 from rsatalker_jax.motion.clips import pad_clip
 from rsatalker_jax.sharding import AXES
@@ -182,6 +184,27 @@ class Talker:
         num_expression=self.head.num_expression,
     )
     return check_capture(capture, self.head)
+
+  def subject(self, films: Sequence[FilmedConversation], num_frames: int = 0) -> Subject:
+    """The person whom films by one capture show, as image-based baselines want to know her.
+
+    Args:
+      films: at least one.
+      num_frames: that are learnt from.
+    """
+    capture = films[0].capture
+    return Subject(
+        head=self.head,
+        shape=capture.shape,
+        static_offset=capture.static_offset if np.any(capture.static_offset) else None,
+        width=capture.width,
+        height=capture.height,
+        background=self.background,
+        speech_width=films[0].clip.speech_b.shape[-1],
+        num_frames=num_frames,
+        raster=self.raster,
+        implementation=self.implementation,
+    )
 
   def avatar(self, params: Params, buffers: Params) -> Avatar:
     """The avatar of a run's parameters."""

@@ -51,11 +51,18 @@ def apart(always: Bool[Array, ""] | None, function: Callable):
     return function()
   # Zeros that vary over the devices of a `shard_map` as the results do, which `check_vma` asks of both branches.
   zero = jnp.where(always, 0, 1)
+  shapes = None
 
-  def nothing():
-    return jax.tree.map(lambda s: jnp.broadcast_to(zero.astype(s.dtype), s.shape), jax.eval_shape(function))
+  def compute():
+    nonlocal shapes
+    results = function()
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), results)
+    return results
 
-  return jax.lax.cond(always, function, nothing)
+  def nothing():  # Traced after the other branch, so that nobody has to trace `function`, and what lies in it, twice.
+    return jax.tree.map(lambda s: jnp.broadcast_to(zero.astype(s.dtype), s.shape), shapes)
+
+  return jax.lax.cond(always, compute, nothing)
 
 
 def columns(*arrays: Float[Array, "*b"]) -> Float[Array, "*b K"]:

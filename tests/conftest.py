@@ -50,6 +50,21 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
+# Files that take longest, in tests/, which go first, so that no worker is left alone with one. pytest collects folders given
+# beside each other as one, in the order of names. Tiny runs that come after the first find its programs compiled.
+_LONGEST = (
+    "test_end_to_end.py", "splat_kernels/test_xla.py", "splat_kernels/test_transformations.py",
+    "splat_kernels/test_pallas_mosaic_tpu.py", "commands/test_evaluate.py", "splat_kernels/test_policies.py",
+    "splat_kernels/test_pallas_triton.py", "report/test_report.py", "training/test_loop.py", "motion/test_generator.py",
+    "splat_kernels/test_cameras.py", "training/test_joint_stage.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  places = {_TESTS / name: place for place, name in enumerate(_LONGEST)}
+  items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_programs():
   """Forgets compiled programs when there are many: each is some mappings of memory, of which Linux allows 65530."""

@@ -118,12 +118,15 @@ def main() -> None:
   target, dumps = sys.argv[1], pathlib.Path(sys.argv[2])
   device = find_device(target)
   compile_rasterize(device)
-  compile_sharded(device)
+  if target == "h200":  # What `check_vma` refuses is the same for every target.
+    compile_sharded(device)
   for size, channels in ((4, 3), (8, 3), (32, 3), (16, CHANNELS)):
     compile_walks(device, size, channels)
-  for channels in (4, CHANNELS, 16, 32):
+  for channels in (4, CHANNELS, 16):
     compile_walks(device, 16, channels, absolute=True)
-  if target == "h200":  # For an A100 Mosaic GPU would abort the process.
+  if target == "h200":
+    compile_walks(device, 16, 32, absolute=True)  # The code of 16 channels, as the test says, with another end of its loop.
+    # For an A100 Mosaic GPU would abort the process.
     for size, channels in ((16, 4), (32, 3)):
       compile_walks(device, size, channels, "pallas_mosaic_gpu")
   print(json.dumps(read_programs(dumps)))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionGenerator
@@ -132,6 +133,29 @@ _NETWORK = {
     "weight_decay": _WEIGHT,
     "gradient_clip": _number(above=True),
 }
+# Radiance fields of a head.
+_NERF = {
+    "head_share": _number(0, 1, above=True, below=True),
+    "lips_share": _number(0, 1, below=True),
+    "crop": Rule(lambda x: _is_whole(x) and 32 <= x <= _MOST, "a whole number of at least 32, the least that LPIPS sees"),
+    "levels": _COUNT,
+    "coarsest": _whole(2),
+    "finest": _whole(2),
+    "features": _COUNT,
+    "hidden": _COUNT,
+    "attention_hidden": _COUNT,
+    "step": _number(above=True),
+    "lattice_points": _COUNT,
+    "samples": _COUNT,
+    "occupancy": _whole(1, 512),
+    "occupancy_every": _COUNT,
+    "torso_coarsest": _whole(2),
+    "torso_finest": _whole(2),
+    "learning_rate": _RATE,
+    "plane_learning_rate": _RATE,
+    "final_share": _number(0, 1, above=True),
+    "lips_final_share": _number(0, 1, above=True),
+}
 # Of several baselines: how they adapt speech, and FaceFormer's decoder.
 _SPEECH_ADAPTER = {"speech_layers": _COUNT, "speech_kernel": _odd(), "speech_hidden": _COUNT}
 _PERIODIC = {"heads": _COUNT, "period": _COUNT, "reach": _COUNT, "dropout": _number(0, 1, below=True)}
@@ -150,6 +174,7 @@ _HEADS = (
     ("selftalk", "reader_heads", ("reader_features",)),
     ("timar", "heads", ("features",)),
 )
+
 # A rule for each key of configs/common.py; a section is a table of its own.
 RULES: dict[str, Any] = {
     "seed": _COUNT_OR_0,
@@ -330,6 +355,20 @@ RULES: dict[str, Any] = {
             "feedback": _FLAG,
             "average": _number(0, 1, below=True),
         },
+        "gaussiantalker": {
+            "coarse_steps": _COUNT,
+            "torso": _one_of("body", "head"),
+            "planes": Rule(lambda x: _several(x, _whole(2).accepts) and len(x) > 0, "a tuple of different whole numbers of at least 2"),
+            "channels": _COUNT,
+            "hidden": _COUNT,
+            "heads": _COUNT,
+            "layers": _COUNT,
+            "learning_rates": dict.fromkeys((*_GAUSSIANS, "planes", "network"), _RATE),
+            "final_share": _number(0, 1, above=True),
+            "loss": dict.fromkeys(("l1", "dssim", "lips", "mask", "lpips"), _WEIGHT),
+        },
+        "ernerf": _NERF,
+        "synctalk": _NERF,
     },
     "codes": _NETWORK,
     "motion": _NETWORK | {
@@ -348,6 +387,7 @@ RULES: dict[str, Any] = {
         },
     },
     "avatar": {
+        "method": _one_of("gaussians", *METHODS),
         "steps": _COUNT,
         "batch": _COUNT,
         "scene_extent": _number(above=True),
@@ -474,6 +514,8 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
   speech = values["speech"]
   windows = {1, speech["context"]} if speech["encoder"] == "logmel" else {1}
   divided = [(f"baselines.{name}.", values["baselines"][name], heads, widths) for name, heads, widths in _HEADS]
+  avatar, talker = values["avatar"], values["baselines"]["gaussiantalker"]
+  nerf = {name: values["baselines"][name] for name in ("ernerf", "synctalk")}
   wrong: Sequence[tuple[bool, str, Any, str]] = (
       (values["mesh"]["data"] == values["mesh"]["fsdp"] == -1, "mesh.fsdp", -1, "a number, where mesh.data is -1: one takes the rest"),
       (
@@ -517,6 +559,39 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "gaussians.capacity",
           gaussians["capacity"],
           f"None or at least gaussians.num_gaussians, {num_gaussians}",
+      ),
+      (
+          avatar["method"] != "gaussians" and "joint" in values["stages"],
+          "stages",
+          values["stages"],
+          f"none behind 'avatar': what {avatar['method']} has learnt cannot be trained with motion",
+      ),
+      (
+          avatar["method"] != "gaussians" and len(values["data"]["captures"]) > 0,
+          "data.captures",
+          values["data"]["captures"],
+          f"(), the person of data.capture alone: {avatar['method']} learns one",
+      ),
+      (
+          avatar["method"] == "gaussiantalker" and talker["coarse_steps"] >= avatar["steps"],
+          "baselines.gaussiantalker.coarse_steps",
+          talker["coarse_steps"],
+          f"below avatar.steps, {avatar['steps']}",
+      ),
+      *(
+          (
+              section["head_share"] + section["lips_share"] >= 1,
+              f"baselines.{name}.lips_share",
+              f"{section['lips_share']} with baselines.{name}.head_share={section['head_share']}",
+              "together below 1: the torso is trained in the rest",
+          )
+          for name, section in nerf.items()
+      ),
+      (
+          (talker["channels"] * len(talker["planes"])) % talker["heads"] != 0,
+          "baselines.gaussiantalker.heads",
+          talker["heads"],
+          f"a divisor of {talker['channels'] * len(talker['planes'])}, the channels of all planes",
       ),
       (joint["frames"] > joint["window"], "joint.frames", joint["frames"], f"at most joint.window, {joint['window']}"),
       (

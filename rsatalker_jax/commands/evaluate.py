@@ -13,13 +13,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rsatalker_jax import sharding
+from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.commands import film_scores
 from rsatalker_jax.commands.compared_runs import score_compared
+from rsatalker_jax.commands.image_protocols import SPEECH_ONLY, TRUE_POSE, MethodRun
 from rsatalker_jax.data.capture_collection import name_people
 from rsatalker_jax.data.conversations import data_paths, load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip
-from rsatalker_jax.data.triplets import Triplet, load_triplets
+from rsatalker_jax.data.triplets import FilmedConversation, Triplet, load_triplets
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation import (
     demo_world,
@@ -50,7 +52,8 @@ def score_run(
 
   Args:
     workdir: the run. What it has is scored: motion, if it has a generator; frames, if it has an avatar: of the films of the
-      conversations, or without a generator those of its capture, in their tracked poses alone.
+      conversations, or without a generator those of its capture, in their tracked poses alone. Of an image-based baseline
+      frames of the films are scored, by `image_protocols`, and so are those of baselines that stand beside the run.
     split: of the conversations and their films: val, test or ood.
     config: the whole config, if it was given. It must be the one that made the run; what may differ and matters here, its
       sections `data` and `evaluation`, is then taken from it.
@@ -95,7 +98,7 @@ def score_run(
   if frames is not None:
     results |= {"frames": frames.rows, "films": frames.by_film, "frames_each": frames.each, "flicker": frames.flicker}
     sections.append(_frame_report(frames, filmed="generator" in run.params))
-    latex.append(_frame_table(frames).latex())
+    latex += [table.latex() for table in _frame_tables(frames)]
   else:
     missing.append(f"frames are not scored: {reason}")
   if not sections:
@@ -125,7 +128,7 @@ def _load_runs(workdir: str, config: ConfigDict | None, stages: Sequence[str] = 
     people = name_people(data_paths(ConfigDict(load_config(workdir)).data, "captures"))
   runs = {}
   for number, person in enumerate(people):
-    run = load_run(workdir, stages, person=person)
+    run = load_run(workdir, stages, person=person, image_methods=True)
     if config is not None:
       sections = {name: config[name].to_dict() for name in ("data", "evaluation")}
       run = dataclasses.replace(run, config=ConfigDict(run.config.to_dict() | sections))
@@ -294,7 +297,7 @@ def score_motion(run: TrainedRun, split: str, workdir: str) -> MotionResults:
   scorers = {run.config.speech.to_json(): scorer}  # By what is heard: a causal run has other features of the same clips.
   scored = {"split": split, "conversations": source.summary(), "clips": source.names, "data": run.config.data.to_json()}
   for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
-    other = load_run(str(folder))
+    other = load_run(str(folder), image_methods=True)
     if "generator" not in other.params:
       continue
     speech = other.config.speech.to_json()
@@ -368,7 +371,7 @@ def _score_frames(
 ) -> tuple[film_scores.FrameScores | None, str]:
   """Scores frames, of films where the run generates; or why there are none."""
   run = next(iter(runs.values()))
-  if "avatar" not in run.params:
+  if "avatar" not in run.params and not run.draws_images:
     return None, "the run has no avatar stage"
   earlier = {}
   begun = any(workdirs.find_checkpoints(workdirs.checkpoint_folder(workdir, stage)) for stage in _BEFORE_JOINT)
@@ -376,18 +379,53 @@ def _score_frames(
     before = _load_runs(workdir, config, _BEFORE_JOINT)
     # A run may have begun with its joint stage, or have taken an earlier one from elsewhere: there is no row then.
     earlier = {folder: run for folder, run in before.items() if {"generator", "avatar"} <= run.params.keys()}
-  people = None
-  if "generator" in run.params:
-    cases = make_cases(run, load_conversations(run.config.data, split), split)
-    people, reason = film_scores.find_films(runs, split, cases.clips, [triplet.name for triplet in _triplets(run, split)])
+  people, methods = None, []
+  if "generator" in run.params or run.draws_images:
+    people, reason = _find_films(runs, split)
     if not people:
       return None, reason
-  return film_scores.score_films(runs, earlier, split, people)
+    if run.draws_images:
+      methods = [MethodRun(run.config.evaluation.title, run, people[0])]
+    else:
+      methods = _load_methods(runs, workdir, split)
+  return film_scores.score_films(runs, earlier, split, people, methods)
 
 
-def _frame_table(scores: film_scores.FrameScores) -> tables.Table:
-  # Tracked motion is the truth's: what an avatar can reach, not what a generator did.
-  return result_tables.image_table(scores.rows, unranked=(film_scores.TRACKED, film_scores.HELD_OUT), with_published=True)
+def _find_films(runs: film_scores.Runs, split: str) -> tuple[list[list[FilmedConversation]], str]:
+  run = next(iter(runs.values()))
+  cases = make_cases(run, load_conversations(run.config.data, split), split)
+  return film_scores.find_films(runs, split, cases.clips, [triplet.name for triplet in _triplets(run, split)])
+
+
+def _load_methods(runs: film_scores.Runs, workdir: str, split: str) -> list[MethodRun]:
+  """The image-based baselines that stand beside a run and have learnt one of its people."""
+  run, found = next(iter(runs.values())), []
+  for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
+    if load_config(str(folder))["avatar"]["method"] in METHODS:
+      other = load_run(str(folder), image_methods=True)
+      # The run's data, as its other rows are of; but what is heard is encoded as the baseline has learnt to hear.
+      data = run.config.data.to_dict() | {"capture": other.config.data.capture}
+      found.append((folder, dataclasses.replace(other, config=ConfigDict(other.config.to_dict() | {"data": data}))))
+  titles = [other.config.evaluation.title for _, other in found]
+  methods = []
+  for title, (folder, other) in zip(titles, found):
+    people, _ = _find_films({other.data_path("capture").resolve(): other}, split)
+    if people and people[0][0].capture.root.resolve() in runs:
+      methods.append(MethodRun(f"{title}, {folder.name}" if titles.count(title) > 1 else title, other, people[0]))
+  return methods
+
+
+def _frame_tables(scores: film_scores.FrameScores) -> list[tables.Table]:
+  """Of whole frames, and of the lips' crops where there are any."""
+  # Tracked motion is the truth's, and so are true poses: what can be reached, not what somebody did.
+  unranked = [title for title in scores.rows if title in (film_scores.TRACKED, film_scores.HELD_OUT) or title.endswith(TRUE_POSE)]
+  lips = {
+      title: {name.removeprefix("lips/"): value for name, value in row.items() if name.startswith("lips/")}
+      for title, row in scores.rows.items()
+  }
+  lips = {title: row for title, row in lips.items() if row}
+  frames = result_tables.image_table(scores.rows, unranked=unranked, with_published=True)
+  return [frames, *([result_tables.image_table(lips, unranked=unranked)] if lips else [])]
 
 
 def _frame_report(scores: film_scores.FrameScores, *, filmed: bool) -> str:
@@ -395,7 +433,18 @@ def _frame_report(scores: film_scores.FrameScores, *, filmed: bool) -> str:
   films = f"{scores.count} frames of {len(scores.by_film)} film{'s' * (len(scores.by_film) > 1)}"
   report = f"## Table 2: rendered frames{' of unseen conversations' * filmed}\n\n{films[0].upper()}{films[1:]}. "
   report += "The last rows are of other people's films, with a network behind LPIPS that the paper does not name.\n\n"
-  report += _frame_table(scores).markdown()
+  whole, *lips = (table.markdown() for table in _frame_tables(scores))
+  if any(title.endswith(SPEECH_ONLY) for title in scores.rows):
+    report += (
+        "Image-based baselines have three rows. *Speech only*: pose and eyes are those of the training film, played to and fro, as "
+        "published for new speech. *True pose and eyes*: the film's own, as published where a person drives herself. *Our generator's "
+        "pose and eyes*: what the renderer alone is worth. Their shoulders are learnt. Published scores of these methods are told more "
+        "of the answer: the true pose and eyes, and, but for torso branches, the pixels of the true shoulders and of what is behind. "
+        "They compare with none of these rows.\n\n"
+    )
+  report += whole
+  if lips:
+    report += "\nThe lips alone: a square a quarter as high as the picture, about where the head's pose puts them.\n\n" + lips[0]
   if len(scores.by_film) > 1:
     report += "\nBy film, PSNR in dB:\n\n" + result_tables.film_table(scores.by_film).markdown()
   if flicker := scores.flicker:

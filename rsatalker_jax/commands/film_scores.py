@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.commands.image_protocols import Drawn, LipCrops, MethodRun
 from rsatalker_jax.data.captures import Capture, has_frames
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets import FilmedConversation, load_films
@@ -24,6 +25,7 @@ from rsatalker_jax.talker import Talker, render_sequence
 from rsatalker_jax.types import Motion
 
 _SHEET_FRAMES = 6
+_CHUNK = 16  # Frames that are drawn at once.
 TRACKED, GENERATED = "tracked motion", "generated motion"
 BEFORE_JOINT = "generated motion, before the joint stage"
 HELD_OUT = "tracked motion, held-out camera"
@@ -51,7 +53,7 @@ class Film:
   def render(self, talker: Talker, avatar: Avatar, flame: FlamePose, offsets=None) -> Chunks:
     """An avatar in these poses before the film's cameras, a chunk at a time; `offsets` as in `render_sequence`."""
     camera = splat_kernels.Camera(*self.capture.read_cameras(self.items), self.capture.width, self.capture.height)
-    return render_sequence(talker, sharding.make_mesh(), avatar, flame, camera, offsets)
+    return render_sequence(talker, sharding.make_mesh(), avatar, flame, camera, offsets, chunk=_CHUNK)
 
   def beside(self, rendered: Chunks) -> Iterator[tuple[Float[np.ndarray, "t H W 3"], Float[np.ndarray, "t H W 3"]]]:
     """Pairs of rendered and true frames, for as long as frames are rendered."""
@@ -70,6 +72,7 @@ class Footage:
     capture: the person's.
     names: of the films.
     lengths: frames of each film.
+    places: of these frames in each film; empty where nothing but the capture is known.
     items: the capture's items, of all films.
     films: the conversations that the films show; empty where nothing but the capture is known.
     frames: numbers of their frames in the conversations, of all films; in the capture where there are none.
@@ -79,6 +82,7 @@ class Footage:
   capture: Capture
   names: list[str]
   lengths: list[int]
+  places: list[np.ndarray]
   items: np.ndarray
   films: list[FilmedConversation]
   frames: np.ndarray
@@ -89,7 +93,7 @@ class Footage:
     chosen = [choose(len(film.items)) for film in films]
     join = lambda name: np.concatenate([getattr(film, name)[places] for film, places in zip(films, chosen)])
     lengths = [len(places) for places in chosen]
-    return cls(run, films[0].capture, name_films(films), lengths, join("items"), films, join("frames"))
+    return cls(run, films[0].capture, name_films(films), lengths, chosen, join("items"), films, join("frames"))
 
   @property
   def film(self) -> Film:
@@ -170,14 +174,19 @@ def _spread(length: int, count: int) -> np.ndarray:
 
 
 def score_films(
-    runs: Runs, earlier: Runs, split: str, people: list[list[FilmedConversation]] | None
+    runs: Runs,
+    earlier: Runs,
+    split: str,
+    people: list[list[FilmedConversation]] | None,
+    methods: Sequence[MethodRun] = (),
 ) -> tuple[FrameScores | None, str]:
   """Scores `evaluation.frames` frames, as many of each film, at least one; or why there are none.
 
   Args:
-    runs: with avatars.
+    runs: with avatars, or of an image-based baseline, which then is one of `methods`.
     earlier: the runs before their joint stage, if they have one.
     people: the films; None (the run has no generator): they are the split of the captures.
+    methods: image-based baselines that stand in the same table.
   """
   config = next(iter(runs.values())).config.evaluation
   if people is None:
@@ -189,7 +198,7 @@ def score_films(
     for folder, run in found.items():
       capture = run.talker.open_capture(folder, split)
       for part, items in (still, _spread(len(capture), count)), (moving, np.arange(min(count, len(capture)))):
-        part.append(Footage(run, capture, [folder.name], [len(items)], items, [], capture.timesteps[items]))
+        part.append(Footage(run, capture, [folder.name], [len(items)], [], items, [], capture.timesteps[items]))
   else:
     count = -(-config.frames // sum(map(len, people)))
     of = lambda films: runs[films[0].capture.root.resolve()]
@@ -198,40 +207,67 @@ def score_films(
 
   each, sheet = {}, None
   for footage in still:
-    frames, drawn = _score_footage(footage, earlier.get(footage.capture.root.resolve()), config.lpips_nets)
+    root = footage.capture.root.resolve()
+    of_person = [method for method in methods if method.films[0].capture.root.resolve() == root]
+    frames, drawn = _score_footage(footage, _draw_rows(footage, earlier.get(root), of_person), config.lpips_nets)
     each |= frames
     sheet = drawn if sheet is None else sheet
   mean = lambda scores: {name: float(np.mean(values)) for name, values in scores.items() if name != "frame"}
   by_film = {film: {title: mean(scores) for title, scores in rows.items()} for film, rows in each.items()}
   counts = {film: len(next(iter(rows.values()))["frame"]) for film, rows in each.items()}
   means = mean_rows((counts[film], rows) for film, rows in by_film.items())
-  if split != "val" and (held_out := _score_held_out(still, config)):
+  own = not any(run.draws_images for run in runs.values())
+  if own and split != "val" and (held_out := _score_held_out(still, config)):
     means |= mean_rows(held_out)
-  return FrameScores(means, by_film, each, measure_flicker(moving, config.lpips_nets), sum(counts.values()), sheet), ""
+  flicker = measure_flicker(moving, config.lpips_nets) if own else {}
+  return FrameScores(means, by_film, each, flicker, sum(counts.values()), sheet), ""
+
+
+def _draw_rows(footage: Footage, earlier: TrainedRun | None, methods: Sequence[MethodRun]) -> dict[str, Drawn]:
+  """The rows of one person's frames: the run's own, if it has an avatar, and those of image-based baselines."""
+  film, run, rows = footage.film, footage.run, {}
+  generates = bool(footage.films) and "generator" in run.params
+  if not run.draws_images:
+    rows[TRACKED] = Drawn(film.render(run.talker, run.avatar, film.flame, footage.offsets(run)), film.flame)
+    for title, other in {GENERATED: run, BEFORE_JOINT: earlier}.items():
+      if generates and other is not None:
+        motion = footage.motion(other.generate)
+        pose = footage.pose(motion, film.flame)
+        rows[title] = Drawn(film.render(other.talker, other.avatar, pose, footage.offsets(other, motion)), pose)
+  pose = (lambda: footage.pose(footage.motion(run.generate), film.flame)) if generates else None
+  for method in methods:
+    rows |= method.draw(footage.places, pose, chunk=_CHUNK)
+  return rows
 
 
 def _score_footage(
-    footage: Footage, earlier: TrainedRun | None, lpips_nets: Sequence[str]
+    footage: Footage, drawn: Mapping[str, Drawn], lpips_nets: Sequence[str]
 ) -> tuple[dict[str, dict[str, dict[str, list]]], np.ndarray]:
-  """Scores of each frame by film and row, and the sheet. All rows are drawn side by side, so that a frame is read once."""
-  film, run = footage.film, footage.run
-  drawn = {TRACKED: film.render(run.talker, run.avatar, film.flame, footage.offsets(run))}
-  if footage.films:
-    for title, other in {GENERATED: run, BEFORE_JOINT: earlier}.items():
-      if other is not None:
-        motion = footage.motion(other.generate)
-        pose = footage.pose(motion, film.flame)
-        drawn[title] = film.render(other.talker, other.avatar, pose, footage.offsets(other, motion))
+  """Scores of each frame by film and row, and the sheet. All rows are drawn side by side, so that a frame is read once.
+
+  Where the head has a mouth also "lips/psnr" …, of the crops about them.
+  """
+  film, cameras = footage.film, footage.capture.read_cameras(footage.items)
+  lips = LipCrops.of(footage.run, footage.capture)
+  centres = {} if lips is None else {title: lips.centres(row.flame, cameras) for title, row in drawn.items()}
+  true_centres = None if lips is None else lips.centres(film.flame, cameras)
   scores: dict[str, list[dict[str, np.ndarray]]] = {title: [] for title in drawn}
   columns, sheet = _spread(len(footage.items), _SHEET_FRAMES), []
   start = 0
-  for images in zip(*drawn.values(), strict=True):
+  for images in zip(*(row.chunks for row in drawn.values()), strict=True):
     rendered = dict(zip(drawn, images))
     true = film.images(start, len(images[0]))
+    here = slice(start, start + len(true))
     for title, ours in rendered.items():
-      scores[title].append(scoring.score_each_frame([(ours, true)], lpips_nets))
-    error = np.minimum(4 * np.abs(rendered[TRACKED] - true), 1)
-    shown = [true, *(rendered[title] for title in (TRACKED, GENERATED) if title in rendered), error]
+      found = scoring.score_each_frame([(ours, true)], lpips_nets)
+      if lips is not None:
+        pair = lips.cut(ours, centres[title][here]), lips.cut(true, true_centres[here])
+        found |= {f"lips/{name}": values for name, values in scoring.score_each_frame([pair], lpips_nets).items()}
+      scores[title].append(found)
+    first = next(iter(rendered))  # With tracked motion, or the true pose.
+    error = np.minimum(4 * np.abs(rendered[first] - true), 1)
+    titles = [title for title in (TRACKED, GENERATED) if title in rendered] or rendered
+    shown = [true, *(rendered[title] for title in titles), error]
     sheet += [np.concatenate([row[place - start] for row in shown]) for place in columns if start <= place < start + len(true)]
     start += len(true)
   ends = np.cumsum(footage.lengths)[:-1]

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 import splat_kernels
 from rsatalker_jax import cluster, sharding
+from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.data.conversations import data_path, unpack_embedded
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import can
@@ -30,6 +31,7 @@ from rsatalker_jax.talker import Params, make_encoder, make_talker
 from rsatalker_jax.training import loop
 from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.bank_stage import bank_stage
+from rsatalker_jax.training.image_stage import image_stage
 from rsatalker_jax.training.joint_stage import joint_stage
 from rsatalker_jax.training.ledger import Ledger
 from rsatalker_jax.training.motion_stage import codes_stage, motion_stage
@@ -136,8 +138,11 @@ def make_inputs(config: ConfigDict) -> StageInputs:
 
 
 def make_stage(inputs: StageInputs, name: str) -> loop.Stage:
-  """A stage by its name. With captures of several people the avatar stage trains a bank of them."""
+  """A stage by its name. With captures of several people the avatar stage trains a bank of them; with another `avatar.method`
+  than ours a baseline."""
   avatar = bank_stage if inputs.config.data.captures else avatar_stage
+  if inputs.config.avatar.method in METHODS:
+    avatar = image_stage
   return {"codes": codes_stage, "motion": motion_stage, "avatar": avatar, "joint": joint_stage}[name](inputs)
 
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar, drop_free_slots
+from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.data.capture_collection import name_people
 from rsatalker_jax.data.conversations import data_path, data_paths
 from rsatalker_jax.data.pipeline import MotionClip
@@ -101,6 +102,11 @@ class TrainedRun:
     variables = {**self.params["generator"], "statistics": self.buffers["generator"]}
     return MotionStream(self.talker.generator, variables, social, encoder=encoder, lengths=lengths)
 
+  @property
+  def draws_images(self) -> bool:
+    """Whether an image-based baseline makes its pictures, and not an avatar."""
+    return self.config.avatar.method in METHODS
+
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""
     return data_path(self.config.data, name)
@@ -129,7 +135,7 @@ class TrainedRun:
 
 
 def load_run(
-    workdir: str, stages: Sequence[str] = workdirs.STAGES, *, person: str | None = None
+    workdir: str, stages: Sequence[str] = workdirs.STAGES, *, person: str | None = None, image_methods: bool = False
 ) -> TrainedRun:
   """Loads what a workdir holds, by the config that made it.
 
@@ -137,11 +143,17 @@ def load_run(
     workdir: a run's.
     stages: those whose parameters are wanted; leaving the last out gives the run as it was before it.
     person: of a bank: the avatar, and the capture that the config names, are this person's then.
+    image_methods: whether the caller knows what to do with a run whose pictures an image-based baseline makes, which has no
+      avatar that one could pose, export or play.
 
   Raises:
-    InputError: if there is no run, or a run without a checkpoint, or the person is not one of its bank.
+    InputError: if there is no run, or a run without a checkpoint, or the person is not one of its bank, or such a baseline is
+      not expected.
   """
   config = ConfigDict(workdirs.load_config(workdir))
+  if config.avatar.method in METHODS and not image_methods:
+    expected = "'gaussians': an image-based baseline has no avatar, and is scored by eval.py alone"
+    raise InputError(workdir, "avatar.method", repr(config.avatar.method), expected)
   params, buffers, used = workdirs.load_parameters(workdir, stages)
   if sharding.BANK in params or person is not None:
     config, params, buffers = _read_out(config, params, buffers, person)

@@ -230,7 +230,7 @@ class RasterizerContract:
     draw = lambda config: jax.jit(
         lambda arrays: rasterize(**arrays, camera=scene["camera"], config=config, **of(self.implementation))
     )(arrays)
-    needed = int(draw(Config(max_intersections=4096)).intersections[0])
+    needed = int(rasterize(**scene, **of(self.implementation)).intersections[0])
     lost = draw(Config(max_intersections=needed - needed // 6))
     assert lost.intersections[0] == needed and lost.overflow[0] == needed // 6
     assert np.all(np.isnan(lost.image)) and np.all(np.isnan(lost.alpha)) and np.all(np.isnan(lost.depth))

@@ -90,6 +90,16 @@ def test_its_loss_by_hand(dualtalk):
     np.testing.assert_allclose(terms[name], value, rtol=1e-4)
 
 
+def test_the_modulation_adds_a_tenth(dualtalk):
+  model, variables = dualtalk
+  change = lambda **parts: {**variables, "params": variables["params"] | parts}
+  motion, zero = variables["params"]["motion"], np.zeros(8, np.float32)
+  with_identity = change(modulation={"kernel": np.eye(8, dtype=np.float32), "bias": zero})
+  without = change(modulation={"kernel": np.zeros((8, 8), np.float32), "bias": zero}, motion=motion | {"kernel": 1.1 * motion["kernel"]})
+  first, second = (jax.jit(model.apply)(given, **make_inputs(), social=SOCIAL) for given in (with_identity, without))
+  np.testing.assert_allclose(first, second, atol=1e-4)
+
+
 def test_both_dropouts_act_in_training(dualtalk):
   for changed in ("dropout", "attention_dropout"):
     model = DualTalk(motion_config(), **SIZES | {changed: 0.5})

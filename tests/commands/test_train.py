@@ -127,11 +127,9 @@ def test_what_is_compared_has_all_its_stages(world, variant):
 
 
 PROGRAM = """
-import sys, pathlib
-sys.path[:0] = ["tests", "."]
+import sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-import tiny_world
 from configs.demo import get_config as demo
 from configs.rsatalker import get_config as paper
 from rsatalker_jax import sharding

@@ -45,11 +45,11 @@ def test_attention_equals_reference(frames, causal):
 def test_leading_dimensions_are_independent():
   module = layers.WindowAttention(features=8, heads=4, reach=3)
   x = jax.random.normal(KEY, (2, 3, 10, 8))
-  params = module.init(KEY, x, x)
-  batched = module.apply(params, x, x)
+  params, apply = jax.jit(module.init)(KEY, x, x), jax.jit(module.apply)
+  batched = apply(params, x, x)
   for i in range(2):
     for j in range(3):
-      np.testing.assert_allclose(batched[i, j], module.apply(params, x[i, j], x[i, j]), atol=1e-6)
+      np.testing.assert_allclose(batched[i, j], apply(params, x[i, j], x[i, j]), atol=1e-6)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -57,9 +57,10 @@ def test_reach_is_exact(causal):
   """The gradient of one output frame touches the context frames within reach, and no others."""
   module = layers.WindowAttention(features=4, heads=1, reach=3, causal=causal)
   x = jax.random.normal(KEY, (17, 4))
-  params = module.init(KEY, x, x)
+  params = jax.jit(module.init)(KEY, x, x)
+  pull = jax.jit(lambda t: jax.grad(lambda context: module.apply(params, x, context)[t].sum())(x))
   for t in (0, 5, 16):
-    grads = jax.grad(lambda context: module.apply(params, x, context)[t].sum())(x)
+    grads = pull(t)
     touched = np.flatnonzero(np.abs(grads).max(axis=1))
     np.testing.assert_array_equal(touched, np.arange(max(0, t - 3), min(16, t if causal else t + 3) + 1))
 
@@ -68,9 +69,9 @@ def test_position_enters_by_distance_alone():
   """Away from the ends, the same content later in a long clip gives the same output."""
   layer = layers.TransformerLayer(features=8, heads=2, reach=4)
   x = jax.random.normal(KEY, (30, 8))
-  params = layer.init(KEY, x)
+  params, apply = jax.jit(layer.init)(KEY, x), jax.jit(layer.apply)
   long = jnp.concatenate([jax.random.normal(jax.random.key(1), (501, 8)), x, x])
-  np.testing.assert_allclose(layer.apply(params, long)[505:525], layer.apply(params, x)[4:24], atol=1e-5)
+  np.testing.assert_allclose(apply(params, long)[505:525], apply(params, x)[4:24], atol=1e-5)
 
 
 def test_heads_begin_with_different_views():
@@ -143,9 +144,9 @@ def test_adaptive_norm_follows_its_condition():
 def test_dropout_only_when_asked():
   layer = layers.TransformerLayer(features=8, heads=2, reach=4, dropout=0.5)
   x = jax.random.normal(KEY, (9, 8))
-  params = layer.init(KEY, x)
-  run = lambda seed: layer.apply(params, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
-  np.testing.assert_array_equal(layer.apply(params, x), layer.apply(params, x))
+  params, apply = jax.jit(layer.init)(KEY, x), jax.jit(layer.apply)
+  run = jax.jit(lambda seed: layer.apply(params, x, deterministic=False, rngs={"dropout": jax.random.key(seed)}))
+  np.testing.assert_array_equal(apply(params, x), apply(params, x))
   assert not np.allclose(run(1), run(2))
   np.testing.assert_array_equal(run(1), run(1))
 

@@ -27,21 +27,41 @@ def camera() -> Camera:
   return make_scene(SPEC)["camera"]
 
 
-def loss(arrays: dict, implementation: str, config: Config = CONFIG):
-  """Of frames of their own, each with a background and weights of its own: (*b,)."""
-  output = rasterize(**arrays, camera=camera(), config=config, **of(implementation))
+def draw_frames(arrays: dict, implementation: str, pose=None):
+  """A loss of frames of their own, each with a background and weights of its own: (*b,); and what was drawn."""
+  at = camera() if pose is None else dataclasses.replace(camera(), world_to_camera=pose)
+  output = rasterize(**arrays, camera=at, config=CONFIG, **of(implementation))
   shape = output.image.shape[-3:]
   weights = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-  return jnp.sum(output.image * weights, axis=(-3, -2, -1)) + jnp.sum(output.depth * output.alpha, axis=(-2, -1))
+  value = jnp.sum(output.image * weights, axis=(-3, -2, -1)) + jnp.sum(output.depth * output.alpha, axis=(-2, -1))
+  return value, (output.image, output.intersections)
+
+
+def loss(arrays: dict, implementation: str):
+  return draw_frames(arrays, implementation)[0]
+
+
+@functools.cache
+def in_a_batch(implementation: str):
+  """A program from frames to values, gradients of the sum of all frames, and what was drawn."""
+
+  def total(arrays):
+    values, drawn = draw_frames(arrays, implementation)
+    return jnp.sum(values), (values, drawn)
+
+  differentiate = jax.jit(jax.grad(total, has_aux=True))
+
+  def run(arrays):
+    gradients, (values, drawn) = differentiate(arrays)
+    return values, gradients, drawn
+
+  return run
 
 
 @functools.cache
 def expected(implementation: str):
-  """Values and gradients of the batch, the sum of all frames."""
-  arrays = {key: jnp.asarray(value) for key, value in make_scene(SPEC).items() if key in ARRAYS}
-  total = lambda arrays: (lambda values: (jnp.sum(values), values))(loss(arrays, implementation))
-  gradients, values = jax.jit(jax.grad(total, has_aux=True))(arrays)
-  return values, gradients
+  """Of the scene: values, gradients, and what was drawn."""
+  return in_a_batch(implementation)({key: jnp.asarray(value) for key, value in make_scene(SPEC).items() if key in ARRAYS})
 
 
 def assert_close(value, other):
@@ -51,9 +71,7 @@ def assert_close(value, other):
 
 @pytest.mark.parametrize("implementation", TILED)
 def test_vmap_is_a_leading_dimension(scene, implementation):
-  values, gradients = expected(implementation)
-  mapped = jax.vmap(lambda arrays: loss(arrays, implementation))
-  assert_close(jax.jit(jax.grad(lambda arrays: jnp.sum(mapped(arrays))))(scene), gradients)
+  values, gradients, _ = expected(implementation)
   assert_close(jax.jit(jax.vmap(jax.value_and_grad(lambda arrays: loss(arrays, implementation))))(scene), (values, gradients))
 
 
@@ -66,7 +84,7 @@ def test_vmap_does_not_make_loops_of_its_own(scene):
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas_triton"])
 def test_vmap_of_vmap_and_of_what_is_shared(scene, implementation):
-  _, gradients = expected(implementation)
+  _, gradients, _ = expected(implementation)
   pairs = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), scene)
   twice = jax.vmap(jax.vmap(lambda arrays: loss(arrays, implementation)))
   got = jax.jit(jax.grad(lambda arrays: jnp.sum(twice(arrays))))(pairs)
@@ -74,20 +92,21 @@ def test_vmap_of_vmap_and_of_what_is_shared(scene, implementation):
 
   first = {key: a[0] for key, a in scene.items()}
   colors = lambda c: jax.vmap(lambda c: loss({**first, "colors": c}, implementation))(c)
-  alone = jax.jit(lambda one: loss({**first, "colors": one}, implementation))
-  assert_close(jax.jit(colors)(scene["colors"]), jnp.stack([alone(one) for one in scene["colors"]]))
+  repeated = {key: jnp.broadcast_to(a, (4, *a.shape)) for key, a in first.items()}
+  values, *_ = in_a_batch(implementation)({**repeated, "colors": scene["colors"]})
+  assert_close(jax.jit(colors)(scene["colors"]), values)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas_triton"])
 def test_scan_over_frames(scene, implementation):
-  _, gradients = expected(implementation)
+  _, gradients, _ = expected(implementation)
   frames = lambda arrays: jax.lax.scan(lambda c, one: (c + loss(one, implementation), None), 0.0, arrays)[0]
   assert_close(jax.jit(jax.grad(frames))(scene), gradients)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas_triton"])
 def test_checkpoint_gives_the_same_and_saves_nothing_the_first_time(scene, implementation):
-  _, gradients = expected(implementation)
+  _, gradients, _ = expected(implementation)
   total = jax.checkpoint(lambda arrays: jnp.sum(loss(arrays, implementation)))
   assert_close(jax.jit(jax.grad(total))(scene), gradients)
 
@@ -116,22 +135,30 @@ def test_checkpoint_runs_no_kernel_twice_that_saves(scene):
 
 @pytest.mark.parametrize("implementation, check_vma", [("xla", True), ("xla", False), ("pallas_triton", False)])
 def test_shard_map(scene, implementation, check_vma):
-  values, gradients = expected(implementation)
+  values, gradients, drawn = expected(implementation)
   mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
   frames = PartitionSpec("data")
-  local = jax.vmap(jax.value_and_grad(lambda arrays: loss(arrays, implementation)))
+  poses = jnp.broadcast_to(camera().world_to_camera, (4, 4, 4))
+  local = jax.vmap(jax.value_and_grad(lambda arrays, pose: draw_frames(arrays, implementation, pose), has_aux=True))
   spread = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=frames, out_specs=frames, check_vma=check_vma))
-  assert_close(spread(scene), (values, gradients))
+  (got, got_drawn), got_gradients = spread(scene, poses)
+  assert got_drawn[0].sharding.spec[0] == "data"
+  np.testing.assert_array_equal(got_drawn[1], drawn[1])
+  assert_close((got, got_drawn[0], got_gradients), (values, drawn[0], gradients))
 
 
 def test_frames_on_an_explicit_mesh_stay_where_they_are(scene):
-  _, gradients = expected("xla")
+  _, gradients, _ = expected("xla")
   mesh = jax.make_mesh((2,), ("data",))  # Explicit, JAX's default.
   frames = NamedSharding(mesh, PartitionSpec("data"))
   with jax.set_mesh(mesh):
     spread = jax.device_put(scene, frames)
-    image = jax.jit(lambda arrays: rasterize(**arrays, camera=camera(), config=CONFIG, implementation="xla").image)(spread)
-    got = jax.jit(jax.grad(lambda arrays: jnp.sum(loss(arrays, "xla"))))(spread)
+
+    def total(arrays):
+      values, (image, _) = draw_frames(arrays, "xla")
+      return jnp.sum(values), image
+
+    got, image = jax.jit(jax.grad(total, has_aux=True))(spread)
   assert image.sharding.is_equivalent_to(frames, image.ndim)
   assert got["means"].sharding.is_equivalent_to(frames, 3)
   assert_close(jax.device_get(got), jax.device_get(gradients))
@@ -159,14 +186,16 @@ def small_loss(arrays: dict, implementation: str):
 
 def test_the_reference_is_differentiable_in_every_mode(few):
   direction = jax.tree.map(lambda a: jnp.asarray(np.random.default_rng(1).normal(size=a.shape), jnp.float32), few)
-  _, along = jax.jvp(lambda arrays: small_loss(arrays, "reference"), (few,), (direction,))
-  gradients = jax.grad(small_loss)(few, "reference")
+  total = lambda arrays: small_loss(arrays, "reference")
+  _, along = jax.jit(lambda arrays: jax.jvp(total, (arrays,), (direction,)))(few)
+  gradients = jax.jit(jax.grad(total))(few)
   np.testing.assert_allclose(
       along, sum(jnp.vdot(gradients[key], direction[key]) for key in few), rtol=1e-4
   )
-  forward = jax.jacfwd(lambda opacities: small_loss({**few, "opacities": opacities}, "reference"))(few["opacities"])
+  of_opacities = lambda opacities: total({**few, "opacities": opacities})
+  forward = jax.jit(jax.jacfwd(of_opacities))(few["opacities"])
   np.testing.assert_allclose(forward, gradients["opacities"], rtol=1e-4)
-  hessian = jax.hessian(lambda opacities: small_loss({**few, "opacities": opacities}, "reference"))(few["opacities"])
+  hessian = jax.jit(jax.hessian(of_opacities))(few["opacities"])
   np.testing.assert_allclose(hessian, hessian.T, rtol=1e-3, atol=1e-3)
 
 

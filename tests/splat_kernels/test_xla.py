@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from splat_kernels import Config, Projected, binning, composite, rasterize, round_capacity, xla
-from splat_kernels.specs import SPECS, make_scene
 from splat_kernels.testing import ARRAYS, RasterizerContract, jax_scene
 from splat_kernels.tiles import monomials, pixel_offsets
 
@@ -61,27 +60,6 @@ def test_tile_size_does_not_change_the_image():
   scene = jax_scene("odd_size")
   large, small = (rasterize(**scene, config=Config(tile_size=size), implementation="xla").image for size in (16, 8))
   np.testing.assert_allclose(large, small, atol=1e-4)
-
-
-def test_devices_draw_their_own_frames():
-  mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  spec = dataclasses.replace(SPECS["tiny"], batch=2)
-  scene = jax.tree.map(jnp.asarray, make_scene(spec), is_leaf=lambda x: isinstance(x, np.ndarray))
-  frames = lambda a, rank: jnp.broadcast_to(a, (2, *a.shape[-rank:]))
-  camera = dataclasses.replace(
-      scene["camera"],
-      world_to_camera=frames(scene["camera"].world_to_camera, 2),
-      intrinsics=frames(scene["camera"].intrinsics, 2),
-  )
-  arrays = [scene[key] for key in ARRAYS]
-  config = Config(max_intersections=2048)
-  draw = lambda *arrays: rasterize(*arrays, config=config, implementation="xla")
-  frames = jax.sharding.PartitionSpec("data")
-  spread = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=frames, out_specs=frames, check_vma=False))(*arrays, camera)
-  assert spread.image.sharding.spec[0] == "data"
-  alone = rasterize(*arrays, camera, config=config, implementation="xla")
-  np.testing.assert_allclose(spread.image, alone.image, atol=1e-6)
-  np.testing.assert_array_equal(spread.intersections, alone.intersections)
 
 
 # ---- Numbers ----

@@ -25,7 +25,8 @@ def make_toy_stage(steps, broken_at=(), hooks=()):
   """Linear regression on a noisy stream, with a noise term drawn from the step's key; some steps, from 1, are not finite."""
   inputs = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
   examples = [{"x": x, "y": x @ TRUE_WEIGHT} for x in inputs]
-  batches = grain.MapDataset.source(examples).seed(3).shuffle().repeat().batch(8, drop_remainder=True).to_iter_dataset()
+  batches = grain.MapDataset.source(examples).seed(3).shuffle().repeat().batch(8, drop_remainder=True)
+  batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))  # Not 500 ahead, as by default.
 
   def init(key):
     return {"generator": {"w": jax.random.normal(key, (3, 1))}}, {"generator": {"scale": jnp.ones(())}}

@@ -66,7 +66,20 @@ class EmoTalk(nn.Module):
   samples = False
   average = 0.0
 
-  @nn.compact
+  def setup(self):
+    c = self.config
+    self.motion_mean, self.motion_std = normalization(self)
+    speech = self.speech_layers, self.speech_kernel, self.speech_hidden
+    self.content = make_speech_adapter(c, self.content_features, *speech)
+    self.emotion_context = FrameConv(self.emotion_hidden, self.emotion_kernel, c.dtype, self.emotion_stride, c.causal)
+    width = self.content_features + self.emotion_features + self.style_features
+    self.emotion, self.emotion_norm = nn.Dense(width, dtype=c.dtype), nn.LayerNorm(dtype=c.dtype)
+    self.emotion_in = nn.Dense(self.emotion_features, dtype=c.dtype)
+    self.style = self.param("style", nn.initializers.normal(0.2), (self.style_features,))
+    self.layer = DecoderLayer(width, self.heads, width, self.period, self.reach, self.dropout, c.dtype)
+    zeros = nn.initializers.zeros
+    self.motion_out = nn.Dense(MOTION_DIM, kernel_init=zeros, bias_init=zeros)
+
   def __call__(
       self,
       speech_a: Float[Array, "*b T E"],
@@ -79,23 +92,7 @@ class EmoTalk(nn.Module):
   ) -> Float[Array, "*b T 56"]:
     """Generates B's motion; arguments as `MotionGenerator`'s."""
     del speech_a, motion_a, social
-    c = self.config
-    mean, std = normalization(self)
-    speech = self.speech_layers, self.speech_kernel, self.speech_hidden
-    content = make_speech_adapter(c, self.content_features, *speech, name="content")(speech_b, num_frames=num_frames)
-
-    width = self.content_features + self.emotion_features + self.style_features
-    context = FrameConv(self.emotion_hidden, self.emotion_kernel, c.dtype, self.emotion_stride, c.causal, name="emotion_context")
-    hidden = nn.gelu(context(speech_b, num_frames=num_frames))
-    emotion = nn.LayerNorm(dtype=c.dtype, name="emotion_norm")(nn.Dense(width, dtype=c.dtype, name="emotion")(hidden))
-    told = nn.relu(nn.Dense(self.emotion_features, dtype=c.dtype, name="emotion_in")(emotion))
-    style = self.param("style", nn.initializers.normal(0.2), (self.style_features,)).astype(c.dtype)
-
-    x = jnp.concatenate([content, told, jnp.broadcast_to(style, (*told.shape[:-1], self.style_features))], axis=-1)
-    layer = DecoderLayer(width, self.heads, width, self.period, self.reach, self.dropout, c.dtype, name="layer")
-    z = layer(x, emotion, deterministic=deterministic)
-    zeros = nn.initializers.zeros
-    return mean + std * nn.Dense(MOTION_DIM, kernel_init=zeros, bias_init=zeros, name="motion_out")(z.astype(jnp.float32))
+    return self.motion_mean + self.motion_std * self._predict(speech_b, num_frames, deterministic)
 
   def training_terms(
       self,
@@ -108,7 +105,13 @@ class EmoTalk(nn.Module):
       progress: Float[Array, ""] | float,
   ) -> dict[str, Float[Array, ""]]:
     """Mean squared errors of y and of its frame differences."""
-    del progress
-    _, std = normalization(self)
-    error = (self(speech_a, motion_a, speech_b, social, deterministic=False) - motion_b) / std
+    del speech_a, motion_a, social, progress
+    error = self._predict(speech_b, None, deterministic=False) - (motion_b - self.motion_mean) / self.motion_std
     return {"motion": jnp.mean(error**2), "velocity": self.velocity * jnp.mean(jnp.diff(error, axis=-2) ** 2)}
+
+  def _predict(self, speech, num_frames, deterministic: bool):
+    content = self.content(speech, num_frames=num_frames)
+    emotion = self.emotion_norm(self.emotion(nn.gelu(self.emotion_context(speech, num_frames=num_frames))))
+    style = jnp.broadcast_to(self.style.astype(content.dtype), (*content.shape[:-1], self.style_features))
+    x = jnp.concatenate([content, nn.relu(self.emotion_in(emotion)), style], axis=-1)
+    return self.motion_out(self.layer(x, emotion, deterministic=deterministic).astype(jnp.float32))

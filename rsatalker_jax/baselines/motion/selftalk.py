@@ -33,6 +33,7 @@ from rsatalker_jax.motion.generator import MotionConfig, normalization
 from rsatalker_jax.motion.layers import FrameCount
 from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS
 
+
 class SelfTalk(nn.Module):
   """SelfTalk on normalised motion; what it is given of A and of the relation it does not look at.
 
@@ -137,7 +138,9 @@ class LipReader(nn.Module):
     sizes = self.features, self.heads, self.hidden, self.dropout, self.dtype
     norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
     face = jnp.concatenate([y[..., MOTION_GROUPS[group]] for group in ("expression", "jaw")], axis=-1)
-    lips = memory = x = nn.Dense(self.features, dtype=self.dtype, name="lips")(face)
+    # With a bias of unit size: motion begins at y = 0, and behind a norm of next to nothing the gradient would be of hundreds.
+    bias = nn.initializers.normal(1.0)
+    lips = memory = nn.Dense(self.features, dtype=self.dtype, bias_init=bias, name="lips")(face)
     for i in range(self.layers):
       memory = ClipLayer(*sizes, name=f"encoder_{i}")(memory, deterministic=deterministic)
     memory, x = norm(name="memory_norm")(memory), lips
