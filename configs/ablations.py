@@ -86,10 +86,17 @@ _dualtalk, _faceformer, _emotalk, _selftalk = (
     {"generator.architecture": name, "stages": ("motion",), "social.enabled": False}
     for name in ("dualtalk", "faceformer", "emotalk", "selftalk")
 )
-# Those by which one samples, and those that look at A, too.
+# Those that denoise motion; to generate takes them longer than others.
 _facediffuser, _timar = (
-    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False, "logging.evaluate_every": 2000}
-    for name in ("facediffuser", "timar")
+    {
+        "generator.architecture": name,
+        "stages": ("motion",),
+        "social.enabled": False,
+        "logging.evaluate_every": 2000,
+        "motion.learning_rate": 1e-3,
+        "motion.batch": batch,
+    }
+    for name, batch in (("facediffuser", 8), ("timar", 4))
 )
 # Those that make motion of codes, which a stage before trains.
 _codes = {"stages": ("codes", "motion"), "social.enabled": False, "logging.evaluate_every": 2000}
@@ -105,7 +112,7 @@ _l2l = _codes | {
     "motion.steps": 1200,
     "motion.learning_rate": 1e-3,
 }
-_distilled = {"baselines.facediffuser.distilled_steps": 2}
+_distilled = {"baselines.facediffuser.distilled_steps": 2, "motion.steps": 3000}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 # An image-based baseline: no motion, and nothing that is trained with it.
 _IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
