@@ -582,7 +582,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           (
               section["head_share"] + section["lips_share"] >= 1,
               f"baselines.{name}.lips_share",
-              f"{section['lips_share']} with {name}.head_share={section['head_share']}",
+              f"{section['lips_share']} with baselines.{name}.head_share={section['head_share']}",
               "together below 1: the torso is trained in the rest",
           )
           for name, section in nerf.items()
