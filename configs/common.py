@@ -254,7 +254,7 @@ def base_config() -> ConfigDict:
           feedback=False,
           average=0.999,  # [0.9999]
       )),
-      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
+      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, first size and room of its Gaussians
       # are those of `gaussians`, and `density` controls them.
       gaussiantalker=ConfigDict(dict(
           coarse_steps=300,  # Steps before anything moves [7,999].
