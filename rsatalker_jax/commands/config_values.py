@@ -364,6 +364,7 @@ RULES: dict[str, Any] = {
             "heads": _COUNT,
             "layers": _COUNT,
             "learning_rates": dict.fromkeys((*_GAUSSIANS, "planes", "network"), _RATE),
+            "warmup": _COUNT_OR_0,
             "final_share": _number(0, 1, above=True),
             "loss": dict.fromkeys(("l1", "dssim", "lips", "mask", "lpips"), _WEIGHT),
         },
