@@ -60,7 +60,8 @@ def get_config(variant: str = ""):
       **speech, features=1024, tokens=16, code_layers=6, code_hidden=1536, code_reach=12, layers=6, hidden=2048, reach=200
   ))
   config.baselines.emotalk.update(dict(
-      **speech, content_features=512, emotion_features=256, style_features=64, reach=200, emotion_kernel=1, emotion_stride=1, emotion_hidden=512
+      **speech, content_features=512, emotion_features=256, style_features=64, reach=200,
+      emotion_kernel=1, emotion_stride=1, emotion_hidden=512,
   ))
   config.baselines.facediffuser.update(dict(**speech, speech_features=1024))  # [And all 1000 steps when generating.]
   config.baselines.faceformer.update(dict(**speech, reach=200))

@@ -1,12 +1,14 @@
 """SelfTalk: layers without masks against loops, that no order is known, and what the reader of lips sees, costs and moves."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from motion_configs import motion_config
-from rsatalker_jax.baselines.motion.selftalk import ClipAttention, ClipLayer, LipReader, SelfTalk
+from rsatalker_jax.baselines.motion.clip_layers import ClipAttention, ClipLayer
+from rsatalker_jax.baselines.motion.selftalk import LipReader, SelfTalk
 
 SIZES = dict(
     features=8, heads=2, dropout=0.0, speech_layers=1, speech_kernel=1, speech_hidden=6, reader_features=4, reader_heads=2,
@@ -103,7 +105,8 @@ def test_loss_is_of_motion_velocity_and_what_is_read():
 def test_reader_sees_face_and_jaw_and_not_the_heads_turn():
   reader = LipReader(4, 2, 6, 2, 0.0, "float32")
   params = {"params": draw_params(reader, MOTION, 5)}
-  assert set(params["params"]) == {"lips", "memory_norm", "norm", "states", *(f"{side}_{i}" for side in ("encoder", "decoder") for i in (0, 1))}
+  layers = {f"{side}_{i}" for side in ("encoder", "decoder") for i in (0, 1)}
+  assert set(params["params"]) == {"lips", "memory_norm", "norm", "states", *layers}
   seen = jax.grad(lambda y: reader.apply(params, y, 5)[3, 1])(MOTION)
   assert (np.abs(seen).max(axis=0) > 0).tolist() == [True] * 53 + [False] * 3
   assert (np.abs(seen).max(axis=1) > 0).all()  # All frames, though there are no positions.
@@ -112,7 +115,8 @@ def test_reader_sees_face_and_jaw_and_not_the_heads_turn():
   weights = params["params"]
   lips = MOTION[:, :53] @ weights["lips"]["kernel"] + weights["lips"]["bias"]
   apply = lambda name, *x: ClipLayer(4, 2, 6, 0.0, "float32").apply({"params": weights[name]}, *x)
-  norm = lambda name, x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) * weights[name]["scale"] + weights[name]["bias"]
+  centred = lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+  norm = lambda name, x: centred(x) * weights[name]["scale"] + weights[name]["bias"]
   memory = norm("memory_norm", apply("encoder_1", apply("encoder_0", lips)))
   states = norm("norm", apply("decoder_1", apply("decoder_0", lips, memory), memory))
   expected = states @ weights["states"]["kernel"] + weights["states"]["bias"]
@@ -127,7 +131,7 @@ def test_reading_trains_the_motion_and_plays_no_part_in_generating():
     return model.apply(variables | {"params": params}, *INPUTS, MOTION, progress=0.0, method="training_terms", rngs=rngs)["reading"]
 
   gradient = jax.jit(jax.grad(reading))(variables["params"])
-  assert all(np.abs(x).max() > 1e-6 for name in ("motion_out", "lip_reader") for x in jax.tree.leaves(gradient[name]["lips" if name == "lip_reader" else "kernel"]))
+  assert all(np.abs(x).max() > 1e-6 for x in (gradient["motion_out"]["kernel"], gradient["lip_reader"]["lips"]["kernel"]))
   other = variables | {"params": variables["params"] | {"lip_reader": jax.tree.map(lambda x: x + 1, variables["params"]["lip_reader"])}}
   np.testing.assert_array_equal(model.apply(other, *INPUTS), model.apply(variables, *INPUTS))
 
@@ -154,8 +158,31 @@ def test_dropout_is_drawn_in_training_alone():
   )
   assert all(terms(0)[name] != terms(1)[name] for name in ("motion", "reading"))
   np.testing.assert_array_equal(model.apply(variables, *INPUTS), make_variables()[0].apply(variables, *INPUTS))
-  layer = ClipLayer(8, 2, 6, 0.5, "float32")
-  x = jnp.ones((FRAMES, 8))
-  weights = {"params": draw_params(layer, x)}
-  run = lambda **zero: layer.apply(weights, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
-  assert np.ptp(np.asarray(layer.apply(weights, x)), axis=0).max() < 1e-5 < 0.1 < np.ptp(np.asarray(run()), axis=0).max()
+
+
+def shares_of_zeros(module, params, *inputs, deterministic):
+  """Behind each dropout of a module, by its path and in the order of its calls."""
+  keep = dict(mutable=["intermediates"], capture_intermediates=lambda module, _: isinstance(module, nn.Dropout))
+  apply = lambda params: module.apply({"params": params}, *inputs, deterministic=deterministic, rngs={"dropout": jax.random.key(0)}, **keep)
+  found = {}
+  for path, x in jax.tree_util.tree_leaves_with_path(jax.jit(apply)(params)[1]["intermediates"]):
+    found.setdefault("/".join(key.key for key in path[:-2]), []).append(float(np.mean(x == 0)))
+  return found
+
+
+def test_dropout_is_on_weights_branches_and_in_the_mlp():
+  """Behind each about half is zero, and without it nothing is; in all layers of the reader."""
+  x, memory = (jnp.asarray(RNG.normal(size=(20, 16)), jnp.float32) for _ in range(2))
+  layer = ClipLayer(16, 2, 16, 0.5, "float32")
+  params = draw_params(layer, x, memory)
+  params["memory_norm"]["bias"] += 100.0  # Where the ReLU cuts nothing off.
+  params["mlp_hidden"] = {"kernel": jnp.ones((16, 16)), "bias": jnp.ones(16)}
+  shares = shares_of_zeros(layer, params, x, memory, deterministic=False)
+  calls = {"Dropout_0": 4, "self_attention/Dropout_0": 1, "memory_attention/Dropout_0": 1}
+  assert {name: len(found) for name, found in shares.items()} == calls
+  assert all(0.2 < share < 0.8 for found in shares.values() for share in found)
+  assert all(share < 0.05 for found in shares_of_zeros(layer, params, x, memory, deterministic=True).values() for share in found)
+  reader = LipReader(4, 2, 6, 2, 0.5, "float32")
+  shares = shares_of_zeros(reader, draw_params(reader, MOTION, 5), MOTION, 5, deterministic=False)
+  attention = {name: found for name, found in shares.items() if "attention" in name}
+  assert len(attention) == 2 + 4 and all(0.2 < found[0] < 0.8 for found in attention.values())

@@ -80,6 +80,7 @@ def another(key, value):
       "baselines.l2l.mels_per_frame": 1,
       "baselines.emotalk.heads": 2,
       "baselines.faceformer.heads": 2,
+      "baselines.gaussiantalker.planes": (16, 32),
       "baselines.selftalk.heads": 2,
       "baselines.selftalk.reader_heads": 2,
       "baselines.timar.heads": 2,

@@ -33,6 +33,7 @@ from rsatalker_jax.motion.generator import MotionConfig, normalization
 from rsatalker_jax.motion.layers import FrameCount
 from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS
 
+
 class SelfTalk(nn.Module):
   """SelfTalk on normalised motion; what it is given of A and of the relation it does not look at.
 
