@@ -26,19 +26,23 @@ def _normal(*shape, seed: int = 0):
 
 def test_planes_are_bilinear_and_nothing_outside():
   planes, points = Planes(3, (5, 8), 2), np.random.default_rng(1).uniform(-1, 1, (50, 3, 2)).astype(np.float32)
-  points[:9] = np.where(points[:9] < 0, -1.6, 1.6)  # Beyond the box by more than a texel.
-  params = jax.tree.map(lambda x: _normal(*x.shape), planes.init(jax.random.key(0), points))
-  np.testing.assert_allclose(planes.apply(params, points), _sample(params["params"], points), atol=1e-5)
-  assert not np.any(planes.apply(params, points)[:9])
+  points[:9] *= 1.01 / np.abs(points[:9])  # A little beyond.
+  points[9:11] = np.sign(points[9:11])  # At a corner.
+  params = jax.tree.map(lambda x: _normal(*x.shape), jax.jit(planes.init)(jax.random.key(0), points))
+  found = jax.jit(planes.apply)(params, points)
+  np.testing.assert_allclose(found, _sample(params["params"], (5, 8), points), atol=1e-5)
+  assert not np.any(found[:9])
 
 
-def _sample(levels, points):
+def _sample(params, sizes, points):
   """Features of all levels and planes by scipy; texels lie by second and first coordinate."""
-  sampled = []
-  for level in map(np.asarray, levels.values()):
-    axis = np.linspace(-1, 1, level.shape[1])
-    for i, texels in enumerate(level):
-      sampled.append(RegularGridInterpolator((axis, axis), texels, bounds_error=False, fill_value=0.0)(points[:, i, ::-1]))
+  sampled, texels = [], np.asarray(params["texels"])
+  for size in sizes:
+    axis = np.linspace(-1, 1, size)
+    for i in range(points.shape[1]):
+      plane, texels = texels[: size**2].reshape(size, size, -1), texels[size**2 :]
+      sampled.append(RegularGridInterpolator((axis, axis), plane, bounds_error=False, fill_value=0.0)(points[:, i, ::-1]))
+  assert not len(texels)
   return np.concatenate(sampled, axis=-1)
 
 
@@ -51,7 +55,7 @@ def _field(config=_TINY, seed: int = 0):
   points, directions = 0.3 * _normal(9, 3), _normal(9, 3, seed=1)
   directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
   arguments = points, directions, _normal(config.audio, seed=2), np.full(config.eyes, 0.4, np.float32), _normal(config.code, seed=3)
-  params = field.init(jax.random.key(seed), *arguments)
+  params = jax.jit(field.init)(jax.random.key(seed), *arguments)
   # Planes begin as good as empty: as if they had learnt something.
   planes = jax.tree.map(lambda x: jnp.asarray(_normal(*x.shape)), params["params"]["planes"])
   return field, {"params": params["params"] | {"planes": planes}}, arguments
@@ -66,9 +70,9 @@ def _mlp(params, x):
 @pytest.mark.parametrize("config", [_TINY, dataclasses.replace(_TINY, eyes=7, eye_sigmoid=False)])
 def test_field_is_its_equations(config):
   field, params, (points, directions, audio, eyes, code) = _field(config)
-  said = field.apply(params, points, directions, audio, eyes, code)
+  said = jax.jit(field.apply)(params, points, directions, audio, eyes, code)
   p = params["params"]
-  x = _sample(p["planes"], np.stack([points[:, [0, 1]], points[:, [0, 2]], points[:, [1, 2]]], axis=1))
+  x = _sample(p["planes"], config.resolutions, np.stack([points[:, [0, 1]], points[:, [0, 2]], points[:, [1, 2]]], axis=1))
   voice, lids = _mlp(p["audio_attention"], x), _mlp(p["eye_attention"], x)
   if config.eye_sigmoid:
     lids = 1 / (1 + np.exp(-lids))
@@ -84,11 +88,11 @@ def test_field_is_its_equations(config):
 
 def test_uncertainty_does_not_move_the_planes_and_density_stays_finite():
   field, params, arguments = _field()
-  gradient = jax.grad(lambda p: jnp.sum(field.apply(p, *arguments)["uncertainty"]))(params)["params"]
+  gradient = jax.jit(jax.grad(lambda p: jnp.sum(field.apply(p, *arguments)["uncertainty"])))(params)["params"]
   assert not any(np.any(x) for x in jax.tree.leaves(gradient["planes"]))
   assert np.any(gradient["uncertainty_net"]["Dense_0"]["kernel"])
   huge = jax.tree.map(lambda x: 100 * x, params)
-  assert np.isfinite(field.apply(huge, *arguments)["density"]).all()
+  assert np.isfinite(jax.jit(field.apply)(huge, *arguments)["density"]).all()
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -111,7 +115,7 @@ def test_gradients_are_those_of_finite_differences():
       return jnp.sum(jnp.sin(3 * color)) + jnp.sum(weights**2)
 
     arguments = params, audio, eyes, code
-    gradients = jax.grad(render, argnums=(0, 1, 2, 3))(*arguments)
+    gradients = jax.jit(jax.grad(render, argnums=(0, 1, 2, 3)))(*arguments)
     rng, step = np.random.default_rng(0), 1e-6
     way = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), arguments)
     run = jax.jit(render)
@@ -150,15 +154,15 @@ def test_torso_is_its_equations():
   config = TorsoConfig(resolutions=(4, 6), hidden=8, code=2)
   torso, places = Torso(config), np.random.default_rng(0).uniform(-1, 1, (20, 2)).astype(np.float32)
   projection, code = _normal(3, 4) + np.array([[0], [0], [5]], np.float32), _normal(2)
-  params = jax.tree.map(lambda x: x + 0.2 * _normal(*x.shape), torso.init(jax.random.key(0), places, projection, code))
-  alpha, color = torso.apply(params, places, projection, code)
+  params = jax.tree.map(lambda x: x + 0.2 * _normal(*x.shape), jax.jit(torso.init)(jax.random.key(0), places, projection, code))
+  alpha, color = jax.jit(torso.apply)(params, places, projection, code)
   p = params["params"]
   points = np.asarray(frequency_code(project(p["points"], projection).reshape(-1), 3))
   seen = np.concatenate([np.asarray(frequency_code(0.8 * jnp.asarray(places), 8)), np.tile([*points, *code], (20, 1))], axis=-1)
   assert seen.shape[1] == 34 + 42 + 2
   looked_up = np.clip(0.8 * places + _mlp(p["shift_net"], seen), -1, 1)
   assert (np.abs(looked_up) == 1).any()
-  levels = _sample(p["planes"], looked_up[:, None])
+  levels = _sample(p["planes"], config.resolutions, looked_up[:, None])
   output = 1.002 / (1 + np.exp(-_mlp(p["color_net"], np.concatenate([levels, seen], axis=-1)))) - 0.001
   np.testing.assert_allclose(alpha, output[:, 0], atol=1e-4)
   np.testing.assert_allclose(color, output[:, 1:], atol=1e-4)

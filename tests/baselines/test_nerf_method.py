@@ -338,11 +338,11 @@ def test_rates_by_phase(head):
         (group["codes"], c.learning_rate * in_head),
         (group["voice"]["windows"]["Conv_0"]["kernel"], c.learning_rate * in_head),
         (group["voice"]["attention"]["Conv_0"]["kernel"], 5 * c.learning_rate * in_head * (1 + 1e-4)),
-        (group["field"]["planes"]["level_0"], c.plane_learning_rate * in_head * 1.01),
+        (group["field"]["planes"]["texels"], c.plane_learning_rate * in_head * 1.01),
         (group["torso"]["shift_net"]["Dense_0"]["kernel"], c.learning_rate * in_torso),
         (group["torso"]["points"], c.learning_rate * in_torso),
         (group["torso_codes"], c.learning_rate * in_torso),
-        (group["torso"]["planes"]["level_1"], c.plane_learning_rate * in_torso * 1.01),
+        (group["torso"]["planes"]["texels"], c.plane_learning_rate * in_torso * 1.01),
     ):
       np.testing.assert_allclose(-np.asarray(found), expected, rtol=1e-4, atol=1e-12, err_msg=str(step))
 
