@@ -254,24 +254,24 @@ def base_config() -> ConfigDict:
           feedback=False,
           average=0.999,  # [0.9999]
       )),
-      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
+      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, first size and room of its Gaussians
       # are those of `gaussians`, and `density` controls them.
       gaussiantalker=ConfigDict(dict(
-          coarse_steps=400,  # Steps before anything moves [7,999].
+          coarse_steps=300,  # Steps before anything moves [7,999].
           torso="body",  # What the shoulders' Gaussians are fixed to: "body", or "head" [head, in the torso branch].
           planes=(32, 64),  # Texels along the planes' sides [64, 128] …
-          channels=32,  # … and channels of each [32].
+          channels=16,  # … and channels of each: attention is as wide as all [32].
           hidden=64,  # Of heads and decoders [128].
           heads=2,  # Of the attention [2].
           layers=1,  # [1 or 2]
           learning_rates=ConfigDict(dict(
-              means=5e-5,  # Metres [1.6e-4 of the scene's extent].
+              means=8e-5,  # Metres [1.6e-4 of the scene's extent].
               quats=1e-2,  # [1e-3]
               log_scales=3e-2,  # [5e-3]
               opacity_logits=5e-2,  # [5e-2]
               sh=2e-2,  # [2.5e-3]
               planes=1e-2,  # [1.6e-3]
-              network=2e-3,  # [1e-4]
+              network=1e-3,  # [1e-4]
           )),
           final_share=0.1,  # Of the rates, to which they fall in each phase [0.01 of positions', 0.1 of the networks'; others stay].
           loss=ConfigDict(dict(l1=0.8, dssim=0.2, lips=0.4, mask=0.4, lpips=0.01)),  # [the same; lpips: VGG16's features]

@@ -582,10 +582,16 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           (
               section["head_share"] + section["lips_share"] >= 1,
               f"baselines.{name}.lips_share",
-              f"{section['lips_share']} with {name}.head_share={section['head_share']}",
+              f"{section['lips_share']} with baselines.{name}.head_share={section['head_share']}",
               "together below 1: the torso is trained in the rest",
           )
           for name, section in nerf.items()
+      ),
+      (
+          avatar["method"] == "gaussiantalker" and gaussians["num_gaussians"] is not None,
+          "gaussians.num_gaussians",
+          gaussians["num_gaussians"],
+          "None: gaussiantalker begins with one on each of the head's triangles",
       ),
       (
           (talker["channels"] * len(talker["planes"])) % talker["heads"] != 0,

@@ -1,7 +1,7 @@
 """What image-based baselines are asked for when they are scored: frames of films, told more or less of the answer."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -44,7 +44,7 @@ class MethodRun:
 
   def draw(
       self,
-      places: list[Int[np.ndarray, "_"]],
+      places: Sequence[Int[np.ndarray, "_"]],
       pose: Callable[[], FlamePose] | None,
       *,
       chunk: int,
@@ -117,5 +117,6 @@ class LipCrops:
     box = self.boxes.find(flame, *cameras)["lips"]
     return (box[:, :2] + box[:, 2:]) / 2
 
-  def cut(self, images: Images, centres: Float[np.ndarray, "t 2"]) -> Images:
+  def cut(self, images: Images, centres: Float[np.ndarray, "t 2"]) -> Float[np.ndarray, "t size size 3"]:
+    """The squares of some images about these places."""
     return np.asarray(crop(images, centres, self.size))

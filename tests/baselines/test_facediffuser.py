@@ -68,7 +68,7 @@ def test_it_hears_b_alone_and_ahead_no_further_than_its_adapter(causal, distille
   assert np.all(moved[first : first + 6] > 1e-6)
 
 
-@pytest.mark.parametrize("frames", [1, 31, 140])
+@pytest.mark.parametrize("frames", [31, 140])
 def test_padded_clips_equal_clips_alone(frames):
   *_, apply = make()
   inputs = make_inputs(frames)

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import tiny_world
 from configs.ablations import apply_variant
 from rsatalker_jax.baselines.image import ImageMethod, joint_transforms, speech_around
-from rsatalker_jax.commands import evaluate, image_protocols, train
+from rsatalker_jax.commands import evaluate, film_scores, image_protocols, train
 from rsatalker_jax.commands.config_values import check_values
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.runs import load_run
@@ -140,6 +141,7 @@ def test_another_methods_checkpoint_is_refused(world, trained, tmp_path):
         ({"data.captures": ("a", "b")}, "data.captures"),
         ({"avatar.method": "nerf"}, "avatar.method"),
         ({"baselines.gaussiantalker.coarse_steps": 4}, "baselines.gaussiantalker.coarse_steps"),
+        ({"gaussians.num_gaussians": 200}, "gaussians.num_gaussians"),
         ({"baselines.gaussiantalker.heads": 3}, "baselines.gaussiantalker.heads"),
     ],
 )
@@ -156,3 +158,54 @@ def test_a_person_without_a_film_is_refused(world, tmp_path):
   config.data.capture = str(tmp_path / "other")
   with pytest.raises(InputError, match="no training triplet of it"):
     train.make_stage(train.make_inputs(config), "avatar")
+
+
+class FixedLips:
+  """Lips that are where the pose's "eyes" say."""
+
+  size = 32
+
+  def centres(self, flame, cameras):
+    return flame["eyes"]
+
+  def cut(self, images, centres):
+    return image_protocols.LipCrops.cut(self, images, centres)
+
+
+def test_lips_are_compared_where_each_pose_puts_them(monkeypatch):
+  """A picture that is the film's, moved, has the film's lips; one that is not moved with its pose has others."""
+  truth = np.random.default_rng(0).uniform(size=(3, 64, 64, 3)).astype(np.float32)
+  middle, moved = np.full((3, 2), 32.0, np.float32), np.full((3, 2), [37.0, 29.0], np.float32)
+  capture = types.SimpleNamespace(read_cameras=lambda items: None)
+  film = types.SimpleNamespace(images=lambda start, count: truth[start : start + count], flame={"eyes": middle})
+  footage = types.SimpleNamespace(
+      film=film, capture=capture, items=np.arange(3), run=None, names=["a", "b"], lengths=[1, 2], frames=np.arange(3)
+  )  # fmt: skip
+  monkeypatch.setattr(film_scores.LipCrops, "of", lambda run, capture: FixedLips())
+  chunks = lambda images: iter([images[:2], images[2:]])
+  rolled = np.roll(truth, (-3, 5), axis=(1, 2))
+  drawn = {
+      "the same": image_protocols.Drawn(chunks(truth), {"eyes": middle}),
+      "moved": image_protocols.Drawn(chunks(rolled), {"eyes": moved}),
+      "not moved": image_protocols.Drawn(chunks(truth), {"eyes": moved}),
+  }
+  each, sheet = film_scores._score_footage(footage, drawn, ())
+  l1 = lambda row, name: np.array(each["a"][row][name] + each["b"][row][name])
+  assert not l1("the same", "lips/l1").any() and not l1("moved", "lips/l1").any() and l1("not moved", "lips/l1").all()
+  assert l1("moved", "l1").all() and not l1("not moved", "l1").any()
+  wanted = np.abs(truth[:, 13:45, 21:53] - truth[:, 16:48, 16:48]).mean(axis=(1, 2, 3))
+  np.testing.assert_allclose(l1("not moved", "lips/l1"), wanted, rtol=1e-5)
+  assert sheet.shape == (5 * 64, 3 * 64, 3)  # Truth, three rows, error.
+
+
+def test_tables_have_the_lips_apart_and_rank_what_is_not_told_the_truth():
+  score = lambda l1: {"l1": l1, "psnr": 30.0 - l1, "ssim": 0.9, "lips/l1": 2 * l1, "lips/psnr": 20.0, "lips/ssim": 0.5}
+  rows = {"tracked motion": score(0.1), "generated motion": score(0.3)}
+  rows |= {f"{TITLE}: {protocol}": score(0.2 + 0.1 * i) for i, protocol in enumerate(PROTOCOLS)}
+  rows["tracked motion, held-out camera"] = {"l1": 0.01, "psnr": 40.0, "ssim": 1.0}
+  scores = film_scores.FrameScores(rows, {"a": {}}, {}, {}, 3, np.zeros((1, 1, 3)))
+  whole, lips = (table.markdown() for table in evaluate._frame_tables(scores))
+  assert "| generated motion | **0.3** |" in whole and f"| {TITLE}: {PROTOCOLS[0]} | 0.2 |" in whole and "(paper)" in whole
+  assert "| generated motion | **0.6** |" in lips and "held-out" not in lips and "(paper)" not in lips
+  report = evaluate._frame_report(scores, filmed=True)
+  assert "compare with none of these rows" in report and "The lips alone" in report

@@ -7,12 +7,14 @@ Written from the facts that paper and released code state, without their code. W
     | a Gaussian per triangle of the tracked person's mean head, shoulders and neck among them | per vertex of the Basel model's |
     | speech as the run's features at 25 fps | DeepSpeech logits at 50 Hz |
     | head pose from the tracked head | from a tracker of 68 landmarks |
-    | shoulders: Gaussians of their own that follow the body (`torso="body"`), or, as in the authors' torso branch, Gaussians of the head's that the deltas hold still (`"head"`) | true pixels of the shoulders behind the head; or the torso branch |
+    | shoulders learnt: Gaussians of their own that follow the body (`torso="body"`) | true pixels of the shoulders behind the head |
+    | … or Gaussians of the head's, held still by what is added to them (`torso="head"`) | the authors' torso branch |
     | mask term: L1(mask, alpha), of the whole person | L1(head's mask, tanh(depth / 2)) |
     | perceptual term: LPIPS by AlexNet | L1 of VGG16's features |
     | colours without view dependence | spherical harmonics of degree 3 |
     | the code of the eyes has frequencies up to 100 | up to 10,000, the upper quarter of which aliases |
     | no dropout in attention | 0.2 |
+    | changes of places in units of 2 cm | in the tracker's, of which a face is 1.5 high |
     | pruning sees the planes' opacities | the optimizer's stale ones |
     | density control by the config's `density`, as our avatar's | clone and split above 1e-3, no reset |
     | hundreds of steps of 2 frames | 7,999 of 1, then 10,000 of 32 |
@@ -44,6 +46,8 @@ from rsatalker_jax.head import head_vertices, pose_for
 HEAD, BODY = 0, 1
 _EYE_FREQUENCIES = 32
 _EYE_HIGHEST = 100.0
+# Metres: what the network adds to a place is measured in this. Lips and lids move by no more.
+_DELTA_UNIT = 0.02
 
 
 class CanonicalPlanes(nn.Module):
@@ -181,6 +185,7 @@ class Network(nn.Module):
     tokens.append(jnp.broadcast_to(self.null, tokens[0].shape))
     x = self.attention(self.planes(means), jnp.stack(tokens, axis=-2))
     deltas = {name: decode(x) for name, decode in self.deltas.items()}
+    deltas["means"] = _DELTA_UNIT * deltas["means"]
     deltas["opacity_logits"] = deltas["opacity_logits"][..., 0]
     deltas["sh"] = deltas["sh"].reshape(*deltas["sh"].shape[:-1], -1, 3)
     return deltas

@@ -100,8 +100,7 @@ class TokenCodes(nn.Module):
     for layer in self.encoder_layers:
       x = layer(x)
     for block in self.encoder_blocks:
-      x = block(x)
-      x = jnp.max(x.reshape(*x.shape[:-2], -1, 2, self.features), axis=-2)
+      x = _halve(block(x))
     return x[..., 0, :].astype(jnp.float32)
 
   def decode(self, vectors: Float[Array, "*b 4 D"]) -> Float[Array, "*b 32 56"]:
@@ -168,8 +167,7 @@ class CodePredictor(nn.Module):
       speaker = layer(self.speaker_features, f"speaker_layer_{i}")(speaker, asking=asking)
     for i, stride in enumerate((2, 1, 1)):
       speaker = ConvBlock(self.speaker_features, stride, self.dtype, name=f"speaker_block_{i}")(speaker)
-      if stride == 1:
-        speaker = jnp.max(speaker.reshape(*speaker.shape[:-2], -1, 2, self.speaker_features), axis=-2)
+      speaker = _halve(speaker) if stride == 1 else speaker
     speaker = dense(self.codebook, "speaker")(speaker)  # (*b, 5, K)
 
     x = placed(jnp.concatenate([codes, speaker], axis=-2), "positions")
@@ -301,6 +299,12 @@ class L2L(nn.Module):
   def _voice(self, speech: Float[Array, "*b T E"]) -> Float[Array, "*b T M"]:
     """Of each mel the largest of a frame's windows, which lie behind each other in its features."""
     return jnp.max(speech.reshape(*speech.shape[:-1], self.mels_per_frame, -1), axis=-2)
+
+
+def _halve(x: Float[Array, "*b T D"]) -> Float[Array, "*b T2 D"]:
+  """The larger of each two steps. (Of `jnp.max` the gradient is divided by how many are the largest: by none of them where
+  the compiler computes them twice and rounds otherwise.)"""
+  return jnp.maximum(x[..., ::2, :], x[..., 1::2, :])
 
 
 def keep_probable(logits: Float[Array, "*b K"], top_p: float) -> Float[Array, "*b K"]:

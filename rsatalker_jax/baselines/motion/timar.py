@@ -189,6 +189,7 @@ class Timar(nn.Module):
     diffusion = make_diffusion()
     step = jax.random.randint(time_key, (self.draws, batch, frames), 0, TIMES)
     noise = jax.random.normal(noise_key, (*step.shape, MOTION_DIM))
+    target = jnp.broadcast_to(target, noise.shape)
     noisy = diffusion.add_noise(target, noise, step)
     clean, variance = self.denoiser(noisy, z, step)
     terms = _group_errors(target, clean, masked)
@@ -259,7 +260,7 @@ def draw_masks(key: jax.Array, windows: int, frames: int, low: float) -> Bool[Ar
 
 
 def _group_errors(
-    target: Float[Array, "B T 56"], predicted: Float[Array, "*b B T 56"], masked: Bool[Array, "B T"]
+    target: Float[Array, "*b B T 56"], predicted: Float[Array, "*b B T 56"], masked: Bool[Array, "B T"]
 ) -> dict[str, Float[Array, ""]]:
   errors = jnp.square(predicted - target)
   return {name: _masked_mean(errors[..., group], masked) for name, group in MOTION_GROUPS.items()}
