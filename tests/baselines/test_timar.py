@@ -88,6 +88,13 @@ def test_padded_clips_equal_clips_alone(form, frames):
   np.testing.assert_allclose(apply(padded)[:frames], alone, atol=2e-5 * np.abs(alone).max())
 
 
+def test_turns_of_the_same_inputs_differ_by_chance_alone():
+  inputs = {name: np.broadcast_to(x[:1], (100, x.shape[-1])) for name, x in make_inputs(100).items()}
+  for head, differ in (("diffusion", True), ("regression", False)):
+    turns = make(head=head)[2](inputs).reshape(4, 25, 56)
+    assert (np.abs(turns[2] - turns[3]).max() > 0.1) == differ
+
+
 def test_batches_are_their_clips():
   model, variables, apply = make()
   inputs = make_inputs(60, 2)
