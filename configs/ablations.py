@@ -196,7 +196,8 @@ VARIANTS = {
 COMPARED = {
     **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "timar", "timar_causal"), (0, 1, 2)),
     **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "facediffuser", "facediffuser_distilled"), (0, 1, 2)),
-    **dict.fromkeys(("timar_regression", "faceformer_raw"), (0,)),
+    **dict.fromkeys(("codetalker", "codetalker_causal", "l2l"), (0, 1, 2)),
+    **dict.fromkeys(("timar_regression", "faceformer_raw", "l2l_likeliest"), (0,)),
     **dict.fromkeys(("gaussiantalker", "ernerf", "synctalk"), (0,)),
 }
 
