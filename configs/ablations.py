@@ -83,13 +83,20 @@ _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degra
 
 # Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation.
 _dualtalk, _faceformer, _emotalk, _selftalk = (
-    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False}
+    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False, "motion.learning_rate": 1e-3}
     for name in ("dualtalk", "faceformer", "emotalk", "selftalk")
 )
-# Those by which one samples, and those that look at A, too.
+# Those that denoise motion; to generate takes them longer than others.
 _facediffuser, _timar = (
-    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False, "logging.evaluate_every": 2000}
-    for name in ("facediffuser", "timar")
+    {
+        "generator.architecture": name,
+        "stages": ("motion",),
+        "social.enabled": False,
+        "logging.evaluate_every": 2000,
+        "motion.learning_rate": 1e-3,
+        "motion.batch": batch,
+    }
+    for name, batch in (("facediffuser", 8), ("timar", 4))
 )
 # Those that make motion of codes, which a stage before trains.
 _codes = {"stages": ("codes", "motion"), "social.enabled": False, "logging.evaluate_every": 2000}
@@ -105,7 +112,7 @@ _l2l = _codes | {
     "motion.steps": 1200,
     "motion.learning_rate": 1e-3,
 }
-_distilled = {"baselines.facediffuser.distilled_steps": 2}
+_distilled = {"baselines.facediffuser.distilled_steps": 2, "motion.steps": 3000}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 # An image-based baseline: no motion, and nothing that is trained with it.
 _IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
@@ -181,7 +188,7 @@ VARIANTS = {
     # Image-based talking heads, driven by speech: baselines of frames.
     "gaussiantalker": ("GaussianTalker, re-implemented", _IMAGE | {
         "avatar.method": "gaussiantalker",
-        "avatar.steps": 1600,
+        "avatar.steps": 1800,
         "gaussians.capacity": 16_000,
     }),
     "ernerf": ("ER-NeRF, re-implemented", _IMAGE | {"avatar.method": "ernerf", "avatar.steps": 2500}),
@@ -195,9 +202,8 @@ VARIANTS = {
 # What `make compare` trains, each to the end of its own stages (of RSATalker's variants the motion stage), and its seeds.
 COMPARED = {
     **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "timar", "timar_causal"), (0, 1, 2)),
-    **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "facediffuser", "facediffuser_distilled"), (0, 1, 2)),
-    **dict.fromkeys(("codetalker", "codetalker_causal", "l2l"), (0, 1, 2)),
-    **dict.fromkeys(("timar_regression", "faceformer_raw", "l2l_likeliest"), (0,)),
+    **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "l2l", "codetalker", "facediffuser"), (0, 1, 2)),
+    **dict.fromkeys(("timar_regression", "faceformer_raw", "facediffuser_distilled", "l2l_likeliest"), (0,)),
     **dict.fromkeys(("gaussiantalker", "ernerf", "synctalk"), (0,)),
 }
 

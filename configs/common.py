@@ -254,13 +254,13 @@ def base_config() -> ConfigDict:
           feedback=False,
           average=0.999,  # [0.9999]
       )),
-      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
+      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, first size and room of its Gaussians
       # are those of `gaussians`, and `density` controls them.
       gaussiantalker=ConfigDict(dict(
-          coarse_steps=400,  # Steps before anything moves [7,999].
+          coarse_steps=300,  # Steps before anything moves [7,999].
           torso="body",  # What the shoulders' Gaussians are fixed to: "body", or "head" [head, in the torso branch].
           planes=(32, 64),  # Texels along the planes' sides [64, 128] …
-          channels=32,  # … and channels of each [32].
+          channels=16,  # … and channels of each: attention is as wide as all [32].
           hidden=64,  # Of heads and decoders [128].
           heads=2,  # Of the attention [2].
           layers=1,  # [1 or 2]

@@ -588,6 +588,12 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           for name, section in nerf.items()
       ),
       (
+          avatar["method"] == "gaussiantalker" and gaussians["num_gaussians"] is not None,
+          "gaussians.num_gaussians",
+          gaussians["num_gaussians"],
+          "None: gaussiantalker begins with one on each of the head's triangles",
+      ),
+      (
           (talker["channels"] * len(talker["planes"])) % talker["heads"] != 0,
           "baselines.gaussiantalker.heads",
           talker["heads"],

@@ -8,7 +8,6 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
-import tensorboardX
 
 from rsatalker_jax.files import whole_file
 
@@ -27,6 +26,8 @@ class MetricWriter:
     self._active = jax.process_index() == 0
     if not self._active:
       return
+    import tensorboardX  # Takes seconds where PyTorch is installed, which it imports; only who writes gives them.
+
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     self._jsonl, self._events = (_continue(folder / name, first_step) for name in ("metrics.jsonl", "events.jsonl"))

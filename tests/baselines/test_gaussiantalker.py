@@ -165,7 +165,7 @@ def test_gradients_are_finite_and_reach_what_the_phase_trains(head, moves):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
   reached = {name for name, tree in gradients[method.name].items() if any(np.abs(x).max() > 0 for x in jax.tree.leaves(tree))}
   first = {"first_opacity_logits", "first_sh", "trunk_0", "trunk_1", "planes"}
-  assert reached == ({name for name in gradients[method.name]} - first | {"planes"} if moves else first)
+  assert reached == (set(gradients[method.name]) - first | {"planes"} if moves else first)
   own = {name for name, x in gradients["avatar"].items() if np.abs(x).max() > 0}
   assert own == {"means", "quats", "log_scales"} | ({"opacity_logits", "sh"} if moves else set())
 

@@ -177,6 +177,51 @@ def test_pixels_of_a_box_are_all_of_its_pixels(head):
   assert set(pixels[:, 0]) == {3, 4, 5} and set(pixels[:, 1]) == set(range(30, SIZE))
 
 
+class _Rendered(Exception):
+  """What a method was to render, instead of rendering it."""
+
+
+def rays_asked(method, head, step, seed=0, part="_learn_head"):
+  """Pixels (of which centres are rendered), and eyes and shifts of lattices, of a step."""
+
+  def stop(params, occupied, drive, pixels, *, audio, eyes, frame, shift=0.0):
+    raise _Rendered(np.asarray(pixels), np.asarray(eyes), np.asarray(shift), int(frame))
+
+  method._render, method._apply = stop, lambda *arguments, method: jnp.zeros(32)
+  arguments = (jnp.int32(step),) if part == "_learn_head" else ()
+  example = one(batch_of(head)) | {"shoulders": SHOULDERS}
+  with pytest.raises(_Rendered) as rendered:
+    getattr(method, part)({}, None, *arguments, example, jax.random.key(seed))
+  pixels, *others = rendered.value.args
+  assert np.all(pixels % 1 == 0.5)
+  return (np.floor(pixels).astype(int), *others)
+
+
+def test_half_of_the_rays_are_in_the_face(head):
+  pixels, eyes, shift, frame = rays_asked(make_method(head), head, 3)
+  in_face = (pixels[:, 0] >= 8) & (pixels[:, 0] < 28) & (pixels[:, 1] >= 6) & (pixels[:, 1] < 20)
+  assert in_face[512:].all() and abs(in_face[:512].mean() - 20 * 14 / SIZE**2) < 0.06
+  assert pixels[:512].min(axis=0).tolist() == [0, 0] and pixels[:512].max(axis=0).tolist() == [SIZE - 1] * 2
+  assert shift.shape == (1024,) and shift.min() < 0.05 and shift.max() > 0.95 and 0 <= shift.min() <= shift.max() <= 1
+  assert 0 < abs(eyes[0] - 0.9) <= 0.05 and frame == 1
+
+
+def test_fine_tuning_renders_the_square_about_the_lips_in_turns(head):
+  # The lips' middle is (18, 18), and a square of 32 pixels about it begins at (2, 2).
+  square = np.stack(np.meshgrid(np.arange(2, 34), np.arange(2, 34)), axis=-1).reshape(-1, 2)
+  np.testing.assert_array_equal(rays_asked(make_method(head), head, 80)[0], square)
+  corners = np.stack([rays_asked(make_method(head), head, 81, seed)[0][0] for seed in range(12)])
+  assert corners.min() >= 0 and corners.max() <= SIZE - 32 and len(np.unique(corners, axis=0)) > 3
+
+
+def test_eyes_are_jittered_by_one_method_alone_and_not_for_the_torso(head):
+  _, eyes, _, _ = rays_asked(make_method(head, "synctalk"), head, 3)
+  np.testing.assert_array_equal(eyes, batch_of(head)["drive"]["controls"][0])
+  pixels, eyes, shift, frame = rays_asked(make_method(head), head, 90, part="_learn_torso")
+  np.testing.assert_array_equal(eyes, batch_of(head)["drive"]["eyes"])
+  assert shift == 0 and frame == 1 and pixels.min(axis=0).tolist() == [0, 0] and pixels.max(axis=0).tolist() == [SIZE - 1] * 2
+
+
 # --- What is learnt when
 
 

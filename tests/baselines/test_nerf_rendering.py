@@ -9,7 +9,7 @@ from rsatalker_jax.baselines.image.nerf_rendering import (
     Lattice,
     cell_centres,
     composite,
-    cross_box,
+    enter_box,
     find_occupied,
     keep_first,
     look_up,
@@ -36,12 +36,12 @@ def _cell(point, size: int):
   return tuple(place) if np.all((place >= 0) & (place < size)) else None
 
 
-def _march(origin, direction, near, far, occupied, shift):
+def _march(origin, direction, near, occupied, shift):
   """The published renderer's way: step by step, until enough samples are found."""
   kept, t = [], near + shift * _LATTICE.step
   for _ in range(_LATTICE.points):
     cell = _cell(origin + t * direction, len(occupied))
-    if t < far and cell is not None and occupied[cell] and len(kept) < _LATTICE.samples:
+    if cell is not None and occupied[cell] and len(kept) < _LATTICE.samples:
       kept.append(origin + t * direction)
     t += _LATTICE.step
   return kept
@@ -61,25 +61,25 @@ def test_rays_meet_what_the_camera_sees():
   np.testing.assert_allclose(origins + np.linalg.norm(points, axis=-1, keepdims=True) * directions, in_head, atol=1e-4)
 
 
-def test_box_is_entered_and_left_where_it_begins_and_ends():
+def test_box_is_entered_where_it_begins():
   origins, directions = _rays(200)
-  near, far = map(np.asarray, cross_box(origins, directions, _HALF))
+  near = np.asarray(enter_box(origins, directions, _HALF))
   t = np.linspace(0, 6, 6001)
   inside = np.all(np.abs(origins[:, None] + t[:, None] * directions[:, None]) <= _HALF, axis=-1)
   meets = inside.any(axis=1)
   assert 0 < meets.sum() < 200
   np.testing.assert_allclose(near[meets], t[inside.argmax(axis=1)][meets], atol=2e-3)
-  np.testing.assert_allclose(far[meets], t[6000 - inside[:, ::-1].argmax(axis=1)][meets], atol=2e-3)
-  assert np.all(far[~meets] - near[~meets] < 2e-3)
 
 
 def test_box_from_inside_and_along_its_sides():
   origins = np.array([[0, 0, 0], [0.1, 0, -3], [0.7, 0, -3], [0, 0, 3]], np.float32)
   directions = np.tile(np.array([0, 0, 1], np.float32), (4, 1))
-  near, far = cross_box(origins, directions, _HALF)
+  near = np.asarray(enter_box(origins, directions, _HALF))
   np.testing.assert_allclose(near[:2], [0, 2.2], atol=1e-6)
-  np.testing.assert_allclose(far[:2], [0.8, 3.8], atol=1e-6)
-  assert np.all(np.asarray(far[2:]) < np.asarray(near[2:]))  # Beside the box, and behind the origin.
+  beyond = origins[2:] + near[2:, None] * directions[2:]
+  assert np.all(np.isfinite(near)) and np.all(np.abs(beyond).max(axis=-1) > 0.6)  # Beside the box, and behind the origin.
+  _, kept = sample_rays(origins, directions, jnp.ones((4, 4, 4), bool), _LATTICE, 0.5)
+  assert np.asarray(kept).all(axis=1).tolist() == [True, True, False, False] and not np.asarray(kept)[2:].any()
 
 
 def test_first_occupied_points_are_kept_in_order():
@@ -107,10 +107,10 @@ def test_samples_are_those_of_marching(share):
   origins, directions = _rays(60)
   shift = np.random.default_rng(3).random(60).astype(np.float32)
   points, kept = map(np.asarray, sample_rays(origins, directions, jnp.asarray(occupied), _LATTICE, shift))
-  near, far = map(np.asarray, cross_box(origins, directions, _HALF))
+  near = np.asarray(enter_box(origins, directions, _HALF))
   counts = []
   for i in range(60):
-    expected = _march(origins[i], directions[i], near[i], far[i], occupied, shift[i])
+    expected = _march(origins[i], directions[i], near[i], occupied, shift[i])
     counts.append(len(expected))
     assert kept[i].tolist() == [k < len(expected) for k in range(_LATTICE.samples)]
     np.testing.assert_allclose(points[i][kept[i]], np.reshape(expected, (-1, 3)), atol=1e-5)

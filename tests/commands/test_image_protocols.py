@@ -141,6 +141,7 @@ def test_another_methods_checkpoint_is_refused(world, trained, tmp_path):
         ({"data.captures": ("a", "b")}, "data.captures"),
         ({"avatar.method": "nerf"}, "avatar.method"),
         ({"baselines.gaussiantalker.coarse_steps": 4}, "baselines.gaussiantalker.coarse_steps"),
+        ({"gaussians.num_gaussians": 200}, "gaussians.num_gaussians"),
         ({"baselines.gaussiantalker.heads": 3}, "baselines.gaussiantalker.heads"),
     ],
 )

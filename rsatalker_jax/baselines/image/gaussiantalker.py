@@ -7,7 +7,8 @@ Written from the facts that paper and released code state, without their code. W
     | a Gaussian per triangle of the tracked person's mean head, shoulders and neck among them | per vertex of the Basel model's |
     | speech as the run's features at 25 fps | DeepSpeech logits at 50 Hz |
     | head pose from the tracked head | from a tracker of 68 landmarks |
-    | shoulders: Gaussians of their own that follow the body (`torso="body"`), or, as in the authors' torso branch, Gaussians of the head's that the deltas hold still (`"head"`) | true pixels of the shoulders behind the head; or the torso branch |
+    | shoulders learnt: Gaussians of their own that follow the body (`torso="body"`) | true pixels of the shoulders behind the head |
+    | … or Gaussians of the head's, held still by what is added to them (`torso="head"`) | the authors' torso branch |
     | mask term: L1(mask, alpha), of the whole person | L1(head's mask, tanh(depth / 2)) |
     | perceptual term: LPIPS by AlexNet | L1 of VGG16's features |
     | colours without view dependence | spherical harmonics of degree 3 |

@@ -51,15 +51,14 @@ def make_rays(
   return jnp.broadcast_to(camera_to_head[:3, 3], directions.shape), directions
 
 
-def cross_box(
+def enter_box(
     origins: Float[Array, "n 3"], directions: Float[Array, "n 3"], half: tuple[float, float, float]
-) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
-  """Where rays enter the box and where they leave it; a ray that misses it leaves before it enters. No entry is behind the origin."""
-  # A ray along a face of the box divides by almost zero, not by zero: 0/0 would be no number.
+) -> Float[Array, "n"]:
+  """How far along their rays the box begins, 0 from within; a ray that misses it is outside from there on."""
+  # A ray along a side of the box divides by almost zero, not by zero: 0/0 would be no number.
   along = jnp.where(jnp.abs(directions) < 1e-9, 1e-9, directions)
-  low, high = (-jnp.asarray(half) - origins) / along, (jnp.asarray(half) - origins) / along
-  near = jnp.max(jnp.minimum(low, high), axis=-1)
-  return jnp.maximum(near, 0.0), jnp.min(jnp.maximum(low, high), axis=-1)
+  sides = jnp.asarray(half)
+  return jnp.maximum(jnp.max(jnp.minimum((-sides - origins) / along, (sides - origins) / along), axis=-1), 0.0)
 
 
 def keep_first(occupied: Bool[Array, "n L"], samples: int) -> tuple[Int[Array, "n S"], Bool[Array, "n S"]]:
@@ -85,10 +84,9 @@ def sample_rays(
     lattice: see there.
     shift: of each ray's lattice along it, in steps.
   """
-  near, far = cross_box(origins, directions, lattice.half)
-  t = (near + lattice.step * shift)[:, None] + lattice.step * jnp.arange(lattice.points)
+  t = (enter_box(origins, directions, lattice.half) + lattice.step * shift)[:, None] + lattice.step * jnp.arange(lattice.points)
   points = origins[:, None] + t[..., None] * directions[:, None]
-  number, kept = keep_first(look_up(occupied, points, lattice.half) & (t < far[:, None]), lattice.samples)
+  number, kept = keep_first(look_up(occupied, points, lattice.half), lattice.samples)
   t = jnp.take_along_axis(t, jnp.minimum(number, lattice.points - 1), axis=-1)
   return jnp.where(kept[..., None], origins[:, None] + t[..., None] * directions[:, None], 0.0), kept
 
