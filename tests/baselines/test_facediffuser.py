@@ -156,6 +156,35 @@ def test_steps_are_doubled_one_after_another(progress, levels):
   np.testing.assert_array_equal(first["noisy"], student["noisy"][200:])
 
 
+class Halving(FaceDiffuser):
+  """Says that half of what it sees is clean."""
+
+  def _denoise(self, voice, noisy, time, level, deterministic):
+    return 0.5 * noisy
+
+
+def test_one_step_leads_where_two_of_half_its_length_do():
+  """By hand, for steps of each length and the last, which ends at clean motion."""
+  model = Halving(motion_config(), **SMALL | EIGHT)
+  variables = {"params": make(**EIGHT)[1]["params"], "statistics": STATISTICS}
+  rng = np.random.default_rng(0)
+  target, noise = rng.normal(size=(2, 4, 3, 56)).astype(np.float32)
+  step, level = np.array([1, 11, 15, 7]), np.array([1, 2, 3, 3])
+  far, wanted = model.apply(variables, jnp.zeros((4, 3, 8)), target, noise, step, level, method="_step_twice")
+  left = np.append(cosine_schedule()[list(trailing_times(16))], 1.0)  # At -1, none of the steps is left.
+  for i in range(4):
+    half = 2 ** (level[i] - 1)
+    start, middle, end = step[i], step[i] - half, step[i] - 2 * half
+
+    def jump(x, clean, k, j):
+      return np.sqrt(left[j]) * clean + np.sqrt((1 - left[j]) / (1 - left[k])) * (x - np.sqrt(left[k]) * clean)
+
+    x = np.sqrt(left[start]) * target[i] + np.sqrt(1 - left[start]) * noise[i]
+    np.testing.assert_allclose(far[i], x, atol=1e-5)
+    near = jump(x, 0.5 * x, start, middle)
+    np.testing.assert_allclose(jump(x, wanted[i], start, end), jump(near, 0.5 * near, middle, end), atol=1e-4)
+
+
 def test_the_teacher_gets_no_gradient():
   """What is wanted of a step is taken as given: the gradient is that of the error against a constant."""
   _, variables, _ = make(**EIGHT)
