@@ -254,7 +254,7 @@ def base_config() -> ConfigDict:
           feedback=False,
           average=0.999,  # [0.9999]
       )),
-      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, size and number of the Gaussians
+      # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, first size and room of its Gaussians
       # are those of `gaussians`, and `density` controls them.
       gaussiantalker=ConfigDict(dict(
           coarse_steps=300,  # Steps before anything moves [7,999].
@@ -273,6 +273,7 @@ def base_config() -> ConfigDict:
               planes=1e-2,  # [1.6e-3]
               network=1e-3,  # [1e-4]
           )),
+          warmup=50,  # Steps over which the rates rise when things begin to move [0].
           final_share=0.1,  # Of the rates, to which they fall in each phase [0.01 of positions', 0.1 of the networks'; others stay].
           loss=ConfigDict(dict(l1=0.8, dssim=0.2, lips=0.4, mask=0.4, lpips=0.01)),  # [the same; lpips: VGG16's features]
       )),

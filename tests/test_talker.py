@@ -26,6 +26,8 @@ from splat_kernels import RenderOutput
 class Telling(nn.Module):
   """A generator whose output's first numbers are what it was given."""
 
+  samples = False
+
   config: MotionConfig
 
   @nn.compact

@@ -364,6 +364,7 @@ RULES: dict[str, Any] = {
             "heads": _COUNT,
             "layers": _COUNT,
             "learning_rates": dict.fromkeys((*_GAUSSIANS, "planes", "network"), _RATE),
+            "warmup": _COUNT_OR_0,
             "final_share": _number(0, 1, above=True),
             "loss": dict.fromkeys(("l1", "dssim", "lips", "mask", "lpips"), _WEIGHT),
         },
@@ -586,6 +587,12 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
               "together below 1: the torso is trained in the rest",
           )
           for name, section in nerf.items()
+      ),
+      (
+          avatar["method"] == "gaussiantalker" and gaussians["num_gaussians"] is not None,
+          "gaussians.num_gaussians",
+          gaussians["num_gaussians"],
+          "None: gaussiantalker begins with one on each of the head's triangles",
       ),
       (
           (talker["channels"] * len(talker["planes"])) % talker["heads"] != 0,

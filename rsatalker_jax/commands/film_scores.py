@@ -72,20 +72,20 @@ class Footage:
     capture: the person's.
     names: of the films.
     lengths: frames of each film.
-    places: of these frames in each film; empty where nothing but the capture is known.
     items: the capture's items, of all films.
     films: the conversations that the films show; empty where nothing but the capture is known.
     frames: numbers of their frames in the conversations, of all films; in the capture where there are none.
+    places: of the frames in each film; empty where there are none.
   """
 
   run: TrainedRun
   capture: Capture
   names: list[str]
   lengths: list[int]
-  places: list[np.ndarray]
   items: np.ndarray
   films: list[FilmedConversation]
   frames: np.ndarray
+  places: Sequence[np.ndarray] = ()
 
   @classmethod
   def choose(cls, run: TrainedRun, films: list[FilmedConversation], choose: Callable[[int], np.ndarray]) -> "Footage":
@@ -93,7 +93,7 @@ class Footage:
     chosen = [choose(len(film.items)) for film in films]
     join = lambda name: np.concatenate([getattr(film, name)[places] for film, places in zip(films, chosen)])
     lengths = [len(places) for places in chosen]
-    return cls(run, films[0].capture, name_films(films), lengths, chosen, join("items"), films, join("frames"))
+    return cls(run, films[0].capture, name_films(films), lengths, join("items"), films, join("frames"), chosen)
 
   @property
   def film(self) -> Film:
@@ -198,7 +198,7 @@ def score_films(
     for folder, run in found.items():
       capture = run.talker.open_capture(folder, split)
       for part, items in (still, _spread(len(capture), count)), (moving, np.arange(min(count, len(capture)))):
-        part.append(Footage(run, capture, [folder.name], [len(items)], [], items, [], capture.timesteps[items]))
+        part.append(Footage(run, capture, [folder.name], [len(items)], items, [], capture.timesteps[items]))
   else:
     count = -(-config.frames // sum(map(len, people)))
     of = lambda films: runs[films[0].capture.root.resolve()]

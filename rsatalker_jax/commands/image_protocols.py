@@ -1,7 +1,7 @@
 """What image-based baselines are asked for when they are scored: frames of films, told more or less of the answer."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -44,7 +44,7 @@ class MethodRun:
 
   def draw(
       self,
-      places: list[Int[np.ndarray, "_"]],
+      places: Sequence[Int[np.ndarray, "_"]],
       pose: Callable[[], FlamePose] | None,
       *,
       chunk: int,

@@ -1,5 +1,6 @@
 """FaceFormer: the scan against recomputing everything for each frame, its wiring, teacher forcing, units, gradients."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,12 +102,33 @@ def test_dropout_is_drawn_in_training_alone(forced):
   np.testing.assert_array_equal(model.apply(variables, *INPUTS), make_variables()[0].apply(variables, *INPUTS))
 
 
-def test_each_dropout_of_the_roll_out_is_of_its_own_frame():
-  """A clip whose frames are alike but for what is drawn: with embedding, alignment or layer alone left to chance."""
+@pytest.mark.parametrize("method", ["roll_out", "predict"])
+def test_every_dropout_is_asked(method):
+  """That of the embedding, of attention's weights to the past and to the voice, on the three branches and in the MLP."""
+  model, variables = make_variables(dropout=0.5)
+  voice = jnp.ones((FRAMES, 8))
+  given = (voice,) if method == "roll_out" else (MOTION, voice)
+  for deterministic in (False, True):
+    asked = {}
+
+    def note(call, args, kwargs, context):
+      if isinstance(context.module, nn.Dropout):
+        said = kwargs.get("deterministic", context.module.deterministic)
+        asked.setdefault(context.module.path[-2:], []).append(said)
+      return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+      options = dict(deterministic=deterministic, method=method, rngs={"dropout": jax.random.key(0)})
+      jax.eval_shape(lambda: model.apply(variables, *given, **options))
+    paths = {("drop",), ("layer", "drop"), ("self_attention", "drop"), ("memory_attention", "Dropout_0")}
+    assert {path: set(said) for path, said in asked.items()} == dict.fromkeys(paths, {deterministic})
+
+
+def test_each_frame_of_a_roll_out_draws_its_own():
+  """Of a clip whose frames are alike but for what is drawn in the scan."""
   model, variables = make_variables(dropout=0.5, period=1)
-  voice = jnp.zeros((20, 8))
+  variables["params"]["layer"]["memory_attention"]["out"] = {"kernel": jnp.zeros((8, 8)), "bias": jnp.zeros(8)}
   drop = dict(deterministic=False, rngs={"dropout": jax.random.key(0)})
-  embedded = model.apply(variables, voice, np.arange(20), False, method="_embed", rngs=drop["rngs"])
-  assert 0.3 < np.mean(embedded == 0) < 0.7
-  changes = lambda **drawn: np.abs(np.diff(model.apply(variables, voice, method="roll_out", **drawn)[10:], axis=0)).max()
+  made = lambda **drawn: model.apply(variables, jnp.zeros((20, 8)), method="roll_out", **drawn)
+  changes = lambda **drawn: np.abs(np.diff(made(**drawn)[10:], axis=0)).max(axis=1).min()
   assert changes() < 1e-3 < 0.1 < changes(**drop)

@@ -33,7 +33,7 @@ def small_config(**sizes):
   config.gaussians.capacity = 150
   config.avatar.steps = 8
   config.baselines.gaussiantalker.loss.lpips = 0.0  # Its network needs 32 pixels.
-  config.baselines.gaussiantalker.update(dict(coarse_steps=4, planes=(4, 8), channels=4, hidden=8, **sizes))
+  config.baselines.gaussiantalker.update(dict(coarse_steps=4, warmup=2, planes=(4, 8), channels=4, hidden=8, **sizes))
   return config
 
 
@@ -205,7 +205,8 @@ def test_terms_are_what_they_are_named(head):
 def test_rates_fall_in_each_phase_and_begin_the_second_anew(head):
   method = make_method(head)
   rate = method.rates(8)["network"]
-  np.testing.assert_allclose([rate(0), rate(2), rate(4), rate(8)], [1e-3, 1e-3 * 0.1**0.5, 1e-3, 1e-4], rtol=1e-5)
+  wanted = [1e-3, 1e-3 * 0.1**0.5, 0.0, 0.5e-3, 1e-3, 1e-3 * 0.1**0.5, 1e-4]
+  np.testing.assert_allclose([rate(step) for step in (0, 2, 4, 5, 6, 7, 8)], wanted, rtol=1e-5)
   assert set(method.transforms(8)) == {
       "avatar/means", "avatar/quats", "avatar/log_scales", "avatar/opacity_logits", "avatar/sh", "gaussiantalker/planes", "gaussiantalker",
   }  # fmt: skip

@@ -143,22 +143,23 @@ def test_eyes_and_brows_are_found_by_name(head):
   assert not unnamed.eyes(expression).any() and unnamed.upper_face(expression).shape == (4, 7)
 
 
-def test_boxes_enclose_the_vertices_as_the_camera_sees_them():
+def test_boxes_enclose_the_vertices_as_the_camera_sees_them(monkeypatch):
+  monkeypatch.setattr(boxes, "_CHUNK", 2)  # Of three frames.
   head = load_head("assets/head/demo_head.npz")
-  flame = flame_of(3, 2)
+  flame = flame_of(3, 3)
   flame["expression"] = np.clip(flame["expression"], 0, 0.3)
   shape, offset = np.asarray(head.identities[1]), 1e-3 * np.random.default_rng(1).normal(size=head.v_template.shape).astype(np.float32)
   view = np.diag([1.0, -1, -1, 1]).astype(np.float32)
   view[:3, 3] = [0.0, 0.0, 1.1]
   intrinsics = np.array([[800, 0, 120], [0, 700, 130], [0, 0, 1]], np.float32)
-  found = boxes.Boxes.of(head, shape, offset).find(flame, np.stack([view] * 2), np.stack([intrinsics] * 2))
+  found = boxes.Boxes.of(head, shape, offset).find(flame, np.stack([view] * 3), np.stack([intrinsics] * 3))
   region, names = np.asarray(head.region_masks), list(head.region_names)
   face = np.unique(np.asarray(head.faces)[region[[names.index(n) for n in names if n not in ("scalp", "neck")]].any(axis=0)])
   template = np.asarray(head.v_template)
   nose = face[np.argmax(template[face, 2])]
   parts = {"face": face, "lower": face[template[face, 1] <= template[nose, 1]]}
   lips = np.unique(np.asarray(head.faces)[region[names.index("lips")]])
-  for i in range(2):
+  for i in range(3):
     vertices = np.asarray(head_vertices(head, shape=shape, static_offset=offset, **{k: x[i] for k, x in flame.items()}))
     seen = vertices @ view[:3, :3].T + view[:3, 3]
     pixels = np.stack([800 * seen[:, 0] / seen[:, 2] + 120, 700 * seen[:, 1] / seen[:, 2] + 130], axis=1)

@@ -156,7 +156,16 @@ def test_dropout_is_drawn_in_training_alone():
   terms = lambda seed: model.apply(
       variables, *INPUTS, MOTION, progress=0.0, method="training_terms", rngs={"dropout": jax.random.key(seed)}
   )
-  assert all(terms(0)[name] != terms(1)[name] for name in ("motion", "reading"))
+  asked = set()
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, nn.Dropout):
+      asked.add((context.module.path[0], kwargs.get("deterministic", context.module.deterministic)))
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    assert terms(0)["motion"] != terms(1)["motion"]
+  assert asked == {("layer", False), ("lip_reader", False)}
   np.testing.assert_array_equal(model.apply(variables, *INPUTS), make_variables()[0].apply(variables, *INPUTS))
 
 

@@ -88,6 +88,13 @@ def test_padded_clips_equal_clips_alone(form, frames):
   np.testing.assert_allclose(apply(padded)[:frames], alone, atol=2e-5 * np.abs(alone).max())
 
 
+def test_turns_of_the_same_inputs_differ_by_chance_alone():
+  inputs = {name: np.broadcast_to(x[:1], (100, x.shape[-1])) for name, x in make_inputs(100).items()}
+  for head, differ in (("diffusion", True), ("regression", False)):
+    turns = make(head=head)[2](inputs).reshape(4, 25, 56)
+    assert (np.abs(turns[2] - turns[3]).max() > 0.1) == differ
+
+
 def test_batches_are_their_clips():
   model, variables, apply = make()
   inputs = make_inputs(60, 2)
@@ -203,21 +210,40 @@ class Oracle(nn.Module):
     return clean, jnp.broadcast_to(2 * (best - low) / (high - low) - 1, noisy.shape)
 
 
-@pytest.mark.parametrize("temperature, deviation", [(1.0, 0.6), (0.0, None)])
-def test_five_steps_of_the_best_denoiser_give_the_motion_its_distribution(monkeypatch, temperature, deviation):
+def expected_deviation(learned, temperature):
+  """Of what the best denoiser makes of noise in five steps: a step back is linear in x_k."""
+  process, total = make_diffusion(spread_times(5)), 1.0
+  for k in reversed(range(5)):
+    signal, noise = process.signal[k + 1], process.noise[k + 1]
+    trust = 0.36 * signal / (0.36 * signal**2 + noise**2)
+    gain = process.clean_weight[k] * trust + process.noisy_weight[k]
+    left = 0.36 * noise**2 / (0.36 * signal**2 + noise**2) if learned else 0.0
+    added = np.exp(process.log_posterior[k]) + process.clean_weight[k] ** 2 * left
+    total = gain**2 * total + (temperature**2 * added if k else 0)
+  return np.sqrt(total)
+
+
+@pytest.mark.parametrize("learned, temperature", [(True, 1.0), (False, 1.0), (True, 0.5)])
+def test_five_steps_of_the_best_denoiser_give_the_motion_its_distribution(monkeypatch, learned, temperature):
   monkeypatch.setattr(timar, "FrameDenoiser", Oracle)
-  model = timar.Timar(motion_config(), **SMALL | dict(head="diffusion", temperature=temperature))
-  assert model.samples and not timar.Timar(motion_config(), **SMALL).samples and model.causal_form
+  changes = dict(head="diffusion", learned_variance=learned, temperature=temperature)
+  model = timar.Timar(motion_config(), **SMALL | changes)
   variables = model.init(KEY, **make_inputs(2), social=SOCIAL)
   z = jnp.linspace(-2, 2, 25)[:, None] * jnp.ones(8)
   draw = lambda key: model.apply(variables, z, key, jnp.arange(25), method="_denoise")
   drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(KEY, 100)))
-  # 5600 values a frame.
+  # 5600 values a frame. Where the variance is the true one and no noise is taken away, the deviation is the motion's.
+  deviation = expected_deviation(learned, temperature)
+  assert (abs(deviation - 0.6) < 0.001) == (learned and temperature == 1)
   np.testing.assert_allclose(drawn.mean(axis=(0, 2)), z[:, 0], atol=0.04)
-  if deviation:
-    np.testing.assert_allclose(drawn.std(axis=(0, 2)), deviation, atol=0.03)
-  else:
-    assert drawn.std(axis=(0, 2)).max() < 0.2
+  np.testing.assert_allclose(drawn.std(axis=(0, 2)), deviation, atol=0.03)
+  assert drawn[0].std(axis=1) == pytest.approx(deviation, abs=0.2) and np.abs(np.corrcoef(drawn[:, 0].ravel(), drawn[:, 1].ravel())[0, 1]) < 0.1
+
+
+def test_what_it_says_of_itself():
+  make_one = lambda **changes: timar.Timar(motion_config(), **SMALL | changes)
+  assert make_one(head="diffusion").samples and not make_one().samples
+  assert make_one().causal_form and make_one(average=0.5).average == 0.5
 
 
 def test_the_head_begins_at_the_mean_and_follows_time_motion_and_condition():
@@ -243,6 +269,8 @@ def test_the_losses_begin_at_those_of_the_mean_motion():
     np.testing.assert_allclose(terms[name], np.square(target[..., group]).mean(), rtol=1e-4)
   # Of 200 times: large where the noise is little, and of the size of its mean over all times.
   assert terms.keys() == MOTION_GROUPS.keys() | {"variance"} and 1 < terms["variance"] < 200
+  terms = training_terms(inputs, motion_b, head="diffusion", mask_low=1.0, learned_variance=False)
+  assert terms.keys() == MOTION_GROUPS.keys()
 
 
 def test_dropout_is_drawn_in_training_alone():

@@ -335,7 +335,7 @@ def test_a_bank_is_scored_person_by_person(monkeypatch, world):
   config.data.captures = ["moved/ann", "moved/bob"]
   recorded = config.to_dict() | {"data": config.data.to_dict() | {"captures": ["some/ann", "some/bob"]}}
 
-  def load_one(workdir, stages, person):
+  def load_one(workdir, stages, person, image_methods):
     own = recorded["data"] | {"capture": f"some/{person}"}
     return evaluate.TrainedRun(evaluate.ConfigDict(recorded | {"data": own}), None, {}, {}, person)
 
@@ -397,11 +397,12 @@ def test_frames_of_several_chunks_and_films_stand_where_they_belong(monkeypatch)
   values = np.float32([0.1, 0.3, 0.9, 0.2, 0.8])
   drawn = np.float32([0.2, 0.25, 0.9, 0.6, 0.5])
   images = np.tile(drawn[:, None, None, None], (1, 12, 12, 3))
-  monkeypatch.setattr(film_scores, "render_sequence", lambda *_: iter(np.split(images, [2])))
+  monkeypatch.setattr(film_scores, "render_sequence", lambda *_, chunk: iter(np.split(images, [2])))
+  monkeypatch.setattr(film_scores.LipCrops, "of", lambda run, capture: None)
   capture = FakeCapture(values, 12, np.arange(5), np.zeros(5, int))
-  run = types.SimpleNamespace(talker=None, avatar=None)
+  run = types.SimpleNamespace(talker=None, avatar=None, params={}, draws_images=False)
   footage = film_scores.Footage(run, capture, ["a", "b"], [3, 2], np.arange(5), [], np.array([7, 8, 9, 0, 4]))
-  each, sheet = film_scores._score_footage(footage, None, ())
+  each, sheet = film_scores._score_footage(footage, film_scores._draw_rows(footage, None, ()), ())
   assert {name: rows["tracked motion"]["frame"] for name, rows in each.items()} == {"a": [7, 8, 9], "b": [0, 4]}
   found = each["a"]["tracked motion"]["l1"] + each["b"]["tracked motion"]["l1"]
   np.testing.assert_allclose(found, np.abs(values - drawn), atol=1e-5)  # Float32 sums of 432 pixels.
@@ -416,7 +417,7 @@ def test_flicker_compares_frames_that_follow_each_other(monkeypatch):
   timesteps, cameras = np.array([0, 1, 5, 6, 7, 8]), np.array([0, 0, 0, 0, 1, 1])
   capture = FakeCapture(values, 2, timesteps, cameras)
   frames = (np.sqrt(values)[:, None, None, None] * np.ones((1, 2, 2, 3))).astype(np.float32)
-  drawn = lambda talker, mesh, avatar, flame, camera, offsets: iter(np.split(frames, [1, 3]))  # A frame, two, three.
+  drawn = lambda talker, mesh, avatar, flame, camera, offsets, chunk: iter(np.split(frames, [1, 3]))  # A frame, two, three.
   monkeypatch.setattr(film_scores, "render_sequence", drawn)
   run = types.SimpleNamespace(talker=None, avatar=None)
   footage = lambda lengths: film_scores.Footage(run, capture, ["f"] * len(lengths), lengths, np.arange(6), [], np.zeros(0, int))

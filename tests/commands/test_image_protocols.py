@@ -141,6 +141,7 @@ def test_another_methods_checkpoint_is_refused(world, trained, tmp_path):
         ({"data.captures": ("a", "b")}, "data.captures"),
         ({"avatar.method": "nerf"}, "avatar.method"),
         ({"baselines.gaussiantalker.coarse_steps": 4}, "baselines.gaussiantalker.coarse_steps"),
+        ({"gaussians.num_gaussians": 200}, "gaussians.num_gaussians"),
         ({"baselines.gaussiantalker.heads": 3}, "baselines.gaussiantalker.heads"),
     ],
 )
@@ -174,7 +175,8 @@ class FixedLips:
 def test_lips_are_compared_where_each_pose_puts_them(monkeypatch):
   """A picture that is the film's, moved, has the film's lips; one that is not moved with its pose has others."""
   truth = np.random.default_rng(0).uniform(size=(3, 64, 64, 3)).astype(np.float32)
-  middle, moved = np.full((3, 2), 32.0, np.float32), np.full((3, 2), [37.0, 29.0], np.float32)
+  shifts = np.array([[5, -3], [-4, 2], [1, 6]])  # To the right and down, of each frame.
+  middle, moved = np.full((3, 2), 32.0, np.float32), (32 + shifts).astype(np.float32)
   capture = types.SimpleNamespace(read_cameras=lambda items: None)
   film = types.SimpleNamespace(images=lambda start, count: truth[start : start + count], flame={"eyes": middle})
   footage = types.SimpleNamespace(
@@ -182,7 +184,7 @@ def test_lips_are_compared_where_each_pose_puts_them(monkeypatch):
   )  # fmt: skip
   monkeypatch.setattr(film_scores.LipCrops, "of", lambda run, capture: FixedLips())
   chunks = lambda images: iter([images[:2], images[2:]])
-  rolled = np.roll(truth, (-3, 5), axis=(1, 2))
+  rolled = np.stack([np.roll(image, (y, x), axis=(0, 1)) for image, (x, y) in zip(truth, shifts)])
   drawn = {
       "the same": image_protocols.Drawn(chunks(truth), {"eyes": middle}),
       "moved": image_protocols.Drawn(chunks(rolled), {"eyes": moved}),
@@ -192,7 +194,7 @@ def test_lips_are_compared_where_each_pose_puts_them(monkeypatch):
   l1 = lambda row, name: np.array(each["a"][row][name] + each["b"][row][name])
   assert not l1("the same", "lips/l1").any() and not l1("moved", "lips/l1").any() and l1("not moved", "lips/l1").all()
   assert l1("moved", "l1").all() and not l1("not moved", "l1").any()
-  wanted = np.abs(truth[:, 13:45, 21:53] - truth[:, 16:48, 16:48]).mean(axis=(1, 2, 3))
+  wanted = [np.abs(image[16 + y : 48 + y, 16 + x : 48 + x] - image[16:48, 16:48]).mean() for image, (x, y) in zip(truth, shifts)]
   np.testing.assert_allclose(l1("not moved", "lips/l1"), wanted, rtol=1e-5)
   assert sheet.shape == (5 * 64, 3 * 64, 3)  # Truth, three rows, error.
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from rsatalker_jax.head import FlamePose, HeadModel, face_mask, find_lips, head_vertices, region_mask, select_vertices
 
 _LIP_MARGIN = 1.2  # Of the lips' square, as a share of their larger side.
+_CHUNK = 256  # Frames that are posed at once.
 _NO_BOX = np.zeros(4, np.float32)
 
 
@@ -55,12 +56,17 @@ class Boxes:
   ) -> dict[str, Float[np.ndarray, "T 4"]]:
     """Left, top, right and bottom in pixels, which may lie outside the picture, of frames: "face", "lower", and "lips", a
     square. Without area where the head has no such part."""
-    corners = jax.vmap(self._corners)({name: jnp.asarray(x) for name, x in flame.items()}, world_to_camera, intrinsics)
-    return {name: np.asarray(box, np.float32) for name, box in corners.items()}
+    count, parts = len(intrinsics), []
+    for start in range(0, count, _CHUNK):
+      # The last frames are filled up: one shape, one compilation.
+      numbers = np.minimum(np.arange(start, start + min(_CHUNK, count)), count - 1)
+      shown = {name: np.asarray(x)[numbers] for name, x in flame.items()}
+      found = self._corners(shown, np.asarray(world_to_camera)[numbers], np.asarray(intrinsics)[numbers])
+      parts.append({name: np.asarray(box, np.float32)[: count - start] for name, box in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
   @functools.cached_property
   def _corners(self):
-    @jax.jit
     def corners(flame, world_to_camera, intrinsics):
       vertices = head_vertices(self.head, shape=self.shape, static_offset=self.static_offset, **flame)
       seen = (vertices @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]) @ intrinsics.T
@@ -70,7 +76,7 @@ class Boxes:
       middle, reach = (lips[:2] + lips[2:]) / 2, _LIP_MARGIN * jnp.max(lips[2:] - lips[:2]) / 2
       return {"face": enclose(self.face), "lower": enclose(self.lower), "lips": jnp.concatenate([middle - reach, middle + reach])}
 
-    return corners
+    return jax.jit(jax.vmap(corners))
 
 
 def box_mask(box: Float[Array, "*b 4"], width: int, height: int) -> Float[Array, "*b H W"]:

@@ -17,6 +17,7 @@ Written from the facts that paper and released code state, without their code. W
     | changes of places in units of 2 cm | in the tracker's, of which a face is 1.5 high |
     | pruning sees the planes' opacities | the optimizer's stale ones |
     | density control by the config's `density`, as our avatar's | clone and split above 1e-3, no reset |
+    | rates rise at the beginning of the second phase | they jump |
     | hundreds of steps of 2 frames | 7,999 of 1, then 10,000 of 32 |
 '''
 
@@ -323,10 +324,16 @@ class GaussianTalker(ImageMethod):
     return terms, {"overflow": output.overflow, "intersections": output.intersections, "radii": output.radii}
 
   def rates(self, steps: int) -> dict[str, optax.Schedule]:
-    """Learning rates: they fall log-linearly in each phase, and those of the network begin the second one anew."""
+    """Learning rates: they fall log-linearly in each phase. In the second one they rise first, since the moments of what the
+    first has not moved are zero in an Adam that has counted its steps: it would begin with three times the rate."""
     coarse, sizes = self.sizes.coarse_steps, self.sizes
     fall = lambda rate, steps: optax.exponential_decay(rate, max(steps, 1), sizes.final_share)
-    twice = lambda rate: optax.join_schedules([fall(rate, coarse), fall(rate, steps - coarse)], [coarse])
+
+    def twice(rate):
+      warmup = min(sizes.warmup, (steps - coarse) // 2)
+      parts = [fall(rate, coarse), optax.linear_schedule(0.0, rate, max(warmup, 1)), fall(rate, steps - coarse - warmup)]
+      return optax.join_schedules(parts, [coarse, coarse + warmup])
+
     return {name: twice(rate) for name, rate in sizes.learning_rates.items()}
 
   def mean_rate(self, steps: int) -> optax.Schedule:
