@@ -222,6 +222,36 @@ def test_eyes_are_jittered_by_one_method_alone_and_not_for_the_torso(head):
   assert shift == 0 and frame == 1 and pixels.min(axis=0).tolist() == [0, 0] and pixels.max(axis=0).tolist() == [SIZE - 1] * 2
 
 
+@pytest.mark.parametrize("step", [20, 80])
+def test_what_rays_are_compared_with(head, step, monkeypatch):
+  """The head alone over what is behind the rays: random colours, or the background where squares are to be pictures."""
+  method, asked = make_method(head), []
+  transparent = ernerf.Rays(jnp.zeros((1024, 3)), *[jnp.zeros(1024)] * 4)
+
+  def render(params, occupied, drive, pixels, **_):
+    asked.append(np.floor(pixels).astype(int))
+    return transparent, (None, None)
+
+  def stop(switches, rays, target, in_face, in_lower, progress, fine_tuned, samples):
+    raise _Rendered(*map(np.asarray, (rays.color, target, in_face, in_lower, progress, fine_tuned, samples)))
+
+  method._render, method._apply = render, lambda *arguments, method: jnp.zeros(32)
+  monkeypatch.setattr(ernerf, "head_terms", stop)
+  batch = batch_of(head)
+  with pytest.raises(_Rendered) as rendered:
+    method._learn_head({}, None, jnp.int32(step), one(batch) | {"shoulders": SHOULDERS}, jax.random.key(0))
+  behind, target, in_face, in_lower, progress, fine_tuned, samples = rendered.value.args
+  (x, y), boxes = asked[0].T, one(batch["boxes"])
+  seen = (DISC & (SHOULDERS == 0))[y, x]
+  np.testing.assert_allclose(target, np.where(seen[:, None], np.array([200, 120, 40]) / 255, behind), atol=1e-6)
+  assert 0.1 < seen.mean() < 0.9
+  assert np.all(behind == 1) if step == 80 else np.ptp(behind, axis=0).min() > 0.95
+  for found, name in ((in_face, "face"), (in_lower, "lower")):
+    left, top, right, bottom = boxes[name]
+    np.testing.assert_array_equal(found, (x >= left) & (x < right) & (y >= top) & (y < bottom))
+  assert (progress, fine_tuned, samples) == ((1, True, 6) if step == 80 else (0.25, False, 6))
+
+
 # --- What is learnt when
 
 

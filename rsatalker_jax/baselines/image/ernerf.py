@@ -403,7 +403,8 @@ class ErNerf(ImageMethod):
     zero = lambda: jnp.zeros(())
     return terms | {
         "shift": jax.lax.cond(shifts, shifted, zero),
-        "lpips": jax.lax.cond(fine_tuned, perceived, zero),
+        # LPIPS's weights need not be installed where nothing is fine-tuned.
+        "lpips": jax.lax.cond(fine_tuned, perceived, zero) if self.lips_steps else zero(),
         "torso": jnp.zeros(()),
         "torso_points": jnp.zeros(()),
     }
