@@ -54,7 +54,7 @@ def test_a_noised_motion_has_the_share_of_its_time(times):
 def test_the_step_back_is_bayes_rule(times):
   """x_(k−1) given x_0 is N(√ᾱ' x_0, 1 − ᾱ'), x_k given it N(√α x_(k−1), β): the product of two Gaussians."""
   process = diffusion.make_diffusion(times)
-  left, before, beta = tables(times)
+  _, before, beta = tables(times)
   clean, noisy, noise = 0.7, -0.4, 1.3
   for k in (1, len(times) // 2, len(times) - 1):
     precision = 1 / (1 - before[k]) + (1 - beta[k]) / beta[k]

@@ -121,7 +121,7 @@ def test_every_dropout_is_asked(method):
       options = dict(deterministic=deterministic, method=method, rngs={"dropout": jax.random.key(0)})
       jax.eval_shape(lambda: model.apply(variables, *given, **options))
     paths = {("drop",), ("layer", "drop"), ("self_attention", "drop"), ("memory_attention", "Dropout_0")}
-    assert {path: set(said) for path, said in asked.items()} == dict.fromkeys(paths, {deterministic})
+    assert {path: set(said) for path, said in asked.items()} == {path: {deterministic} for path in paths}
 
 
 def test_each_frame_of_a_roll_out_draws_its_own():

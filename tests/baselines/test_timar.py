@@ -17,8 +17,8 @@ from rsatalker_jax.types import MOTION_GROUPS
 
 SMALL = dict(
     features=8, layers=1, heads=2, mlp_ratio=2, context=2, joined=False, speech_hidden=6, speech_layers=1, speech_kernel=3, dropout=0.0,
-    mask_low=0.7, user_dropout=0.0, head="regression", head_features=8, head_layers=1, draws=2, learned_variance=True, sampling_steps=5, temperature=1.0,
-    feedback=False, average=0.0,
+    mask_low=0.7, user_dropout=0.0, head="regression", head_features=8, head_layers=1, draws=2, learned_variance=True,
+    sampling_steps=5, temperature=1.0, feedback=False, average=0.0,
 )  # fmt: skip
 KEY = jax.random.key(3)
 SOCIAL = jnp.zeros(8)
@@ -96,7 +96,7 @@ def test_turns_of_the_same_inputs_differ_by_chance_alone():
 
 
 def test_batches_are_their_clips():
-  model, variables, apply = make()
+  *_, apply = make()
   inputs = make_inputs(60, 2)
   both = apply(inputs)
   for i in range(2):
@@ -261,8 +261,9 @@ def test_the_head_begins_at_the_mean_and_follows_time_motion_and_condition():
 def test_the_losses_begin_at_those_of_the_mean_motion():
   """The head then says 0: errors are the target's squares, averaged over group and frames."""
   inputs, motion_b = make_inputs(50, 2), make_inputs(50, 2, seed=1)["motion_a"]
-  model, variables, _ = make(head="diffusion", mask_low=1.0)
-  params = variables["params"] | {"denoiser": variables["params"]["denoiser"] | {"out": jax.tree.map(jnp.zeros_like, variables["params"]["denoiser"]["out"])}}
+  _, variables, _ = make(head="diffusion", mask_low=1.0)
+  denoiser = variables["params"]["denoiser"]
+  params = variables["params"] | {"denoiser": denoiser | {"out": jax.tree.map(jnp.zeros_like, denoiser["out"])}}
   terms = training_terms(inputs, motion_b, variables | {"params": params}, head="diffusion", mask_low=1.0)
   target = (motion_b - variables["statistics"]["motion_mean"]) / variables["statistics"]["motion_std"]
   for name, group in MOTION_GROUPS.items():

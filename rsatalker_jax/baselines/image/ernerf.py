@@ -348,7 +348,7 @@ class ErNerf(ImageMethod):
     return jax.tree.map(jnp.mean, terms), {}
 
   def _learn_head(self, params, occupied, step, example, key) -> dict[str, Array]:
-    size, width = self.sizes.crop, self.subject.width
+    size = self.sizes.crop
     keys = jax.random.split(key, 5)
     fine_tuned = step >= self.head_steps
     in_lips = step % 2 == 0
