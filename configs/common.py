@@ -265,9 +265,9 @@ def base_config() -> ConfigDict:
           heads=2,  # Of the attention [2].
           layers=1,  # [1 or 2]
           learning_rates=ConfigDict(dict(
-              means=8e-5,  # Metres [1.6e-4 of the scene's extent].
+              means=4e-5,  # Metres [1.6e-4 of the scene's extent].
               quats=1e-2,  # [1e-3]
-              log_scales=3e-2,  # [5e-3]
+              log_scales=5e-3,  # [5e-3]
               opacity_logits=5e-2,  # [5e-2]
               sh=2e-2,  # [2.5e-3]
               planes=1e-2,  # [1.6e-3]
@@ -275,7 +275,8 @@ def base_config() -> ConfigDict:
           )),
           warmup=50,  # Steps over which the rates rise when things begin to move [0].
           final_share=0.1,  # Of the rates, to which they fall in each phase [0.01 of positions', 0.1 of the networks'; others stay].
-          loss=ConfigDict(dict(l1=0.8, dssim=0.2, lips=0.4, mask=0.4, lpips=0.01)),  # [the same; lpips: VGG16's features]
+          max_size=0.015,  # Metres: standard deviations above it are penalised [pruned above 0.1 of the scene's extent].
+          loss=ConfigDict(dict(l1=0.8, dssim=0.2, lips=0.4, mask=0.4, size=1.0, lpips=0.01)),  # [no size; lpips: VGG16's features]
       )),
       # ER-NeRF and SyncTalk (rsatalker_jax.baselines.image.ernerf). Of the steps ER-NeRF spends 31 % on the head, 8 % on its
       # lips and the rest on the torso, SyncTalk 24, 16 and 60 %.

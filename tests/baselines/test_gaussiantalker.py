@@ -170,6 +170,16 @@ def test_gradients_are_finite_and_reach_what_the_phase_trains(head, moves):
   assert own == {"means", "quats", "log_scales"} | ({"opacity_logits", "sh"} if moves else set())
 
 
+def test_nothing_is_drawn_larger_than_the_largest(head):
+  method, drive = make_method(head), drive_of(head)
+  params, buffers = method.init(jax.random.key(0))
+  pictures = []
+  for size in (0.015, 0.1):
+    params["avatar"]["log_scales"] = jnp.full_like(params["avatar"]["log_scales"], np.log(size))
+    pictures.append(jax.jit(method.draw)(params, buffers, drive)["image"])
+  np.testing.assert_array_equal(*pictures)
+
+
 def test_it_learns_two_frames(head):
   method, batch = make_method(head), batch_of(head)
   params, buffers = method.init(jax.random.key(0))
@@ -193,13 +203,17 @@ def test_terms_are_what_they_are_named(head):
   """By hand, of the picture that is drawn; the lips' term looks at their box alone."""
   method, batch = make_method(head), batch_of(head)
   params, buffers = method.init(jax.random.key(0))
-  output = jax.jit(lambda p: method._render(p, buffers, batch["drive"], {}))(params)
+  params["avatar"]["log_scales"] = params["avatar"]["log_scales"].at[0, 1].set(np.log(0.015) + 3)
+  draw = lambda p: method._rasterize(method._find_gaussians(p, buffers, batch["drive"]), buffers, batch["drive"], {})
+  output = jax.jit(draw)(params)
   terms, frames = jax.jit(lambda p: method.loss(p, buffers, batch, None, None, {}))(params)
   error = np.abs(np.asarray(output.image) - batch["image"] / 255.0)
   np.testing.assert_allclose(terms["l1"], 0.8 * error.mean(), rtol=1e-5)
   np.testing.assert_allclose(terms["lips"], 0.4 * error[:, 8:16, 8:16].mean(), rtol=1e-5)
   np.testing.assert_allclose(terms["mask"], 0.4 * np.abs(np.asarray(output.alpha) - batch["mask"] / 255.0).mean(), rtol=1e-5)
-  assert set(terms) == {"l1", "dssim", "lips", "mask"} and frames["radii"].shape == (2, 150)
+  sizes = np.maximum(np.asarray(params["avatar"]["log_scales"]) - np.log(0.015), 0)
+  np.testing.assert_allclose(terms["size"], sizes.mean(), rtol=1e-5)
+  assert set(terms) == {"l1", "dssim", "lips", "mask", "size"} and frames["radii"].shape == (2, 150)
 
 
 def test_rates_fall_in_each_phase_and_begin_the_second_anew(head):

@@ -17,6 +17,7 @@ Written from the facts that paper and released code state, without their code. W
     | changes of places in units of 2 cm | in the tracker's, of which a face is 1.5 high |
     | pruning sees the planes' opacities | the optimizer's stale ones |
     | density control by the config's `density`, as our avatar's | clone and split above 1e-3, no reset |
+    | Gaussians above `max_size` are penalised, and drawn no larger | pruned in the first phase, left alone in the second |
     | rates rise at the beginning of the second phase | they jump |
     | hundreds of steps of 2 frames | 7,999 of 1, then 10,000 of 32 |
 '''
@@ -260,20 +261,24 @@ class GaussianTalker(ImageMethod):
   # --- Drawing
 
   def draw(self, params: Params, buffers: Params, drive: Drive) -> dict[str, Array]:
-    output = self._render(params, buffers, drive, {})
+    output = self._rasterize(self._find_gaussians(params, buffers, drive), buffers, drive, {})
     return {"image": output.image, "overflow": output.overflow, "intersections": output.intersections}
 
-  def _render(self, params: Params, buffers: Params, drive: Drive, probes: Params) -> splat_kernels.RenderOutput:
-    moved = jax.lax.cond(
-        buffers[self.name]["moves"], self._move, self._colour, params["avatar"], params[self.name], drive
-    )
-    means, quats, binding = self._place(moved["means"], moved["quats"], buffers["avatar"]["binding"], drive)
+  def _find_gaussians(self, params: Params, buffers: Params, drive: Drive) -> dict[str, Array]:
+    """The Gaussians of every frame, as the phase has them."""
+    moves = buffers[self.name]["moves"]
+    return jax.lax.cond(moves, self._move, self._colour, params["avatar"], params[self.name], drive)
+
+  def _rasterize(
+      self, gaussians: dict[str, Array], buffers: Params, drive: Drive, probes: Params
+  ) -> splat_kernels.RenderOutput:
+    means, quats, binding = self._place(gaussians["means"], gaussians["quats"], buffers["avatar"]["binding"], drive)
     return splat_kernels.rasterize(
         means,
         quats,
-        jnp.exp(moved["log_scales"]),
-        jnp.where(binding == FREE, 0.0, jax.nn.sigmoid(moved["opacity_logits"])),
-        moved["sh"],
+        jnp.minimum(jnp.exp(gaussians["log_scales"]), self.sizes.max_size),
+        jnp.where(binding == FREE, 0.0, jax.nn.sigmoid(gaussians["opacity_logits"])),
+        gaussians["sh"],
         self.subject.camera(drive),
         background=jnp.asarray(self.subject.background),
         sh_degree=self.degree,
@@ -308,7 +313,8 @@ class GaussianTalker(ImageMethod):
   ) -> tuple[dict[str, Array], dict[str, Array]]:
     del key, step
     weights = self.sizes.loss
-    output = self._render(params, buffers, batch["drive"], probes)
+    gaussians = self._find_gaussians(params, buffers, batch["drive"])
+    output = self._rasterize(gaussians, buffers, batch["drive"], probes)
     true, mask = to_float(batch["image"]), to_float(batch["mask"])
     error = jnp.abs(output.image - true)
     lips = box_mask(batch["boxes"]["lips"], self.subject.width, self.subject.height)[..., None]
@@ -318,6 +324,8 @@ class GaussianTalker(ImageMethod):
         "dssim": weights.dssim * (1 - jnp.mean(image_metrics.ssim(output.image, true))),
         "lips": weights.lips * jnp.mean(jnp.sum(lips * error, axis=(1, 2, 3)) / (3 * inside)),
         "mask": weights.mask * jnp.mean(jnp.abs(output.alpha - mask)),
+        # What is hidden behind others has next to no gradient, of which Adam makes whole steps: it would grow over the background.
+        "size": weights.size * jnp.mean(jax.nn.relu(gaussians["log_scales"] - jnp.log(self.sizes.max_size))),
     }
     if weights.lpips:
       terms["lpips"] = weights.lpips * jnp.mean(image_metrics.lpips(output.image, true))
