@@ -260,7 +260,7 @@ def _score_footage(
     here = slice(start, start + len(true))
     for title, ours in rendered.items():
       found = scoring.score_each_frame([(ours, true)], lpips_nets)
-      if lips is not None:
+      if lips is not None and true_centres is not None:
         pair = lips.cut(ours, centres[title][here]), lips.cut(true, true_centres[here])
         found |= {f"lips/{name}": values for name, values in scoring.score_each_frame([pair], lpips_nets).items()}
       scores[title].append(found)

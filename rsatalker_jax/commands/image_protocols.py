@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -83,7 +84,8 @@ class MethodRun:
     camera = camera if camera in cameras else cameras.min()
     by_camera = np.flatnonzero(cameras == camera)
     in_order = by_camera[np.argsort(training.timesteps[by_camera], kind="stable")]
-    return training.read_flame(in_order[mirrored(frames, len(in_order))])
+    flame: Any = training.read_flame(in_order[mirrored(frames, len(in_order))])
+    return flame
 
 
 def mirrored(frames: Int[np.ndarray, "n"], length: int) -> Int[np.ndarray, "n"]:

@@ -1,5 +1,6 @@
 """The avatar stage of an image-based baseline: any of them learns from the films of one person by its own loss."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -131,7 +132,7 @@ def _make_room(method: ImageMethod, control: DensityControl, mesh: Mesh) -> Room
 def _make_hook(between: Between, film: DrivenFilm) -> Hook:
   def call(state: TrainState, step: int) -> TrainState:
     params, buffers = between.call(state.params, state.buffers, step, film)
-    return state.replace(params=params, buffers=buffers)
+    return dataclasses.replace(state, params=params, buffers=buffers)
 
   return Hook(between.due, call)
 

@@ -34,8 +34,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.spatial
 from jaxtyping import Array, Float, Int
-from scipy.spatial import cKDTree
 
 from rsatalker_jax.baselines.image import nerf_rendering as rendering
 from rsatalker_jax.baselines.image.audio import SpeechCode
@@ -208,7 +208,7 @@ def shift_term(
   """How much attention and uncertainty change where points are shifted: squares, pulled at the shifted points alone."""
   names = ("uncertainty", "audio_attention", "eye_attention")
   changes = [jnp.mean((shifted[name] - jax.lax.stop_gradient(seen[name])) ** 2) for name in names]
-  return 1e-5 * progress * sum(changes)
+  return 1e-5 * progress * jnp.sum(jnp.stack(changes))
 
 
 # --- The method
@@ -255,7 +255,7 @@ class ErNerf(ImageMethod):
   def _first_occupancy(self) -> Float[Array, "R R R"]:
     size = self.sizes.occupancy
     centres = rendering.cell_centres(size, self.lattice.half)
-    distance, _ = cKDTree(self._surface).query(centres)
+    distance, _ = scipy.spatial.KDTree(self._surface).query(centres)
     # Within the margin, or a cell's diagonal where that is more.
     reach = max(_MARGIN / self.unit, 2 * float(np.linalg.norm(self.lattice.half)) / size)
     return jnp.asarray((distance < reach).reshape((size,) * 3), jnp.float32)

@@ -28,7 +28,7 @@ def make_drive(
     intrinsics: Float[np.ndarray, "T 3 3"],
 ) -> Drive:
   """What drives frames in these poses; of the expression but what `Controls` tells is known."""
-  return {"speech": np.asarray(speech, np.float32)} | _seen_of(subject, flame, world_to_camera, intrinsics)
+  return {"speech": np.asarray(speech, np.float32), **_seen_of(subject, flame, world_to_camera, intrinsics)}
 
 
 def _seen_of(subject: Subject, flame: FlamePose, world_to_camera, intrinsics) -> Drive:

@@ -289,7 +289,8 @@ class GaussianTalker(ImageMethod):
 
   def _colour(self, gaussians: Params, network: Params, drive: Drive) -> dict[str, Array]:
     """The Gaussians of every frame in the first phase: all alike, in the planes' colours."""
-    seen = gaussians | self.network.apply({"params": network}, gaussians["means"], method="colour")
+    colours: Any = self.network.apply({"params": network}, gaussians["means"], method="colour")
+    seen = gaussians | colours
     frames = len(drive["eyes"])
     return {name: jnp.broadcast_to(x, (frames, *x.shape)) for name, x in seen.items()}
 

@@ -22,7 +22,7 @@ Params = dict[str, Any]
 # What drawing may know of frames (B leading): "speech" (15, D), features about each (`audio.speech_around`); "eyes" () and
 # "controls" (7), see `Controls`; "head" and "body" (4, 4), to the world (`joint_transforms`); "world_to_camera" (4, 4) and
 # "intrinsics" (3, 3).
-Drive = Mapping[str, Array]
+Drive = Mapping[str, Any]
 # Frames to learn from (B leading): "drive"; "image" (H, W, 3) and "mask" (H, W), the whole person's, as bytes; "frame" (),
 # its number among the training frames; "boxes", see `Boxes`; "flame", FLAME's parameters, by which labels are drawn.
 Batch = Mapping[str, Any]

@@ -44,7 +44,8 @@ def make_generator(config: MotionConfig, baselines: Mapping[str, Mapping[str, An
   """
   name = config.architecture
   if name == "rsatalker":
-    return MotionGenerator(config)
+    own: Any = MotionGenerator(config)
+    return own
   if name not in BASELINES:
     raise InputError("config", "generator.architecture", repr(name), " or ".join(map(repr, ("rsatalker", *BASELINES))))
   made = BASELINES[name]

@@ -109,7 +109,7 @@ class PeriodicAttention(nn.Module):
   ) -> tuple[Float[Array, "*b D"], Cache]:
     """Frame t alone; frames come in order, from 0 on."""
     split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)
-    slots = cache[0].shape[-3]
+    t, slots = jnp.asarray(t), cache[0].shape[-3]
     keys, values = (
         kept.at[..., t % slots, :, :].set(split(project(x))) for kept, project in zip(cache, (self.key, self.value))
     )

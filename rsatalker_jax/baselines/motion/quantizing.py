@@ -158,7 +158,7 @@ class PreNormLayer(nn.Module):
   ) -> tuple[Float[Array, "*b D"], Cache]:
     """Frame t alone, which sees itself and those before it that the cache has room for; frames come in order, from 0 on."""
     normed = self.attention_norm(x)
-    slots = cache[0].shape[-2]
+    t, slots = jnp.asarray(t), cache[0].shape[-2]
     keys, values = (
         kept.at[..., t % slots, :].set(project(normed)) for kept, project in zip(cache, (self.key, self.value))
     )
