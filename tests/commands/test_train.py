@@ -114,6 +114,7 @@ def test_what_is_compared_has_all_its_stages(world, variant):
   """Their parameters, optimizers and losses fit together, as shapes."""
   config = apply_variant(tiny_world.tiny_config(world), variant)
   config.gaussians.color_frames = 1
+  config.codes.window = config.motion.window = 32  # As many frames as L2L's codes need.
   inputs = StageInputs(config, make_talker(config), make_encoder(config.speech, None), sharding.make_mesh(), say=lambda _: None)
   for name in config.stages:
     stage = train.make_stage(inputs, name)
@@ -123,7 +124,7 @@ def test_what_is_compared_has_all_its_stages(world, variant):
     jax.eval_shape(stage.optimizer.init, params)
     batch = next(iter(stage.batches))
     with jax.set_mesh(stage.mesh):
-      jax.eval_shape(lambda *given: stage.loss(*given, key, np.int32(0)), params | stage.probes, buffers, batch)
+      jax.eval_shape(stage.loss, params | stage.probes, buffers, batch, key, np.int32(0))
 
 
 PROGRAM = """
