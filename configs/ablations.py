@@ -188,7 +188,7 @@ VARIANTS = {
     # Image-based talking heads, driven by speech: baselines of frames.
     "gaussiantalker": ("GaussianTalker, re-implemented", _IMAGE | {
         "avatar.method": "gaussiantalker",
-        "avatar.steps": 1800,
+        "avatar.steps": 700,
         "gaussians.capacity": 16_000,
     }),
     "ernerf": ("ER-NeRF, re-implemented", _IMAGE | {"avatar.method": "ernerf", "avatar.steps": 2500}),

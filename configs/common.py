@@ -257,7 +257,7 @@ def base_config() -> ConfigDict:
       # GaussianTalker (rsatalker_jax.baselines.image.gaussiantalker); spherical harmonics, first size and room of its Gaussians
       # are those of `gaussians`, and `density` controls them.
       gaussiantalker=ConfigDict(dict(
-          coarse_steps=300,  # Steps before anything moves [7,999].
+          coarse_steps=150,  # Steps before anything moves [7,999].
           torso="body",  # What the shoulders' Gaussians are fixed to: "body", or "head" [head, in the torso branch].
           planes=(32, 64),  # Texels along the planes' sides [64, 128] …
           channels=16,  # … and channels of each: attention is as wide as all [32].
