@@ -319,6 +319,7 @@ class GaussianTalker(ImageMethod):
     true, mask = to_float(batch["image"]), to_float(batch["mask"])
     error = jnp.abs(output.image - true)
     lips = box_mask(batch["boxes"]["lips"], self.subject.width, self.subject.height)[..., None]
+    live = (buffers["avatar"]["binding"] != FREE)[:, None]
     inside = jnp.maximum(jnp.sum(lips, axis=(1, 2, 3)), 1.0)
     terms = {
         "l1": weights.l1 * jnp.mean(error),
@@ -326,7 +327,7 @@ class GaussianTalker(ImageMethod):
         "lips": weights.lips * jnp.mean(jnp.sum(lips * error, axis=(1, 2, 3)) / (3 * inside)),
         "mask": weights.mask * jnp.mean(jnp.abs(output.alpha - mask)),
         # What is hidden behind others has next to no gradient, of which Adam makes whole steps: it would grow over the background.
-        "size": weights.size * jnp.mean(jax.nn.relu(gaussians["log_scales"] - jnp.log(self.sizes.max_size))),
+        "size": weights.size * jnp.mean(jnp.where(live, jax.nn.relu(gaussians["log_scales"] - jnp.log(self.sizes.max_size)), 0.0)),
     }
     if weights.lpips:
       terms["lpips"] = weights.lpips * jnp.mean(image_metrics.lpips(output.image, true))
