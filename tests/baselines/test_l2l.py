@@ -162,6 +162,14 @@ def test_the_past_and_its_order_count(variables):
   others = [np.where(np.arange(4) == i, -1, past) for i in range(4)] + [past[::-1].copy()]
   for other in others:
     assert np.abs(predict(variables, other, *speaker) - logits).max() > 1e-3
+  # A code that is not known is none of the codes.
+  last = [predict(variables, np.array([3, 1, 4, code]), *speaker) for code in range(-1, 12)]
+  assert all(np.abs(known - last[0]).max() > 1e-3 for known in last[1:])
+
+
+def test_the_larger_of_each_two_steps():
+  x = draw(2, 6, 3)
+  np.testing.assert_array_equal(l2l._halve(jnp.asarray(x)), x.reshape(2, 3, 2, 3).max(2))
 
 
 def test_a_padded_clip_is_the_clip_alone(variables):
