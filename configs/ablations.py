@@ -115,7 +115,14 @@ _l2l = _codes | {
 _distilled = {"baselines.facediffuser.distilled_steps": 2, "motion.steps": 3000}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 # An image-based baseline: no motion, and nothing that is trained with it.
-_IMAGE = {"stages": ("avatar",), "avatar.batch": 2}
+_IMAGE = {
+    "stages": ("avatar",),
+    "avatar.batch": 2,
+    # In as few steps as theirs.
+    "density.adaptive.start": 0,
+    "density.adaptive.stop": 350,
+    "density.adaptive.every": 50,
+}
 
 # By name: the row's title in tables, and what is other than in the config itself.
 VARIANTS = {

@@ -10,8 +10,6 @@ continues where it was stopped: what is trained and scored is left alone. Words 
 import pathlib
 import sys
 
-from absl import flags
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -24,11 +22,6 @@ from tools.degrade_tracking import write_degraded  # noqa: E402
 
 # Seeds by variant where --seeds is not given: where a run takes long, one.
 SEEDS = {"full": (0, 1, 2), "no_relation": (0, 1, 2), "no_motion_stage": (0, 1, 2), "no_avatar_stage": (0, 1, 2)}
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "The finished run.", required=True)
-_CONFIG = flags.DEFINE_string("config", "configs/demo.py", "The config that made it.")
-_VARIANTS = flags.DEFINE_list("variants", list(ABLATIONS), "Which.")
-_SEEDS = flags.DEFINE_list("seeds", None, "Of every variant; if not given those of docs/ablations.md.")
 
 
 def folder_of(workdir: str, variant: str, seed: int) -> pathlib.Path:
@@ -46,14 +39,15 @@ def commands_of(workdir: str, config: str, variant: str, seed: int, more: list[s
 
 
 def main(stray: list[str], more: list[str]) -> None:
-  training_runs.refuse(stray + [name for name in _VARIANTS.value if name not in ABLATIONS], list(ABLATIONS))
-  workdir = _WORKDIR.value
-  for variant in _VARIANTS.value:
-    for seed in map(int, _SEEDS.value or SEEDS.get(variant, (0,))):
+  variants = training_runs.VARIANTS.value or list(ABLATIONS)
+  training_runs.refuse(stray + [name for name in variants if name not in ABLATIONS], list(ABLATIONS))
+  workdir = training_runs.WORKDIR.value
+  for variant in variants:
+    for seed in map(int, training_runs.SEEDS.value or SEEDS.get(variant, (0,))):
       folder = folder_of(workdir, variant, seed)
       if folder != pathlib.Path(workdir):
         _prepare(workdir, variant)
-        for command in commands_of(workdir, _CONFIG.value, variant, seed, more):
+        for command in commands_of(workdir, training_runs.CONFIG.value, variant, seed, more):
           training_runs.run(command)
       if not ablations.is_scored(folder):
         part = ["--part=frames"] * ablations.asks_after_offsets(variant)
@@ -71,7 +65,6 @@ def _prepare(workdir: str, variant: str) -> None:
   target = source.with_name(name)
   if not target.exists():
     write_degraded(source, target)
-
 
 
 if __name__ == "__main__":

@@ -9,19 +9,12 @@ where it was stopped: what is trained is left alone. Words that begin with --con
 import pathlib
 import sys
 
-from absl import flags
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.ablations import COMPARED, VARIANTS  # noqa: E402
 from rsatalker_jax.runs import load_config, workdir as workdirs  # noqa: E402
 from tools import training_runs  # noqa: E402
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "The finished run.", required=True)
-_CONFIG = flags.DEFINE_string("config", "configs/demo.py", "The config that made it.")
-_VARIANTS = flags.DEFINE_list("variants", list(COMPARED), "Which.")
-_SEEDS = flags.DEFINE_list("seeds", None, "Of every variant; if not given those of COMPARED.")
 
 
 def stages_of(variant: str) -> tuple[str, ...]:
@@ -42,14 +35,15 @@ def is_trained(folder: pathlib.Path, stages: tuple[str, ...]) -> bool:
 
 
 def main(stray: list[str], more: list[str]) -> None:
-  training_runs.refuse(stray + [name for name in _VARIANTS.value if name not in VARIANTS], list(VARIANTS))
-  for variant in _VARIANTS.value:
-    for seed in map(int, _SEEDS.value or COMPARED.get(variant, (0,))):
-      folder, stages = pathlib.Path(_WORKDIR.value) / "compare" / variant / f"seed_{seed}", stages_of(variant)
+  variants = training_runs.VARIANTS.value or list(COMPARED)
+  training_runs.refuse(stray + [name for name in variants if name not in VARIANTS], list(VARIANTS))
+  for variant in variants:
+    for seed in map(int, training_runs.SEEDS.value or COMPARED.get(variant, (0,))):
+      folder, stages = pathlib.Path(training_runs.WORKDIR.value) / "compare" / variant / f"seed_{seed}", stages_of(variant)
       if is_trained(folder, stages):
         print(f"{folder}: trained", flush=True)
         continue
-      start = [sys.executable, "train.py", f"--config={_CONFIG.value}:{variant}", f"--config.seed={seed}", f"--workdir={folder}"]
+      start = [sys.executable, "train.py", f"--config={training_runs.CONFIG.value}:{variant}", f"--config.seed={seed}", f"--workdir={folder}"]
       for stage in stages:
         training_runs.run([*start, f"--stage={stage}", *more])
 

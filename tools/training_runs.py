@@ -5,9 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from absl import app
+from absl import app, flags
 
 _FOR_TRAINING = "--config."
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The finished run.", required=True)
+CONFIG = flags.DEFINE_string("config", "configs/demo.py", "The config that made it.")
+VARIANTS = flags.DEFINE_list("variants", None, "Which; if not given, all that the tool knows.")
+SEEDS = flags.DEFINE_list("seeds", None, "Of every variant; if not given, those that the tool knows.")
 
 
 def start(main: Callable[[list[str], list[str]], None]) -> None:
