@@ -37,7 +37,7 @@ def score_compared(folder: pathlib.Path, run: TrainedRun, score: Score, samples:
   Returns:
     Scores by the row's title.
   """
-  title, path = run.config.evaluation.title, folder / "evaluation" / _KEPT
+  title, path = run.config.evaluation.title + _describe_unfinished(run), folder / "evaluation" / _KEPT
   key = {"run": _describe(folder), "code": _code(), "title": title, "samples": samples, "metrics": tables.METRICS_VERSION, **scored}
   if (kept := _read(path)) is not None and kept["key"] == json.loads(json.dumps(key)):
     return {row: MotionScores(**scores) for row, scores in kept["scores"].items()}
@@ -51,6 +51,13 @@ def score_compared(folder: pathlib.Path, run: TrainedRun, score: Score, samples:
   with whole_file(path) as file:
     file.write(json.dumps({"key": key, "scores": {row: dataclasses.asdict(scores) for row, scores in rows.items()}}).encode())
   return rows
+
+
+def _describe_unfinished(run: TrainedRun) -> str:
+  """What a row's title says of stages that have not reached their last step."""
+  reached = dict(stage.split(":") for stage in run.stages.split())
+  short = [f"{name} at step {step} of {run.config[name].steps}" for name, step in reached.items() if int(step) < run.config[name].steps]
+  return f" ({', '.join(short)})" if short else ""
 
 
 def choose_best(samples: Sequence[Callable[[MotionClip], Motion]], std: np.ndarray) -> Callable[[MotionClip], Motion]:

@@ -16,15 +16,15 @@ CLIPS = [make_clip("one", seed=1), make_clip("two", seed=2)]
 STD = np.r_[np.full(50, 2.0), np.full(3, 0.1), np.full(3, 0.5)].astype(np.float32)
 
 
-def make_run(samples=False, title="A"):
+def make_run(samples=False, title="A", stages="motion:8"):
   """Sample n of a clip is the truth, off by its number in the groups that ERRORS names."""
 
   def generate(clip, *, sample=0):
     return clip.motion_b + ERRORS[clip.name][sample]
 
-  config = ConfigDict({"evaluation": {"title": title}})
+  config = ConfigDict({"evaluation": {"title": title}, "motion": {"steps": 8}})
   talker = types.SimpleNamespace(generator=types.SimpleNamespace(samples=samples))
-  return types.SimpleNamespace(config=config, talker=talker, generate=generate, buffers={"generator": {"motion_std": STD}})
+  return types.SimpleNamespace(config=config, talker=talker, generate=generate, stages=stages, buffers={"generator": {"motion_std": STD}})
 
 
 # Jaw counts for more than expression: 0.3 / 0.1 against 1 / 2.
@@ -91,6 +91,11 @@ def test_of_samples_the_mean_and_the_best(folder):
   assert compared_runs.score_compared(folder, make_run(samples=True), score, 3, {}) == rows and score.calls == 4
   compared_runs.score_compared(folder, make_run(samples=True), score, 2, {})
   assert score.calls == 7
+
+
+def test_a_row_says_that_its_run_is_unfinished(folder):
+  rows = compared_runs.score_compared(folder, make_run(stages="motion:6"), Counting(), 3, {})
+  assert list(rows) == ["A (motion at step 6 of 8)"]
 
 
 def test_what_is_compared_are_variants():

@@ -115,6 +115,7 @@ def test_what_is_compared_has_all_its_stages(world, variant):
   config = apply_variant(tiny_world.tiny_config(world), variant)
   config.gaussians.color_frames = 1
   config.codes.window = config.motion.window = 32  # As many frames as L2L's codes need.
+  config.motion.batch = 2
   inputs = StageInputs(config, make_talker(config), make_encoder(config.speech, None), sharding.make_mesh(), say=lambda _: None)
   for name in config.stages:
     stage = train.make_stage(inputs, name)
