@@ -132,6 +132,9 @@ def test_a_frame_is_all_of_its_rays_over_its_torso(head, fresh, monkeypatch):
   buffers = {"ernerf": {"occupancy": jnp.asarray(grid)}}
   images = jax.jit(method.draw)(params, buffers, drive)["image"]
   assert images.shape == (2, SIZE, SIZE, 3)
+  # Who draws alone does not know how many frames it was trained with.
+  alone = ernerf.ErNerf(method.config, dataclasses.replace(method.subject, num_frames=0))
+  np.testing.assert_array_equal(jax.jit(alone.draw)(params, buffers, drive)["image"], images)
   pixels = jnp.asarray(np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).reshape(-1, 2) + 0.5)
 
   @jax.jit

@@ -263,7 +263,9 @@ class ErNerf(ImageMethod):
   # --- Drawing
 
   def _apply(self, params: Params, *args, method: str) -> Any:
-    return self.model.apply({"params": params[self.name]}, *args, method=method)
+    # As many codes as it was trained with: who draws alone does not know how many frames that were.
+    model = self.model.clone(frames=len(params[self.name]["codes"]))
+    return model.apply({"params": params[self.name]}, *args, method=method)
 
   def _eyes(self, drive: Drive) -> Float[Array, "E"]:
     return jnp.reshape(drive[self.switches.eyes], -1)
