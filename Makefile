@@ -1,5 +1,5 @@
 # make demo    train the demo, score it and write runs/demo/conversation.mp4 (continues where it was stopped)
-# make compare make demo, then train all that the generator is compared with (configs/ablations.py), three seeds each, and score them
+# make compare make demo, then train all that it is compared with (COMPARED in configs/ablations.py), and score them
 # make ablations make demo, then train the paper's ablations of it (whole runs; configs/ablations.py), score them, and write a page
 # make test    run the tests
 # make quick   run the quick tests with another Python, in a virtual environment of its own: make quick PYTHON=python3.13 VENV=.venv-3.13

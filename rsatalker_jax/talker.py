@@ -196,7 +196,7 @@ class Talker:
     return Subject(
         head=self.head,
         shape=capture.shape,
-        static_offset=capture.static_offset if np.any(capture.static_offset) else None,
+        static_offset=capture.nonzero_offset,
         width=capture.width,
         height=capture.height,
         background=self.background,

@@ -1,5 +1,6 @@
 """Scores of the runs that stand beside a run in its tables. There may be dozens, so what was scored once is kept in each."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -18,7 +19,6 @@ from rsatalker_jax.runs import TrainedRun, workdir as workdirs
 from rsatalker_jax.types import MOTION_GROUPS, Motion
 
 _KEPT = "compared.json"
-_PACKAGE = pathlib.Path(__file__).parents[1]
 
 Score = Callable[[Callable[[MotionClip], Motion]], MotionScores]
 
@@ -42,10 +42,9 @@ def score_compared(folder: pathlib.Path, run: TrainedRun, score: Score, samples:
   if (kept := _read(path)) is not None and kept["key"] == json.loads(json.dumps(key)):
     return {row: MotionScores(**scores) for row, scores in kept["scores"].items()}
   if run.talker.generator.samples:
-    each = [score(functools.partial(run.generate, sample=number)) for number in range(samples)]
     std = np.asarray(run.buffers["generator"]["motion_std"])
-    best = score(choose_best([functools.partial(run.generate, sample=number) for number in range(samples)], std))
-    rows = {f"{title}, mean of {samples} samples": average(each), f"{title}, best of {samples} by the truth": best}
+    mean, best = score_samples(score, run.generate, samples, std)
+    rows = {f"{title}, mean of {samples} samples": mean, f"{title}, best of {samples} by the truth": best}
   else:
     rows = {title: score(run.generate)}
   with whole_file(path) as file:
@@ -60,15 +59,32 @@ def _describe_unfinished(run: TrainedRun) -> str:
   return f" ({', '.join(short)})" if short else ""
 
 
-def choose_best(samples: Sequence[Callable[[MotionClip], Motion]], std: np.ndarray) -> Callable[[MotionClip], Motion]:
-  """A generator that gives of each clip the sample nearest to the truth: by squared error, in units of the training motion's
-  variance, mean over the three groups."""
+def score_samples(
+    score: Score, generate: Callable[..., Motion], count: int, std: np.ndarray
+) -> tuple[MotionScores, MotionScores]:
+  """Means of the scores of so many samples, and the scores of the sample of each clip that is nearest to the truth: by squared
+  error, in units of the training motion's variance, mean over the three groups.
 
-  def error(motion: Motion, truth: Motion) -> float:
-    squares = (motion - truth) ** 2
-    return float(np.mean([np.mean(squares[:, group]) / np.mean(std[group] ** 2) for group in MOTION_GROUPS.values()]))
+  Args:
+    generate: (clip, sample=number) -> B's motion, always the same.
+    std: of the training motion.
+  """
+  errors: dict[tuple, dict[int, float]] = collections.defaultdict(dict)  # By clip as it is told, of each sample.
+  name = lambda clip: (clip.name, *map(int, clip.relation))
 
-  return lambda clip: min((sample(clip) for sample in samples), key=lambda motion: error(motion, clip.motion_b))
+  def remember(number: int) -> Callable[[MotionClip], Motion]:
+    def generate_one(clip: MotionClip) -> Motion:
+      motion = generate(clip, sample=number)
+      squares = (motion - clip.motion_b) ** 2
+      errors[name(clip)][number] = float(
+          np.mean([np.mean(squares[:, group]) / np.mean(std[group] ** 2) for group in MOTION_GROUPS.values()])
+      )
+      return motion
+
+    return generate_one
+
+  each = [score(remember(number)) for number in range(count)]
+  return average(each), score(lambda clip: generate(clip, sample=min(errors[name(clip)], key=errors[name(clip)].__getitem__)))
 
 
 def average(samples: Sequence[MotionScores]) -> MotionScores:
@@ -91,8 +107,7 @@ def _describe(folder: pathlib.Path) -> dict[str, str]:
 
 @functools.cache
 def _code() -> str:
-  content = b"".join(path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py")))
-  return hashlib.sha256(content).hexdigest()
+  return workdirs.hash_code(pathlib.Path(__file__).parents[1])
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import splat_kernels
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.commands.image_protocols import Drawn, LipCrops, MethodRun
-from rsatalker_jax.data.captures import Capture, has_frames
+from rsatalker_jax.data.captures import Capture, has_frames, spread_places
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets import FilmedConversation, load_films
 from rsatalker_jax.evaluation import image_metrics, scoring
@@ -168,11 +168,6 @@ def name_films(films: Sequence[FilmedConversation]) -> list[str]:
   return [f"{name}, camera {camera}" if names.count(name) > 1 else name for name, camera in zip(names, cameras)]
 
 
-def _spread(length: int, count: int) -> np.ndarray:
-  """Up to `count` of `length` places, from the first to the last."""
-  return np.unique(np.linspace(0, length - 1, count).round().astype(int))
-
-
 def score_films(
     runs: Runs,
     earlier: Runs,
@@ -197,12 +192,12 @@ def score_films(
     still, moving = [], []
     for folder, run in found.items():
       capture = run.talker.open_capture(folder, split)
-      for part, items in (still, _spread(len(capture), count)), (moving, np.arange(min(count, len(capture)))):
+      for part, items in (still, spread_places(len(capture), count)), (moving, np.arange(min(count, len(capture)))):
         part.append(Footage(run, capture, [folder.name], [len(items)], items, [], capture.timesteps[items]))
   else:
     count = -(-config.frames // sum(map(len, people)))
     of = lambda films: runs[films[0].capture.root.resolve()]
-    still = [Footage.choose(of(films), films, lambda length: _spread(length, count)) for films in people]
+    still = [Footage.choose(of(films), films, lambda length: spread_places(length, count)) for films in people]
     moving = [Footage.choose(of(films), films, lambda length: np.arange(min(count, length))) for films in people]
 
   each, sheet = {}, None
@@ -252,7 +247,7 @@ def _score_footage(
   centres = {} if lips is None else {title: lips.centres(row.flame, cameras) for title, row in drawn.items()}
   true_centres = None if lips is None else lips.centres(film.flame, cameras)
   scores: dict[str, list[dict[str, np.ndarray]]] = {title: [] for title in drawn}
-  columns, sheet = _spread(len(footage.items), _SHEET_FRAMES), []
+  columns, sheet = spread_places(len(footage.items), _SHEET_FRAMES), []
   start = 0
   for images in zip(*(row.chunks for row in drawn.values()), strict=True):
     rendered = dict(zip(drawn, images))
@@ -285,7 +280,7 @@ def _score_held_out(footage: Sequence[Footage], config: ConfigDict) -> list[tupl
   for run, capture in ((part.run, part.capture) for part in footage):
     if has_frames(capture.root, "val"):
       others = run.talker.open_capture(capture.root, "val")
-      film = Film(others, _spread(len(others), -(-config.frames // 2)))
+      film = Film(others, spread_places(len(others), -(-config.frames // 2)))
       images = film.render(run.talker, run.avatar, film.flame)
       parts.append((len(film.items), {HELD_OUT: scoring.score_frames(film.beside(images), config.lpips_nets)}))
   return parts

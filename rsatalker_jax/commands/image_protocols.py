@@ -109,7 +109,7 @@ class LipCrops:
   @classmethod
   def of(cls, run: TrainedRun, capture: Capture) -> "LipCrops | None":
     """None where the head has no mouth, or pictures are too small."""
-    offset = capture.static_offset if np.any(capture.static_offset) else None
+    offset = capture.nonzero_offset
     boxes = Boxes.of(run.talker.head, capture.shape, offset)
     size = max(capture.height // _LIPS_SHARE, _LIPS_LEAST)
     return cls(boxes, size) if len(boxes.lips) and size <= min(capture.width, capture.height) else None

@@ -9,7 +9,6 @@ The three stages of the paper (Sec. 3.6), each as data for the loop: what it rea
 """
 
 import functools
-import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -117,8 +116,7 @@ def _train_stages(
 def _describe_run(config: ConfigDict, workdir: str, stage: str | None, init_from: Sequence[str]) -> dict[str, Any]:
   """What must be the same in all processes, under the names that a user knows."""
   packages = {"rsatalker_jax": pathlib.Path(__file__).parents[1], "splat_kernels": pathlib.Path(splat_kernels.__file__).parent}
-  read = lambda folder: b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
-  code = {f"code of {name}": hashlib.sha256(read(folder)).hexdigest()[:12] for name, folder in packages.items()}
+  code = {f"code of {name}": workdirs.hash_code(folder)[:12] for name, folder in packages.items()}
   versions = {f"version of {name}": importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "grain")}
   flags = {"--workdir": os.path.abspath(workdir), "--stage": stage, "--init_from": list(init_from)}
   return {**flags, **workdirs.flatten_config(config.to_dict()), **code, **versions}

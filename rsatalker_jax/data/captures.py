@@ -25,7 +25,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rsatalker_jax.data.images import IMAGE_SUFFIXES, check_size, mask_from_pixels, read_header, read_image, read_mask
 from rsatalker_jax.data.video_frames import VIDEO_SUFFIXES, read_video_frame
@@ -54,6 +54,11 @@ _STRAIGHT_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "OPENCV", "FULL_
 _FOREIGN_KEYS = ("camera_model", "aabb_scale", "applied_transform", "applied_scale", *_DISTORTION_KEYS)
 # Of a focal length or a coordinate: its square is far below what float32 holds.
 _MAX_NUMBER = 1e9
+
+
+def spread_places(length: int, count: int) -> Int[np.ndarray, "n"]:
+  """Up to `count` of `length` places, from the first to the last."""
+  return np.unique(np.linspace(0, length - 1, count).round().astype(int))
 
 
 class Capture:
@@ -90,6 +95,11 @@ class Capture:
     self._max_expression = max_expression
     self._flames: dict[pathlib.Path, dict] = {}  # A few hundred bytes a timestep, wanted by every camera and epoch.
     self._index = {(frame.camera_index, frame.timestep): i for i, frame in enumerate(frames)}
+
+  @property
+  def nonzero_offset(self) -> Float[np.ndarray, "V 3"] | None:
+    """`static_offset`; None where it moves nothing, so that nothing is added."""
+    return None if self.static_offset is None or not np.any(self.static_offset) else self.static_offset
 
   def __len__(self) -> int:
     return len(self._frames)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from rsatalker_jax.data.captures import has_frames
+from rsatalker_jax.data.captures import has_frames, spread_places
 from rsatalker_jax.report import page, scenes
 from rsatalker_jax.report.material import SPLIT, Cast, TestSet
 from rsatalker_jax.report.motion import MotionCharts, name_relation
@@ -72,22 +72,18 @@ class Plan:
   def _sheet_scenes(self, missing: list[str]) -> list[Scene]:
     if self._cast.ours is not None:
       films = list(self._test.films.values())[:_SHEETS]
-      return [Scene.filmed(film, self._test.conversation(film.name), film.frames[_spread(len(film.frames))]) for film in films]
+      return [Scene.filmed(film, self._test.conversation(film.name), film.frames[spread_places(len(film.frames), _SHEET_FRAMES)]) for film in films]
     folder = self._cast.run.data_path("capture")
     if not has_frames(folder, SPLIT):
       missing.append(f"no sheet: there are no frames of the split {SPLIT} in {folder}")
       return []
     capture = self._cast.run.talker.open_capture(folder, SPLIT)
-    return [Scene.captured(capture, _spread(len(capture)))]
+    return [Scene.captured(capture, spread_places(len(capture), _SHEET_FRAMES))]
 
   @property
   def pictures(self) -> list[Picture]:
     """All, in the order in which they are drawn."""
     return [reel.picture for reel in ([self.hero] if self.hero else []) + self.reels] + self.sheets
-
-
-def _spread(length: int) -> np.ndarray:
-  return np.unique(np.linspace(0, length - 1, _SHEET_FRAMES).round().astype(int))
 
 
 def show_reel(reel: Reel, path: pathlib.Path, cast: Cast, charts: MotionCharts) -> str:

@@ -142,6 +142,11 @@ def _sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_code(folder: pathlib.Path) -> str:
+  """Of all modules in a folder together."""
+  return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))).hexdigest()
+
+
 def first_line(error: Exception) -> str:
   """What an exception says, short."""
   lines = str(error).strip().splitlines() or [""]

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 from rsatalker_jax.baselines.image import DrivenFilm, ImageMethod, make_image_method
 from rsatalker_jax.baselines.image.method import Between
+from rsatalker_jax.data.captures import spread_places
 from rsatalker_jax.data.pipeline import batch_share, shuffled
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation.validation import frame_validation
@@ -139,7 +140,7 @@ def _make_hook(between: Between, film: DrivenFilm) -> Hook:
 
 def _make_evaluation(method: ImageMethod, film: DrivenFilm, mesh: Mesh) -> Callable[[Any, Any], dict[str, float]]:
   """Scores of frames that are held out, with their true pose and eyes."""
-  chosen = np.unique(np.linspace(0, len(film) - 1, _VALIDATION_FRAMES).round().astype(int))
+  chosen = spread_places(len(film), _VALIDATION_FRAMES)
 
   def evaluate(params, buffers):
     drive, start, pairs = film.drive(chosen), 0, []

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 import splat_kernels
 from rsatalker_jax.avatar import Gaussians, face_colors, init_avatar, paint, triangle_frames
-from rsatalker_jax.data.captures import Capture
+from rsatalker_jax.data.captures import Capture, spread_places
 from rsatalker_jax.head import head_vertices, pose_for
 from rsatalker_jax.talker import Params, Talker, render_on_mesh
 from rsatalker_jax.training import optimizers
@@ -88,10 +88,10 @@ def _make_avatar_group(inputs: StageInputs, capture: Capture) -> tuple[Params, P
   # Only regions that are steered: a head need not have the others.
   options["region_density"] = {name: factor for name, factor in options["region_density"].items() if factor != 1}
   color_frames = options.pop("color_frames")
-  offset = capture.static_offset if np.any(capture.static_offset) else None
+  offset = capture.nonzero_offset
   avatar = init_avatar(inputs.talker.head, capture.shape, static_offset=offset, seed=inputs.config.seed, **options)
   if color_frames:
-    chosen = np.unique(np.linspace(0, len(capture) - 1, color_frames).round().astype(int))
+    chosen = spread_places(len(capture), color_frames)
     frames = (capture[int(i)] for i in chosen)
     avatar = paint(avatar, face_colors(inputs.talker.head, avatar.shape, frames, offset))
   params = {name: getattr(avatar.gaussians, name) for name in _AVATAR_GROUP}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+import tiny_world
 from rsatalker_jax.baselines.image import audio, boxes, controls, labels, planes, pose
 from rsatalker_jax.head import head_vertices, load_head
 from splat_kernels import Camera
-from tests import tiny_world
 
 
 @pytest.fixture(scope="module")

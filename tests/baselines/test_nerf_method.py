@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+import tiny_world
 from configs.demo import get_config
 from rsatalker_jax.baselines.image import Subject, ernerf, make_drive, make_image_method
 from rsatalker_jax.baselines.image.labels import LABELS
@@ -16,7 +17,6 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import head_vertices, load_head
 from rsatalker_jax.training.optimizers import by_path
 from splat_kernels import Config
-from tests import tiny_world
 
 SIZE, STEPS = 36, 100  # 80 steps of the head, 5 of its lips, 15 of the torso.
 

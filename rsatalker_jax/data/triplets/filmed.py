@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rsatalker_jax.data.capture_collection import name_people
-from rsatalker_jax.data.captures import Capture
+from rsatalker_jax.data.captures import Capture, spread_places
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets.manifest import Triplet, load_triplets, merge_relations
 from rsatalker_jax.errors import InputError
@@ -171,7 +171,7 @@ def _compare_trackers(
     triplet: Triplet, film: FilmedConversation, head: HeadModel, say: Callable[[str], None]
 ) -> FilmedConversation:
   """The film with its alignment; an error if its track explains nothing of how the face in it moves."""
-  chosen = np.unique(np.linspace(0, len(film.frames) - 1, _COMPARED_FRAMES).round().astype(int))
+  chosen = spread_places(len(film.frames), _COMPARED_FRAMES)
   filmed = film.capture.read_flame(film.items[chosen])
   tracked = np.asarray(film.clip.motion_b)[film.frames[chosen]]
   alignment = find_alignment(tracked, filmed)
