@@ -29,9 +29,14 @@ MOTION_GROUPS = {
     "pose": slice(53, 56),
 }
 
+# The order in which stages run; a later one starts from the parameters of the ones before it. No run has all: "codes" is of
+# baselines that make motion of codes.
+STAGES = ("codes", "motion", "avatar", "joint")
+
 # What the 50 expression coefficients of a motion multiply: the first of FLAME's 100 expression components, of which each
 # year's model has its own, or shapes with ARKit's names. A motion of one basis tears a head of another apart.
 BASES = ("flame2020", "flame2023", "arkit")
+
 # The shapes of the basis "arkit", in order: ARKit's 52 without jawOpen (the jaw joint opens the mouth) and tongueOut. A
 # coefficient of 1 is the full shape.
 ARKIT_EXPRESSIONS = (

@@ -16,7 +16,7 @@ from rsatalker_jax.evaluation import tables
 from rsatalker_jax.evaluation.scoring import MotionScores
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.runs import TrainedRun, workdir as workdirs
-from rsatalker_jax.types import MOTION_GROUPS, Motion
+from rsatalker_jax.types import MOTION_GROUPS, STAGES, Motion
 
 _KEPT = "compared.json"
 
@@ -100,7 +100,7 @@ def average(samples: Sequence[MotionScores]) -> MotionScores:
 
 def _describe(folder: pathlib.Path) -> dict[str, str]:
   """By stage, the checksums of the checkpoint that is scored."""
-  newest = {stage: workdirs.find_checkpoints(workdirs.checkpoint_folder(folder, stage)) for stage in workdirs.STAGES}
+  newest = {stage: workdirs.find_checkpoints(workdirs.checkpoint_folder(folder, stage)) for stage in STAGES}
   files = {stage: paths[0] / "sha256.json" for stage, paths in newest.items() if paths}
   return {stage: hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(file) for stage, file in files.items()}
 

@@ -12,7 +12,7 @@ from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionGenerator
-from rsatalker_jax.types import BASES, FPS
+from rsatalker_jax.types import BASES, FPS, STAGES
 from splat_kernels import implementations
 
 _MOST = 2**31 - 1  # Steps and seeds are counted in 32 bits.
@@ -113,7 +113,6 @@ _COUNT_OR_REST = Rule(lambda x: _is_whole(x) and (x == -1 or 1 <= x <= _MOST), "
 _WEIGHT, _RATE = _number(), _number()
 _SHARE = _number(0, 1)
 
-_STAGES = ("codes", "motion", "avatar", "joint")
 _OFFSET_INPUTS = ("relation", "time", "motion")
 _DENSITY_TIMES = {"start": _COUNT_OR_0, "stop": _COUNT_OR_0, "every": _COUNT}
 _GAUSSIANS = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -180,8 +179,8 @@ RULES: dict[str, Any] = {
     "seed": _COUNT_OR_0,
     "most_skipped": _COUNT_OR_0,
     "stages": Rule(
-        lambda x: isinstance(x, (tuple, list)) and len(x) > 0 and list(x) == [name for name in _STAGES if name in x],
-        f"a tuple of some of {', '.join(map(repr, _STAGES))}, in this order",
+        lambda x: isinstance(x, (tuple, list)) and len(x) > 0 and list(x) == [name for name in STAGES if name in x],
+        f"a tuple of some of {', '.join(map(repr, STAGES))}, in this order",
     ),
     "mesh": {
         "data": _COUNT_OR_REST,

@@ -37,7 +37,8 @@ from rsatalker_jax.evaluation import (
 from rsatalker_jax.evaluation.cases import ConversationCases
 from rsatalker_jax.head import LipOpening, make_lip_opening
 from rsatalker_jax.media.video import to_uint8
-from rsatalker_jax.runs import STAGES, TrainedRun, load_config, load_parameters, load_run, workdir as workdirs
+from rsatalker_jax.runs import TrainedRun, load_config, load_parameters, load_run, workdir as workdirs
+from rsatalker_jax.types import STAGES
 
 _TRUTH, _CONSTANT = "true motion", "constant training mean"
 _BEFORE_JOINT = STAGES[: STAGES.index("joint")]

@@ -3,8 +3,8 @@
 import datetime
 from collections.abc import Sequence
 
-from rsatalker_jax.runs import STAGES
 from rsatalker_jax.runs.ledger import CAUSES, Account, read_account
+from rsatalker_jax.types import STAGES
 
 
 def describe_goodput(workdir: str) -> str:

@@ -6,9 +6,9 @@ from ml_collections import ConfigDict
 
 from rsatalker_jax.commands import train
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.runs import STAGES
 from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.training import broken_steps, replay
+from rsatalker_jax.types import STAGES
 
 
 def replay_step(workdir: str, stage: str | None = None, step: int | None = None) -> str:

@@ -13,8 +13,8 @@ from rsatalker_jax.files import read_text
 from rsatalker_jax.report import losses, page, reels, results, scenes, turns
 from rsatalker_jax.report.material import Cast, TestSet, load_ablations
 from rsatalker_jax.report.motion import MotionCharts, draw_conversations
-from rsatalker_jax.runs import STAGES, TrainedRun, load_run
-from rsatalker_jax.types import FPS
+from rsatalker_jax.runs import TrainedRun, load_run
+from rsatalker_jax.types import FPS, STAGES
 
 _CLIP, _EXCHANGE = 4 * FPS, 8 * FPS  # Frames of a clip, and of the one that the page begins with.
 

@@ -35,6 +35,7 @@ from rsatalker_jax.training.joint_stage import joint_stage
 from rsatalker_jax.training.ledger import Ledger
 from rsatalker_jax.training.motion_stage import codes_stage, motion_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
+from rsatalker_jax.types import STAGES
 
 
 def train(
@@ -146,7 +147,7 @@ def make_stage(inputs: StageInputs, name: str) -> loop.Stage:
 
 def _refuse_unfinished(config: ConfigDict, workdir: str, first: str) -> None:
   """Raises: InputError: a stage before `first` was begun in `workdir` and is not at its end."""
-  for name in workdirs.STAGES[: workdirs.STAGES.index(first)]:
+  for name in STAGES[: STAGES.index(first)]:
     if 0 < (step := _reached(workdir, name)) < config[name].steps:
       expected = f"a finished stage; finish it with --stage={name}, or --allow_unfinished"
       raise InputError(workdir, name, f"step {step} of {config[name].steps}", expected)
@@ -174,7 +175,7 @@ def _start_of(stage: str, workdir: str, init_from: Sequence[str]) -> tuple[tuple
   """Params and buffers that a stage starts from, by group, and the run and stage that each group of params comes from."""
   params, buffers, sources = {}, {}, {}
   others = [_split_origin(name) for name in init_from]
-  for run, stages in [*others, (workdir, workdirs.STAGES[: workdirs.STAGES.index(stage)])]:
+  for run, stages in [*others, (workdir, STAGES[: STAGES.index(stage)])]:
     found, is_other = False, (run, stages) in others
     for name in stages:
       if (state := workdirs.load_stage_state(run, name)) is not None:
@@ -184,7 +185,7 @@ def _start_of(stage: str, workdir: str, init_from: Sequence[str]) -> tuple[tuple
         place = f"{name}:{int(state['step'])}" + f" of {run}" * is_other
         sources |= dict.fromkeys(state["params"], place)
     if is_other and not found:
-      of = "" if stages == workdirs.STAGES else f" of {' or '.join(stages)}"
+      of = "" if stages == STAGES else f" of {' or '.join(stages)}"
       raise InputError(run, "", f"no checkpoint{of}", "a folder that train.py --workdir has written")
   return (params, buffers), sources
 
@@ -202,7 +203,7 @@ def _split_origin(name: str) -> tuple[str, tuple[str, ...]]:
   """The run and the stages that a member of `init_from` names."""
   run, colon, names = name.rpartition(":")
   chosen = tuple(names.split(","))
-  return (run, chosen) if colon and set(chosen) <= set(workdirs.STAGES) else (name, workdirs.STAGES)
+  return (run, chosen) if colon and set(chosen) <= set(STAGES) else (name, STAGES)
 
 
 def _describe(stage: loop.Stage, sources: dict[str, str]) -> str:

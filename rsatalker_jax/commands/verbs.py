@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rsatalker_jax.commands import command_line, config_values
-from rsatalker_jax.types import BASES
+from rsatalker_jax.types import BASES, STAGES
 
 FLAGS = flags.FLAGS
 
@@ -40,7 +40,7 @@ def _define_config(meaning: str) -> None:
 def _define_train() -> None:
   _define_config("What to train.")
   flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
-  flags.DEFINE_enum("stage", None, ["motion", "avatar", "joint"], "One stage alone; all of them by default.")
+  flags.DEFINE_enum("stage", None, STAGES, "One stage alone; all of them by default.")
   flags.DEFINE_multi_string(
       "init_from", [], "A run whose parameters to start from; RUN:motion,avatar takes only these stages of it. Of several the last wins."
   )
@@ -245,7 +245,7 @@ def _goodput() -> None:
 
 def _define_replay() -> None:
   flags.DEFINE_string("workdir", None, "The run.")
-  flags.DEFINE_enum("stage", None, ["motion", "avatar", "joint"], "Whose step; the last stage's that has kept one if not given.")
+  flags.DEFINE_enum("stage", None, STAGES, "Whose step; the last stage's that has kept one if not given.")
   flags.DEFINE_integer("step", None, "Its number; the last that was kept if not given.", lower_bound=1)
   flags.mark_flags_as_required(["workdir"])
 
@@ -379,7 +379,7 @@ VERBS = {
     "train": Verb(
         """Trains RSATalker: motion, avatar, joint.
 
-    python train.py --config=configs/demo.py --workdir=runs/demo [--stage=motion|avatar|joint] [--init_from=RUN]
+    python train.py --config=configs/demo.py --workdir=runs/demo [--stage=codes|motion|avatar|joint] [--init_from=RUN]
 
 The same command continues a run that was stopped. Any value of the config can be set: --config.motion.steps=100.""",
         _define_train,
@@ -466,7 +466,7 @@ It reads <workdir>/ledger.jsonl, also while the run goes on; docs/watching.md te
     "replay": Verb(
         """Repeats a step that was not finite, with checks: which terms, which gradients, and where the first such number arose.
 
-    python -m rsatalker_jax replay --workdir=runs/demo [--stage=motion|avatar|joint] [--step=N]
+    python -m rsatalker_jax replay --workdir=runs/demo [--stage=codes|motion|avatar|joint] [--step=N]
 
 Training keeps what such a step started from in <workdir>/<stage>/broken/<step>.""",
         _define_replay,

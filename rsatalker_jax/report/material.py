@@ -16,9 +16,9 @@ from rsatalker_jax.data.triplets import FilmedConversation, label_clips, load_fi
 from rsatalker_jax.evaluation.turn_taking import find_turns
 from rsatalker_jax.report.scenes import Method, Scene, picture_height
 from rsatalker_jax.report.turns import Moment, Turns
-from rsatalker_jax.runs import STAGES, TrainedRun, load_run, views, workdir as workdirs
+from rsatalker_jax.runs import TrainedRun, load_run, views, workdir as workdirs
 from rsatalker_jax.social import format_relation
-from rsatalker_jax.types import Conversation
+from rsatalker_jax.types import STAGES, Conversation
 
 SPLIT = "test"
 

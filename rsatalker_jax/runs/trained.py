@@ -24,7 +24,7 @@ from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.speech import SpeechFeatures
 from rsatalker_jax.talker import Talker, make_encoder, make_log_mel, make_talker
-from rsatalker_jax.types import Motion
+from rsatalker_jax.types import STAGES, Motion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class TrainedRun:
 
 
 def load_run(
-    workdir: str, stages: Sequence[str] = workdirs.STAGES, *, person: str | None = None, image_methods: bool = False
+    workdir: str, stages: Sequence[str] = STAGES, *, person: str | None = None, image_methods: bool = False
 ) -> TrainedRun:
   """Loads what a workdir holds, by the config that made it.
 

@@ -30,10 +30,7 @@ from orbax.checkpoint import v1 as ocp
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.runs import ledger
-
-# The order in which stages run; a later one starts from the parameters of the ones before it. No run has all: "codes" is of
-# baselines that make motion of codes.
-STAGES = ("codes", "motion", "avatar", "joint")
+from rsatalker_jax.types import STAGES
 
 # Sections and keys of the config that say where a run runs, where its data lies or how it is watched, not what it computes.
 _NOT_COMPARED = {

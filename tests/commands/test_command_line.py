@@ -21,6 +21,8 @@ ROOT = pathlib.Path(__file__).parents[2]
         (["train.py", "--config=configs/demo.py:cousins", "--workdir=w"], "expected full, paper, ours, no_relation, dualtalk"),
         (["train.py", "--config=configs/demo.py", "--workdir=w", "--config.motion.step=1"], "Did you mean"),
         (["train.py", "--config=configs/demo.py", "--workdir=w", "motion"], "found motion, expected only flags"),
+        (["train.py", "--config=configs/demo.py:l2l", "--workdir=w", "--stage=code"],
+         "--stage=code: value should be one of <codes|motion|avatar|joint>"),
         (["train.py", "--config=configs/demo.py", "--workdir=w", "--config.speech.hop=150"],
          "config: speech.hop: found 150, expected a divisor of 320"),
         (["encode_speech.py", "--config=configs/demo.py", "--config.speech.num_mels=0"], "config: speech.num_mels: found 0"),

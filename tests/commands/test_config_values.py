@@ -23,10 +23,10 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import load_head
 from rsatalker_jax.head.regions import FLAME_REGIONS
 from rsatalker_jax.motion import MotionConfig
-from rsatalker_jax.runs import STAGES
 from rsatalker_jax.social.networks import OFFSET_INPUTS
 from rsatalker_jax.training.losses import MotionLossWeights
 from rsatalker_jax.training.loop import Watching
+from rsatalker_jax.types import STAGES
 
 ROOT = pathlib.Path(__file__).parents[2]
 
