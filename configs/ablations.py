@@ -81,10 +81,17 @@ _TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 # The film as a worse tracker has it: what tools/degrade_tracking.py writes.
 _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
-# Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation.
+# Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation. Steps are as many
+# as fit ten minutes of two cores (docs/baselines.md).
 _dualtalk, _faceformer, _emotalk, _selftalk = (
-    {"generator.architecture": name, "stages": ("motion",), "social.enabled": False, "motion.learning_rate": 1e-3}
-    for name in ("dualtalk", "faceformer", "emotalk", "selftalk")
+    {
+        "generator.architecture": name,
+        "stages": ("motion",),
+        "social.enabled": False,
+        "motion.learning_rate": 1e-3,
+        "motion.steps": steps,
+    }
+    for name, steps in (("dualtalk", 2600), ("faceformer", 2500), ("emotalk", 4000), ("selftalk", 4000))
 )
 # Those that denoise motion; to generate takes them longer than others.
 _facediffuser, _timar = (
@@ -92,11 +99,12 @@ _facediffuser, _timar = (
         "generator.architecture": name,
         "stages": ("motion",),
         "social.enabled": False,
-        "logging.evaluate_every": 2000,
+        "logging.evaluate_every": 1200,
         "motion.learning_rate": 1e-3,
         "motion.batch": batch,
+        "motion.steps": steps,
     }
-    for name, batch in (("facediffuser", 8), ("timar", 4))
+    for name, batch, steps in (("facediffuser", 8, 2400), ("timar", 4, 3600))
 )
 # Those that make motion of codes, which a stage before trains.
 _codes = {"stages": ("codes", "motion"), "social.enabled": False, "logging.evaluate_every": 2000}
@@ -112,7 +120,7 @@ _l2l = _codes | {
     "motion.steps": 1200,
     "motion.learning_rate": 1e-3,
 }
-_distilled = {"baselines.facediffuser.distilled_steps": 2, "motion.steps": 3000}
+_distilled = {"baselines.facediffuser.distilled_steps": 2}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 # An image-based baseline: no motion, and nothing that is trained with it.
 _IMAGE = {
@@ -210,7 +218,7 @@ VARIANTS = {
 COMPARED = {
     **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "timar", "timar_causal"), (0, 1, 2)),
     **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "l2l", "codetalker", "facediffuser"), (0, 1, 2)),
-    **dict.fromkeys(("timar_regression", "faceformer_raw", "facediffuser_distilled", "l2l_likeliest"), (0,)),
+    **dict.fromkeys(("timar_regression", "faceformer_raw", "facediffuser_distilled"), (0,)),
     **dict.fromkeys(("gaussiantalker", "ernerf", "synctalk"), (0,)),
 }
 
