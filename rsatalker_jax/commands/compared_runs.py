@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.evaluation import tables
@@ -21,6 +22,15 @@ from rsatalker_jax.types import MOTION_GROUPS, STAGES, Motion
 _KEPT = "compared.json"
 
 Score = Callable[[Callable[[MotionClip], Motion]], MotionScores]
+
+
+def find_compared(workdir: str, config: ConfigDict) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+  """Folders of the runs that stand beside a run with this config: those that have kept a step, and those that have not yet."""
+  kept, unborn = [], []
+  for folder in sorted((pathlib.Path(workdir) / config.evaluation.compare).glob("*/seed_*")):
+    steps = any(workdirs.find_checkpoints(workdirs.checkpoint_folder(folder, stage)) for stage in STAGES)
+    (kept if steps else unborn).append(folder)
+  return kept, unborn
 
 
 def score_compared(folder: pathlib.Path, run: TrainedRun, score: Score, samples: int, scored: Mapping[str, Any]) -> dict[str, MotionScores]:

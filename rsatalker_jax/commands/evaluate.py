@@ -15,7 +15,7 @@ from PIL import Image
 from rsatalker_jax import sharding
 from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.commands import film_scores
-from rsatalker_jax.commands.compared_runs import score_compared
+from rsatalker_jax.commands.compared_runs import find_compared, score_compared
 from rsatalker_jax.commands.image_protocols import SPEECH_ONLY, TRUE_POSE, MethodRun
 from rsatalker_jax.data.capture_collection import name_people
 from rsatalker_jax.data.conversations import data_paths, load_conversations
@@ -297,7 +297,9 @@ def score_motion(run: TrainedRun, split: str, workdir: str) -> MotionResults:
   compared: dict[str, list[scoring.MotionScores]] = {}
   scorers = {run.config.speech.to_json(): scorer}  # By what is heard: a causal run has other features of the same clips.
   scored = {"split": split, "conversations": source.summary(), "clips": source.names, "data": run.config.data.to_json()}
-  for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
+  folders, unborn = find_compared(workdir, run.config)
+  notes += [f"{folder} has kept no step yet, so it has no row" for folder in unborn]
+  for folder in folders:
     other = load_run(str(folder), image_methods=True)
     if "generator" not in other.params:
       continue
@@ -401,7 +403,7 @@ def _find_films(runs: film_scores.Runs, split: str) -> tuple[list[list[FilmedCon
 def _load_methods(runs: film_scores.Runs, workdir: str, split: str) -> list[MethodRun]:
   """The image-based baselines that stand beside a run and have learnt one of its people."""
   run, found = next(iter(runs.values())), []
-  for folder in sorted((pathlib.Path(workdir) / run.config.evaluation.compare).glob("*/seed_*")):
+  for folder in find_compared(workdir, run.config)[0]:
     if load_config(str(folder))["avatar"]["method"] in METHODS:
       other = load_run(str(folder), image_methods=True)
       # The run's data, as its other rows are of; but what is heard is encoded as the baseline has learnt to hear.

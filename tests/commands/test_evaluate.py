@@ -80,6 +80,8 @@ def evaluation(trained):
   """What is written, and what is said on stderr, of the finished run and of two to compare with, of the motion stage alone."""
   for seed in (0, 1):
     copy_run(trained, pathlib.Path(trained, "compare", "full", f"seed_{seed}"), "motion", title="RSATalker, stage 1")
+  # As a training that was stopped early leaves it.
+  pathlib.Path(trained, "compare", "slow", "seed_0", "motion", "checkpoints").mkdir(parents=True)
   with contextlib.redirect_stderr(io.StringIO()) as said:
     _, violations = evaluate.score_run(trained)
   assert violations == []
@@ -99,6 +101,7 @@ def test_all_of_a_finished_run(scored):
   assert truth["mse/expression"] == truth["rpcc/jaw"] == 0 and f"| true motion | {truth['sid/expression']:.4g} |" in markdown
   # A ball has no lips, and one training conversation no two relations: nothing is said of either.
   assert not any(name.startswith(("lips/", "relation/")) for name in rows["RSATalker"][0])
+  assert "compare/slow/seed_0 has kept no step yet, so it has no row.\n" in markdown
   first, second = rows["RSATalker, stage 1"]
   assert first == second and first != rows["RSATalker"][0] and "| RSATalker, stage 1 | " in markdown
   assert f"{first['mse/expression'] * 10:.3g} ± 0" in markdown
