@@ -41,7 +41,7 @@ def main() -> None:
   parser.add_argument("--sheet")
   args = parser.parse_args()
   run, method = load_run(args.workdir), load_run(args.method, image_methods=True)
-  people, why = evaluate._find_films({method.data_path("capture").resolve(): method}, "test")
+  people, why = evaluate.find_run_films({method.data_path("capture").resolve(): method}, "test")
   if not people:
     sys.exit(f"error: {why}")
   footage = film_scores.Footage.choose(method, people[0], lambda length: spread_places(length, args.frames))

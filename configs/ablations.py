@@ -1,11 +1,11 @@
 """What RSATalker is compared with, and its own parts left out one at a time: variants of the other configs.
 
-    make compare                                              all baselines on the embedded conversations, three seeds each
+    make compare                                              all baselines on the embedded conversations, with COMPARED's seeds
     make compare COMPARED="--variants=full,plain_eq5 --seeds=0"     some of them
     make ablations                                            whole runs: the paper's Tables 4 and 5
     python train.py --config=configs/demo.py:dualtalk ...     one
 
-All are trained by the same loop, on the same batches, for the same steps, by the same rates.
+All are trained by the same loop on the same data; baselines for steps and by rates of their own.
 """
 
 from ml_collections import ConfigDict
@@ -83,27 +83,15 @@ _DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degra
 
 # Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation. Steps are as many
 # as fit ten minutes of two cores (docs/baselines.md).
+_motion_alone = {"stages": ("motion",), "social.enabled": False, "motion.learning_rate": 1e-3}
 _dualtalk, _faceformer, _emotalk, _selftalk = (
-    {
-        "generator.architecture": name,
-        "stages": ("motion",),
-        "social.enabled": False,
-        "motion.learning_rate": 1e-3,
-        "motion.steps": steps,
-    }
+    _motion_alone | {"generator.architecture": name, "motion.steps": steps}
     for name, steps in (("dualtalk", 2600), ("faceformer", 2500), ("emotalk", 4000), ("selftalk", 4000))
 )
 # Those that denoise motion; to generate takes them longer than others.
 _facediffuser, _timar = (
-    {
-        "generator.architecture": name,
-        "stages": ("motion",),
-        "social.enabled": False,
-        "logging.evaluate_every": 1200,
-        "motion.learning_rate": 1e-3,
-        "motion.batch": batch,
-        "motion.steps": steps,
-    }
+    _motion_alone
+    | {"generator.architecture": name, "logging.evaluate_every": 1200, "motion.batch": batch, "motion.steps": steps}
     for name, batch, steps in (("facediffuser", 8, 2400), ("timar", 4, 3600))
 )
 # Those that make motion of codes, which a stage before trains.

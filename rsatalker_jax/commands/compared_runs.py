@@ -28,8 +28,7 @@ def find_compared(workdir: str, config: ConfigDict) -> tuple[list[pathlib.Path],
   """Folders of the runs that stand beside a run with this config: those that have kept a step, and those that have not yet."""
   kept, unborn = [], []
   for folder in sorted((pathlib.Path(workdir) / config.evaluation.compare).glob("*/seed_*")):
-    steps = any(workdirs.find_checkpoints(workdirs.checkpoint_folder(folder, stage)) for stage in STAGES)
-    (kept if steps else unborn).append(folder)
+    (kept if workdirs.has_checkpoint(folder) else unborn).append(folder)
   return kept, unborn
 
 

@@ -377,14 +377,14 @@ def _score_frames(
   if "avatar" not in run.params and not run.draws_images:
     return None, "the run has no avatar stage"
   earlier = {}
-  begun = any(workdirs.find_checkpoints(workdirs.checkpoint_folder(workdir, stage)) for stage in _BEFORE_JOINT)
+  begun = workdirs.has_checkpoint(workdir, _BEFORE_JOINT)
   if "joint:" in run.stages and begun:
     before = _load_runs(workdir, config, _BEFORE_JOINT)
     # A run may have begun with its joint stage, or have taken an earlier one from elsewhere: there is no row then.
     earlier = {folder: run for folder, run in before.items() if {"generator", "avatar"} <= run.params.keys()}
   people, methods = None, []
   if "generator" in run.params or run.draws_images:
-    people, reason = _find_films(runs, split)
+    people, reason = find_run_films(runs, split)
     if not people:
       return None, reason
     if run.draws_images:
@@ -394,7 +394,8 @@ def _score_frames(
   return film_scores.score_films(runs, earlier, split, people, methods)
 
 
-def _find_films(runs: film_scores.Runs, split: str) -> tuple[list[list[FilmedConversation]], str]:
+def find_run_films(runs: film_scores.Runs, split: str) -> tuple[list[list[FilmedConversation]], str]:
+  """`film_scores.find_films` of the conversations that the first run's config names."""
   run = next(iter(runs.values()))
   cases = make_cases(run, load_conversations(run.config.data, split), split)
   return film_scores.find_films(runs, split, cases.clips, [triplet.name for triplet in _triplets(run, split)])
@@ -412,7 +413,7 @@ def _load_methods(runs: film_scores.Runs, workdir: str, split: str) -> list[Meth
   titles = [other.config.evaluation.title for _, other in found]
   methods = []
   for title, (folder, other) in zip(titles, found):
-    people, _ = _find_films({other.data_path("capture").resolve(): other}, split)
+    people, _ = find_run_films({other.data_path("capture").resolve(): other}, split)
     if people and people[0][0].capture.root.resolve() in runs:
       methods.append(MethodRun(f"{title}, {folder.name}" if titles.count(title) > 1 else title, other, people[0]))
   return methods

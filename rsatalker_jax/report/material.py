@@ -18,7 +18,7 @@ from rsatalker_jax.report.scenes import Method, Scene, picture_height
 from rsatalker_jax.report.turns import Moment, Turns
 from rsatalker_jax.runs import TrainedRun, load_run, views, workdir as workdirs
 from rsatalker_jax.social import format_relation
-from rsatalker_jax.types import STAGES, Conversation
+from rsatalker_jax.types import Conversation
 
 SPLIT = "test"
 
@@ -56,7 +56,7 @@ def load_ablations(workdir: str, person: str | None, missing: list[str]) -> list
   """
   found: dict[str, list[pathlib.Path]] = {}
   for folder in sorted(pathlib.Path(workdir, "ablations").glob("*/seed_*"), key=lambda x: (x.parent.name, len(x.name), x.name)):
-    if any(workdirs.find_checkpoints(workdirs.checkpoint_folder(folder, stage)) for stage in STAGES):
+    if workdirs.has_checkpoint(folder):
       found.setdefault(folder.parent.name, []).append(folder)
     else:
       missing.append(f"{folder} has no checkpoint yet")

@@ -70,6 +70,11 @@ def checkpoint_folder(workdir: str | os.PathLike, stage: str) -> pathlib.Path:
   return _folder(workdir).absolute() / stage / "checkpoints"
 
 
+def has_checkpoint(workdir: str | pathlib.Path, stages: Sequence[str] = STAGES) -> bool:
+  """Whether a run has kept a step of any of these stages."""
+  return any(find_checkpoints(checkpoint_folder(workdir, stage)) for stage in stages)
+
+
 def find_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
   """The checkpoints in a stage's folder of them, the newest first. What else lies there is not looked at."""
   try:
@@ -244,10 +249,10 @@ def check_workdir(workdir: str, config: ConfigDict | Mapping[str, Any], *, must_
   if recorded is None:
     if must_exist:
       raise InputError(path, "", "no such file", _WRITTEN_BY)
-    if any(find_checkpoints(checkpoint_folder(workdir, stage)) for stage in STAGES):
+    if has_checkpoint(workdir):
       raise InputError(path, "", "no such file beside checkpoints", "the config that made them; use another --workdir")
     return
-  if not must_exist and not any(find_checkpoints(checkpoint_folder(workdir, stage)) for stage in STAGES):
+  if not must_exist and not has_checkpoint(workdir):
     return
   recorded, _, dropped = _complete(path, recorded)
   if dropped:

@@ -73,7 +73,7 @@ class Mirror(ImageMethod):
 
 def test_each_row_is_told_what_it_may_know(world, trained, monkeypatch):
   run = load_run(trained, image_methods=True)
-  people, _ = evaluate._find_films({run.data_path("capture").resolve(): run}, "test")
+  people, _ = evaluate.find_run_films({run.data_path("capture").resolve(): run}, "test")
   (film,) = people[0]
   monkeypatch.setattr(image_protocols, "make_image_method", Mirror)
   Mirror.told = []
