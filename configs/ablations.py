@@ -128,6 +128,10 @@ VARIANTS = {
     # Baselines.
     "no_relation": ("RSATalker without the social module", {"social.enabled": False}),
     "dualtalk": ("DualTalk, re-implemented, z-scored", _dualtalk),
+    "dualtalk_positions": (
+        "DualTalk, re-implemented, z-scored, with position codes",
+        _dualtalk | {"baselines.dualtalk.positions": True},
+    ),
     "speaker_only": (
         "speaker-only (FaceFormer's setting)",
         {"generator.use_partner": False, "social.enabled": False},

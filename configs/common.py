@@ -137,6 +137,7 @@ def base_config() -> ConfigDict:
           motion_hidden=128,
           dropout=0.1,
           attention_dropout=0.5,
+          positions=False,
           speech_layers=2,  # As FaceFormer's [one linear layer].
           speech_kernel=9,
           speech_hidden=256,

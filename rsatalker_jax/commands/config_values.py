@@ -301,6 +301,7 @@ RULES: dict[str, Any] = {
             "motion_hidden": _COUNT,
             "dropout": _number(0, 1, below=True),
             "attention_dropout": _number(0, 1, below=True),
+            "positions": _FLAG,
         },
         "faceformer": _SPEECH_ADAPTER | _PERIODIC | {"features": _COUNT, "normalised": _FLAG, "teacher_forcing": _FLAG},
         "l2l": _CODES | {

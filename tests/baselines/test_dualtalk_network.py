@@ -15,7 +15,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionGenerator, clips
 
 SIZES = dict(features=8, heads=2, encoder_layers=1, hidden=12, motion_hidden=6, dropout=0.0, attention_dropout=0.0,
-             speech_layers=1, speech_kernel=1, speech_hidden=4)  # fmt: skip
+             positions=False, speech_layers=1, speech_kernel=1, speech_hidden=4)  # fmt: skip
 FRAMES = 9
 SOCIAL = np.linspace(-1, 1, 8, dtype=np.float32)
 
@@ -64,6 +64,9 @@ def test_the_order_of_as_frames_comes_from_the_lstm(dualtalk):
   apply = lambda given, inputs: np.asarray(jax.jit(model.apply)(given, **inputs, social=SOCIAL))
   np.testing.assert_allclose(apply(still, permuted), apply(still, make_inputs())[order], atol=1e-5)
   assert np.abs(apply(variables, permuted) - apply(variables, make_inputs())[order]).max() > 1e-3
+  placed = dataclasses.replace(model, positions=True)
+  apply = lambda inputs: np.asarray(jax.jit(placed.apply)(still, **inputs, social=SOCIAL))
+  assert np.abs(apply(permuted) - apply(make_inputs())[order]).max() > 1e-3
 
 
 def test_padded_clips_equal_clips_alone(dualtalk):

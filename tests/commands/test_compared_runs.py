@@ -1,4 +1,4 @@
-"""Scores of the runs that stand beside a run: kept as long as nothing has changed, and of samples the mean and the best."""
+"""Scores of the runs that stand beside a run: kept as long as nothing has changed, and of samples the mean, the best and their average."""
 
 import json
 import types
@@ -77,20 +77,23 @@ def test_scores_are_kept_until_something_changes(folder, monkeypatch):
   assert score.calls == 8
 
 
-def test_of_samples_the_mean_and_the_best(folder):
+def test_of_samples_the_mean_the_best_and_the_average(folder):
   """The best is chosen clip by clip, by errors in units of the groups' variance: what is smaller in numbers may be worse."""
   score = Counting()
   rows = compared_runs.score_compared(folder, make_run(samples=True), score, 3, {})
-  mean, best = rows["A, mean of 3 samples"], rows["A, best of 3 by the truth"]
+  mean, best, averaged = rows.values()
+  assert list(rows) == ["A, mean of 3 samples", "A, best of 3 by the truth", "A, average motion of 3 samples"]
   each = [np.mean([np.mean(ERRORS[name][i] ** 2) for name in ("one", "two")]) for i in range(3)]
   assert mean.means["mse"] == pytest.approx(np.mean(each), rel=1e-5) and mean.means["only"] == 2.0
   assert mean.each["one"]["mse"] == pytest.approx(np.mean([np.mean(error**2) for error in ERRORS["one"]]), rel=1e-5)
   assert best.each["one"]["mse"] == pytest.approx(np.mean(_FACE**2), rel=1e-5) and best.each["two"]["mse"] == 0
   assert np.mean(_FACE**2) > np.mean(_JAW**2)
+  for name, errors in ERRORS.items():
+    assert averaged.each[name]["mse"] == pytest.approx(np.mean((sum(errors) / 3) ** 2), rel=1e-4)
   assert mean.collapsed == ["jaw"]
-  assert compared_runs.score_compared(folder, make_run(samples=True), score, 3, {}) == rows and score.calls == 4
+  assert compared_runs.score_compared(folder, make_run(samples=True), score, 3, {}) == rows and score.calls == 5
   compared_runs.score_compared(folder, make_run(samples=True), score, 2, {})
-  assert score.calls == 7
+  assert score.calls == 9
 
 
 def test_a_row_says_that_its_run_is_unfinished(folder):

@@ -15,7 +15,7 @@ FEATURES, FRAMES = 16, 7
 def test_both_layers_in_both_directions():
   import torch
 
-  sizes = dict(heads=2, encoder_layers=1, hidden=8, motion_hidden=8, dropout=0.0, attention_dropout=0.0)
+  sizes = dict(heads=2, encoder_layers=1, hidden=8, motion_hidden=8, dropout=0.0, attention_dropout=0.0, positions=False)
   model = DualTalk(motion_config(), FEATURES, **sizes, speech_layers=1, speech_kernel=1, speech_hidden=4)
   rng = np.random.default_rng(0)
   draw = lambda size: jnp.asarray(rng.normal(size=(FRAMES, size)), jnp.float32)

@@ -7,6 +7,7 @@
     loss    = |y - y*|^2 by group + |dy - dy*|^2
 
 Attention is to the whole clip, with no position code, no bias and no masks: the order of frames comes from the LSTM alone.
+`positions` adds a code of each frame's place to what the interaction module is given, to tell what their want does.
 
                           published                                    here
     voices                two encoders, fine-tuned; one linear layer   one, frozen: the harness's features; `SpeechAdapter`
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rsatalker_jax.baselines.motion.clip_layers import ClipAttention, ClipLayer
+from rsatalker_jax.baselines.motion.diffusion import encode_time
 from rsatalker_jax.baselines.motion.layers import make_speech_adapter
 from rsatalker_jax.motion.generator import MotionConfig, normalization
 from rsatalker_jax.motion.layers import FrameCount
@@ -44,6 +46,7 @@ class DualTalk(nn.Module):
     motion_hidden: width of the first of the motion encoder's two layers.
     dropout: in the Transformer's layers.
     attention_dropout: behind the encoder, on what the further self-attention gives.
+    positions: whether the interaction module's input has the sinusoids of each frame's place added, which the published has not.
     speech_layers, speech_kernel, speech_hidden: of the speech adapter (`MotionConfig`).
   """
 
@@ -55,6 +58,7 @@ class DualTalk(nn.Module):
   motion_hidden: int
   dropout: float
   attention_dropout: float
+  positions: bool
   speech_layers: int
   speech_kernel: int
   speech_hidden: int
@@ -95,6 +99,8 @@ class DualTalk(nn.Module):
       partner = nn.Bidirectional(*directions, name=f"lstm_{i}")(partner, seq_lengths=lengths)
 
     memory = jnp.concatenate([partner, adapter(speech_b, num_frames=num_frames)], axis=-1)
+    if self.positions:
+      memory += encode_time(jnp.arange(memory.shape[-2]), self.features).astype(dtype)
     sizes = self.features, self.heads, self.hidden, self.dropout, dtype
     for i in range(self.encoder_layers):
       memory = ClipLayer(*sizes, name=f"encoder_{i}")(memory, **options)
