@@ -17,7 +17,8 @@ from rsatalker_jax.talker import make_encoder, make_talker
 from rsatalker_jax import sharding
 from rsatalker_jax.commands import train
 from rsatalker_jax.runs import load_run, workdir as workdirs
-from rsatalker_jax.training import bank_stage, loop, optimizers
+from rsatalker_jax.training import loop, optimizers
+from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.joint_stage import joint_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 
@@ -68,7 +69,7 @@ def test_together_and_split_over_devices_gives_what_one_alone_gives(root, togeth
   number = 1
   descend(monkeypatch, RATE)
   inputs = make_inputs(make_config(root, PEOPLE[number : number + 1], batch=2))
-  stage = dataclasses.replace(bank_stage.bank_stage(inputs), pictures=None)
+  stage = dataclasses.replace(avatar_stage(inputs), pictures=None)
   alone = loop.run_stage(stage, mesh=inputs.mesh, workdir=str(tmp_path), seed=inputs.config.seed, say=lambda _: None)
   found, _, _ = workdirs.load_parameters(together)
   fresh, _ = jax.jit(stage.init)(jax.random.key(0))
@@ -83,7 +84,7 @@ def test_together_and_split_over_devices_gives_what_one_alone_gives(root, togeth
 
 def test_people_lie_on_different_devices(root):
   inputs = make_inputs(make_config(root, PEOPLE, batch=4, fsdp=2))
-  state, _ = loop.init_state(bank_stage.bank_stage(inputs), inputs.mesh, jax.random.key(0))
+  state, _ = loop.init_state(avatar_stage(inputs), inputs.mesh, jax.random.key(0))
   assert set(state.params["bank"]) == {"means", "quats", "log_scales", "opacity_logits", "sh"}
   moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim > 1]
   assert len(moments) == 2 * 5
@@ -92,7 +93,7 @@ def test_people_lie_on_different_devices(root):
 
 
 def test_people_must_divide_among_devices(root):
-  stage = bank_stage.bank_stage(make_inputs(make_config(root, PEOPLE[:1], batch=2, fsdp=2)))
+  stage = avatar_stage(make_inputs(make_config(root, PEOPLE[:1], batch=2, fsdp=2)))
   with pytest.raises(InputError, match="mesh.fsdp: found 2, expected a divisor of 1, which the rule '/bank/' splits: (params|buffers)/bank/"):
     loop.check_start(stage, ({}, {}), "start")
 
@@ -101,11 +102,11 @@ def test_what_would_change_one_person_alone_is_refused(root):
   config = make_config(root, PEOPLE, batch=4)
   config.density.way = "adaptive"
   with pytest.raises(InputError, match="density.way: found 'adaptive', expected 'none' for several people"):
-    bank_stage.bank_stage(make_inputs(config))
+    avatar_stage(make_inputs(config))
   config = make_config(root, PEOPLE, batch=4)
   config.avatar.flame_learning_rates.jaw = 1e-5
   with pytest.raises(InputError, match=r"avatar.flame_learning_rates: found \['jaw'\], expected none for several people"):
-    bank_stage.bank_stage(make_inputs(config))
+    avatar_stage(make_inputs(config))
 
 
 def test_films_of_others_than_the_banks_people_are_refused(root, tmp_path):
@@ -140,7 +141,7 @@ def test_one_person_is_read_out_and_exported(root, together, tmp_path):
 
 def test_who_is_not_shown_rests():
   """Per person, as the same optimizer gives for each alone on the steps that show them; numpy has Adam's formula."""
-  optimizer = bank_stage.per_person(optax.adam(optax.exponential_decay(0.1, 2, 0.5), eps=1e-15))
+  optimizer = optimizers.per_person(optax.adam(optax.exponential_decay(0.1, 2, 0.5), eps=1e-15))
   gradients = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float32)
   shown = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0]], bool)
   gradients *= shown[..., None, None]
