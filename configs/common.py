@@ -71,8 +71,10 @@ def base_config() -> ConfigDict:
       # is. None makes them an error.
       default_relation=placeholder(str),
       capture="capture",  # VHAP / GaussianAvatars layout.
-      # Captures of several people, a folder for each: the avatar stage then trains a bank of them instead of `capture`.
+      # Captures of several people, a folder for each, instead of `capture`: the run then has an avatar of each.
       captures=(),
+      # Whose they are: a table capture,person (docs/captures.md), optional. Who is not in it is called by the capture's folder.
+      people="captures.csv",
       triplets="triplets.jsonl",
       features="features",  # Speech feature cache.
       reader_threads=2,  # That read and decode ahead of training, in each process.

@@ -29,6 +29,8 @@ from rsatalker_jax.baselines.image import Subject
 from rsatalker_jax.baselines.motion import make_generator
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel, load_head
+from rsatalker_jax.data.capture_collection import CaptureCollection, load_captures
+from rsatalker_jax.data.captured_people import CapturedPeople
 from rsatalker_jax.data.captures import Capture, check_capture, load_capture
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets import FilmedConversation
@@ -184,6 +186,28 @@ class Talker:
         num_expression=self.head.num_expression,
     )
     return check_capture(capture, self.head)
+
+  def open_captures(self, people: CapturedPeople, split: str) -> CaptureCollection:
+    """One split of the captures of several people, like `open_capture`.
+
+    Raises:
+      InputError: see `load_captures`; or a capture was tracked with another head, of which it has other expressions or more
+        shapes than this one.
+    """
+    found = load_captures(
+        people.folders,
+        split,
+        background=self.background,
+        num_vertices=self.head.v_template.shape[0],
+        num_expression=self.head.num_expression,
+        names=people.names,
+    )
+    for capture in found.captures:
+      check_capture(capture, self.head)
+      if np.any(beyond := capture.shape[self.head.num_shape :]):
+        count = f"{np.count_nonzero(beyond)} values that are not 0 behind the first {self.head.num_shape}"
+        raise InputError(capture.root, "shape", count, f"{self.head.num_shape} values, as the head model has")
+    return found
 
   def subject(self, films: Sequence[FilmedConversation], num_frames: int = 0) -> Subject:
     """The person whom films by one capture show, as image-based baselines want to know her.

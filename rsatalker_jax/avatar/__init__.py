@@ -4,6 +4,7 @@ from rsatalker_jax.avatar.bank import join_bank, num_people, render_bank_frames,
 from rsatalker_jax.avatar.binding import bind, triangle_frames
 from rsatalker_jax.avatar.colors import face_colors, paint
 from rsatalker_jax.avatar.gaussians import FREE, Avatar, Gaussians, drop_free_slots, init_avatar, up_to_degree
+from rsatalker_jax.avatar.identity import wear
 from rsatalker_jax.avatar.render import pose_gaussians, render_frames
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "stack_avatars",
     "triangle_frames",
     "up_to_degree",
+    "wear",
 ]

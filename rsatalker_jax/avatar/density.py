@@ -164,13 +164,13 @@ def reset_opacities(gaussians: Gaussians, most: float) -> Gaussians:
   return dataclasses.replace(gaussians, opacity_logits=jnp.minimum(gaussians.opacity_logits, jax.scipy.special.logit(most)))
 
 
-def forget_moments(opt_state: Any, fresh: Bool[Array, "N"], attributes: Iterable[str] = ATTRIBUTES) -> Any:
+def forget_moments(opt_state: Any, fresh: Bool[Array, "*P N"], attributes: Iterable[str] = ATTRIBUTES) -> Any:
   """An optimizer state with zero moments where `fresh`, of these attributes of Gaussians; everything else as it was."""
 
   def forget(path, x):
     # Moments have the paths of their parameters; other arrays may happen to be as long as the Gaussians.
     if getattr(path[-1], "key", None) not in attributes:
       return x
-    return jnp.where(fresh.reshape((-1,) + (1,) * (x.ndim - 1)), jnp.zeros((), x.dtype), x)
+    return jnp.where(fresh.reshape(fresh.shape + (1,) * (x.ndim - fresh.ndim)), jnp.zeros((), x.dtype), x)
 
   return jax.tree_util.tree_map_with_path(forget, opt_state)

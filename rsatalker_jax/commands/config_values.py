@@ -203,6 +203,7 @@ RULES: dict[str, Any] = {
         "default_relation": _or_none(Rule(_is_relation, "a relation such as blood,equal, or unknown")),
         "capture": _PATH,
         "captures": Rule(lambda x: _several(x, _is_path), "a tuple of different paths"),
+        "people": _PATH,
         "triplets": _PATH,
         "features": _PATH,
         "reader_threads": _whole(0, 1024),

@@ -17,8 +17,7 @@ from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.commands import film_scores
 from rsatalker_jax.commands.compared_runs import find_compared, score_compared
 from rsatalker_jax.commands.image_protocols import SPEECH_ONLY, TRUE_POSE, MethodRun
-from rsatalker_jax.data.capture_collection import name_people
-from rsatalker_jax.data.conversations import data_paths, load_conversations
+from rsatalker_jax.data.conversations import load_conversations
 from rsatalker_jax.data.dualtalk import DualTalkSource
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets import FilmedConversation, Triplet, load_triplets
@@ -37,7 +36,7 @@ from rsatalker_jax.evaluation import (
 from rsatalker_jax.evaluation.cases import ConversationCases
 from rsatalker_jax.head import LipOpening, make_lip_opening
 from rsatalker_jax.media.video import to_uint8
-from rsatalker_jax.runs import TrainedRun, load_config, load_parameters, load_run, workdir as workdirs
+from rsatalker_jax.runs import TrainedRun, load_config, load_run, workdir as workdirs
 from rsatalker_jax.types import STAGES
 
 _TRUTH, _CONSTANT = "true motion", "constant training mean"
@@ -98,6 +97,7 @@ def score_run(
     frames, reason = _score_frames(runs, workdir, config, split)
   if frames is not None:
     results |= {"frames": frames.rows, "films": frames.by_film, "frames_each": frames.each, "flicker": frames.flicker}
+    results |= {"people": frames.by_person} if len(frames.by_person) > 1 else {}
     sections.append(_frame_report(frames, filmed="generator" in run.params))
     latex += [table.latex() for table in _frame_tables(frames)]
   else:
@@ -123,20 +123,12 @@ def score_run(
 
 def _load_runs(workdir: str, config: ConfigDict | None, stages: Sequence[str] = STAGES) -> film_scores.Runs:
   """The run, by its capture; once for each of its people where it has a bank of them. `config` as in `score_run`."""
-  params, *_ = load_parameters(workdir, stages)
-  people = [None]
-  if sharding.BANK in params:
-    people = name_people(data_paths(ConfigDict(load_config(workdir)).data, "captures"))
-  runs = {}
-  for number, person in enumerate(people):
-    run = load_run(workdir, stages, person=person, image_methods=True)
-    if config is not None:
-      sections = {name: config[name].to_dict() for name in ("data", "evaluation")}
-      run = dataclasses.replace(run, config=ConfigDict(run.config.to_dict() | sections))
-      if person is not None:
-        run.config.data.capture = config.data.captures[number]
-    runs[run.data_path("capture").resolve()] = run
-  return runs
+  run = load_run(workdir, stages, image_methods=True)
+  if config is not None:
+    sections = {name: config[name].to_dict() for name in ("data", "evaluation")}
+    run = dataclasses.replace(run, config=ConfigDict(run.config.to_dict() | sections))
+  people = [run.of_person(number) for number in range(len(run.names))] if sharding.BANK in run.params else [run]
+  return {run.data_path("capture").resolve(): run for run in people}
 
 
 # --- Motion
@@ -436,6 +428,9 @@ def _frame_report(scores: film_scores.FrameScores, *, filmed: bool) -> str:
   """Tables of the frames, with what is needed to read them."""
   films = f"{scores.count} frames of {len(scores.by_film)} film{'s' * (len(scores.by_film) > 1)}"
   report = f"## Table 2: rendered frames{' of unseen conversations' * filmed}\n\n{films[0].upper()}{films[1:]}. "
+  if len(scores.by_person) > 1:
+    report += f"Means over the frames of {' and '.join(scores.by_person)}, each drawn with their own avatar. Each of them by "
+    report += "themselves, with methods that have learnt one person alone, is further down. "
   report += "The last rows are of other people's films, with a network behind LPIPS that the paper does not name.\n\n"
   whole, *lips = (table.markdown() for table in _frame_tables(scores))
   if any(title.endswith(SPEECH_ONLY) for title in scores.rows):
@@ -449,6 +444,9 @@ def _frame_report(scores: film_scores.FrameScores, *, filmed: bool) -> str:
   report += whole
   if lips:
     report += "\nThe lips alone: a square a quarter as high as the picture, about where the head's pose puts them.\n\n" + lips[0]
+  for person, rows in scores.by_person.items() if len(scores.by_person) > 1 else ():
+    own = [title for title in rows if title in (film_scores.TRACKED, film_scores.HELD_OUT)]
+    report += f"\nOf {person} alone:\n\n{result_tables.image_table(rows, unranked=own).markdown()}"
   if len(scores.by_film) > 1:
     report += "\nBy film, PSNR in dB:\n\n" + result_tables.film_table(scores.by_film).markdown()
   if flicker := scores.flicker:

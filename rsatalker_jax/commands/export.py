@@ -42,7 +42,7 @@ def export_avatar(
     frame: counted from 0.
     frames: how many a page plays; None plays what there is, at most 100.
     relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
-    person: whose avatar, where the run has a bank.
+    person: whose avatar, where the run has several people; None: the first.
 
   Raises:
     InputError: for every mistake in the inputs, before anything is written.

@@ -123,7 +123,8 @@ class FrameScores:
   """Image metrics: means over the frames of all films, by row; of each film; of each frame; and what they are of.
 
   Attributes:
-    rows, by_film: scores by row, and by film and row.
+    rows, by_film: scores by row, of those that all films have, and by film and row.
+    by_person: by person and row; their held-out cameras among the rows.
     each: by film and row, the numbers of its frames in the conversation, "frame", and their scores, as lists.
     flicker: see `measure_flicker`.
     count: frames that each row is the mean of, but that of held-out cameras.
@@ -132,6 +133,7 @@ class FrameScores:
 
   rows: Rows
   by_film: dict[str, Rows]
+  by_person: dict[str, Rows]
   each: dict[str, dict[str, dict[str, list]]]
   flicker: dict[str, float]
   count: int
@@ -200,22 +202,26 @@ def score_films(
     still = [Footage.choose(of(films), films, lambda length: spread_places(length, count)) for films in people]
     moving = [Footage.choose(of(films), films, lambda length: np.arange(min(count, length))) for films in people]
 
-  each, sheet = {}, None
+  each, sheet, films_of = {}, None, {}
   for footage in still:
     root = footage.capture.root.resolve()
     of_person = [method for method in methods if method.films[0].capture.root.resolve() == root]
     frames, drawn = _score_footage(footage, _draw_rows(footage, earlier.get(root), of_person), config.lpips_nets)
     each |= frames
+    films_of[footage.run.person] = list(frames)
     sheet = drawn if sheet is None else sheet
   mean = lambda scores: {name: float(np.mean(values)) for name, values in scores.items() if name != "frame"}
   by_film = {film: {title: mean(scores) for title, scores in rows.items()} for film, rows in each.items()}
   counts = {film: len(next(iter(rows.values()))["frame"]) for film, rows in each.items()}
   means = mean_rows((counts[film], rows) for film, rows in by_film.items())
+  by_person = {name: mean_rows((counts[film], by_film[film]) for film in films) for name, films in films_of.items()}
   own = not any(run.draws_images for run in runs.values())
   if own and split != "val" and (held_out := _score_held_out(still, config)):
-    means |= mean_rows(held_out)
+    means |= mean_rows(held_out.values())
+    for name, (_, rows) in held_out.items():
+      by_person[name] |= rows
   flicker = measure_flicker(moving, config.lpips_nets) if own else {}
-  return FrameScores(means, by_film, each, flicker, sum(counts.values()), sheet), ""
+  return FrameScores(means, by_film, by_person, each, flicker, sum(counts.values()), sheet), ""
 
 
 def _draw_rows(footage: Footage, earlier: TrainedRun | None, methods: Sequence[MethodRun]) -> dict[str, Drawn]:
@@ -274,23 +280,24 @@ def _score_footage(
   return each, np.concatenate(sheet, axis=1)
 
 
-def _score_held_out(footage: Sequence[Footage], config: ConfigDict) -> list[tuple[int, Rows]]:
-  """Tracked motion before the cameras that a capture holds out, for each capture that has some."""
-  parts = []
+def _score_held_out(footage: Sequence[Footage], config: ConfigDict) -> dict[str, tuple[int, Rows]]:
+  """Tracked motion before the cameras that a capture holds out, for each person whose capture has some: frames, and their means."""
+  parts = {}
   for run, capture in ((part.run, part.capture) for part in footage):
     if has_frames(capture.root, "val"):
       others = run.talker.open_capture(capture.root, "val")
       film = Film(others, spread_places(len(others), -(-config.frames // 2)))
       images = film.render(run.talker, run.avatar, film.flame)
-      parts.append((len(film.items), {HELD_OUT: scoring.score_frames(film.beside(images), config.lpips_nets)}))
+      parts[run.person] = len(film.items), {HELD_OUT: scoring.score_frames(film.beside(images), config.lpips_nets)}
   return parts
 
 
 def mean_rows(parts: Iterable[tuple[int, Rows]]) -> Rows:
-  """Means over frames, from the number of frames and the means of each part."""
+  """Means over frames, from the number of frames and the means of each part; of the rows that all parts have."""
   numbers, rows = zip(*parts)
   mean = lambda title, name: float(np.average([row[title][name] for row in rows], weights=numbers))
-  return {title: {name: mean(title, name) for name in scores} for title, scores in rows[0].items()}
+  shared = [title for title in rows[0] if all(title in row for row in rows)]
+  return {title: {name: mean(title, name) for name in rows[0][title]} for title in shared}
 
 
 def measure_flicker(footage: Sequence[Footage], lpips_nets: Sequence[str] = ()) -> dict[str, float]:

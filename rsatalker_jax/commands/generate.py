@@ -36,6 +36,7 @@ def generate_video(
     size: int = 320,
     seconds: float | None = None,
     person: str | None = None,
+    person_a: str | None = None,
     camera: int | None = None,
     captions: bool = True,
 ) -> None:
@@ -49,7 +50,8 @@ def generate_video(
     save_motion: where to write B's motion too: .npz, or .csv or .json of ARKit's shapes.
     size: height of each face in pixels.
     seconds: only so much from the beginning.
-    person: who B is, where the run has a bank.
+    person, person_a: of whose avatars of the run B and A are drawn; None: of who speaks, by the files' names, else B of the
+      first and A of another (`views.choose_people`).
     camera: of the capture; None takes the one that the face looks at.
     captions: whether a strip below the faces says who is who and whose voice is heard.
 
@@ -70,10 +72,12 @@ def generate_video(
   conversation, notes = read_conversation(speech_a, motion_a, speech_b, relation)
   for note in notes:
     print(note)
-  run = load_run(workdir, person=person)
+  run = load_run(workdir)
   for group, stage in (("generator", "motion"), ("avatar", "avatar")):
     if group not in run.params:
       raise InputError(workdir, stage, f"only {run.stages}", f"a finished {stage} stage")
+  names = views.name_speaker(run, speech_a), views.name_speaker(run, speech_b)
+  partner, run = views.choose_people(run, person_a, person, names)
   run.check_basis(conversation.basis, motion_a)
   if save_motion is not None:
     check_motion_file("--save_motion", save_motion, run.basis)
@@ -81,14 +85,19 @@ def generate_video(
   (clip,) = load_clips([conversation], run.encode)
   motion_b = run.generate(clip)
   count = len(motion_b) if seconds is None else min(len(motion_b), round(seconds * FPS))
+  who = f"A: {partner.person}" if partner else f"A: {run.person}'s avatar on another identity"
   print(f"{count / FPS:.1f} s, {format_relation(conversation.relation)}; run {workdir} ({run.stages})")
+  print(f"{who}; B: {run.person}")
   if save_motion is not None:
     for note in write_motion_file(save_motion, motion_b[:count], basis=conversation.basis):
       print(note)
 
   view, body = views.front_view(run, size, camera)
-  partner = views.partner_avatar(run)
-  frames_a = _faces(run, partner, clip.motion_a[:count], body, view)
+  if partner is None:
+    frames_a = _faces(run, views.partner_avatar(run, names[0]), clip.motion_a[:count], body, view)
+  else:
+    view_a, body_a = views.front_view(partner, size, camera)
+    frames_a = _faces(partner, partner.avatar, clip.motion_a[:count], body_a, view_a)
   frames_b = _faces(run, run.avatar, motion_b[:count], body, view, clip.relation)
   levels = tuple(conversation_frames.voice_levels(x, count, FPS) for x in (conversation.speech_a, conversation.speech_b))
   labels = ("A (given)", f"B (generated; {format_relation(conversation.relation)})") if captions else None

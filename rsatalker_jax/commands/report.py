@@ -27,7 +27,7 @@ def write_report(workdir: str, out: str | None = None, *, person: str | None = N
   Args:
     workdir: the run; its ablations are the runs in <workdir>/ablations/<variant>/seed_<n>.
     out: the page; None is <workdir>/report.html.
-    person: who is shown, where the run has a bank of several people.
+    person: who is shown, where the run has several people; None: the first.
 
   Returns:
     Where the page is. What it lacks, and why, is said at its end and printed.

@@ -29,7 +29,6 @@ from rsatalker_jax.runs import workdir as workdirs
 from rsatalker_jax.talker import Params, make_encoder, make_talker
 from rsatalker_jax.training import loop
 from rsatalker_jax.training.avatar_stage import avatar_stage
-from rsatalker_jax.training.bank_stage import bank_stage
 from rsatalker_jax.training.image_stage import image_stage
 from rsatalker_jax.training.joint_stage import joint_stage
 from rsatalker_jax.training.ledger import Ledger
@@ -137,11 +136,8 @@ def make_inputs(config: ConfigDict) -> StageInputs:
 
 
 def make_stage(inputs: StageInputs, name: str) -> loop.Stage:
-  """A stage by its name. With captures of several people the avatar stage trains a bank of them; with another `avatar.method`
-  than ours a baseline."""
-  avatar = bank_stage if inputs.config.data.captures else avatar_stage
-  if inputs.config.avatar.method in METHODS:
-    avatar = image_stage
+  """A stage by its name. With another `avatar.method` than ours the avatar stage trains a baseline."""
+  avatar = image_stage if inputs.config.avatar.method in METHODS else avatar_stage
   return {"codes": codes_stage, "motion": motion_stage, "avatar": avatar, "joint": joint_stage}[name](inputs)
 
 

@@ -102,7 +102,8 @@ def _define_generate() -> None:
   flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz, or .csv or .json of ARKit's shapes.")
   flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32, upper_bound=4096)
   flags.DEFINE_float("seconds", None, "Only the first seconds.", lower_bound=0.2)
-  flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
+  flags.DEFINE_string("person", None, "Of whose avatar of the run B is drawn; who speaks by the file's name, or the first, if not given.")
+  flags.DEFINE_string("person_a", None, "The same of A, who is drawn on another identity where the run has no avatar of theirs.")
   flags.DEFINE_integer("camera", None, "Of the capture, by its index; the one that the face looks at if not given.")
   flags.DEFINE_bool("captions", True, "Whether a strip below the faces says who is who and whose voice is heard.")
   flags.mark_flags_as_required(["workdir", "speech_a", "motion_a", "speech_b", "relation", "out"])
@@ -115,6 +116,7 @@ def _generate() -> None:
   generate.generate_video(
       workdir=FLAGS.workdir,
       person=FLAGS.person,
+      person_a=FLAGS.person_a,
       speech_a=FLAGS.speech_a,
       motion_a=FLAGS.motion_a,
       speech_b=FLAGS.speech_b,
@@ -141,7 +143,7 @@ def _define_export() -> None:
   )
   flags.DEFINE_integer("frames", None, "How many .html plays; at most 100 if not given.", lower_bound=1)
   flags.DEFINE_string("relation", None, "With the joint stage's offset corrections for this relation.")
-  flags.DEFINE_string("person", None, "Whose avatar, where the run has a bank of several people.")
+  flags.DEFINE_string("person", None, "Whose avatar, where the run has several people; the first if not given.")
   flags.mark_flags_as_required(["workdir", "out"])
 
 
@@ -215,7 +217,7 @@ def _encode() -> None:
 def _define_report() -> None:
   flags.DEFINE_string("workdir", None, "The run to show, with its ablations in <workdir>/ablations/<variant>/seed_<n>.")
   flags.DEFINE_string("out", None, "The page, .html; <workdir>/report.html if not given.")
-  flags.DEFINE_string("person", None, "Who is shown, where the run has a bank of several people.")
+  flags.DEFINE_string("person", None, "Who is shown, where the run has several people; the first if not given.")
   flags.mark_flags_as_required(["workdir"])
 
 

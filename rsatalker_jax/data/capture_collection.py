@@ -19,7 +19,7 @@ class CaptureCollection:
 
   Attributes:
     captures: the captures.
-    names: of the people, see `name_people`.
+    names: of the people.
     width, height: of every image, in pixels.
     shapes: identity coefficients (P, S), filled up with zeros where a capture has fewer.
     static_offsets: vertex offsets (P, V, 3), zero for people without; None if nobody has any.
@@ -55,11 +55,13 @@ def load_captures(
     background: tuple[float, float, float] | None = None,
     num_vertices: int | None = None,
     num_expression: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> CaptureCollection:
   """Opens one split of the captures of several people, one folder for each person.
 
   Args:
     roots: the captures' folders; they must be tracked with the same head model and have images of one size.
+    names: of the people; None: `name_people`.
     split, background, num_vertices, num_expression: see `load_capture`.
 
   Raises:
@@ -85,7 +87,7 @@ def load_captures(
     ):
       if found != expected:
         raise InputError(capture.root, key, found, f"{expected} as in {first.root}")
-  return CaptureCollection(captures, name_people(roots))
+  return CaptureCollection(captures, name_people(roots) if names is None else names)
 
 
 def _stack_offsets(captures: Sequence[Capture]) -> Float[np.ndarray, "P V 3"] | None:

@@ -222,9 +222,11 @@ def true_column(title: str, run: TrainedRun, *, film: bool = True) -> Column:
 
 
 def partner_column(title: str, run: TrainedRun) -> Column:
-  """A, whose motion is given, as the run's Gaussians on another identity."""
+  """A, whose motion is given, as another of the run's people, else as the run's Gaussians on another identity."""
   motion = lambda scene: scene.conversation.motion_a[scene.frames]
-  return Column(title, run, views.partner_avatar(run), motion, digest(("partner", run_identity(run))), corrected=False)
+  partner, _ = views.choose_people(run, None, run.person or None)
+  avatar = views.partner_avatar(run) if partner is None else partner.avatar
+  return Column(title, run, avatar, motion, digest(("partner", run_identity(partner or run))), corrected=False)
 
 
 def run_identity(run: TrainedRun) -> str:

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from rsatalker_jax import sharding
 from rsatalker_jax.avatar import Avatar, drop_free_slots
 from rsatalker_jax.baselines.image import METHODS
-from rsatalker_jax.data.capture_collection import name_people
-from rsatalker_jax.data.conversations import data_path, data_paths
+from rsatalker_jax.data.captured_people import find_captured_people
+from rsatalker_jax.data.conversations import data_path
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import check_basis
@@ -36,6 +36,9 @@ class TrainedRun:
     talker: the modules.
     params, buffers: see `Talker`.
     stages: the stages trained and their steps, e.g. "motion:600 avatar:900".
+    names: of the people whom it was trained on. Of several (`data.captures`), `params` and `buffers` hold the bank and, as
+      "avatar", the one of them whom `data.capture` of `config` then names.
+    number: which of `names` that is.
   """
 
   config: ConfigDict
@@ -43,6 +46,23 @@ class TrainedRun:
   params: dict
   buffers: dict
   stages: str
+  names: tuple[str, ...] = ()
+  number: int = 0
+
+  @property
+  def person(self) -> str:
+    """Whose the avatar is."""
+    return self.names[self.number] if self.names else ""
+
+  def of_person(self, number: int) -> "TrainedRun":
+    """The same run with another of its people as "avatar"."""
+    if sharding.BANK not in self.params:
+      return self
+    one = lambda group: {name: value[number] for name, value in group.items()}
+    params, buffers = ({**groups, "avatar": one(groups[sharding.BANK])} for groups in (self.params, self.buffers))
+    data = self.config.data.to_dict() | {"capture": self.config.data.captures[number]}
+    config = ConfigDict(self.config.to_dict() | {"data": data})
+    return dataclasses.replace(self, config=config, params=params, buffers=buffers, number=number)
 
   def generate(self, clip: MotionClip, *, sample: int = 0) -> Motion:
     """B's motion for one clip; `sample` as in `Talker.generate_clip`.
@@ -76,7 +96,8 @@ class TrainedRun:
   @property
   def alignment(self) -> Float[np.ndarray, "3"]:
     """From the rotations of the conversations' tracker to those of the capture's (`head.pose_for`); none before stage 3."""
-    return np.asarray(self.buffers.get("film", {}).get("alignment", np.zeros(3, np.float32)))
+    found = np.asarray(self.buffers.get("film", {}).get("alignment", np.zeros(3, np.float32)))
+    return found if found.ndim == 1 else found[self.number]
 
   def stream(
       self, relation: Int[np.ndarray, "2"], *, basis: str | None = None, lengths: Sequence[int] = (1, 5, 25)
@@ -142,12 +163,12 @@ def load_run(
   Args:
     workdir: a run's.
     stages: those whose parameters are wanted; leaving the last out gives the run as it was before it.
-    person: of a bank: the avatar, and the capture that the config names, are this person's then.
+    person: whose the avatar is, and the capture that the config names; None: the first, of the people of a bank.
     image_methods: whether the caller knows what to do with a run whose pictures an image-based baseline makes, which has no
       avatar that one could pose, export or play.
 
   Raises:
-    InputError: if there is no run, or a run without a checkpoint, or the person is not one of its bank, or such a baseline is
+    InputError: if there is no run, or a run without a checkpoint, or the person is none of its people, or such a baseline is
       not expected.
   """
   config = ConfigDict(workdirs.load_config(workdir))
@@ -155,20 +176,7 @@ def load_run(
     expected = "'gaussians': an image-based baseline has no avatar, and is scored by eval.py alone"
     raise InputError(workdir, "avatar.method", repr(config.avatar.method), expected)
   params, buffers, used = workdirs.load_parameters(workdir, stages)
-  if sharding.BANK in params or person is not None:
-    config, params, buffers = _read_out(config, params, buffers, person)
-  return TrainedRun(config, make_talker(config), params, buffers, used)
-
-
-def _read_out(config: ConfigDict, params: dict, buffers: dict, person: str | None) -> tuple[ConfigDict, dict, dict]:
-  """Config, parameters and buffers of a run of several people as if it were one person's."""
-  if sharding.BANK not in params:
-    raise InputError("--person", "", person, "none, as the run has no bank of people")
-  names = name_people(data_paths(config.data, "captures"))
-  if person not in names:
-    raise InputError("--person", "", person or "none", f"one of {', '.join(names)}")
-  number = names.index(person)
-  config.data.capture = config.data.captures[number]
-  one = lambda group: {name: value[number] for name, value in group.items()}
-  params, buffers = ({**groups, "avatar": one(groups[sharding.BANK])} for groups in (params, buffers))
-  return config, params, buffers
+  people = find_captured_people(config.data)
+  number = 0 if person is None else people.number(person)
+  run = TrainedRun(config, make_talker(config), params, buffers, used, people.names)
+  return run.of_person(number)

@@ -1,11 +1,12 @@
 """How a run's person is looked at where nobody filmed the conversation, and whom they talk to."""
 
-import dataclasses
+import pathlib
 
 import numpy as np
 
 import splat_kernels
-from rsatalker_jax.avatar import Avatar
+from rsatalker_jax.avatar import Avatar, wear
+from rsatalker_jax.data.captured_people import find_speakers
 from rsatalker_jax.data.captures import load_capture
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import FlamePose, rotation_matrix
@@ -48,14 +49,52 @@ def _looked_at(item: dict) -> float:
   return float(forward @ to_camera / np.linalg.norm(to_camera))
 
 
-def partner_avatar(run: TrainedRun) -> Avatar:
-  """The trained Gaussians on another identity of the head model, so that the two who talk are not twins."""
-  identities = run.talker.head.identities
-  if identities is None:
+def name_speaker(run: TrainedRun, file: str) -> str:
+  """Whose voice a file is, <conversation>_speaker<n>.wav, as the run's people table says; "" where it does not."""
+  name, _, speaker = pathlib.Path(file).stem.rpartition("_speaker")
+  speakers = find_speakers(run.config.data).get(name)
+  return "" if speakers is None else {"1": speakers.first, "2": speakers.second}.get(speaker, "")
+
+
+def choose_people(
+    run: TrainedRun, person_a: str | None, person_b: str | None, names: tuple[str, str] = ("", "")
+) -> tuple[TrainedRun | None, TrainedRun]:
+  """The run with the avatars of A and of B: of who is named, else of who speaks, else B is the first of the run's people and A
+  another of them. A is None where there is no other, or where somebody speaks of whom the run has no avatar (`partner_avatar`).
+
+  Args:
+    run: trained.
+    person_a, person_b: as --person_a and --person have them.
+    names: of A and B in the conversation, "" for somebody unknown.
+
+  Raises:
+    InputError: the run has nobody who is called so.
+  """
+  numbers: list[int | None] = []
+  for flag, wanted, name in (("--person_a", person_a, names[0]), ("--person", person_b, names[1])):
+    if wanted is not None and wanted not in run.names:
+      raise InputError(flag, "", wanted, f"one of {', '.join(run.names)}")
+    chosen = name if wanted is None else wanted
+    numbers.append(run.names.index(chosen) if chosen in run.names else None)
+  another = lambda taken: next((number for number in range(len(run.names)) if number != taken), None)
+  a, b = numbers
+  if b is None:
+    b = another(a) or 0
+  if person_a is None and (a == b or not names[0]):
+    a = another(b)
+  return None if a is None else run.of_person(a), run.of_person(b)
+
+
+def partner_avatar(run: TrainedRun, name: str = "") -> Avatar:
+  """The trained Gaussians on another identity of the head model, so that the two who talk are not twins: on that of `name`, if
+  the head knows somebody called so, else on the one nearest to the run's person."""
+  head = run.talker.head
+  if head.identities is None:
     return run.avatar
-  shape = np.asarray(run.avatar.shape)
-  width = min(len(shape), identities.shape[1])
-  distances = np.linalg.norm(np.asarray(identities)[:, :width] - shape[:width], axis=1)
-  other = np.zeros_like(shape)
-  other[:width] = np.asarray(identities)[np.argsort(distances)[1], :width]
-  return dataclasses.replace(run.avatar, shape=other, static_offset=None)
+  own, identities = np.asarray(run.avatar.shape), np.asarray(head.identities)
+  width = min(len(own), identities.shape[1])
+  distances = np.linalg.norm(identities[:, :width] - own[:width], axis=1)
+  number = head.identity_names.index(name) if name in head.identity_names else int(np.argsort(distances)[1])
+  other = np.zeros_like(own)
+  other[:width] = identities[number, :width]
+  return wear(run.avatar, head, other)

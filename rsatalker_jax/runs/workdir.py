@@ -46,13 +46,13 @@ _NOT_COMPARED = {
     "render.frames_at_once",
     "generator.remat",
     "motion.accumulate",
-    *(f"data.{name}" for name in ("embedded_root", "conversations", "layout", "seamless", "relations", "capture", "triplets", "features")),
+    *(f"data.{name}" for name in ("embedded_root", "conversations", "layout", "seamless", "relations", "capture", "people", "triplets", "features")),
 }
 # Of these the last part alone is compared: files that were moved are the same, those of another name are not.
 _COMPARED_BY_NAME = {"head.path", "head.masks", "speech.checkpoint", "data.captures"}
 # Paths that are relative to the working directory; those in `data` are below `embedded_root` if that is set.
 _PATHS = {"head.path", "head.masks", "speech.checkpoint", "data.embedded_root"}
-_DATA_PATHS = {f"data.{name}" for name in ("conversations", "seamless", "relations", "capture", "captures", "triplets", "features")}
+_DATA_PATHS = {f"data.{name}" for name in ("conversations", "seamless", "relations", "capture", "captures", "people", "triplets", "features")}
 
 _CHECKSUMS = "sha256.json"
 _WORKING_DIRECTORY = "working_directory"  # The key of config.json that is none of the config.

@@ -1,4 +1,4 @@
-"""What stage 3 learns from: windows of filmed conversations, the frames that their films show, and the people in them."""
+"""What stage 3 learns from: windows of filmed conversations, and the frames that their films show."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,115 +10,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from rsatalker_jax.avatar import Avatar, Gaussians, join_bank, select
-from rsatalker_jax.data.captures import Capture
-from rsatalker_jax.data.conversations import data_paths
 from rsatalker_jax.data.pipeline import batch_share
 from rsatalker_jax.data.triplets import FilmedConversation, Films
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import FlamePose
 from rsatalker_jax.sharding import BANK
-from rsatalker_jax.talker import Params
-from rsatalker_jax.training.bank_stage import bank_of, init_bank
-from rsatalker_jax.training.rendering import init_avatar_group, to_float, to_frame_example, triangle_sizes
+from rsatalker_jax.talker import Params, Talker
+from rsatalker_jax.training.people import People
+from rsatalker_jax.training.rendering import to_float, to_frame_example
 from rsatalker_jax.training.stage_inputs import StageInputs
 
-# The group of parameters and buffers with the people of other films than the trained avatar's.
-OTHERS = "others"
 MOTION = ("speech_a", "motion_a", "speech_b", "motion_b", "relation")
-
-
-@dataclasses.dataclass(frozen=True)
-class People:
-  """The people whom films show, and the Gaussians that draw them.
-
-  Attributes:
-    groups: of parameters that hold them, in the order of their numbers: "avatar", the run's one person; `OTHERS`, people of
-      further films, whom no stage before this one has trained; or "bank", the run's several people.
-    numbers: of the people of `Films.captures`, in these groups.
-    captures: of the people in these groups, by number.
-    init: params and buffers of the groups, as training begins.
-    sizes: of each person's triangles at rest, (P, F, 1) metres.
-    timesteps: of the avatar's own capture, by which its corrections of FLAME parameters are kept; None without any.
-    alignment: see `FilmedConversation`: of the first film of the run's own person.
-  """
-
-  groups: tuple[str, ...]
-  numbers: Int[np.ndarray, "C"]
-  captures: tuple[Capture, ...]
-  init: tuple[Params, Params]
-  sizes: Float[Array, "P F 1"]
-  timesteps: Int[np.ndarray, "t"] | None
-  alignment: Float[Array, "3"]
-
-  @classmethod
-  def of(cls, inputs: StageInputs, films: Films) -> "People":
-    """Raises: InputError: a film of somebody who is not one of `data.captures`, where the run has a bank."""
-    roots = [capture.root.resolve() for capture in films.captures]
-    if inputs.config.data.captures:
-      names = [path.resolve() for path in data_paths(inputs.config.data, "captures")]
-      for root in roots:
-        if root not in names:
-          raise InputError(inputs.path("triplets"), "capture", root, "one of data.captures, the people of this run")
-      captures = [inputs.talker.open_capture(name, "train") for name in names]
-      return cls._make(inputs, films, ("bank",), captures, [names.index(root) for root in roots], init_bank(inputs, captures))
-    own = inputs.path("capture").resolve()
-    others = [capture for capture, root in zip(films.captures, roots) if root != own]
-    capture = inputs.talker.open_capture(own, "train") if own not in roots else films.captures[roots.index(own)]
-    groups, init = ("avatar",), init_avatar_group(inputs, capture)
-    if others:
-      bank = init_bank(inputs, others)
-      groups, init = ("avatar", OTHERS), tuple(mine | {OTHERS: theirs[BANK]} for mine, theirs in zip(init, bank))
-    order = [own, *(other.root.resolve() for other in others)]
-    return cls._make(inputs, films, groups, [capture, *others], [order.index(root) for root in roots], init)
-
-  @classmethod
-  def _make(cls, inputs, films, groups, captures, numbers, init) -> "People":
-    timesteps, (params, buffers) = None, init
-    rates = [name for name, rate in inputs.config.avatar.flame_learning_rates.items() if rate]
-    if groups[0] == "avatar" and rates:
-      # What stage 2 has learnt about its film's parameters goes on to be used, and is not trained further.
-      timesteps = np.unique(captures[0].timesteps)
-      flame = captures[0].read_flame([0])
-      params = params | {"flame": {name: jnp.zeros((len(timesteps), flame[name].shape[1])) for name in rates}}
-    alignments = [film.alignment for film in films.conversations if numbers[film.person] == 0]
-    return cls(
-        groups=groups,
-        numbers=np.array(numbers, np.int32),
-        captures=tuple(captures),
-        init=(params, buffers),
-        sizes=jnp.stack([triangle_sizes(inputs.talker, capture) for capture in captures]),
-        timesteps=timesteps,
-        alignment=jnp.asarray(alignments[0] if alignments else np.zeros(3, np.float32)),
-    )
-
-  @property
-  def alone(self) -> bool:
-    """Whether there is but one person, whose Gaussians are then shared by all frames."""
-    return self.groups == ("avatar",)
-
-  def show(self, talker, params: Params, buffers: Params, identity: Int[Array, "K"]) -> Avatar:
-    """The avatar of every frame: one for all of them, or one each."""
-    if self.alone:
-      return talker.avatar(params, buffers)
-    if self.groups == ("bank",):
-      return select(bank_of(params, buffers), identity)
-    others = Avatar(gaussians=Gaussians(**params[OTHERS]), **buffers[OTHERS])
-    return select(join_bank(talker.avatar(params, buffers), others), identity)
-
-  def offsets(
-      self, talker, params: Params, buffers: Params, shots: "Shots", motion: Float[Array, "B T 56"]
-  ) -> Float[Array, "K F 3"] | None:
-    """Eq. 8 at the shots' moments, of a motion that lies as the batch's windows do."""
-    if not talker.knows_relation:
-      return None
-    return talker.gaussian_offsets(params, buffers, shots.relation, shots.time, shots.take(motion))
-
-  def correction_row(self, person: int, timestep: int) -> int:
-    """Where the corrections of a moment are kept; -1 where it has none."""
-    if self.timesteps is None or self.numbers[person] != 0:
-      return -1
-    return int(np.searchsorted(self.timesteps, timestep))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +51,9 @@ class Shots:
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     each = lambda x: jnp.repeat(x, frames, axis=0)
     flame = {name: flat(x) for name, x in filmed["flame"].items()}
-    row = flat(filmed["row"])
-    for name, corrections in params.get("flame", {}).items():
-      flame[name] = flame[name] + jnp.where(row[:, None] >= 0, corrections[row], 0.0)
     return cls(
         image=to_float(flat(filmed["image"])),
-        flame=flame,
+        flame=people.correct(params, flame, each(filmed["identity"]), flat(filmed["row"])),
         alignment=each(filmed["alignment"]),
         view={name: flat(filmed[name]) for name in ("world_to_camera", "intrinsics")},
         relation=each(filmed["relation"]),
@@ -163,6 +62,12 @@ class Shots:
         window=each(jnp.arange(len(filmed["frame"]))),
         frame=flat(filmed["frame"]),
     )
+
+  def offsets(self, talker: Talker, params: Params, buffers: Params, motion: Float[Array, "B T 56"]) -> Float[Array, "K F 3"] | None:
+    """Eq. 8 at the shots' moments, of a motion that lies as the batch's windows do."""
+    if not talker.knows_relation:
+      return None
+    return talker.gaussian_offsets(params, buffers, self.relation, self.time, self.take(motion))
 
   def take(self, motion: Float[Array, "B T 56"]) -> Float[Array, "K 56"]:
     """The motion at the moments that the frames show, of windows that lie as the batch's do."""
@@ -177,13 +82,15 @@ class JointWindows:
     config: the joint section.
     films: those that have a window.
     starts: for each film the first frames of its windows: all those within its film that show enough frames.
-    people: whose film each is.
+    people: who is in them.
+    numbers: of the people of `Films.captures` among them.
   """
 
   config: ConfigDict
   films: tuple[FilmedConversation, ...]
   starts: tuple[Int[np.ndarray, "w"], ...]
   people: People
+  numbers: Int[np.ndarray, "C"]
 
   @classmethod
   def of(cls, inputs: StageInputs, films: Films, people: People) -> "JointWindows":
@@ -202,7 +109,7 @@ class JointWindows:
       raise InputError("config", "joint.window", config.window, f"at most {longest}, the frames of the longest training film")
     shown = sum(len(film.frames) for film, _ in kept)
     inputs.say(f"joint: {shown} frames of video in {len(kept)} conversations of {len({f.person for f, _ in kept})} people")
-    return cls(config, *map(tuple, zip(*kept)), people)
+    return cls(config, *map(tuple, zip(*kept)), people, number_people(films, people))
 
   def cut(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
     """A random window of film `index`, with `config.frames` random frames of it from the film."""
@@ -214,14 +121,15 @@ class JointWindows:
     frame = film.frames[chosen]
     span = slice(start, start + window)
     clip = film.clip
+    person = int(self.numbers[film.person])
     return {
         **{name: np.asarray(getattr(clip, name)[span]) for name in MOTION[:4]},
         "relation": np.asarray(clip.relation, np.int32),
         "frame": (frame - start).astype(np.int32),
         "time": frame.astype(np.float32),
-        "identity": np.int32(self.people.numbers[film.person]),
+        "identity": np.int32(person),
         "alignment": np.asarray(film.alignment, np.float32),
-        "row": np.array([self.people.correction_row(film.person, t) for t in shown["timestep"]], np.int32),
+        "row": np.array([self.people.row(person, t) for t in shown["timestep"]], np.int32),
         **to_frame_example(shown),
     }
 
@@ -232,6 +140,22 @@ class JointWindows:
     dataset = grain.MapDataset.source(slots).seed(inputs.config.seed).shuffle()
     dataset = dataset.repeat().seed(inputs.config.seed).random_map(self.cut)
     return batch_share(dataset, self.config.batch).to_iter_dataset(inputs.read_options(8))
+
+
+def number_people(films: Films, people: People) -> Int[np.ndarray, "C"]:
+  """Numbers of the people of `films.captures` among all people."""
+  return np.array([people.number(capture.root) for capture in films.captures], np.int32)
+
+
+def film_alignments(films: Films, people: People) -> Float[np.ndarray, "3"] | Float[np.ndarray, "P 3"]:
+  """Of the run's own person, or of each of its bank, the alignment of their first film (`FilmedConversation`)."""
+  numbers = number_people(films, people)
+  several = people.groups[0] == BANK
+  found = np.zeros((len(people.captures) if several else 1, 3), np.float32)
+  for film in reversed(films.conversations):
+    if numbers[film.person] < len(found):
+      found[numbers[film.person]] = film.alignment
+  return found if several else found[0]
 
 
 def window_starts(frames: Int[np.ndarray, "F"], window: int, shown: int) -> Int[np.ndarray, "w"]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 
+from rsatalker_jax.avatar import Avatar, Gaussians
 from rsatalker_jax.baselines.image import DrivenFilm, ImageMethod, make_image_method
 from rsatalker_jax.baselines.image.method import Between
 from rsatalker_jax.data.captures import spread_places
@@ -19,7 +20,7 @@ from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.sharding import AXES
 from rsatalker_jax.training import optimizers
 from rsatalker_jax.training.checkpoints import TrainState
-from rsatalker_jax.training.density_control import DensityControl, make_density_control, probe_radii
+from rsatalker_jax.training.density_control import DensityControl, make_density_control, probe_frames
 from rsatalker_jax.training.loop import Hook, Room, Stage
 from rsatalker_jax.training.rendering import to_float
 from rsatalker_jax.training.stage_inputs import StageInputs
@@ -112,10 +113,12 @@ def _make_loss(method: ImageMethod, control: DensityControl, mesh: Mesh) -> Call
     trained = {name: group for name, group in params.items() if name not in control.probes}
     terms, each = spread(trained, buffers, batch, params.get("probes", {}), key, step)
     terms = {name: jnp.mean(term) for name, term in terms.items()}
-    terms |= control.penalties(params, buffers)
+    if method.controls_density:
+      gaussians, binding = Gaussians(**params["avatar"]), buffers["avatar"]["binding"]
+      terms |= control.penalties(Avatar(gaussians, binding, shape=jnp.zeros(0)))
     total = sum(terms.values())
     if "radii" in each:
-      total += probe_radii(params, each["radii"])
+      total += probe_frames(params, each["radii"])
     if "overflow" in each:
       terms |= {"overflow": jnp.sum(each["overflow"]), "intersections": jnp.max(each["intersections"])}
     return total, terms

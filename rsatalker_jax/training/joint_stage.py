@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 
 import grain
 import jax
@@ -10,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from rsatalker_jax.data.captures import spread_places
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.motion import can
+from rsatalker_jax.sharding import BANK
 from rsatalker_jax.training import losses, optimizers
-from rsatalker_jax.training.bank_stage import per_person
-from rsatalker_jax.training.film_windows import MOTION, JointWindows, People, Shots
+from rsatalker_jax.training.film_windows import MOTION, JointWindows, Shots, film_alignments
 from rsatalker_jax.training.loop import Stage
 from rsatalker_jax.training.motion_stage import (
     make_motion_evaluation,
@@ -25,6 +25,7 @@ from rsatalker_jax.training.motion_stage import (
     motion_init,
     orthogonality_of,
 )
+from rsatalker_jax.training.people import People
 from rsatalker_jax.training.rendering import (
     buffer_terms,
     camera_of,
@@ -56,7 +57,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
   if config.drawn_weight and config.motion_batch < config.batch:
     raise InputError("config", "joint.motion_batch", config.motion_batch, f"at least joint.batch, {config.batch}: they are drawn")
   films = inputs.films
-  people = People.of(inputs, films)
+  people = People.of_films(inputs, films)
   windows = JointWindows.of(inputs, films, people)
   sizes = {"joint.batch": config.batch, "joint.motion_batch": config.motion_batch}
   layout = inputs.lay_out({key: batch for key, batch in sizes.items() if batch})
@@ -76,7 +77,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
 
     shots = Shots.of(filmed, params, people, config.frames)
     avatar = people.show(talker, params, buffers, shots.identity)
-    offsets_of = lambda params, motion: people.offsets(talker, params, buffers, shots, motion)  # Eq. 8
+    offsets_of = lambda params, motion: shots.offsets(talker, params, buffers, motion)  # Eq. 8
     share = functools.partial(jax.tree.map, functools.partial(let_through, share=config.avatar_share))
 
     def draw(motions, avatar, offsets):
@@ -128,7 +129,7 @@ def joint_stage(inputs: StageInputs) -> Stage:
       query = talker.social.apply(params["social"], jnp.zeros(2, jnp.int32), method="query")
       params["offsets"] = talker.offset_net.init(offsets_key, query, jnp.zeros(()), jnp.zeros(MOTION_DIM))
     more_params, more_buffers = people.init
-    return params | more_params, buffers | more_buffers | {"film": {"alignment": people.alignment}}
+    return params | more_params, buffers | more_buffers | {"film": {"alignment": jnp.asarray(film_alignments(films, people))}}
 
   batches = {"filmed": windows.batches(inputs)}
   if config.motion_batch:
@@ -166,7 +167,7 @@ def joint_weights(config: ConfigDict) -> losses.JointWeights:
   )
 
 
-def _make_optimizer(config: ConfigDict, people: "People", with_offsets: bool):
+def _make_optimizer(config: ConfigDict, people: People, with_offsets: bool):
   joint, avatar = config.joint, config.avatar
   warmup = joint.steps // 10
   network = functools.partial(optimizers.network_optimizer, steps=joint.steps, warmup=warmup)
@@ -177,36 +178,34 @@ def _make_optimizer(config: ConfigDict, people: "People", with_offsets: bool):
   transforms = {"generator|social": network(joint.generator_learning_rate)}
   if with_offsets:
     transforms["offsets"] = network(joint.offsets_learning_rate)
-  for group in people.groups:
-    for label, transform in gaussians.items():
-      own = group == "avatar"
-      transforms[label.replace("avatar/", f"{group}/")] = transform if own else per_person(transform)
-  return optimizers.by_path(transforms)
+  return optimizers.by_path(transforms | people.transforms(gaussians))
 
 
 def _make_evaluation(inputs: StageInputs, people: People):
-  """Scores of generated motion of the split val, and of frames of it: drawn against true motion, both by the avatar, and
-  against its films, where it has some."""
+  """Scores of generated motion of the split val, and of frames of it: drawn against true motion, both by the avatars, of each
+  person in turn, and against its films, where it has some."""
   motion = make_motion_evaluation(inputs)
   if motion is None:
     return None
-  if not people.alone:
-    return motion
-  talker, clips, capture = inputs.talker, inputs.validation_clips, people.captures[0]
+  talker, clips = inputs.talker, inputs.validation_clips
+  own = len(people.captures) if people.groups[0] == BANK else 1  # Nobody's else who is in films alone.
+  alignments = np.asarray(film_alignments(inputs.films, people)).reshape(-1, 3)
   films = inputs.validation_films
-  own = pathlib.Path(capture.root).resolve()
-  filmed = [film for film in films.conversations if film.capture.root.resolve() == own]
-  standing = jax.tree.map(lambda x: x[:1], capture.read_flame([0]))
-  item = capture[0]
-  view = {name: item[name][None] for name in ("world_to_camera", "intrinsics")}
+  known = {capture.root.resolve() for capture in people.captures[:own]}
+  filmed = [film for film in films.conversations if film.capture.root.resolve() in known]
+  standing = [jax.tree.map(lambda x: x[:1], capture.read_flame([0])) for capture in people.captures[:own]]
+  views = [
+      dict(zip(("world_to_camera", "intrinsics"), capture.read_cameras([0]))) for capture in people.captures[:own]
+  ]
   render = jax.jit(lambda *given: talker.render(*given).image)
 
-  def draw(params, buffers, flame, view, clip, frame, motion):
+  def draw(params, buffers, person, flame, view, clip, frame, motion):
     offsets = None
     if talker.knows_relation:
       relation = jnp.asarray(clip.relation)[None]
       offsets = talker.gaussian_offsets(params, buffers, relation, jnp.float32([frame]), motion[frame : frame + 1])
-    return np.asarray(render(talker.avatar(params, buffers), flame, camera_of(view, capture), offsets))
+    avatar = people.one(talker, params, buffers, person)
+    return np.asarray(render(avatar, flame, camera_of(view, people.captures[0]), offsets))
 
   def evaluate(params, buffers):
     scores = dict(motion(params, buffers))
@@ -219,22 +218,23 @@ def _make_evaluation(inputs: StageInputs, people: People):
 
     pairs = []
     for number in range(_VALIDATION_FRAMES):
-      clip = clips[number * len(clips) // _VALIDATION_FRAMES]
+      clip, person = clips[number * len(clips) // _VALIDATION_FRAMES], number % own
       frame = (2 * number + 1) * len(clip.motion_b) // (2 * _VALIDATION_FRAMES)
-      pose = lambda motion: pose_for(motion[frame : frame + 1], standing, people.alignment[None])
+      pose = lambda motion: pose_for(motion[frame : frame + 1], standing[person], alignments[person][None])
       pairs.append(tuple(
-          draw(params, buffers, pose(m), view, clip, frame, m) for m in (motion_of(clip), clip.motion_b)
+          draw(params, buffers, person, pose(m), views[person], clip, frame, m) for m in (motion_of(clip), clip.motion_b)
       ))
     scores |= {f"drawn_{name}": value for name, value in frame_validation(pairs).items()}
     pairs = []
     for film in filmed:
-      for place in np.unique(np.linspace(0, len(film.frames) - 1, _VALIDATION_FRAMES).round().astype(int)):
+      person = people.number(film.capture.root)
+      for place in spread_places(len(film.frames), _VALIDATION_FRAMES):
         shown = film.read([place])
         frame = int(film.frames[place])
         generated = motion_of(film.clip)
         flame = pose_for(generated[frame : frame + 1], shown["flame"], film.alignment[None])
-        camera = {name: shown[name] for name in view}
-        pairs.append((draw(params, buffers, flame, camera, film.clip, frame, generated), shown["image"]))
+        camera = {name: shown[name] for name in views[0]}
+        pairs.append((draw(params, buffers, person, flame, camera, film.clip, frame, generated), shown["image"]))
     if pairs:
       scores |= {f"filmed_{name}": value for name, value in frame_validation(pairs).items()}
     return scores

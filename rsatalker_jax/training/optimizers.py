@@ -1,10 +1,13 @@
 """Which optimizer moves which parameters. Labels are paths: "generator", "offsets", "avatar/means", …"""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool
 
 FROZEN = "frozen"
 
@@ -118,3 +121,25 @@ def _scale_sh_rest(share: float) -> optax.GradientTransformation:
     return jax.tree.map(lambda x: x.at[..., 1:, :].multiply(share), updates)
 
   return optax.stateless(scale)
+
+
+def per_person(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`optimizer` for each person by themselves, in arrays with people in front.
+
+  Whoever no frame of a batch shows has a gradient of zeros: they keep their parameters and their optimizer's state, where
+  Adam over the whole bank would move them on and forget what it knew of them. So schedules count each person's own steps.
+  """
+
+  def update(gradients, state, params=None):
+    moved, following = jax.vmap(optimizer.update)(gradients, state, params)
+    shown = people_with_gradient(gradients)
+    where_shown = lambda new, old: jnp.where(shown.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return jax.tree.map(lambda x: where_shown(x, jnp.zeros_like(x)), moved), jax.tree.map(where_shown, following, state)
+
+  return optax.GradientTransformation(jax.vmap(optimizer.init), update)
+
+
+def people_with_gradient(gradients: Any) -> Bool[Array, "P"]:
+  """Whom a batch shows: those of whose gradients, in arrays with people in front, any is not zero."""
+  nonzero = [jnp.any(x != 0, axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(gradients)]
+  return functools.reduce(jnp.logical_or, nonzero)

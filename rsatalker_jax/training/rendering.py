@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 import splat_kernels
 from rsatalker_jax.avatar import Gaussians, face_colors, init_avatar, paint, triangle_frames
+from rsatalker_jax.data.capture_collection import CaptureCollection
 from rsatalker_jax.data.captures import Capture, spread_places
 from rsatalker_jax.head import head_vertices, pose_for
 from rsatalker_jax.talker import Params, Talker, render_on_mesh
@@ -121,7 +122,7 @@ def to_float(image: Array) -> Array:
   return image.astype(jnp.float32) / 255
 
 
-def camera_of(batch: Mapping[str, Array], capture: Capture) -> splat_kernels.Camera:
+def camera_of(batch: Mapping[str, Array], capture: Capture | CaptureCollection) -> splat_kernels.Camera:
   return splat_kernels.Camera(batch["world_to_camera"], batch["intrinsics"], capture.width, capture.height)
 
 

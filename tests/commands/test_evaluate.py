@@ -338,18 +338,13 @@ def test_a_bank_is_scored_person_by_person(monkeypatch, world):
   config.data.captures = ["moved/ann", "moved/bob"]
   recorded = config.to_dict() | {"data": config.data.to_dict() | {"captures": ["some/ann", "some/bob"]}}
 
-  def load_one(workdir, stages, person, image_methods):
-    own = recorded["data"] | {"capture": f"some/{person}"}
-    return evaluate.TrainedRun(evaluate.ConfigDict(recorded | {"data": own}), None, {}, {}, person)
-
-  monkeypatch.setattr(evaluate, "load_parameters", lambda *_: ({"bank": {}}, {}, ""))
-  monkeypatch.setattr(evaluate, "load_config", lambda _: recorded)
-  monkeypatch.setattr(evaluate, "load_run", load_one)
+  bank = {"bank": {"means": np.arange(2)}}, {"bank": {"binding": np.arange(2)}}
+  run = evaluate.TrainedRun(evaluate.ConfigDict(recorded), None, *bank, "", ("ann", "bob"))
+  monkeypatch.setattr(evaluate, "load_run", lambda workdir, stages, image_methods: run)
   for given, folder in ((None, "some"), (config, "moved")):
     runs = evaluate._load_runs("w", given)
-    assert {path: run.stages for path, run in runs.items()} == {
-        pathlib.Path(folder, name).resolve(): name for name in ("ann", "bob")
-    }
+    found = {path: (run.person, int(run.params["avatar"]["means"])) for path, run in runs.items()}
+    assert found == {pathlib.Path(folder, name).resolve(): (name, number) for number, name in enumerate(("ann", "bob"))}
 
 
 def test_offsets_are_of_each_films_relation_time_and_motion():

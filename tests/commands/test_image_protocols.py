@@ -204,7 +204,7 @@ def test_tables_have_the_lips_apart_and_rank_what_is_not_told_the_truth():
   rows = {"tracked motion": score(0.1), "generated motion": score(0.3)}
   rows |= {f"{TITLE}: {protocol}": score(0.2 + 0.1 * i) for i, protocol in enumerate(PROTOCOLS)}
   rows["tracked motion, held-out camera"] = {"l1": 0.01, "psnr": 40.0, "ssim": 1.0}
-  scores = film_scores.FrameScores(rows, {"a": {}}, {}, {}, 3, np.zeros((1, 1, 3)))
+  scores = film_scores.FrameScores(rows, {"a": {}}, {"jonas": rows}, {}, {}, 3, np.zeros((1, 1, 3)))
   whole, lips = (table.markdown() for table in evaluate._frame_tables(scores))
   assert "| generated motion | **0.3** |" in whole and f"| {TITLE}: {PROTOCOLS[0]} | 0.2 |" in whole and "(paper)" in whole
   assert "| generated motion | **0.6** |" in lips and "held-out" not in lips and "(paper)" not in lips

@@ -25,7 +25,7 @@ from rsatalker_jax.errors import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 VERTICES, SIZE = 5, 32
-PARTS = ["capture", "conversations", "triplets.jsonl", "unpacked.json"]
+PARTS = ["capture", "captures.csv", "conversations", "triplets.jsonl", "unpacked.json"]
 
 
 def _write_video(path, frames, pixels):
@@ -152,6 +152,30 @@ def test_real_loaders_read_everything(unpacked):
   triplets = load_triplets(unpacked / "triplets.jsonl")
   assert [(t.split, t.camera, t.first_timestep, t.frames) for t in triplets] == [("train", 0, 0, 6), ("test", 0, 6, 4)]
   assert len({capture.index(triplets[0].camera, triplets[0].first_timestep + frame) for frame in range(6)}) == 6
+
+
+def test_a_second_person_on_film_is_unpacked_beside_the_first(assets, tmp_path):
+  """Amara is speaker 1 of the same conversations."""
+  shutil.copytree(assets, tmp_path / "assets")
+  second = shutil.copytree(assets / "capture", tmp_path / "assets" / "capture_amara")
+  with np.load(second / "capture.npz") as file:
+    changed = {key: file[key] for key in file} | {"speaker": np.array([1, 1], np.int32), "identity": np.array("amara")}
+  np.savez(second / "capture.npz", **changed)
+  root = unpack_demo(tmp_path / "demo", performances=1, assets=tmp_path / "assets", say=None)
+  assert sorted(os.listdir(root)) == ["capture", "capture_amara", *PARTS[1:]]
+  assert (root / "captures.csv").read_text() == "capture,person\ncapture,jonas\ncapture_amara,amara\n"
+  with open(root / "conversations" / "people.csv", newline="", encoding="utf-8") as file:
+    people = {row["conversation"]: (row["speaker1"], row["speaker2"]) for row in csv.DictReader(file)}
+  triplets = load_triplets(root / "triplets.jsonl")
+  assert people == {triplet.conversation: ("amara", "jonas") for triplet in triplets} and len(people) == 2
+  assert [(t.capture.name, t.speaker, t.split) for t in triplets] == [
+      ("capture", 2, "train"), ("capture", 2, "test"), ("capture_amara", 1, "train"), ("capture_amara", 1, "test"),
+  ]
+  assert len(load_capture(root / "capture_amara", "train", num_vertices=VERTICES)) == 6
+  # Unpacked again without her: nothing of her is left.
+  shutil.rmtree(second)
+  unpack_demo(root, performances=1, assets=tmp_path / "assets", say=None)
+  assert sorted(os.listdir(root)) == PARTS and "amara" not in (root / "conversations" / "people.csv").read_text()
 
 
 def test_capture_frames_keep_their_colour(unpacked):

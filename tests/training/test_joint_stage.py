@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.talker import make_encoder, make_talker
 from rsatalker_jax.training import film_windows, joint_stage as stages
+from rsatalker_jax.training.people import People
 from rsatalker_jax.training.avatar_stage import avatar_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 from training.stand_ins import PlainTalker, plain_params, plain_render, terms_of
@@ -55,7 +57,7 @@ def batch(world):
 def start(inputs, **groups):
   """Params and buffers with the stand-ins' groups and the film's person."""
   films = inputs.films
-  people = film_windows.People.of(inputs, films)
+  people = People.of_films(inputs, films)
   more, buffers = people.init
   params = plain_params(inputs.talker.head.faces.shape[0]) | more | groups
   return params, buffers | {"generator": inputs.statistics}
@@ -79,9 +81,9 @@ def test_windows_show_the_frames_they_say(world):
   film = film_windows.FilmedConversation(clip, Telling(), 1, frames, 100 + frames, np.array([0.1, 0.2, 0.3]), 0)
   config = tiny_world.tiny_config(world).joint
   config.window, config.frames = window, k
-  people = dataclasses.make_dataclass("P", ["numbers"])(np.array([0, 2]))
-  people.correction_row = lambda person, timestep: int(timestep) * 10 + person
-  windows = film_windows.JointWindows(config, (film,), (film_windows.window_starts(frames, window, k),), people)
+  people = types.SimpleNamespace(row=lambda person, timestep: int(timestep) * 10 + person)
+  starts = (film_windows.window_starts(frames, window, k),)
+  windows = film_windows.JointWindows(config, (film,), starts, people, np.array([0, 2]))
   starts = set()
   for seed in range(200):
     cut = windows.cut(0, np.random.default_rng(seed))
@@ -97,7 +99,7 @@ def test_windows_show_the_frames_they_say(world):
     np.testing.assert_array_equal(cut["image"][:, 0, 0, 0], items)
     np.testing.assert_array_equal(cut["world_to_camera"][:, 0, 0], items)
     np.testing.assert_array_equal(cut["flame"]["rotation"][:, 0], items)
-    np.testing.assert_array_equal(cut["row"], items * 10 + 1)
+    np.testing.assert_array_equal(cut["row"], items * 10 + 2)
     np.testing.assert_array_equal(cut["relation"], [0, 1])
     assert cut["identity"] == 2 and cut["alignment"][1] == np.float32(0.2)
   assert starts == set(range(5, 34))  # All windows within the film.
@@ -141,7 +143,7 @@ def test_each_person_is_drawn_with_their_own_gaussians(world):
   params = {"avatar": make(0.0), "others": stacked(make(1.0), make(2.0))}
   buffers = {"avatar": {"binding": jnp.arange(4), "shape": jnp.zeros(2)},
              "others": {"binding": jnp.stack([jnp.arange(4)] * 2), "shape": jnp.ones((2, 3))}}  # fmt: skip
-  people = film_windows.People(("avatar", "others"), np.arange(3), (), ({}, {}), jnp.zeros((3, 1, 1)), None, jnp.zeros(3))
+  people = People(("avatar", "others"), ("a", "b", "c"), (), ({}, {}), jnp.zeros((3, 1, 1)), (None,) * 3)
   talker = make_talker(tiny_world.tiny_config(world))
   shown = people.show(talker, params, buffers, jnp.array([2, 0, 1, 2]))
   np.testing.assert_array_equal(shown.gaussians.means[:, 0, 0], [2, 0, 1, 2])
@@ -195,7 +197,7 @@ def test_drawn_truth_is_a_target_and_nothing_else(world, batch):
 def by_hand(inputs, params, batch, motion):
   """The plain renderer's film frames for a motion, from the batch's own arrays, without Shots or People."""
   filmed, images = batch["filmed"], []
-  avatar = inputs.talker.avatar(params, film_windows.People.of(inputs, inputs.films).init[1])
+  avatar = inputs.talker.avatar(params, People.of_films(inputs, inputs.films).init[1])
   for row in range(len(filmed["frame"])):
     for k, frame in enumerate(filmed["frame"][row]):
       one = {name: x[row, k][None] for name, x in filmed["flame"].items()}
@@ -247,7 +249,7 @@ def test_offsets_are_measured_in_their_triangles(world, batch):
   inputs = make_inputs(world, **ONLY | NO_MOTION | {"joint.offset_weight": 0.3, "joint.position_weight": 0.2})
   stage = stages.joint_stage(inputs)
   params, buffers = start(inputs)
-  people = film_windows.People.of(inputs, inputs.films)
+  people = People.of_films(inputs, inputs.films)
   c = jnp.full_like(params["offsets"]["c"], 0.01)
   means = jnp.asarray(np.random.default_rng(0).uniform(1, 3, params["avatar"]["means"].shape), jnp.float32)
   params = params | {"offsets": {"c": c}, "avatar": params["avatar"] | {"means": means}}
@@ -268,13 +270,18 @@ def test_stage_2s_corrections_of_the_film_are_used(world, batch):
   rows = jnp.array([[3], [-1]], jnp.int32)
   given = batch["filmed"] | {"row": rows}
   corrections = jnp.arange(60.0)[:, None] * jnp.ones(3)
-  people = film_windows.People(("avatar",), np.array([0]), (), ({}, {}), jnp.zeros((1, 1, 1)), np.arange(60), jnp.zeros(3))
+  people = People(("avatar",), ("a",), (), ({}, {}), jnp.zeros((1, 1, 1)), (np.arange(60),))
   shots = film_windows.Shots.of(given, {"flame": {"translation": corrections}}, people, 1)
   plain = film_windows.Shots.of(given, {}, people, 1)
   np.testing.assert_allclose(shots.flame["translation"] - plain.flame["translation"], [[3.0] * 3, [0.0] * 3], atol=1e-6)
-  assert people.correction_row(0, 17) == 17
-  assert dataclasses.replace(people, timesteps=None).correction_row(0, 17) == -1
-  assert dataclasses.replace(people, numbers=np.array([1])).correction_row(0, 17) == -1
+  assert people.row(0, 17) == 17 and dataclasses.replace(people, timesteps=(None,)).row(0, 17) == -1
+  # In a bank at the row of the frame's own person.
+  bank = People(("bank",), ("a", "b"), (), ({}, {}), jnp.zeros((2, 1, 1)), (np.arange(60), np.arange(5, 50)))
+  flame = {"translation": jnp.zeros((3, 3))}
+  corrections = jnp.stack([corrections, 100 + corrections])
+  corrected = bank.correct({"flame": {"translation": corrections}}, flame, jnp.array([1, 0, 1]), jnp.array([3, 4, -1]))
+  np.testing.assert_array_equal(corrected["translation"][:, 0], [103, 4, 0])
+  assert bank.row(1, 17) == 12
 
 
 def test_without_the_social_module_there_are_no_offsets(world):

@@ -68,6 +68,8 @@ def test_the_cases_are_what_they_are_meant_to_be(found):
   """Density control acts, and neither on nothing nor on all; every stage moves what it trains."""
   binding = lambda case: found[case, "1x1", "1"]["state/buffers/avatar/binding"]
   faces = np.count_nonzero(np.unique(binding("mcmc")) != FREE)
+  bank = np.count_nonzero(found["bank", "1x1", "1"]["state/buffers/bank/binding"] != FREE, axis=1)
+  assert ((faces < bank) & (bank < 300)).all()
   for case in ("adaptive", "mcmc"):
     live = np.count_nonzero(binding(case) != FREE)
     assert faces < live < len(binding(case))
@@ -80,6 +82,6 @@ def test_the_cases_are_what_they_are_meant_to_be(found):
         "motion": {"generator", "social"},
         "adaptive": {"avatar"},
         "mcmc": {"avatar"},
-        "bank": {"bank"},
+        "bank": {"bank", "flame"},
         "joint": {"generator", "social", "offsets", "avatar"},
     }[case]

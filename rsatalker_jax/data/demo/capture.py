@@ -1,4 +1,5 @@
-"""The capture in assets/capture: videos and a table, unpacked into the VHAP / GaussianAvatars layout.
+"""The captures in assets/capture and assets/capture_*, a person each: videos and a table, unpacked into the VHAP /
+GaussianAvatars layout.
 
 assets/capture/README.md describes what is read here; `rsatalker_jax.data.captures` reads what is written.
 """
@@ -50,15 +51,34 @@ class CaptureAsset:
         raise InputError(path, key, "no such key", "the keys of assets/capture/README.md")
     return cls(folder, table)
 
+  @classmethod
+  def find(cls, assets: pathlib.Path) -> list["CaptureAsset"]:
+    """All captures below a folder, capture before capture_*. Raises: InputError: see `open`."""
+    return [cls.open(path.parent) for path in sorted(assets.glob("capture*/capture.npz"))]
+
+  @property
+  def name(self) -> str:
+    """Of its folder, here and where it is unpacked."""
+    return self.folder.name
+
+  @property
+  def person(self) -> str:
+    """Whom it films: a name among the head's identities; else its own."""
+    return str(self.table.get("identity", self.name))
+
+  def speakers(self) -> dict[str, int]:
+    """Which speaker of each conversation it films."""
+    return dict(zip(map(str, self.table["conversation"]), map(int, self.table["speaker"])))
+
   def motions(self) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
     """Per captured conversation, the files with both speakers' motion."""
     return {str(name): (self.folder / f"{name}_speaker1.npz", self.folder / f"{name}_speaker2.npz")
             for name in self.table["conversation"]}
 
-  def triplets(self, capture: str) -> list[dict[str, Any]]:
+  def triplets(self) -> list[dict[str, Any]]:
     """One manifest entry per conversation, with the camera that films it longest without a gap from its first frame on.
 
-    `capture` is the folder's name. `frames` is as many as that camera shows; a conversation of which no camera shows
+    `frames` is as many as that camera shows; a conversation of which no camera shows
     its first second has no entry.
     """
     entries = []
@@ -70,7 +90,7 @@ class CaptureAsset:
       if shown[camera] == frames or shown[camera] >= FPS:
         entries.append({
             "conversation": str(name), "split": str(self.table["conversation_split"][k]),
-            "speaker": int(self.table["speaker"][k]), "capture": capture, "camera": camera,
+            "speaker": int(self.table["speaker"][k]), "capture": self.name, "camera": camera,
             "first_timestep": first, "frames": shown[camera], "relation": str(self.table["relation"][k]),
         })
     return entries
@@ -93,7 +113,7 @@ class CaptureAsset:
         split = self._split(int(timestep), camera)
         if split is not None:
           frames[split].append(self._entry(int(timestep), camera, float(angle)))
-      say(f"unpacking capture: camera {camera}, {len(shown)} frames")
+      say(f"unpacking {self.name}: camera {camera}, {len(shown)} frames")
     self._write_parameters(sorted(timesteps), out)
     width, height = (int(size) for size in self.table["image_size"])
     for split, entries in frames.items():

@@ -2,7 +2,9 @@
 
     <root>/conversations/{train,val,test}/demo-d001_sub_video_0_speaker{1,2}.{wav,npz}   DualTalk; the number is the performance
     <root>/conversations/relations.csv                                                   see `data.relations`
-    <root>/capture/                                                                      VHAP, see `capture`
+    <root>/conversations/people.csv                                                      who speaks in captured ones, see `data.people`
+    <root>/capture/, capture_*/                                                          VHAP, a person each, see `capture`
+    <root>/captures.csv                                                                  whose they are, see `data.captured_people`
     <root>/triplets.jsonl                                                                captured conversations
     <root>/unpacked.json                                                                 what it was made from: all is there
 
@@ -25,9 +27,12 @@ from typing import Any
 import numpy as np
 import scipy.io.wavfile
 
+from rsatalker_jax.data import captured_people
+from rsatalker_jax.data.csv_tables import write_table
 from rsatalker_jax.data.demo import dyads, voices
 from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE, CaptureAsset
 from rsatalker_jax.data.dualtalk import read_motion, write_motion
+from rsatalker_jax.data.people import Speakers, write_people
 from rsatalker_jax.data.relations import RelationLabel, write_relations
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import link_or_copy
@@ -36,7 +41,7 @@ from rsatalker_jax.types import FPS, SAMPLE_RATE
 
 _ASSETS = pathlib.Path(__file__).resolve().parents[3] / "assets"
 _STAMP = "unpacked.json"
-_PARTS = ("conversations", "capture", "triplets.jsonl")
+_PARTS = ("conversations", "capture*", "triplets.jsonl")  # Patterns of what lies in a root.
 _PARTIAL = ".unpacking-"  # What the folders are called that all is made in.
 _LOCK = ".unpacking.lock"
 
@@ -51,7 +56,7 @@ def unpack_demo(root: str | os.PathLike, *, performances: int = 3, assets: str |
   Args:
     root: folder to make. What an earlier version made there is replaced; the cache of speech features stays.
     performances: how many of each dialogue; other people with other habits play it each time.
-    assets: folder with voices/ and, if there is one, capture/ and head/.
+    assets: folder with voices/ and, if there are some, capture/, capture_*/ and head/.
     dialogues: ids of the dialogues to unpack; all if None. Captured ones must be among them to be unpacked.
     say: gets lines about progress; None for silence.
 
@@ -137,8 +142,8 @@ def conversation_name(dialogue_id: str, performance: int) -> str:
 
 def _write_all(out: pathlib.Path, assets: pathlib.Path, table: Sequence[voices.Dialogue], performances: int,
                say: Callable[[str], None]) -> None:
-  capture = CaptureAsset.open(assets / "capture") if (assets / "capture" / "capture.npz").exists() else None
-  captured = capture.motions() if capture else {}
+  captures = CaptureAsset.find(assets)
+  captured = {name: files for capture in captures for name, files in capture.motions().items()}
   for split in ("train", "val", "test"):
     (out / "conversations" / split).mkdir(parents=True)
   relations = []
@@ -151,12 +156,19 @@ def _write_all(out: pathlib.Path, assets: pathlib.Path, table: Sequence[voices.D
         say(f"unpacking conversations: {done} of {len(table)} dialogues")
   labels = [RelationLabel(name, parse_relation(relation)) for name, relation in relations]
   write_relations(out / "conversations" / "relations.csv", labels)
-  lines = []
-  if capture:
-    capture.unpack(out / "capture", say=say)
-    known = {name for name, _ in relations}
-    lines = [json.dumps(entry) for entry in capture.triplets("capture") if entry["conversation"] in known]
-  (out / "triplets.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+  known, entries = {name for name, _ in relations}, []
+  speakers: dict[str, dict[int, str]] = {}
+  for capture in captures:
+    capture.unpack(out / capture.name, say=say)
+    entries += [entry for entry in capture.triplets() if entry["conversation"] in known]
+    for name, speaker in capture.speakers().items():
+      if name in known:
+        speakers.setdefault(name, {})[speaker] = capture.person
+  (out / "triplets.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+  if captures:
+    write_table(out / "captures.csv", captured_people.COLUMNS, [(capture.name, capture.person) for capture in captures])
+    people = {name: Speakers(who.get(1, ""), who.get(2, "")) for name, who in sorted(speakers.items())}
+    write_people(out / "conversations" / captured_people.SPEAKERS, people)
 
 
 def _write_dialogue(out: pathlib.Path, dialogue: voices.Dialogue, performances: int,
@@ -194,9 +206,10 @@ def _stamp(assets: pathlib.Path, performances: int, ids: Sequence[str]) -> str:
   """Hash of all that the result depends on: assets, the code of the rules, and the arguments."""
   digest = hashlib.sha256(json.dumps([performances, list(ids)]).encode())
   sources = sorted(pathlib.Path(__file__).parent.glob("*.py"))
-  files = [path for part in ("voices", "capture") for path in sorted((assets / part).glob("*")) if path.is_file()]
+  files = [path for part in ("voices", "capture*") for path in sorted(assets.glob(f"{part}/*")) if path.is_file()]
   for path in sources + files:
-    digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    name = f"{path.parent.name}/{path.name}"
+    digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
   return digest.hexdigest()
 
 
@@ -210,14 +223,15 @@ def _read_stamp(root: pathlib.Path) -> str | None:
 def _move_into_place(partial: pathlib.Path, root: pathlib.Path) -> None:
   """Moves what was made to its names. What an earlier version made there goes first, its stamp before all else."""
   (root / _STAMP).unlink(missing_ok=True)
-  for name in (*_PARTS, _STAMP):
-    target = root / name
-    if target.is_dir() and not target.is_symlink():
-      shutil.rmtree(target)
-    else:
-      target.unlink(missing_ok=True)
-    if (partial / name).exists():
-      os.replace(partial / name, target)
+  for pattern in _PARTS:
+    for target in root.glob(pattern):
+      if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+      else:
+        target.unlink()
+    for path in sorted(partial.glob(pattern)):
+      os.replace(path, root / path.name)
+  os.replace(partial / _STAMP, root / _STAMP)
 
 
 def _megabytes(root: pathlib.Path) -> float:
