@@ -99,6 +99,15 @@ def base_config() -> ConfigDict:
       # Whether training encodes voices that encode_speech.py has not; False ends with one line at the first of them.
       # Configs of the paper's size set it to False: Wav2Vec 2.0's weights are then never loaded in training.
       encode_missing=True,
+      # Variants of each training voice, degraded as real microphones, rooms and lines do (rsatalker_jax.data.sound), of which
+      # training hears one or the clean voice, drawn for each window. Features of all are kept.
+      augmentation=ConfigDict(dict(
+          variants=0,
+          seed=0,  # Of the variants.
+          # Own recordings, wav at 16 kHz, instead of made noise and of made rooms; (): none.
+          noises=(),
+          impulse_responses=(),
+      )),
   ))
 
   # Fields of rsatalker_jax.motion.MotionConfig.

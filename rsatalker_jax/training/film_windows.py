@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rsatalker_jax.avatar import Avatar, Gaussians, join_bank, select
 from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.conversations import data_paths
-from rsatalker_jax.data.pipeline import batch_share
+from rsatalker_jax.data.pipeline import batch_share, cut_window
 from rsatalker_jax.data.triplets import FilmedConversation, Films
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import FlamePose
@@ -212,11 +212,8 @@ class JointWindows:
     chosen = np.sort(rng.choice(places, self.config.frames, replace=False))
     shown = film.read(chosen)
     frame = film.frames[chosen]
-    span = slice(start, start + window)
-    clip = film.clip
     return {
-        **{name: np.asarray(getattr(clip, name)[span]) for name in MOTION[:4]},
-        "relation": np.asarray(clip.relation, np.int32),
+        **cut_window(film.clip, start, window, rng),
         "frame": (frame - start).astype(np.int32),
         "time": frame.astype(np.float32),
         "identity": np.int32(self.people.numbers[film.person]),
