@@ -218,6 +218,7 @@ RULES: dict[str, Any] = {
         ),
         "context": _whole(1, 64),
         "causal": _FLAG,
+        "level": _FLAG,
         "checkpoint": _ANY_TEXT,
         "resample_first": _FLAG,
         "encode_missing": _FLAG,

@@ -23,6 +23,7 @@ from jaxtyping import Float, PyTree
 
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.files import whole_file
+from rsatalker_jax.speech import level as levels
 from rsatalker_jax.speech.checkpoints import checkpoint_id, load_wav2vec2
 from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds
 from rsatalker_jax.speech.logmel import LogMel, encode_locally, find_sources, to_frames
@@ -181,6 +182,7 @@ class SpeechFeatures:
     encode_missing: whether voices that are not in `cache_dir` are encoded; otherwise they raise `MissingFeatures`.
     whole_frames: whether voices are cut, or filled up, to whole frames at 25 fps first, as causal features need it (so
       that resampling takes every other window as it is).
+    level: whether voices are brought to one level before they are encoded (`speech.level`).
   """
 
   def __init__(
@@ -192,10 +194,11 @@ class SpeechFeatures:
       cache_dir: str | os.PathLike | None = None,
       encode_missing: bool = True,
       whole_frames: bool = False,
+      level: bool = False,
   ):
     self._find_id, self._load = find_id, load
     self._resample_first, self._encode_missing = resample_first, encode_missing
-    self._whole_frames = whole_frames
+    self._whole_frames, self._level = whole_frames, level
     self._cache_dir = None if cache_dir is None else pathlib.Path(cache_dir)
     self._noted = False
 
@@ -243,6 +246,7 @@ class SpeechFeatures:
     wav = self._fit(wav, num_frames)
     # Before the Transformer, the number of frames matters to the features.
     encoder = f"{self.id.key} at {num_frames} frames" if self._resample_first else self.id.key
+    encoder += f" at one level {levels.VERSION}" if self._level else ""
     encoder += f" degraded {degrade.key}" if degrade else ""
     return self._cache_dir / f"{content_key(wav, encoder)}.npz"
 
@@ -269,10 +273,12 @@ class SpeechFeatures:
 
   def _encode(self, wav: Float[np.ndarray, "S"], frames: int, degrade: Degrade | None) -> Float[np.ndarray, "T50 D"]:
     if not self._encode_missing:
-      raise MissingFeatures(self._cache_dir, found=self._describe_missing() + (", of the voice degraded" if degrade else ""))
+      found = self._describe_missing() + ", at one level" * self._level + ", of the voice degraded" * (degrade is not None)
+      raise MissingFeatures(self._cache_dir, found=found)
     module, params = self._encoder
     wav = self._fit(wav, frames)
     wav = degrade(wav) if degrade else wav
+    wav = levels.level_voice(wav) if self._level else wav
     if isinstance(module, Wav2Vec2):
       return encode_voice(module, params, wav, num_frames=frames if self._resample_first else None)
     return encode_locally(module, params, wav)
