@@ -352,6 +352,12 @@ def base_config() -> ConfigDict:
       orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty, in stage 3 too.
       # Whether relations are told and the social module is trained in this stage already [False: it enters with stage 3].
       social_module=True,
+      # A's motion as a webcam's tracker has it (rsatalker_jax.data.webcam), in stage 3 too.
+      tracker=ConfigDict(dict(
+          share=0.0,  # Of the windows that are seen so; 0: none.
+          severity=1.0,  # Of errors, where 1 is what was measured.
+          lag=3,  # Frames by which all is late at most.
+      )),
       loss=ConfigDict(dict(
           expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=12.0, plain_norm=False
       )),

@@ -384,6 +384,7 @@ RULES: dict[str, Any] = {
         "accumulate": _COUNT,
         "orthogonality": _WEIGHT,
         "social_module": _FLAG,
+        "tracker": {"share": _SHARE, "severity": _number(0, 3), "lag": _whole(0, 25)},
         "loss": {
             "expression": _WEIGHT,
             "jaw": _WEIGHT,

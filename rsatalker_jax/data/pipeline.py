@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rsatalker_jax.data.sound import Degradation
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.types import SAMPLES_PER_FRAME, Conversation, Motion
 
@@ -112,6 +113,7 @@ def motion_windows(
     shard_index: int | None = None,
     shard_count: int | None = None,
     epochs: int | None = None,
+    webcam: Webcam = Webcam(),
     read_options: grain.ReadOptions = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4),
 ) -> grain.IterDataset:
   """Makes shuffled batches of random windows.
@@ -126,6 +128,7 @@ def motion_windows(
     seed: of order and starts.
     shard_index, shard_count: this process and how many there are (JAX's own if None): see `batch_share`.
     epochs: passes through the data; None never ends.
+    webcam: through which A's motion is seen in some windows.
     read_options: threads that read ahead; batches are the same whatever their number.
 
   Returns:
@@ -144,24 +147,26 @@ def motion_windows(
   def cut(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     clip = clips[index]
     start = int(rng.integers(0, len(clip.motion_a) - window + 1))
-    return cut_window(clip, start, window, rng)
+    return cut_window(clip, start, window, rng, webcam)
 
   # After repeat: an element's random numbers follow from its position in the stream, so epochs differ.
   dataset = shuffled(slots, seed).repeat(epochs).random_map(cut)
   return batch_share(dataset, batch_size, shard_index, shard_count).to_iter_dataset(read_options)
 
 
-def cut_window(clip: MotionClip, start: int, window: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def cut_window(
+    clip: MotionClip, start: int, window: int, rng: np.random.Generator, webcam: Webcam = Webcam()
+) -> dict[str, np.ndarray]:
   """A window of a clip in fresh arrays, as `motion_windows` has it without the batch.
 
-  Of each person one of the voice's variants is heard, the clean one as likely as each other. A clip without variants takes no
-  random number.
+  Of each person one of the voice's variants is heard, the clean one as likely as each other, and A is seen through the webcam, where
+  that is drawn. What cannot happen takes no random number.
   """
   span = slice(start, start + window)
   hear = lambda clean, degraded: np.array((clean, *degraded)[rng.integers(len(degraded) + 1) if degraded else 0][span])
   return {
       "speech_a": hear(clip.speech_a, clip.degraded_a),
-      "motion_a": clip.motion_a[span].copy(),
+      "motion_a": webcam.see(clip.motion_a, start, window, clip.basis, rng),
       "speech_b": hear(clip.speech_b, clip.degraded_b),
       "motion_b": np.asarray(clip.motion_b)[span].copy(),
       "relation": np.asarray(clip.relation, np.int32),

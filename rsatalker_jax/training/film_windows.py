@@ -15,6 +15,7 @@ from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.conversations import data_paths
 from rsatalker_jax.data.pipeline import batch_share, cut_window
 from rsatalker_jax.data.triplets import FilmedConversation, Films
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import FlamePose
 from rsatalker_jax.sharding import BANK
@@ -178,12 +179,14 @@ class JointWindows:
     films: those that have a window.
     starts: for each film the first frames of its windows: all those within its film that show enough frames.
     people: whose film each is.
+    webcam: through which A's motion is seen in some windows.
   """
 
   config: ConfigDict
   films: tuple[FilmedConversation, ...]
   starts: tuple[Int[np.ndarray, "w"], ...]
   people: People
+  webcam: Webcam = dataclasses.field(default_factory=Webcam)
 
   @classmethod
   def of(cls, inputs: StageInputs, films: Films, people: People) -> "JointWindows":
@@ -202,7 +205,7 @@ class JointWindows:
       raise InputError("config", "joint.window", config.window, f"at most {longest}, the frames of the longest training film")
     shown = sum(len(film.frames) for film, _ in kept)
     inputs.say(f"joint: {shown} frames of video in {len(kept)} conversations of {len({f.person for f, _ in kept})} people")
-    return cls(config, *map(tuple, zip(*kept)), people)
+    return cls(config, *map(tuple, zip(*kept)), people, inputs.webcam)
 
   def cut(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
     """A random window of film `index`, with `config.frames` random frames of it from the film."""
@@ -213,7 +216,7 @@ class JointWindows:
     shown = film.read(chosen)
     frame = film.frames[chosen]
     return {
-        **cut_window(film.clip, start, window, rng),
+        **cut_window(film.clip, start, window, rng, self.webcam),
         "frame": (frame - start).astype(np.int32),
         "time": frame.astype(np.float32),
         "identity": np.int32(self.people.numbers[film.person]),

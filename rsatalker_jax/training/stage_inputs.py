@@ -18,6 +18,7 @@ from rsatalker_jax.data.conversations import data_path, find_splits, load_conver
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics
 from rsatalker_jax.data.sound import Degradation, make_degradations
 from rsatalker_jax.data.triplets import Films, label_clips, load_films, load_triplets
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import LipOpening, check_basis, make_lip_opening
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker
@@ -88,6 +89,11 @@ class StageInputs:
   def _open_films(self, split: str, clips: list[MotionClip]) -> Films:
     open_split = lambda folder: self.talker.open_capture(folder, split)
     return load_films(self.path("triplets"), split, clips, open_split, self.talker.head, say=self.say)
+
+  @property
+  def webcam(self) -> Webcam:
+    """Through which training sees A."""
+    return Webcam(**self.config.motion.tracker)
 
   def read_options(self, prefetch: int) -> grain.ReadOptions:
     """How batches are read: by the config's threads, so many examples ahead."""

@@ -20,6 +20,7 @@ from rsatalker_jax.commands import command_line
 from rsatalker_jax.commands.config_values import RULES, check_values
 from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE
 from rsatalker_jax.data.sound import make_degradations
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import load_head
 from rsatalker_jax.head.regions import FLAME_REGIONS
@@ -315,6 +316,9 @@ WRONG = {
     "motion.warmup": [-1],
     "motion.gradient_clip": [0, -1],
     "motion.weight_decay": [-0.01],
+    "motion.tracker.share": [-0.1, 1.1, None],
+    "motion.tracker.severity": [-1, 4, math.nan],
+    "motion.tracker.lag": [-1, 26, 1.5],
     "motion.loss.jaw": [-1, math.nan],
     "motion.loss.relative": [1],
     "avatar.batch": [0],
@@ -475,6 +479,7 @@ def test_sections_that_become_arguments_are_those_arguments():
   assert set(config.generator) <= fields(MotionConfig)
   for name, made in BASELINES.items():
     assert set(config.baselines.get(name, {})) == fields(made) - {"config", "parent", "name"}
+  assert set(config.motion.tracker) == fields(Webcam)
   assert set(config.motion.loss) == fields(MotionLossWeights)
   assert set(config.logging) == fields(Watching)
   assert set(config.head) == arguments(load_head)
