@@ -96,11 +96,21 @@ def base_config() -> ConfigDict:
       hop=160,  # Samples between the windows of log-mel …
       context=4,  # … and how many are stacked into one feature.
       causal=False,  # Whether log-mel windows end with their frame, for `generator.causal`.
+      level=False,  # Whether each voice is first brought to the level of speech, as far as it is known at each moment (speech/level.py).
       checkpoint="",  # Of Wav2Vec 2.0: a folder, or an id on the Hugging Face hub.
       resample_first=True,  # To 25 fps before Wav2Vec 2.0's Transformer, as DualTalk has it.
       # Whether training encodes voices that encode_speech.py has not; False ends with one line at the first of them.
       # Configs of the paper's size set it to False: Wav2Vec 2.0's weights are then never loaded in training.
       encode_missing=True,
+      # Variants of each training voice, degraded as real microphones, rooms and lines do (rsatalker_jax.data.sound), of which
+      # training hears one or the clean voice, drawn for each window. Features of all are kept.
+      augmentation=ConfigDict(dict(
+          variants=0,
+          seed=0,  # Of the variants.
+          # Own recordings, wav at 16 kHz, instead of made noise and of made rooms; (): none.
+          noises=(),
+          impulse_responses=(),
+      )),
   ))
 
   # Fields of rsatalker_jax.motion.MotionConfig.
@@ -345,6 +355,12 @@ def base_config() -> ConfigDict:
       orthogonality=0.01,  # Weight of the relation embeddings' orthogonality penalty, in stage 3 too.
       # Whether relations are told and the social module is trained in this stage already [False: it enters with stage 3].
       social_module=True,
+      # A's motion as a webcam's tracker has it (rsatalker_jax.data.webcam), in stage 3 too.
+      tracker=ConfigDict(dict(
+          share=0.0,  # Of the windows that are seen so; 0: none.
+          severity=1.0,  # Of errors, where 1 is what was measured.
+          lag=3,  # Frames by which all is late at most.
+      )),
       loss=ConfigDict(dict(
           expression=1.0, jaw=1.0, pose=1.0, velocity=0.5, relative=True, lips=0.5, closure=12.0, plain_norm=False
       )),

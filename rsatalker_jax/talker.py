@@ -382,7 +382,7 @@ def make_encoder(
   Raises:
     InputError: if the section names an encoder that does not exist.
   """
-  options = dict(cache_dir=cache_dir, encode_missing=encode_missing)
+  options = dict(cache_dir=cache_dir, encode_missing=encode_missing, level=config.level)
   if config.encoder == "logmel":
     return logmel_features(make_log_mel(config), **options)
   if config.encoder == "wav2vec2":

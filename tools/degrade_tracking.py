@@ -25,7 +25,8 @@ import sys
 
 import numpy as np
 
-_KEPT = 0.8  # Of the noise from one frame to the next.
+from rsatalker_jax.data.webcam import autoregression
+
 # Gain, bias and noise of the parameters that are rotations in degrees and lengths in metres.
 _JAW_GAIN, _JAW_BIAS, _JAW_NOISE = 0.85, (1.0, 0.0, 0.0), 0.4
 _NECK_BIAS, _NECK_NOISE = (1.0, -0.7, 0.5), 0.3
@@ -45,22 +46,13 @@ def degrade(parameters: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
   gain = np.where(used, np.clip(rng.normal(1.0, 0.15, used.shape), 0.6, 1.4), 1.0)
   bias = np.where(used, rng.normal(0.0, 0.02, used.shape), 0.0)
   count = len(expression)
-  noise = lambda size, width: size * _autoregression(rng, count, width)
+  noise = lambda size, width: size * autoregression(rng, count, width)
   worse = dict(parameters)
   worse["expr"] = gain * expression + bias + np.where(used, noise(0.02, len(used)), 0.0)
   worse["jaw_pose"] = _JAW_GAIN * parameters["jaw_pose"] + np.radians(_JAW_BIAS) + np.radians(noise(_JAW_NOISE, 3)) * (1, 0, 0)
   worse["neck_pose"] = parameters["neck_pose"] + np.radians(_NECK_BIAS) + np.radians(noise(_NECK_NOISE, 3))
   worse["translation"] = parameters["translation"] + noise(_TRANSLATION_NOISE, 3)
   return {name: np.asarray(value, np.float32) for name, value in worse.items()}
-
-
-def _autoregression(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
-  """(count, width) values of mean 0 and variance 1."""
-  fresh = rng.normal(size=(count, width))
-  values = [fresh[0]]
-  for drawn in fresh[1:]:
-    values.append(_KEPT * values[-1] + np.sqrt(1 - _KEPT**2) * drawn)
-  return np.array(values)
 
 
 def write_degraded(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -106,6 +106,7 @@ def _several(x: Any, accepts: Callable[[Any], bool], *, different: bool = True) 
 
 _FLAG = Rule(lambda x: isinstance(x, bool), "True or False")
 _PATH = Rule(_is_path, "a path")
+_PATHS = Rule(lambda x: _several(x, _is_path), "a tuple of different paths")
 _ANY_TEXT = Rule(lambda x: isinstance(x, str) and "\0" not in x, "a text")
 _TITLE = Rule(lambda x: _is_path(x) and not set(x) & set("|\n\r"), "one line of text, without |, which divides a table")
 _COUNT, _COUNT_OR_0 = _whole(1), _whole(0)
@@ -202,7 +203,7 @@ RULES: dict[str, Any] = {
         "relations": _PATH,
         "default_relation": _or_none(Rule(_is_relation, "a relation such as blood,equal, or unknown")),
         "capture": _PATH,
-        "captures": Rule(lambda x: _several(x, _is_path), "a tuple of different paths"),
+        "captures": _PATHS,
         "people": _PATH,
         "triplets": _PATH,
         "features": _PATH,
@@ -218,9 +219,16 @@ RULES: dict[str, Any] = {
         ),
         "context": _whole(1, 64),
         "causal": _FLAG,
+        "level": _FLAG,
         "checkpoint": _ANY_TEXT,
         "resample_first": _FLAG,
         "encode_missing": _FLAG,
+        "augmentation": {
+            "variants": _whole(0, 100),
+            "seed": _COUNT_OR_0,
+            "noises": _PATHS,
+            "impulse_responses": _PATHS,
+        },
     },
     "generator": {
         "architecture": _one_of("rsatalker", *BASELINES),
@@ -378,6 +386,7 @@ RULES: dict[str, Any] = {
         "accumulate": _COUNT,
         "orthogonality": _WEIGHT,
         "social_module": _FLAG,
+        "tracker": {"share": _SHARE, "severity": _number(0, 3), "lag": _whole(0, 25)},
         "loss": {
             "expression": _WEIGHT,
             "jaw": _WEIGHT,
@@ -514,7 +523,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
   parts = math.lcm(2 * dualtalk["heads"], 4)
   num_gaussians = gaussians["num_gaussians"] or 0
   timar, diffuser, codetalker, l2l = (values["baselines"][name] for name in ("timar", "facediffuser", "codetalker", "l2l"))
-  speech = values["speech"]
+  speech, augmentation = values["speech"], values["speech"]["augmentation"]
   windows = {1, speech["context"]} if speech["encoder"] == "logmel" else {1}
   divided = [(f"baselines.{name}.", values["baselines"][name], heads, widths) for name, heads, widths in _HEADS]
   avatar, talker = values["avatar"], values["baselines"]["gaussiantalker"]
@@ -556,6 +565,12 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "speech.checkpoint",
           "nothing",
           "a folder or an id on the Hugging Face hub, for speech.encoder='wav2vec2'",
+      ),
+      (
+          augmentation["variants"] == 0 and len(augmentation["noises"]) + len(augmentation["impulse_responses"]) > 0,
+          "speech.augmentation.variants",
+          "0, with recordings",
+          "at least 1: nothing would use them",
       ),
       (
           0 < (gaussians["capacity"] or 0) < num_gaussians,

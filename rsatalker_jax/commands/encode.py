@@ -12,6 +12,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 from rsatalker_jax.data.conversations import data_path, find_splits, load_conversations, unpack_embedded
+from rsatalker_jax.data.sound import make_degradations
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_encoder
 from rsatalker_jax.types import FPS
@@ -44,7 +45,9 @@ def encode_voices(config: ConfigDict, *, say: Callable[[str], None] = print) -> 
   clips = [(split, index) for split, source in sources.items() for index in range(len(source))]
   clips = visiting_order(clips, jax.process_index(), jax.process_count())
 
+  degradations = make_degradations(**config.speech.augmentation)
   origins = {split: collections.Counter() for split in sources}
+  degraded = collections.Counter()
   frames = collections.Counter()
   seen: set[pathlib.Path] = set()  # Conversations may share a voice.
   unreadable: list[InputError] = []
@@ -60,18 +63,25 @@ def encode_voices(config: ConfigDict, *, say: Callable[[str], None] = print) -> 
       seen.add(path)
       origins[split][features.fill(clip.speech_b, length)] += 1
       frames[split] += length
+      if split == "train":  # Nothing else is ever heard degraded.
+        degraded.update(features.fill(clip.speech_b, length, degradation) for degradation in degradations)
 
   for split, source in sources.items():
     for line in source.report(split):
       say(line)
     done = origins[split]
-    counts = f"{done['encoded']} encoded, {done['cached']} there already, {done['rebuilt']} damaged and rebuilt"
-    say(f"  {done.total()} voices, {frames[split] / FPS / 60:.1f} minutes: {counts}")
+    say(f"  {done.total()} voices, {frames[split] / FPS / 60:.1f} minutes: {_count(done)}")
+    if split == "train" and degradations:
+      say(f"  {degraded.total()} degraded variants of them: {_count(degraded)}")
   for error in unreadable:
     say(f"not encoded: {error}")
   say(f"speech features of encoder {features.id} are in {folder}")
   if unreadable and not all(source.passes_over_damage for source in sources.values()):
     raise InputError(root, "", f"{len(unreadable)} clips that cannot be read, named above", "whole files, or none")
+
+
+def _count(origins: collections.Counter) -> str:
+  return f"{origins['encoded']} encoded, {origins['cached']} there already, {origins['rebuilt']} damaged and rebuilt"
 
 
 def visiting_order(clips: Sequence[_Clip], process: int, processes: int) -> list[_Clip]:

@@ -35,7 +35,7 @@ _MAX_CHUNKS = 10_000  # Before the samples. Zeros would be chunks without end.
 
 
 def read_wav(
-    path: str | os.PathLike, *, allow_silent: bool = False
+    path: str | os.PathLike, *, allow_silent: bool = False, only_rate: int | None = None
 ) -> tuple[Float[np.ndarray, "S"], list[str]]:
   """Reads a voice.
 
@@ -46,6 +46,7 @@ def read_wav(
     path: a RIFF/WAVE or RF64 file of any sample format that libsndfile knows (DualTalk's are float32) and any rate from
       2 to 768 kHz, up to 4 hours.
     allow_silent: whether a clip without any sound is accepted: a person who only listens.
+    only_rate: the only rate that is accepted, where resampling would spoil what the file is for; None: any.
 
   Returns:
     wav: (S,) float32, 16 kHz, mono, nominally in [-1, 1].
@@ -53,13 +54,15 @@ def read_wav(
 
   Raises:
     InputError: missing, not a WAV file, cut off (its header promises more bytes than are there), no samples, shorter
-      than 0.2 s or too long, of a rate that no voice has, values that are not finite or far beyond full scale (float
+      than 0.2 s or too long, of a rate that no voice has or another than `only_rate`, values that are not finite or far beyond full scale (float
       files that hold 16-bit integers), or silent.
   """
   path = pathlib.Path(path)
   notes = check_wav_complete(path)
   with _open(path) as file:
     rate = file.samplerate
+    if only_rate not in (None, rate):
+      raise InputError(path, "rate", f"{rate} Hz", f"{only_rate} Hz")
     samples = file.read(dtype="float32", always_2d=True)
   if not len(samples):
     raise InputError(path, "data", "no samples", f"at least {MIN_SECONDS} s of sound")

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from rsatalker_jax.data.sound import Degradation
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.types import SAMPLES_PER_FRAME, Conversation, Motion
 
@@ -32,6 +34,7 @@ class MotionClip:
     motion_a, motion_b: motions, (T, 56); `motion_b` is None where there is no ground truth.
     relation: [blood, equal]; -1 for unknown.
     basis: of both motions' expressions, one of `types.BASES`.
+    degraded_a, degraded_b: features of the same voices, degraded: variants that training may hear instead.
   """
 
   name: str
@@ -41,21 +44,27 @@ class MotionClip:
   motion_b: Motion | None
   relation: Int[np.ndarray, "2"]
   basis: str
+  degraded_a: tuple[Features, ...] = ()
+  degraded_b: tuple[Features, ...] = ()
 
 
-def load_clips(source: Iterable[Conversation], encode: Callable[[Float[np.ndarray, "S"], int], Features]) -> list[MotionClip]:
+def load_clips(
+    source: Iterable[Conversation], encode: Callable[..., Features], degradations: Sequence[Degradation] = ()
+) -> list[MotionClip]:
   """Encodes all voices of a source. The two directions of a conversation share their features and motions.
 
   Args:
     source: conversations, for example a `DualTalkSource`.
-    encode: from a voice and a number of frames to features: `speech.SpeechFeatures` for features in memory, its `open`
-      for features on disk (50 hours of 1024 features are 18 GB a voice; their motions are 1 GB).
+    encode: from a voice, a number of frames and, where voices are degraded, the degradation to features:
+      `speech.SpeechFeatures` for features in memory, its `open` for features on disk (50 hours of 1024 features are 18 GB a
+      voice; their motions are 1 GB).
+    degradations: of which each voice gets a variant.
 
   Raises:
     MissingFeatures: names the clip whose voice has no features, if they must not be computed.
   """
   clips = []
-  features: dict[bytes, Features] = {}
+  features: dict[bytes, tuple[Features, ...]] = {}  # The clean ones first.
   motions: dict[bytes, Motion] = {}
   for conversation in source:
     voices = conversation.speech_a, conversation.speech_b
@@ -63,23 +72,26 @@ def load_clips(source: Iterable[Conversation], encode: Callable[[Float[np.ndarra
     for key, wav in zip(keys, voices):
       if key not in features:
         try:
-          features[key] = encode(wav, len(wav) // SAMPLES_PER_FRAME)
+          frames = len(wav) // SAMPLES_PER_FRAME
+          features[key] = (encode(wav, frames), *(encode(wav, frames, degradation) for degradation in degradations))
         except MissingFeatures as error:
           raise MissingFeatures(error.file, conversation.name, error.found) from None
     share = lambda motion: None if motion is None else motions.setdefault(motion.tobytes(), motion)
     clips.append(
         MotionClip(
             name=conversation.name,
-            speech_a=features[keys[0]],
+            speech_a=features[keys[0]][0],
             motion_a=share(conversation.motion_a),
-            speech_b=features[keys[1]],
+            speech_b=features[keys[1]][0],
             motion_b=share(conversation.motion_b),
             relation=conversation.relation,
             basis=conversation.basis,
+            degraded_a=features[keys[0]][1:],
+            degraded_b=features[keys[1]][1:],
         )
     )
     # Directions follow each other; older voices and motions do not come back.
-    features, motions = (dict(list(shared.items())[-2:]) for shared in (features, motions))
+    features, motions = dict(list(features.items())[-2:]), dict(list(motions.items())[-2:])
   return clips
 
 
@@ -101,6 +113,7 @@ def motion_windows(
     shard_index: int | None = None,
     shard_count: int | None = None,
     epochs: int | None = None,
+    webcam: Webcam = Webcam(),
     read_options: grain.ReadOptions = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4),
 ) -> grain.IterDataset:
   """Makes shuffled batches of random windows.
@@ -115,6 +128,7 @@ def motion_windows(
     seed: of order and starts.
     shard_index, shard_count: this process and how many there are (JAX's own if None): see `batch_share`.
     epochs: passes through the data; None never ends.
+    webcam: through which A's motion is seen in some windows.
     read_options: threads that read ahead; batches are the same whatever their number.
 
   Returns:
@@ -133,17 +147,30 @@ def motion_windows(
   def cut(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     clip = clips[index]
     start = int(rng.integers(0, len(clip.motion_a) - window + 1))
-    return {
-        "speech_a": np.array(clip.speech_a[start : start + window]),
-        "motion_a": clip.motion_a[start : start + window].copy(),
-        "speech_b": np.array(clip.speech_b[start : start + window]),
-        "motion_b": np.asarray(clip.motion_b)[start : start + window].copy(),
-        "relation": np.asarray(clip.relation, np.int32),
-    }
+    return cut_window(clip, start, window, rng, webcam)
 
   # After repeat: an element's random numbers follow from its position in the stream, so epochs differ.
   dataset = shuffled(slots, seed).repeat(epochs).random_map(cut)
   return batch_share(dataset, batch_size, shard_index, shard_count).to_iter_dataset(read_options)
+
+
+def cut_window(
+    clip: MotionClip, start: int, window: int, rng: np.random.Generator, webcam: Webcam = Webcam()
+) -> dict[str, np.ndarray]:
+  """A window of a clip in fresh arrays, as `motion_windows` has it without the batch.
+
+  Of each person one of the voice's variants is heard, the clean one as likely as each other, and A is seen through the webcam, where
+  that is drawn. What cannot happen takes no random number.
+  """
+  span = slice(start, start + window)
+  hear = lambda clean, degraded: np.array((clean, *degraded)[rng.integers(len(degraded) + 1) if degraded else 0][span])
+  return {
+      "speech_a": hear(clip.speech_a, clip.degraded_a),
+      "motion_a": webcam.see(clip.motion_a, start, window, clip.basis, rng),
+      "speech_b": hear(clip.speech_b, clip.degraded_b),
+      "motion_b": np.asarray(clip.motion_b)[span].copy(),
+      "relation": np.asarray(clip.relation, np.int32),
+  }
 
 
 def shuffled(source: Sequence[Any], seed: int) -> grain.MapDataset:

@@ -29,21 +29,26 @@ from jaxtyping import Array, Float
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion.generator import MotionGenerator
+from rsatalker_jax.speech.level import init_level, normalise_level
 from rsatalker_jax.speech.logmel import LogMel, to_frames
 from rsatalker_jax.types import MOTION_DIM, SAMPLES_PER_FRAME, Motion
 
 Params = dict[str, Any]
-# {"history": the layers' collection, "voices": (2, P) last samples of A and B; without an encoder (2, 0)}
+# {"history": the layers' collection, "voices": (2, P) last samples of A and B; without an encoder (2, 0);
+#  "levels": where voices are brought to one level, the state of that for both}
 State = dict[str, Any]
 
 
-def init_state(generator: MotionGenerator, variables: Params, *, encoder: LogMel | None = None) -> State:
+def init_state(
+    generator: MotionGenerator, variables: Params, *, encoder: LogMel | None = None, level: bool = False
+) -> State:
   """The state before a conversation's first frame.
 
   Args:
     generator: causal.
     variables: its collections "params" and "statistics".
     encoder: causal, if `step` is to take samples; None if it is to take features.
+    level: whether `step` brings samples to one level first (`speech.level`); features have been so already.
 
   Raises:
     InputError: if one of the two looks ahead, or they do not fit together.
@@ -62,7 +67,8 @@ def init_state(generator: MotionGenerator, variables: Params, *, encoder: LogMel
   social = jax.ShapeDtypeStruct((generator.config.features,), jnp.float32)
   _, kept = jax.eval_shape(apply, variables, frame(width), frame(MOTION_DIM), frame(width), social)
   history = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept["history"])
-  return {"history": history, "voices": jnp.zeros((2, encoder.overhang if encoder else 0))}
+  state = {"history": history, "voices": jnp.zeros((2, encoder.overhang if encoder else 0))}
+  return state | ({"levels": jax.tree.map(lambda x: jnp.stack([x, x]), init_level())} if level else {})
 
 
 def step(
@@ -89,15 +95,17 @@ def step(
   Returns:
     The state after the piece, of the same shapes, and B's motion.
   """
-  voices = state["voices"]
+  voices, kept_levels = state["voices"], {}
   if encoder is not None:
     wavs = jnp.stack([speech_a, speech_b])
+    if "levels" in state:
+      kept_levels["levels"], wavs = jax.vmap(normalise_level)(state["levels"], wavs)
     encode = lambda wav, past: to_frames(encoder.apply({}, wav, past), motion_a.shape[0])
     speech_a, speech_b = jax.vmap(encode)(wavs, voices)
     voices = jnp.concatenate([voices, wavs], axis=1)[:, wavs.shape[1] :]
   variables = {**variables, "history": state["history"]}
   motion_b, kept = generator.apply(variables, speech_a, motion_a, speech_b, social, mutable=["history"])
-  return {"history": kept["history"], "voices": voices}, motion_b
+  return {"history": kept["history"], "voices": voices, **kept_levels}, motion_b
 
 
 def speech_width(generator: MotionGenerator, params: Params) -> int:
@@ -130,12 +138,13 @@ class MotionStream:
       social: Float[np.ndarray, "D"],
       *,
       encoder: LogMel | None = None,
+      level: bool = False,
       lengths: Sequence[int] = (1, 5, 25),
   ):
     """Compiles what `push` will need, so that no frame has to wait for it.
 
     Args:
-      generator, variables, encoder: see `init_state`.
+      generator, variables, encoder, level: see `init_state`.
       social: see `step`.
       lengths: numbers of frames that are computed together; pieces of other lengths are made of these. 1 is among them.
 
@@ -149,7 +158,8 @@ class MotionStream:
     self._variables = jax.device_put(variables)
     self._social = jnp.asarray(social, jnp.float32)
     self._step = _compiled_step(generator, encoder)
-    self.state = init_state(generator, variables, encoder=encoder)
+    self.state = init_state(generator, variables, encoder=encoder, level=level)
+    self._first_state = jax.device_get(self.state)
     self._width = speech_width(generator, variables)
     for frames in self._lengths:
       speech = np.zeros(frames * SAMPLES_PER_FRAME if encoder else (frames, self._width), np.float32)
@@ -158,7 +168,7 @@ class MotionStream:
 
   def reset(self) -> None:
     """Begins another conversation."""
-    self.state = jax.tree.map(jnp.zeros_like, self.state)
+    self.state = jax.tree.map(jnp.array, self._first_state)  # Copies: a step uses their memory again.
     self._waiting = np.zeros((2, 0), np.float32)  # Samples of a frame that is not over yet.
 
   def push(

@@ -121,7 +121,8 @@ class TrainedRun:
     encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
     social = self.talker.social_feature(self.params, jnp.asarray(self._told(relation)))
     variables = {**self.params["generator"], "statistics": self.buffers["generator"]}
-    return MotionStream(self.talker.generator, variables, social, encoder=encoder, lengths=lengths)
+    level = encoder is not None and self.config.speech.level
+    return MotionStream(self.talker.generator, variables, social, encoder=encoder, level=level, lengths=lengths)
 
   @property
   def draws_images(self) -> bool:

@@ -49,7 +49,9 @@ _NOT_COMPARED = {
     *(f"data.{name}" for name in ("embedded_root", "conversations", "layout", "seamless", "relations", "capture", "people", "triplets", "features")),
 }
 # Of these the last part alone is compared: files that were moved are the same, those of another name are not.
-_COMPARED_BY_NAME = {"head.path", "head.masks", "speech.checkpoint", "data.captures"}
+_COMPARED_BY_NAME = {"head.path", "head.masks", "speech.checkpoint", "data.captures"} | {
+    f"speech.augmentation.{name}" for name in ("noises", "impulse_responses")
+}
 # Paths that are relative to the working directory; those in `data` are below `embedded_root` if that is set.
 _PATHS = {"head.path", "head.masks", "speech.checkpoint", "data.embedded_root"}
 _DATA_PATHS = {f"data.{name}" for name in ("conversations", "seamless", "relations", "capture", "captures", "people", "triplets", "features")}

@@ -15,7 +15,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import flax.linen as nn
 import numpy as np
@@ -23,6 +23,7 @@ from jaxtyping import Float, PyTree
 
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.files import whole_file
+from rsatalker_jax.speech import level as levels
 from rsatalker_jax.speech.checkpoints import checkpoint_id, load_wav2vec2
 from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds
 from rsatalker_jax.speech.logmel import LogMel, encode_locally, find_sources, to_frames
@@ -40,6 +41,19 @@ _DTYPE = np.dtype("<f4")
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(rb"\{'descr': '<f4', 'fortran_order': False, 'shape': \(([1-9]\d*), ([1-9]\d*)\), \} *\n")
 _CHUNK = 1 << 20
+
+
+class Degrade(Protocol):
+  """What is done to a voice before it is encoded (`data.sound.Degradation`).
+
+  Attributes:
+    key: digest of all that decides what becomes of a voice, but for the voice.
+  """
+
+  @property
+  def key(self) -> str: ...
+
+  def __call__(self, wav: Float[np.ndarray, "S"]) -> Float[np.ndarray, "S"]: ...
 
 
 class DamagedFile(ValueError):
@@ -168,6 +182,7 @@ class SpeechFeatures:
     encode_missing: whether voices that are not in `cache_dir` are encoded; otherwise they raise `MissingFeatures`.
     whole_frames: whether voices are cut, or filled up, to whole frames at 25 fps first, as causal features need it (so
       that resampling takes every other window as it is).
+    level: whether voices are brought to one level before they are encoded (`speech.level`).
   """
 
   def __init__(
@@ -179,50 +194,60 @@ class SpeechFeatures:
       cache_dir: str | os.PathLike | None = None,
       encode_missing: bool = True,
       whole_frames: bool = False,
+      level: bool = False,
   ):
     self._find_id, self._load = find_id, load
     self._resample_first, self._encode_missing = resample_first, encode_missing
-    self._whole_frames = whole_frames
+    self._whole_frames, self._level = whole_frames, level
     self._cache_dir = None if cache_dir is None else pathlib.Path(cache_dir)
     self._noted = False
 
-  def __call__(self, wav: Float[np.ndarray, "S"], num_frames: int | None = None) -> Float[np.ndarray, "T D"]:
-    """Features of one voice in memory, from the cache or from the encoder.
+  def __call__(
+      self, wav: Float[np.ndarray, "S"], num_frames: int | None = None, degrade: Degrade | None = None
+  ) -> Float[np.ndarray, "T D"]:
+    """Features of one voice in memory, from the cache or from the encoder; arguments as of `open`.
 
     Raises:
       MissingFeatures: there is no whole file of them, and missing ones must not be encoded.
       InputError: the encoder's checkpoint cannot be loaded.
     """
-    return np.asarray(self.open(wav, num_frames))
+    return np.asarray(self.open(wav, num_frames, degrade))
 
   def open(
-      self, wav: Float[np.ndarray, "S"], num_frames: int | None = None
+      self, wav: Float[np.ndarray, "S"], num_frames: int | None = None, degrade: Degrade | None = None
   ) -> StoredFeatures | Float[np.ndarray, "T D"]:
     """Like a call, but features that are in the cache stay on disk until slices of them are read.
 
     A damaged file is rebuilt, for which it is read whole; where that is not allowed (`encode_missing`), only its header
     is looked at, and damage behind it found when it is first read.
 
+    Args:
+      wav: the voice.
+      num_frames: T; as many as the voice fills if None.
+      degrade: makes of the voice what is encoded.
+
     Raises:
       MissingFeatures, InputError: as a call does.
     """
     frames = round(len(wav) / SAMPLE_RATE * FPS) if num_frames is None else num_frames
     if self._cache_dir is not None:
-      return self._store(wav, frames)[0]
-    features = self._encode(self._fit(wav, frames), frames)
+      return self._store(wav, frames, degrade)[0]
+    features = self._encode(wav, frames, degrade)
     return np.asarray(features if len(features) == frames else to_frames(features, frames), np.float32)
 
-  def fill(self, wav: Float[np.ndarray, "S"], num_frames: int) -> Origin:
+  def fill(self, wav: Float[np.ndarray, "S"], num_frames: int, degrade: Degrade | None = None) -> Origin:
     """Sees to it that a voice is in the cache, whole, and says how it came there."""
-    return self._store(wav, num_frames)[1]
+    return self._store(wav, num_frames, degrade)[1]
 
-  def path(self, wav: Float[np.ndarray, "S"], num_frames: int) -> pathlib.Path:
-    """The cache file of a voice."""
+  def path(self, wav: Float[np.ndarray, "S"], num_frames: int, degrade: Degrade | None = None) -> pathlib.Path:
+    """The cache file of a voice: named after the voice as it was recorded, whatever is made of it."""
     if self._cache_dir is None:
       raise ValueError("these features are not kept in files")
     wav = self._fit(wav, num_frames)
     # Before the Transformer, the number of frames matters to the features.
     encoder = f"{self.id.key} at {num_frames} frames" if self._resample_first else self.id.key
+    encoder += f" at one level {levels.VERSION}" if self._level else ""
+    encoder += f" degraded {degrade.key}" if degrade else ""
     return self._cache_dir / f"{content_key(wav, encoder)}.npz"
 
   @functools.cached_property
@@ -230,9 +255,9 @@ class SpeechFeatures:
     """The encoder's."""
     return self._find_id()
 
-  def _store(self, wav: Float[np.ndarray, "S"], frames: int) -> tuple[StoredFeatures, Origin]:
-    path = self.path(wav, frames)
-    compute = lambda: self._encode(self._fit(wav, frames), frames)
+  def _store(self, wav: Float[np.ndarray, "S"], frames: int, degrade: Degrade | None) -> tuple[StoredFeatures, Origin]:
+    path = self.path(wav, frames, degrade)
+    compute = lambda: self._encode(wav, frames, degrade)
     found = cached(path, compute, num_frames=frames, check=self._encode_missing)
     if not self._noted:
       EncoderIds(self._cache_dir).add(self.id)
@@ -246,10 +271,14 @@ class SpeechFeatures:
     samples = frames * SAMPLES_PER_FRAME
     return np.pad(wav[:samples], (0, max(0, samples - len(wav))))
 
-  def _encode(self, wav: Float[np.ndarray, "S"], frames: int) -> Float[np.ndarray, "T50 D"]:
+  def _encode(self, wav: Float[np.ndarray, "S"], frames: int, degrade: Degrade | None) -> Float[np.ndarray, "T50 D"]:
     if not self._encode_missing:
-      raise MissingFeatures(self._cache_dir, found=self._describe_missing())
+      found = self._describe_missing() + ", at one level" * self._level + ", of the voice degraded" * (degrade is not None)
+      raise MissingFeatures(self._cache_dir, found=found)
     module, params = self._encoder
+    wav = self._fit(wav, frames)
+    wav = degrade(wav) if degrade else wav
+    wav = levels.level_voice(wav) if self._level else wav
     if isinstance(module, Wav2Vec2):
       return encode_voice(module, params, wav, num_frames=frames if self._resample_first else None)
     return encode_locally(module, params, wav)

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from rsatalker_jax.data.pipeline import batch_share
+from rsatalker_jax.data.pipeline import batch_share, cut_window
 from rsatalker_jax.data.triplets import FilmedConversation, Films
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import FlamePose
 from rsatalker_jax.sharding import BANK
@@ -84,6 +85,7 @@ class JointWindows:
     starts: for each film the first frames of its windows: all those within its film that show enough frames.
     people: who is in them.
     numbers: of the people of `Films.captures` among them.
+    webcam: through which A's motion is seen in some windows.
   """
 
   config: ConfigDict
@@ -91,6 +93,7 @@ class JointWindows:
   starts: tuple[Int[np.ndarray, "w"], ...]
   people: People
   numbers: Int[np.ndarray, "C"]
+  webcam: Webcam = dataclasses.field(default_factory=Webcam)
 
   @classmethod
   def of(cls, inputs: StageInputs, films: Films, people: People) -> "JointWindows":
@@ -109,7 +112,7 @@ class JointWindows:
       raise InputError("config", "joint.window", config.window, f"at most {longest}, the frames of the longest training film")
     shown = sum(len(film.frames) for film, _ in kept)
     inputs.say(f"joint: {shown} frames of video in {len(kept)} conversations of {len({f.person for f, _ in kept})} people")
-    return cls(config, *map(tuple, zip(*kept)), people, number_people(films, people))
+    return cls(config, *map(tuple, zip(*kept)), people, number_people(films, people), inputs.webcam)
 
   def cut(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
     """A random window of film `index`, with `config.frames` random frames of it from the film."""
@@ -119,12 +122,9 @@ class JointWindows:
     chosen = np.sort(rng.choice(places, self.config.frames, replace=False))
     shown = film.read(chosen)
     frame = film.frames[chosen]
-    span = slice(start, start + window)
-    clip = film.clip
     person = int(self.numbers[film.person])
     return {
-        **{name: np.asarray(getattr(clip, name)[span]) for name in MOTION[:4]},
-        "relation": np.asarray(clip.relation, np.int32),
+        **cut_window(film.clip, start, window, rng, self.webcam),
         "frame": (frame - start).astype(np.int32),
         "time": frame.astype(np.float32),
         "identity": np.int32(person),

@@ -135,6 +135,7 @@ def motion_batches(inputs: StageInputs, stage: str, batch: int, window: int) -> 
       window=window,
       batch_size=batch,
       seed=inputs.config.seed,
+      webcam=inputs.webcam,
       read_options=inputs.read_options(4),
   )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 from rsatalker_jax import sharding
 from rsatalker_jax.data.conversations import data_path, find_splits, load_conversations
 from rsatalker_jax.data.pipeline import MotionClip, load_clips, motion_statistics
+from rsatalker_jax.data.sound import Degradation, make_degradations
 from rsatalker_jax.data.triplets import Films, label_clips, load_films, load_triplets
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import LipOpening, check_basis, make_lip_opening
 from rsatalker_jax.talker import Params, SpeechEncoder, Talker
@@ -48,15 +50,17 @@ class StageInputs:
 
   @functools.cached_property
   def training_clips(self) -> list[MotionClip]:
-    """The training conversations with features and with the relations of their triplets, read once for all stages."""
-    return self._read_clips("train", "training conversations")
+    """The training conversations with features, degraded ones among them, and with the relations of their triplets, read once for
+    all stages."""
+    degradations = make_degradations(**self.config.speech.augmentation)
+    return self._read_clips("train", "training conversations", degradations)
 
   @functools.cached_property
   def validation_clips(self) -> list[MotionClip]:
     """The conversations of the split val; none where there is no such split."""
     return self._read_clips("val", "validation conversations") if "val" in find_splits(self.config.data) else []
 
-  def _read_clips(self, split: str, title: str) -> list[MotionClip]:
+  def _read_clips(self, split: str, title: str, degradations: Sequence[Degradation] = ()) -> list[MotionClip]:
     source = load_conversations(self.config.data, split)
     for line in source.report(title):
       self.say(line)
@@ -64,7 +68,7 @@ class StageInputs:
     manifest = self.path("triplets")
     triplets = load_triplets(manifest, split) if manifest.is_file() else []
     known = len(source.skipped)
-    clips = load_clips(source, self.encode)
+    clips = load_clips(source, self.encode, degradations)
     for name, reason in source.skipped[known:]:  # Damage that is met only where all is read.
       self.say(f"  skipped {name}: {reason}")
     return label_clips(clips, triplets)
@@ -85,6 +89,11 @@ class StageInputs:
   def _open_films(self, split: str, clips: list[MotionClip]) -> Films:
     open_split = lambda folder: self.talker.open_capture(folder, split)
     return load_films(self.path("triplets"), split, clips, open_split, self.talker.head, say=self.say)
+
+  @property
+  def webcam(self) -> Webcam:
+    """Through which training sees A."""
+    return Webcam(**self.config.motion.tracker)
 
   def read_options(self, prefetch: int) -> grain.ReadOptions:
     """How batches are read: by the config's threads, so many examples ahead."""

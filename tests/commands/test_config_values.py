@@ -19,6 +19,8 @@ from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.commands import command_line
 from rsatalker_jax.commands.config_values import RULES, check_values
 from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE
+from rsatalker_jax.data.sound import make_degradations
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import load_head
 from rsatalker_jax.head.regions import FLAME_REGIONS
@@ -67,6 +69,8 @@ def another(key, value):
       "speech.encoder": "wav2vec2",
       "speech.hop": 80,
       "speech.checkpoint": "folder",
+      "speech.augmentation.noises": ("street.wav", "fan.wav"),
+      "speech.augmentation.impulse_responses": ("hall.wav",),
       "generator.architecture": "dualtalk",
       "generator.dtype": "bfloat16",
       "generator.heads": 2,
@@ -216,6 +220,10 @@ WRONG = {
     "speech.num_mels": [0, 1000],
     "speech.hop": [0, 150, 640, -160],
     "speech.context": [0],
+    "speech.augmentation.variants": [-1, 101, 1.5, None],
+    "speech.augmentation.seed": [-1],
+    "speech.augmentation.noises": ["a.wav", ("a", "a"), ("",), (3,)],
+    "speech.augmentation.impulse_responses": ["a.wav", (None,)],
     "generator.architecture": ["rsatalkr", None],
     "generator.heads": [0, 3],
     "generator.features": [0, 130],
@@ -308,6 +316,9 @@ WRONG = {
     "motion.warmup": [-1],
     "motion.gradient_clip": [0, -1],
     "motion.weight_decay": [-0.01],
+    "motion.tracker.share": [-0.1, 1.1, None],
+    "motion.tracker.severity": [-1, 4, math.nan],
+    "motion.tracker.lag": [-1, 26, 1.5],
     "motion.loss.jaw": [-1, math.nan],
     "motion.loss.relative": [1],
     "avatar.batch": [0],
@@ -376,6 +387,7 @@ def test_values_that_no_run_can_have_are_one_line_that_names_them(key, value):
         ),
         ({"generator.use_partner": False, "generator.use_own_speech": False}, "generator.use_own_speech"),
         ({"speech.encoder": "wav2vec2"}, "speech.checkpoint"),
+        ({"speech.augmentation.noises": ("a.wav",)}, "speech.augmentation.variants"),
         ({"gaussians.num_gaussians": 30_000}, "gaussians.capacity"),
         ({"joint.motion_batch": 1}, "joint.motion_batch"),
         ({"mesh.data": -1, "mesh.fsdp": -1}, "mesh.fsdp"),
@@ -467,7 +479,9 @@ def test_sections_that_become_arguments_are_those_arguments():
   assert set(config.generator) <= fields(MotionConfig)
   for name, made in BASELINES.items():
     assert set(config.baselines.get(name, {})) == fields(made) - {"config", "parent", "name"}
+  assert set(config.motion.tracker) == fields(Webcam)
   assert set(config.motion.loss) == fields(MotionLossWeights)
   assert set(config.logging) == fields(Watching)
   assert set(config.head) == arguments(load_head)
+  assert set(config.speech.augmentation) == arguments(make_degradations)
   assert set(config.gaussians) - {"color_frames"} == arguments(init_avatar) - {"head", "shape", "static_offset", "seed"}

@@ -153,3 +153,35 @@ def test_clips_too_short_for_a_window_are_listed(config, stages, tmp_path, capsy
     assert f"{stage}: 2 of 4 clips are shorter than a window of 20 frames and not used" in said
   assert said.count("skipped short_sub_video_0_speaker1: 15 frames") == 2
   assert stages == ["motion", "avatar", "joint"]
+
+
+def test_training_voices_alone_get_variants_which_training_finds(config, stages, tmp_path, monkeypatch):
+  config.speech.augmentation.variants = 2
+  said = encode_all(config)
+  assert said.count("degraded variants") == 1
+  assert "4 degraded variants of them: 4 encoded, 0 there already, 0 damaged and rebuilt" in said
+  assert len(list((tmp_path / "data" / "features").glob("*.npz"))) == 10  # Six voices, of which two have two variants.
+  assert "4 degraded variants of them: 0 encoded, 4 there already" in encode_all(config)
+  config.speech.encode_missing = False
+  monkeypatch.setattr("rsatalker_jax.data.sound.Degradation.__call__", lambda *_: pytest.fail("degraded again"))
+  inputs = train.make_inputs(config)
+  (one, _), (held_out, _) = inputs.training_clips, inputs.validation_clips
+  assert len(one.degraded_a) == len(one.degraded_b) == 2 and held_out.degraded_a == held_out.degraded_b == ()
+  assert not np.allclose(one.degraded_b[0][:], one.speech_b[:], atol=0.1)
+  train.train(config, str(tmp_path / "run"), stage="motion")
+  # Other variants, or a chain of another version, have no features yet.
+  config.speech.augmentation.seed = 1
+  with pytest.raises(MissingFeatures, match="tiny-0_sub_video_0_speaker1: found .* of the voice degraded, expected"):
+    train.make_inputs(config).training_clips  # noqa: B018
+  config.speech.augmentation.seed = 0
+  monkeypatch.setattr("rsatalker_jax.data.sound.chain.VERSION", 2)
+  with pytest.raises(MissingFeatures, match="of the voice degraded"):
+    train.make_inputs(config).training_clips  # noqa: B018
+
+
+def test_a_recording_that_is_missing_is_one_line(config, tmp_path):
+  config.speech.augmentation.update(variants=1, noises=(str(tmp_path / "street.wav"),))
+  for command in (encode_all, lambda config: train.train(config, str(tmp_path / "run"), stage="motion")):
+    with pytest.raises(InputError, match="street.wav: found no such file, expected a RIFF/WAVE file"):
+      command(config)
+  assert not (tmp_path / "run" / "config.json").exists()

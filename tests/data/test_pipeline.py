@@ -306,6 +306,42 @@ def test_clips_may_leave_their_features_on_disk(tmp_path):
     np.testing.assert_array_equal(getattr(stored, name)[20:40], getattr(loaded, name)[20:40])
 
 
+def test_each_voice_has_its_degraded_variants_in_both_directions():
+  wavs = np.random.default_rng(0).normal(size=(2, 6400)).astype(np.float32)
+  motion, relation = np.zeros((10, 56), np.float32), np.zeros(2, np.int32)
+  source = [Conversation(f"x{i}", wavs[i], motion, wavs[1 - i], motion, relation, basis="flame2020") for i in range(2)]
+  encode = lambda wav, frames, degradation=None: (1.0 if degradation is None else degradation) * wav.reshape(frames, 640)[:, :2]
+  first, second = load_clips(source, encode, (0.5, 0.25))
+  for clip, conversation in zip((first, second), source):
+    for degraded, wav in ((clip.degraded_a, conversation.speech_a), (clip.degraded_b, conversation.speech_b)):
+      np.testing.assert_array_equal(degraded, [factor * wav.reshape(10, 640)[:, :2] for factor in (0.5, 0.25)])
+  assert first.degraded_a[0] is second.degraded_b[0] and first.degraded_b[1] is second.degraded_a[1]
+  assert load_clips(source, encode)[0].degraded_a == ()
+
+
+def test_training_hears_each_variant_as_often_and_each_person_apart():
+  clips = [
+      dataclasses.replace(
+          clip,
+          degraded_a=tuple(clip.speech_a + 1e4 * n for n in (1, 2, 3)),
+          degraded_b=tuple(clip.speech_b + 1e4 * n for n in (1, 2, 3)),
+      )
+      for clip in make_clips()
+  ]
+  make = lambda clips: take(motion_windows(clips, window=30, batch_size=16, seed=3), 30)
+  batches, plain = make(clips), make(make_clips())
+  heard = {name: np.concatenate([batch[name][:, 0, 0] // 1e4 for batch in batches]) for name in ("speech_a", "speech_b")}
+  for numbers in heard.values():
+    np.testing.assert_allclose(np.bincount(numbers.astype(int), minlength=4) / 480, 0.25, atol=0.05)
+  assert np.mean(heard["speech_a"] == heard["speech_b"]) == pytest.approx(0.25, abs=0.06)
+  for batch, other, again in zip(batches, plain, make(clips)):
+    assert all(np.array_equal(batch[name], again[name]) for name in batch)
+    for name in ("motion_a", "motion_b", "relation"):  # The same windows as without variants.
+      np.testing.assert_array_equal(batch[name], other[name])
+    for name in ("speech_a", "speech_b"):
+      np.testing.assert_array_equal(batch[name] % 1e4, other[name])
+
+
 def test_missing_features_name_the_clip():
   def encode(wav, frames):
     raise MissingFeatures("data/features", found="no speech features of encoder x")

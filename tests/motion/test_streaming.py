@@ -113,6 +113,26 @@ def test_features_of_several_conversations_at_their_own_times(run, conversation)
       np.testing.assert_allclose(out[1], motion_b[late : late + 4], atol=2e-5)
 
 
+def test_voices_at_one_level_are_those_of_the_whole(run, conversation):
+  """A quiet microphone of A's: brought up in the stream, sample by sample, as in the whole file."""
+  wavs, motion_a, _, motion_b = conversation
+  frames = 100
+  wavs = wavs[:, : frames * 640] * np.float32([[0.05], [1.0]])
+  wavs[:, 20 * 640 : 30 * 640] *= 0.01  # Somebody pauses.
+  encode = logmel_features(ENCODER, level=True)
+  variables, social = variables_of(run)
+  whole = jax.jit(GENERATOR.apply)(variables, encode(wavs[0], frames), motion_a[:frames], encode(wavs[1], frames), social)
+  assert np.abs(whole[50:] - motion_b[50:frames]).max() > 0.05
+  config = run.config.copy_and_resolve_references()
+  config.speech.level = True
+  stream = dataclasses.replace(run, config=config).stream(RELATION, lengths=(4,))
+  for _ in range(2):
+    made = [stream.push(wavs[0, at : at + 1000], motion_a[at // 640 : (at + 1000) // 640], wavs[1, at : at + 1000])
+            for at in range(0, wavs.shape[1], 1000)]  # fmt: skip
+    np.testing.assert_allclose(np.concatenate(made), whole, atol=3e-5)
+    stream.reset()
+
+
 WAV, MOTION = np.zeros(1400, np.float32), np.zeros((2, 56), np.float32)
 
 

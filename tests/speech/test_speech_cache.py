@@ -46,6 +46,41 @@ def never():
   pytest.fail("the encoder was loaded")
 
 
+class Quieter:
+  """A degradation that halves a voice."""
+
+  def __init__(self, key="half"):
+    self.key = key
+
+  def __call__(self, wav):
+    return 0.5 * wav
+
+
+@pytest.mark.parametrize("encoder", ["logmel", "wav2vec2"])
+def test_degraded_voices_have_features_of_the_degraded_waveform_and_files_of_their_own(tmp_path, encoder):
+  if encoder == "wav2vec2":
+    write_checkpoint(tmp_path / "checkpoint", "base")
+  make = lambda **options: (
+      logmel_features(LogMel(), **options) if encoder == "logmel" else wav2vec2_features(tmp_path / "checkpoint", **options)
+  )
+  cache = tmp_path / "cache"
+  features, plain = make(cache_dir=cache), make()
+  clean, half = features(WAV, 31), features(WAV, 31, Quieter())
+  np.testing.assert_array_equal(half, plain(0.5 * WAV, 31))
+  np.testing.assert_array_equal(half, plain(WAV, 31, Quieter()))
+  np.testing.assert_array_equal(clean, plain(WAV, 31))
+  assert len(voices(cache)) == 2
+  # Read again without being made again; another chain, under another key, is never mistaken for it.
+  fails = Quieter()
+  fails.__class__ = type("Fails", (Quieter,), {"__call__": lambda *_: pytest.fail("degraded again")})
+  np.testing.assert_array_equal(make(cache_dir=cache).open(WAV, 31, fails), half)
+  assert features.fill(WAV, 31, fails) == "cached" and features.fill(WAV, 31, Quieter("half, version 2")) == "encoded"
+  # Nothing but the key tells one from the other: the file is named after the voice as it was recorded.
+  assert len({features.path(WAV, 31, change) for change in (None, Quieter(), Quieter("2"))}) == 3
+  with pytest.raises(MissingFeatures, match="of the voice degraded, expected"):
+    make(cache_dir=cache, encode_missing=False).open(WAV, 31, Quieter("3"))
+
+
 def test_padding_of_local_encoders_changes_nothing():
   encode = logmel_features(LogMel())
   direct = LogMel().apply({}, WAV)

@@ -12,6 +12,7 @@ import pytest
 import tiny_world
 from rsatalker_jax import sharding
 from rsatalker_jax.data.pipeline import MotionClip
+from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.talker import make_encoder, make_talker
@@ -103,6 +104,17 @@ def test_windows_show_the_frames_they_say(world):
     np.testing.assert_array_equal(cut["relation"], [0, 1])
     assert cut["identity"] == 2 and cut["alignment"][1] == np.float32(0.2)
   assert starts == set(range(5, 34))  # All windows within the film.
+  # Stage 3 hears degraded voices and sees A through a webcam, as stage 1 does; B's motion and the film stay the truth.
+  heard = dataclasses.replace(clip, degraded_a=(clip.speech_a + 10_000,), degraded_b=(clip.speech_b + 10_000,))
+  seen = dataclasses.replace(windows, films=(dataclasses.replace(film, clip=heard),), webcam=Webcam(share=1.0, lag=0))
+  levels = {"speech_a": set(), "speech_b": set()}
+  for seed in range(20):
+    cut, changed = (source.cut(0, np.random.default_rng(seed)) for source in (windows, seen))
+    for name in levels:
+      levels[name].add(float(changed[name][0, 0] - cut[name][0, 0]))
+    assert all(np.array_equal(cut[name], changed[name]) for name in ("motion_b", "frame", "image", "relation"))
+    assert not np.allclose(cut["motion_a"], changed["motion_a"])
+  assert levels == {"speech_a": {0.0, 10_000.0}, "speech_b": {0.0, 10_000.0}}
 
 
 def test_a_run_of_two_captures_and_two_relations_trains_on_both(world):

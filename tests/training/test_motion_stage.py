@@ -43,6 +43,21 @@ def batch_of(inputs, stage):
   return jax.tree.map(jnp.asarray, next(iter(stage.batches)))
 
 
+def test_the_config_says_how_a_is_seen_and_what_is_heard_is_drawn(head):
+  batches = lambda inputs: [jax.tree.map(np.asarray, batch) for batch, _ in zip(motion_stage(inputs).batches, range(8))]
+  clips = [dataclasses.replace(clip, degraded_b=(np.asarray(clip.speech_b) + 100,)) for clip in CLIPS]
+  webcam = {"motion.tracker.share": 1.0, "motion.tracker.severity": 0.5, "motion.tracker.lag": 0}
+  inputs = make_inputs(head, clips, **webcam)
+  assert (inputs.webcam.severity, inputs.webcam.lag) == (0.5, 0)
+  heard = set()
+  for batch, plain in zip(batches(inputs), batches(make_inputs(head))):
+    heard |= set((batch["speech_b"] - plain["speech_b"]).mean(axis=(1, 2)).round())
+    for name in ("speech_a", "motion_b"):
+      np.testing.assert_array_equal(batch[name], plain[name])
+    assert not np.allclose(batch["motion_a"], plain["motion_a"])
+  assert heard == {0, 100}
+
+
 def test_the_truth_is_bs_motion(head):
   """Where the generator answers with B's true motion the loss is zero, and elsewhere it pulls towards that and nothing else."""
   inputs = make_inputs(head)

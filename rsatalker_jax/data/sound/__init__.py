@@ -1,0 +1,36 @@
+"""What real microphones, rooms and lines do to a voice: degradations of a waveform, 16 kHz mono, and chains of them drawn by seed.
+
+None moves a voice in time by more than a millisecond, or the lips that belong to it would come early or late.
+"""
+
+from rsatalker_jax.data.sound.chain import Degradation, make_degradations
+from rsatalker_jax.data.sound.degradations import (
+    active_power,
+    add_noise,
+    amplify,
+    clip_peaks,
+    code_mu_law,
+    code_opus,
+    limit_band,
+    make_noise,
+    reverberate,
+)
+from rsatalker_jax.data.sound.rooms import absorption_for, eyring_time, room_impulse_response, sabine_time
+
+__all__ = [
+    "Degradation",
+    "absorption_for",
+    "active_power",
+    "add_noise",
+    "amplify",
+    "clip_peaks",
+    "code_mu_law",
+    "code_opus",
+    "eyring_time",
+    "limit_band",
+    "make_degradations",
+    "make_noise",
+    "reverberate",
+    "room_impulse_response",
+    "sabine_time",
+]
