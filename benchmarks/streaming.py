@@ -1,9 +1,12 @@
 """How fast `motion.streaming` answers, and whether half an hour later it still answers the same.
 
-    python benchmarks/streaming.py [--workdir RUN] [--models demo paper] [--pushes 500] [--minutes 30] [--json FILE]
+    python benchmarks/streaming.py [--workdir RUN] [--models demo paper] [--ahead 0 3 8 -1] [--pushes 500] [--minutes 30] [--json FILE]
 
   demo   the run's causal generator, or configs/demo.py:causal with random parameters, from samples of both voices
   paper  the generator at the paper's size with random parameters, from 1024-wide features as a cache would have them
+
+`--ahead` makes those of random parameters once for each value of `generator.own_lookahead`: B's voice is then given that many
+frames ahead. A run has its own.
 
 First pieces of 40 ms, 200 ms and 1 s are timed in turns: latency of a `push`, from numpy to numpy, and times real time. Then
 one conversation runs in pieces of 40 ms (of the paper's size a tenth as long): against `generator.apply` on the whole,
@@ -23,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from configs import demo, rsatalker
+from rsatalker_jax.commands.config_values import check_values
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.motion import MotionConfig, MotionGenerator, MotionStream, streaming
@@ -55,7 +59,7 @@ class Model:
     return SAMPLES_PER_FRAME if self.encoder else 1
 
 
-def make_model(name: str, workdir: str | None) -> Model:
+def make_model(name: str, workdir: str | None, ahead: int = 0) -> Model:
   if name == "demo" and workdir:
     run = load_run(workdir)
     if "generator" not in run.params or run.config.speech.encoder != "logmel":
@@ -72,6 +76,8 @@ def make_model(name: str, workdir: str | None) -> Model:
     config = rsatalker.get_config("causal")
     config.generator.dtype = "float32"  # The config's is for accelerators.
     encoder, width = None, PAPER_SPEECH
+  config.generator.own_lookahead = ahead
+  check_values(config)
   generator = MotionGenerator(MotionConfig(**config.generator))
   frame = lambda features: np.zeros((1, features), np.float32)
   inputs = frame(width), frame(MOTION_DIM), frame(width)
@@ -95,21 +101,31 @@ def make_conversation(model: Model, frames: int) -> tuple[np.ndarray, np.ndarray
 
 
 def push(stream: MotionStream, model: Model, conversation, start: int, length: int) -> np.ndarray:
-  voice = slice(start * model.unit, (start + length) * model.unit)
   speech_a, motion_a, speech_b = conversation
-  return stream.push(speech_a[voice], motion_a[start : start + length], speech_b[voice])
+  voice = slice(start * model.unit, (start + length) * model.unit)
+  own = slice(voice.start + stream.frames_ahead * model.unit, voice.stop + stream.frames_ahead * model.unit)
+  ended = own.stop >= len(speech_b) > own.start  # B's voice, where it is ahead.
+  return stream.push(speech_a[voice], motion_a[start : start + length], speech_b[own], ended=ended)
+
+
+def prime(stream: MotionStream, model: Model, conversation) -> None:
+  """What B says before A is heard, where B's voice is ahead."""
+  stream.prime(conversation[2][: stream.frames_ahead * model.unit])
 
 
 def time_lengths(name: str, model: Model, pushes: int) -> list[dict]:
   """Rows of the first table."""
-  conversation = make_conversation(model, max(LENGTHS))
+  ahead = model.generator.config.frames_ahead
+  conversation = make_conversation(model, max(LENGTHS) + ahead + 1)
   calls, rows = {}, []
   for length in LENGTHS:
     stream = MotionStream(model.generator, model.variables, model.social, encoder=model.encoder, lengths=(length,))
+    prime(stream, model, conversation)
     calls[length] = lambda stream=stream, length=length: push(stream, model, conversation, 0, length)
   for length, times in time_in_turns(calls, pushes).items():
     rows.append({
         "model": name,
+        "frames_ahead": ahead,
         "piece_ms": 1000 * length / FPS,
         "times_real_time": 1000 * length / FPS / np.mean(times.wall),
         "least_ms": min(times.wall),  # Neighbours on the machine can only add to it.
@@ -125,6 +141,7 @@ def run_long(name: str, model: Model, minutes: float) -> dict:
   frames, minute = round(60 * FPS * minutes), 60 * FPS
   conversation = make_conversation(model, frames)
   stream = MotionStream(model.generator, model.variables, model.social, encoder=model.encoder, lengths=(1,))
+  prime(stream, model, conversation)
   made, times, before = np.zeros((frames, MOTION_DIM), np.float32), np.zeros(frames), streaming.state_bytes(stream.state)
   for frame in range(frames):
     begin = time.perf_counter()
@@ -139,6 +156,7 @@ def run_long(name: str, model: Model, minutes: float) -> dict:
   difference = (np.abs(made - whole) / std).max(axis=1)
   return {
       "model": name,
+      "frames_ahead": stream.frames_ahead,
       "minutes": minutes,
       "output_std": float((whole / std).std(axis=0).mean()),
       "difference_first": float(difference[:minute].max()),
@@ -155,6 +173,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--workdir", help="a run of configs/demo.py:causal")
   parser.add_argument("--models", nargs="+", choices=("demo", "paper"), default=("demo", "paper"))
+  parser.add_argument("--ahead", nargs="+", type=int, default=(0,), help="values of generator.own_lookahead, of random parameters")
   parser.add_argument("--pushes", type=int, default=500, help="of each length, that count")
   parser.add_argument("--minutes", type=float, default=30.0, help="of the long conversation; at least 1")
   parser.add_argument("--json", help="file to write the numbers to")
@@ -164,23 +183,27 @@ def main() -> None:
 
   rows, long = [], []
   try:
-    models = {name: make_model(name, args.workdir) for name in args.models}
-    for name, model in models.items():
+    models = []
+    for name in args.models:
+      of_run = name == "demo" and args.workdir
+      models += [(name, make_model(name, args.workdir, ahead)) for ahead in ((0,) if of_run else args.ahead)]
+    for name, model in models:
       rows += time_lengths(name, model, args.pushes)
   except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
   device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
   print(f"{device}; {args.pushes} pushes of each length\n")
-  print("| model | piece | × real time | least, ms | median | 99th percentile | state, kB |\n|---|---:|---:|---:|---:|---:|---:|")
+  print("| model | frames ahead | piece | × real time | least, ms | median | 99th percentile | state, kB |")
+  print("|---|---:|---:|---:|---:|---:|---:|---:|")
   for row in rows:
-    cells = "| {model} | {piece_ms:.0f} ms | {times_real_time:.1f} | {least_ms:.2f} | {median_ms:.2f} | {percentile_99_ms:.2f} | "
+    cells = "| {model} | {frames_ahead} | {piece_ms:.0f} ms | {times_real_time:.1f} | {least_ms:.2f} | {median_ms:.2f} | {percentile_99_ms:.2f} | "
     print(cells.format(**row) + f"{row['state_bytes'] / 1000:.0f} |", flush=True)
-  print("\n| model | minutes | difference, first minute | last minute | median ms, first minute | last minute |\n"
-        "|---|---:|---:|---:|---:|---:|")
-  for name, model in models.items():
+  print("\n| model | frames ahead | minutes | difference, first minute | last minute | median ms, first minute | last minute |\n"
+        "|---|---:|---:|---:|---:|---:|---:|")
+  for name, model in models:
     long.append(run_long(name, model, args.minutes if name == "demo" else max(1.0, args.minutes / 10)))
-    print("| {model} | {minutes:.0f} | {difference_first:.1e} | {difference_last:.1e} | {median_ms_first:.2f} | "
+    print("| {model} | {frames_ahead} | {minutes:.0f} | {difference_first:.1e} | {difference_last:.1e} | {median_ms_first:.2f} | "
           "{median_ms_last:.2f} |".format(**long[-1]), flush=True)
   if args.json:
     with whole_file(args.json) as file:

@@ -176,6 +176,10 @@ VARIANTS = {
     "no_lips": ("without the lips' term", {"motion.loss.lips": 0.0}),
     # Seeing no future, to answer while a conversation goes on (docs/streaming.md).
     "causal": ("RSATalker, causal", _CAUSAL),
+    # Hearing its own words before they sound, as where a program speaks (all: 27 frames in the demo).
+    "causal_ahead3": ("RSATalker, causal, its own voice 3 frames ahead", _CAUSAL | {"generator.own_lookahead": 3}),
+    "causal_ahead8": ("RSATalker, causal, its own voice 8 frames ahead", _CAUSAL | {"generator.own_lookahead": 8}),
+    "causal_all_own": ("RSATalker, causal, its own voice as far ahead as it reaches", _CAUSAL | {"generator.own_lookahead": -1}),
     # The paper's ablation (Tables 4, 5): whole stages; no_relation above is its "w/o SAM".
     "no_motion_stage": ("RSATalker without stage 1", {"stages": ("avatar", "joint")}),
     "no_avatar_stage": ("RSATalker without stage 2", {"stages": ("motion", "joint")}),
@@ -211,6 +215,7 @@ COMPARED = {
     **dict.fromkeys(("full", "no_relation", "causal", "dualtalk", "timar", "timar_causal"), (0, 1, 2)),
     **dict.fromkeys(("faceformer", "faceformer_causal", "selftalk", "emotalk", "l2l", "codetalker", "facediffuser"), (0, 1, 2)),
     **dict.fromkeys(("timar_regression", "faceformer_raw", "facediffuser_distilled"), (0,)),
+    **dict.fromkeys(("causal_ahead3", "causal_ahead8", "causal_all_own"), (0,)),
     **dict.fromkeys(("gaussiantalker", "ernerf", "synctalk"), (0,)),
 }
 

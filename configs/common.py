@@ -134,6 +134,9 @@ def base_config() -> ConfigDict:
       query_time=False,
       social_norm=True,
       causal=False,
+      # Frames of B's own voice that a causal generator hears before they sound, as text to speech knows them. -1: all that it
+      # can reach, generator.reach and half of what the speech adapter sees.
+      own_lookahead=0,
       remat="none",  # Of each Transformer layer's results gradients find "dots", matrix products, or none ("full"): less memory.
       dtype="float32",
   ))

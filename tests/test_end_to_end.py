@@ -104,6 +104,25 @@ def test_generated_video_has_both_faces_and_sound(trained, world, tmp_path):
   assert np.load(motion)["exp"].shape == (tiny_world.FRAMES, 50) and np.load(motion)["basis"] == "flame2020"
 
 
+def test_a_run_that_hears_its_own_words_early_generates_and_streams(trained, world, tmp_path, capsys):
+  """generate.py gives the clip what its stream gives, B's voice `frames_ahead` frames ahead; and not what no lookahead would."""
+  config, workdir = tiny_world.tiny_config(world), str(tmp_path / "run")
+  config.generator.causal = config.speech.causal = True
+  config.generator.own_lookahead = 4
+  config.data.features = str(tmp_path / "features")
+  tiny_world.train_quickly(config, workdir, stage="motion")
+  shutil.copytree(f"{trained}/avatar", f"{workdir}/avatar")
+  options = generate_options(world)
+  generate.generate_video(workdir=workdir, out=str(tmp_path / "b.mp4"), save_motion=str(tmp_path / "b.npz"), **options)
+  conversation, _ = read_conversation(*(options[name] for name in ("speech_a", "motion_a", "speech_b", "relation")))
+  stream = load_run(workdir).stream(conversation.relation, basis="flame2020", lengths=(20,))
+  ahead = 640 * stream.frames_ahead
+  stream.prime(conversation.speech_b[:ahead])
+  streamed = stream.push(conversation.speech_a, conversation.motion_a, conversation.speech_b[ahead:], ended=True)
+  assert stream.frames_ahead == 4
+  np.testing.assert_allclose(streamed, read_motion(tmp_path / "b.npz"), atol=2e-5)
+
+
 def test_arkits_shapes_go_in_and_out(trained, world, tmp_path):
   """On a head whose basis is ARKit's: A's motion from Live Link Face's csv, B's to one."""
   shutil.copytree(world, tmp_path / "data")

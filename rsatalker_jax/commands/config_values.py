@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rsatalker_jax.baselines.image import METHODS
 from rsatalker_jax.baselines.motion import BASELINES
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.motion import MotionGenerator
+from rsatalker_jax.motion import MotionGenerator, longest_lookahead
 from rsatalker_jax.types import BASES, FPS, STAGES
 from splat_kernels import implementations
 
@@ -250,6 +250,7 @@ RULES: dict[str, Any] = {
         "query_time": _FLAG,
         "social_norm": _FLAG,
         "causal": _FLAG,
+        "own_lookahead": Rule(lambda x: _is_whole(x) and -1 <= x <= _MOST, "-1 (all that can be reached), 0, or a number of frames"),
         "remat": _one_of("none", "dots", "full"),
         "dtype": _one_of("float32", "bfloat16"),
     },
@@ -522,6 +523,7 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
   # DualTalk's attention has half the width, and each direction of its LSTM a quarter.
   parts = math.lcm(2 * dualtalk["heads"], 4)
   num_gaussians = gaussians["num_gaussians"] or 0
+  most_ahead = longest_lookahead(generator["reach"], generator["speech_layers"], generator["speech_kernel"])
   timar, diffuser, codetalker, l2l = (values["baselines"][name] for name in ("timar", "facediffuser", "codetalker", "l2l"))
   speech, augmentation = values["speech"], values["speech"]["augmentation"]
   windows = {1, speech["context"]} if speech["encoder"] == "logmel" else {1}
@@ -553,6 +555,20 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "generator.causal",
           f"True with {generator['architecture']!r}",
           "False: it looks ahead by design",
+      ),
+      (
+          generator["own_lookahead"] > most_ahead,
+          "generator.own_lookahead",
+          generator["own_lookahead"],
+          f"-1, or at most {most_ahead}: generator.reach and half of what the speech adapter sees",
+      ),
+      *(
+          (generator["own_lookahead"] != 0 and is_wrong, "generator.own_lookahead", f"{generator['own_lookahead']} with {others}", "0")
+          for is_wrong, others in (
+              (generator["architecture"] != "rsatalker", f"generator.architecture={generator['architecture']!r}"),
+              (not generator["causal"], "generator.causal=False, which sees all of both voices"),
+              (not generator["use_own_speech"], "generator.use_own_speech=False"),
+          )
       ),
       (
           not (generator["use_partner"] or generator["use_own_speech"]),

@@ -226,6 +226,11 @@ class MotionResults:
         result_tables.lip_table(rows, (_TRUTH, _CONSTANT)),  # What never closes never closes in error.
     )
     tell(
+        "Error while speaking and while listening",
+        "MSE of the frames in which B speaks, and of those in which A speaks and B does not.",
+        result_tables.kind_error_table(self.generated),
+    )
+    tell(
         "Faces in millimetres and degrees, speaking and listening apart",
         "LVE: the largest error of a lip vertex, root mean square over frames (UniLS's definition). FDD, JDD, PDD: by how much the "
         "standard deviation over time of upper face, jaw and head differs from the truth's.",

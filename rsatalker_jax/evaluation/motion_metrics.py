@@ -23,14 +23,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy.cluster.vq
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from rsatalker_jax.evaluation.dynamics_metrics import LEAST_FRAMES
 from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS, Motion
 
+_MSE_SCALES = {"expression": 1e1, "jaw": 1e3, "pose": 1e2}
 TABLE_SCALES = {
     "fd": {"expression": 1.0, "jaw": 1e3, "pose": 1e2},
     "p_fd": {"expression": 1.0, "jaw": 1e3, "pose": 1e2},
-    "mse": {"expression": 1e1, "jaw": 1e3, "pose": 1e2},
+    "mse": _MSE_SCALES,
+    "mse_speaking": _MSE_SCALES,
+    "mse_listening": _MSE_SCALES,
     "sid": {"expression": 1.0, "jaw": 1.0, "pose": 1.0},
     "sid_per_clip": {"expression": 1.0, "jaw": 1.0, "pose": 1.0},
     "sid_per_clip_swapped": {"expression": 1.0, "jaw": 1.0, "pose": 1.0},
@@ -75,6 +79,22 @@ def evaluate_distances(pred: Motion, target: Motion) -> dict[str, float]:
     metrics[f"fd/{group}"] = clip_frechet_distance(p, t)
     metrics[f"mse/{group}"] = float(np.mean((p - t) ** 2))
   return metrics
+
+
+def errors_by_kind(pred: Motion, target: Motion, kinds: Mapping[str, Bool[np.ndarray, "T"]]) -> dict[str, float]:
+  """MSE over the frames of a kind alone: "mse_speaking/jaw", "mse_listening/pose" …, raw.
+
+  Args:
+    pred, target: generated and true motion of one clip.
+    kinds: frames by name, "speaking" …. Those with fewer than `LEAST_FRAMES` are left out.
+  """
+  squares = (np.asarray(pred, np.float64) - np.asarray(target, np.float64)) ** 2
+  return {
+      f"mse_{kind}/{group}": float(np.mean(squares[frames, dims]))
+      for kind, frames in kinds.items()
+      if np.count_nonzero(frames) >= LEAST_FRAMES
+      for group, dims in MOTION_GROUPS.items()
+  }
 
 
 def find_violations(metrics: Mapping[str, float], pred: Motion, target: Motion, partner: Motion) -> list[str]:

@@ -13,10 +13,11 @@ Rows = Mapping[str, Sequence[Mapping[str, float]]]  # Scores by name, a list wit
 
 _GROUP_NAMES = {"expression": "EXP", "jaw": "JAW", "pose": "POSE"}
 _METRIC_NAMES = {
-    "fd": "FD", "p_fd": "P-FD", "mse": "MSE", "sid": "SID", "rpcc": "rPCC", "sid_per_clip": "SID per clip",
+    "fd": "FD", "p_fd": "P-FD", "mse": "MSE", "mse_speaking": "MSE speaking", "mse_listening": "MSE listening",
+    "sid": "SID", "rpcc": "rPCC", "sid_per_clip": "SID per clip",
     "sid_per_clip_swapped": "swapped SID per clip", "variation": "variation", "jerk": "jerk",
 }  # fmt: skip
-_BETTER = {"fd": "↓", "p_fd": "↓", "mse": "↓", "rpcc": "↓"}
+_BETTER = dict.fromkeys(("fd", "p_fd", "mse", "mse_speaking", "mse_listening", "rpcc"), "↓")
 _IMAGE_COLUMNS = {
     "l1": Column("L1", better="↓"),
     "psnr": Column("PSNR (dB)", better="↑"),
@@ -38,6 +39,11 @@ def motion_table(rows: Rows, *, with_published: bool = False) -> Table:
   mark = lambda scores: "" if published.is_possible(scores) else " †"
   below = {title + mark(scores): {name: f"{scores[name]:.2f}" for name in columns} for title, scores in published.MOTION.items()}
   return _seeds_table(columns, rows, below=below if with_published else {}, rule=published.MOTION_DATA)
+
+
+def kind_error_table(rows: Rows) -> Table:
+  """MSE of the frames in which the person generated speaks, and of those in which they listen."""
+  return _seeds_table(_group_columns(*(f"mse_{kind}" for kind in _KINDS)), rows)
 
 
 def diversity_table(rows: Rows, unranked: Sequence[str] = ()) -> Table:

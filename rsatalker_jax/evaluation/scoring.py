@@ -151,6 +151,7 @@ class MotionScorer:
     scores = motion_metrics.evaluate_motion(motion, clip.motion_b, clip.motion_a)
     scores |= motion_metrics.motion_diversity(motion, self.clusters)
     scores |= motion_metrics.clip_diversity(motion, clip.motion_b, self._own_clusters[clip.name])
+    scores |= motion_metrics.errors_by_kind(motion, clip.motion_b, case.kinds)
     scores |= dynamics_metrics.dynamics_deviation(motion, clip.motion_b, case.kinds)
     scores |= dynamics_metrics.head_statistics(motion)
     if self.mesh is not None:

@@ -16,9 +16,18 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from rsatalker_jax.motion.layers import AdaptiveNorm, FrameConv, FrameCount, TransformerLayer, WindowAttention, frame_times
+from rsatalker_jax.motion.layers import (
+    AdaptiveNorm,
+    FrameConv,
+    FrameCount,
+    TransformerLayer,
+    WindowAttention,
+    frame_times,
+    keeps_history,
+    past_frames,
+)
 from rsatalker_jax.social.networks import TIME_PERIOD, encode_time
 from rsatalker_jax.types import MOTION_DIM
 
@@ -48,6 +57,8 @@ class MotionConfig:
       strongly the partner is answered; the paper's s enters as the query alone.
     causal: whether frame t of the output sees the inputs up to t alone, so that it can be made at once
       (`motion.streaming`): reach and kernels then lie in the past. Features must not look ahead either (`LogMel.causal`).
+    own_lookahead: of a causal one, how many frames after t of B's own voice are heard too, as where a program speaks and knows
+      what it will say; A's voice and motion end with t. -1: as many as `longest_lookahead`.
     remat: what Transformer layers keep for gradients, "none", "dots" or "full" (`layers.REMAT`): less memory for more
       arithmetic.
     dtype: "float32" or "bfloat16" arithmetic; parameters and output are float32.
@@ -72,12 +83,35 @@ class MotionConfig:
   query_time: bool
   social_norm: bool
   causal: bool
+  own_lookahead: int
   remat: str
   dtype: str
 
   def __post_init__(self):
     if self.features % self.heads:
       raise ValueError(f"{self.features=} must be a multiple of {self.heads=}")
+    most = longest_lookahead(self.reach, self.speech_layers, self.speech_kernel)
+    if not -1 <= self.own_lookahead <= most:
+      raise ValueError(f"{self.own_lookahead=} must be -1 or 0 to {most}")
+    if self.own_lookahead and not (self.causal and self.use_own_speech):
+      raise ValueError(f"{self.own_lookahead=} must be 0 with {self.causal=} and {self.use_own_speech=}")
+
+  @property
+  def frames_ahead(self) -> int:
+    """Frames of B's own voice after t on which frame t depends."""
+    if self.own_lookahead >= 0:
+      return self.own_lookahead
+    return longest_lookahead(self.reach, self.speech_layers, self.speech_kernel)
+
+  @property
+  def adapter_ahead(self) -> int:
+    """Those of them that the speech adapter hears: at most as many as it hears of both voices where nothing is causal."""
+    return min(self.frames_ahead, self.speech_layers * (self.speech_kernel // 2))
+
+
+def longest_lookahead(reach: int, speech_layers: int, speech_kernel: int) -> int:
+  """The most frames that B's own voice can be heard ahead: the reach of one attention, and half of what the adapter sees."""
+  return reach + speech_layers * (speech_kernel // 2)
 
 
 class Generator(Protocol):
@@ -150,6 +184,27 @@ class SpeechAdapter(nn.Module):
       normed = nn.LayerNorm(dtype=c.dtype, name=f"context_norm_{i}")(x)
       x += nn.gelu(context(normed, source=person, num_frames=num_frames))
     return nn.LayerNorm(dtype=c.dtype, name="norm")(nn.Dense(c.features, dtype=c.dtype, name="out")(x))
+
+
+class OwnLookahead(nn.Module):
+  """B's own voice, heard `frames_ahead` frames ahead of all else, as what frame t makes of it.
+
+  All of it is causal in a time of its own, that of B's voice: place u of the output belongs to frame u - frames_ahead and
+  hears nothing after place u. The adapter's output at u is centred on frame u - adapter_ahead; attention goes from there as
+  many frames ahead as are left. Like `causal`, it can be given a voice in pieces.
+  """
+
+  config: MotionConfig
+
+  @nn.compact
+  def __call__(self, heard: Float[Array, "*b T D"], known: Bool[Array, "T"]) -> Float[Array, "*b T D"]:
+    """Args: `heard`, the adapter's output; `known`, which frames the voice has: beyond its ends nothing is attended to."""
+    c, frames = self.config, heard.shape[-2]
+    ahead = c.frames_ahead - c.adapter_ahead
+    own = past_frames(self, "heard", heard, ahead)[..., :frames, :]
+    centred = past_frames(self, "known", known[:, None], c.adapter_ahead)[:frames, 0]
+    attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, causal=True, ahead=ahead, name="attention")
+    return own + attention(own, heard, known=centred)
 
 
 class MotionEncoder(nn.Module):
@@ -249,6 +304,7 @@ class MotionGenerator(nn.Module):
     c = self.config
     self.motion_mean, self.motion_std = normalization(self)
     self.speech_adapter = SpeechAdapter(c)
+    self.own_lookahead = OwnLookahead(c)
     self.motion_encoder = MotionEncoder(c)
     self.partner_norm = nn.LayerNorm(dtype=c.dtype)
     self.partner_attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, c.causal)
@@ -263,20 +319,32 @@ class MotionGenerator(nn.Module):
       social: Float[Array, "*b D"],
       *,
       num_frames: FrameCount = None,
+      known_b: FrameCount = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T 56"]:
     """Generates B's motion: expression coefficients, jaw and head rotation (axis-angle), 25 frames a second.
+
+    With `own_lookahead` a clip's speech_b is as long as all else, and beyond its end B's voice is not known. Of a piece of a
+    conversation (`motion.streaming`) speech_b is that of `frames_ahead` frames later, behind what `hear_ahead` was given.
 
     Args:
       speech_a, speech_b: features of both voices at 25 fps (`speech.SpeechFeatures`).
       motion_a: A's motion.
       social: the motion social feature s (`social.SocialModule`).
       num_frames: how many frames are the clip's, where it is padded (`motion.clips`); those beyond mean nothing.
+      known_b: of a piece, with `own_lookahead`: how many frames of speech_b B's voice has; it ends with them. None: all.
       deterministic: False draws dropout masks from the rng "dropout".
     """
     c, mean, std = self.config, self.motion_mean, self.motion_std
     social = social.astype(c.dtype)
-    own_speech = self.speech_adapter(speech_b, person="b", num_frames=num_frames)
+    if not c.own_lookahead:
+      own_speech = self.speech_adapter(speech_b, person="b", num_frames=num_frames)
+    elif keeps_history(self):
+      own_speech = self.hear_ahead(speech_b, known_b)
+    else:
+      beyond = jnp.zeros((*speech_b.shape[:-2], c.frames_ahead, speech_b.shape[-1]), speech_b.dtype)
+      known = speech_b.shape[-2] if num_frames is None else num_frames
+      own_speech = self.hear_ahead(jnp.concatenate([speech_b, beyond], axis=-2), known)[..., c.frames_ahead :, :]
     if not c.use_own_speech:
       own_speech = jnp.zeros_like(own_speech)
     if c.use_partner:
@@ -289,3 +357,14 @@ class MotionGenerator(nn.Module):
       partner = jnp.zeros_like(own_speech)
     z = self.social_fusion(partner, own_speech, social, num_frames=num_frames, deterministic=deterministic)
     return mean + std * self.motion_decoder(z, social, num_frames=num_frames, deterministic=deterministic)
+
+  def hear_ahead(self, speech_b: Float[Array, "*b T E"], known_b: FrameCount = None) -> Float[Array, "*b T D"]:
+    """What `OwnLookahead` makes of B's voice; of a conversation in pieces its first `frames_ahead` frames, before all else.
+
+    Args:
+      speech_b: features of B's voice at 25 fps.
+      known_b: how many of its frames the voice has; it ends with them, whatever finite numbers follow. None: all.
+    """
+    frames = jnp.arange(speech_b.shape[-2])
+    known = frames < (len(frames) if known_b is None else known_b)
+    return self.own_lookahead(self.speech_adapter(jnp.where(known[:, None], speech_b, 0), person="b"), known)

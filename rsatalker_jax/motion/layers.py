@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 # Frames of the clip in an array that is padded behind them; None: all frames are the clip's.
 FrameCount = int | Int[Array, ""] | None
@@ -25,8 +25,10 @@ FrameCount = int | Int[Array, ""] | None
 _MASKED = -1e9
 
 
-def past_frames(module: nn.Module, name: str, x: Float[Array, "*b T D"], frames: int) -> Float[Array, "*b T2 D"]:
-  """x behind the `frames` frames before it: those of the piece before where "history" is kept, else zeros.
+def past_frames(
+    module: nn.Module, name: str, x: Shaped[Array, "*b T D"], frames: int
+) -> Shaped[Array, "*b T2 D"]:
+  """x behind the `frames` frames before it: those of the piece before where "history" is kept, else zeros (False).
 
   Args:
     module: the causal layer whose input x is.
@@ -72,6 +74,8 @@ class WindowAttention(nn.Module):
     reach: frames to each side.
     dtype: of the arithmetic; parameters and the softmax are float32.
     causal: whether frames t - reach … t alone are seen.
+    ahead: of a causal one, frames by which queries come late: place u of the queries is frame u - ahead, so that frame t sees
+      frames t - reach … t + ahead of the context.
   """
 
   features: int
@@ -79,6 +83,7 @@ class WindowAttention(nn.Module):
   reach: int
   dtype: DTypeLike = jnp.float32
   causal: bool = False
+  ahead: int = 0
 
   @nn.compact
   def __call__(
@@ -87,8 +92,10 @@ class WindowAttention(nn.Module):
       context: Float[Array, "*b T C"],
       *,
       num_frames: FrameCount = None,
+      known: Bool[Array, "T"] | None = None,
   ) -> Float[Array, "*b T D"]:
-    head_dim, reach = self.features // self.heads, self.reach
+    """Args: `known`, of a causal one, which places of the context may be seen; None: those of the conversation."""
+    head_dim, reach = self.features // self.heads, self.reach + self.ahead
     frames = queries.shape[-2]
     block = min(reach, frames) if self.causal else reach
     blocks = -(-frames // block)
@@ -112,13 +119,18 @@ class WindowAttention(nn.Module):
       value = _with_neighbours(_in_blocks(split(value), blocks))
     logits = jnp.einsum("...qhd,...khd->...hqk", query, key) * head_dim**-0.5
 
-    ahead = 0 if self.causal else reach  # How far a query sees behind itself is the reach, and ahead this.
-    bias = self.param("distance_bias", _init_distance_bias, (self.heads, reach + 1 + ahead), reach)
-    distance = np.arange(key.shape[-3])[None] - reach - np.arange(block)[:, None]  # Key frame minus query frame.
-    logits = logits.astype(jnp.float32) + bias[:, np.clip(distance, -reach, ahead) + reach]
-    key_frame = np.arange(blocks)[:, None] * block + np.arange(key.shape[-3])[None] - reach
-    inside = (key_frame >= -self._frames_before(frames)) & (key_frame < (frames if num_frames is None else num_frames))
-    visible = ((distance >= -reach) & (distance <= ahead))[None] & inside[:, None]  # (blocks, queries, keys of a block)
+    front = 0 if self.causal else reach  # How far a query's place sees behind itself is the reach, and in front this.
+    bias = self.param("distance_bias", _init_distance_bias, (self.heads, reach + 1 + front), self.reach)
+    distance = np.arange(key.shape[-3])[None] - reach - np.arange(block)[:, None]  # Key's place minus query's.
+    logits = logits.astype(jnp.float32) + bias[:, np.clip(distance, -reach, front) + reach]
+    if known is None:
+      key_frame = np.arange(blocks)[:, None] * block + np.arange(key.shape[-3])[None] - reach
+      inside = (key_frame >= -self._frames_before(frames)) & (key_frame < (frames if num_frames is None else num_frames))
+    else:  # It goes with the keys, whichever they are.
+      seen = past_frames(self, "known", known[:, None], reach)
+      seen = jnp.pad(seen, ((0, reach + blocks * block - len(seen)), (0, 0)))
+      inside = _with_past(seen[..., None], blocks, reach)[..., 0, 0]
+    visible = ((distance >= -reach) & (distance <= front))[None] & inside[:, None]  # (blocks, queries, keys of a block)
     weights = nn.softmax(jnp.where(visible[:, None], logits, _MASKED)).astype(self.dtype)
 
     mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
@@ -135,11 +147,11 @@ class WindowAttention(nn.Module):
     return before
 
 
-def _in_blocks(x: Float[Array, "*b T h d"], blocks: int) -> Float[Array, "*b n k h d"]:
+def _in_blocks(x: Shaped[Array, "*b T h d"], blocks: int) -> Shaped[Array, "*b n k h d"]:
   return x.reshape(*x.shape[:-3], blocks, x.shape[-3] // blocks, *x.shape[-2:])
 
 
-def _with_past(x: Float[Array, "*b T h d"], blocks: int, reach: int) -> Float[Array, "*b n k h d"]:
+def _with_past(x: Shaped[Array, "*b T h d"], blocks: int, reach: int) -> Shaped[Array, "*b n k h d"]:
   """Each block with the `reach` frames before it, with which x begins. Blocks have `reach` frames, or there is one."""
   before = _in_blocks(x[..., : blocks * reach, :, :], blocks)
   return jnp.concatenate([before, _in_blocks(x[..., reach:, :, :], blocks)], axis=-3)

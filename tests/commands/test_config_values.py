@@ -236,6 +236,7 @@ WRONG = {
     "generator.remat": ["some", None, True],
     "generator.dtype": ["float23", "float16"],
     "generator.use_own_speech": [0],
+    "generator.own_lookahead": [-2, 1, -1, 28, 1.0, None, True],  # Of a generator that is not causal, any but 0.
     "baselines.codetalker.features": [0, 130],
     "baselines.codetalker.tokens": [0, 3],
     "baselines.codetalker.codebook": [1],
@@ -375,6 +376,9 @@ def test_values_that_no_run_can_have_are_one_line_that_names_them(key, value):
         ({"baselines.dualtalk.features": 132}, "baselines.dualtalk.features"),
         ({"generator.architecture": "dualtalk", "generator.causal": True}, "generator.causal"),
         ({"generator.architecture": "selftalk", "generator.causal": True}, "generator.causal"),
+        ({"generator.architecture": "faceformer", "generator.causal": True, "generator.own_lookahead": 3}, "generator.own_lookahead"),
+        ({"generator.causal": True, "generator.use_own_speech": False, "generator.own_lookahead": 3}, "generator.own_lookahead"),
+        ({"generator.causal": True, "generator.own_lookahead": 28}, "generator.own_lookahead"),
         ({"generator.architecture": "timar", "motion.window": 101}, "motion.window"),
         ({"baselines.emotalk.style_features": 17}, "baselines.emotalk.heads"),
         ({"baselines.codetalker.tokens": 3}, "baselines.codetalker.tokens"),
@@ -400,6 +404,14 @@ def test_values_that_do_not_go_together(overrides, named):
   with pytest.raises(InputError) as error:
     check_values(config)
   assert error.value.key == named
+
+
+@pytest.mark.parametrize("ahead", [-1, 0, 1, 27])
+def test_a_causal_generator_may_hear_its_own_voice_as_far_ahead_as_it_reaches(ahead):
+  config = base_config()
+  config.update_from_flattened_dict({"generator.causal": True, "generator.own_lookahead": ahead})
+  check_values(config)
+  assert MotionConfig(**config.generator).frames_ahead == (27 if ahead == -1 else ahead)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import sklearn.cluster
+import sklearn.metrics
 
 from rsatalker_jax.evaluation import motion_metrics
 from rsatalker_jax.types import MOTION_GROUPS
@@ -254,3 +255,16 @@ def test_of_very_long_sets_every_other_frame_is_clustered(monkeypatch):
     np.testing.assert_array_equal(kept[:, 50], np.arange(0, 100, 4))
   monkeypatch.setattr(motion_metrics, "_CLUSTERED_FRAMES", 100)
   np.testing.assert_array_equal(motion_metrics._thin_out([frames]), frames)
+
+
+def test_errors_of_kinds_are_of_their_frames_alone():
+  pred, target = make_motion(0, 80), make_motion(1, 80)
+  kinds = {"speaking": np.arange(80) < 30, "listening": np.arange(80) >= 55, "rare": np.arange(80) < 24}
+  scores = motion_metrics.errors_by_kind(pred, target, kinds)
+  assert list(scores) == [f"mse_{kind}/{group}" for kind in ("speaking", "listening") for group in GROUPS]  # 24 frames are too few.
+  for kind, part in (("speaking", slice(0, 30)), ("listening", slice(55, 80))):
+    for group, dims in (("expression", slice(0, 50)), ("jaw", slice(50, 53)), ("pose", slice(53, 56))):
+      expected = sklearn.metrics.mean_squared_error(target[part, dims].astype(float), pred[part, dims].astype(float))
+      assert scores[f"mse_{kind}/{group}"] == pytest.approx(expected)
+  table = {name: motion_metrics.table_value(name, 1.0) for name in scores}
+  assert list(table.values()) == [10.0, 1000.0, 100.0] * 2  # As MSE of all frames.

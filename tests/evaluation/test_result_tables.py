@@ -19,6 +19,16 @@ def test_spread_over_seeds_and_nothing_that_nobody_has():
   assert table.splitlines()[0] == "| | opening while speaking, r ↑ |" and "bilabials" not in table
 
 
+def test_errors_and_bilabials_apart():
+  scores = {"mse_speaking/jaw": 2e-3, "mse_listening/jaw": 1e-3, "mse_listening/pose": 1e-2, "mse/jaw": 5.0}
+  lines = result_tables.kind_error_table({"a": [scores], "b": [{"mse_speaking/jaw": 1e-3}]}).markdown().splitlines()
+  assert lines[0] == "| | MSE speaking JAW ×10³ ↓ | MSE listening JAW ×10³ ↓ | MSE listening POSE ×10² ↓ |"
+  assert lines[2:] == ["| a | 2 | 1 | 1 |", "| b | **1** | – | – |"]
+  closed = {"lips/bilabials": 0.8, "lips/bilabials_P": 0.7, "lips/bilabials_B": 0.6, "lips/bilabials_M": 0.9}
+  lines = result_tables.lip_table({"a": [closed]}).markdown().splitlines()
+  assert lines[::2] == ["| | bilabials closed ↑ | P ↑ | B ↑ | M ↑ |", "| a | 0.8 | 0.7 | 0.6 | 0.9 |"]
+
+
 def test_table_1_in_its_form():
   scores = lambda factor: {f"{name}/{group}": factor * 1e-3 for name in ("fd", "p_fd", "mse") for group in ("expression", "jaw", "pose")}
   table = result_tables.motion_table({"ours": [scores(1)], "other": [scores(2), scores(4)]}, with_published=True)

@@ -69,6 +69,7 @@ def test_means_over_clips(clips, scorer):
   by_clip = [motion_metrics.clip_diversity(0.5 * c.motion_b, c.motion_b, centres) for c, centres in zip(clips, own)]
   for name in by_clip[0]:
     assert means[name] == pytest.approx(np.mean([clip[name] for clip in by_clip]))
+  assert means["mse_speaking/jaw"] == pytest.approx(means["mse/jaw"]) and "mse_listening/jaw" not in means  # B speaks all the time.
   assert list(scores.each) == [clip.name for clip in clips]
   assert scores.each["2"]["mse/jaw"] == pytest.approx(np.mean(0.25 * clips[2].motion_b[:, 50:53] ** 2), rel=1e-5)
   assert means["lips/correlation"] == pytest.approx(1.0)

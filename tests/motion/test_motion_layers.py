@@ -42,6 +42,23 @@ def test_attention_equals_reference(frames, causal):
   np.testing.assert_allclose(out, reference_attention(params["params"], queries, context, 2, 5, ahead), atol=2e-6)
 
 
+@pytest.mark.parametrize("frames", [1, 8, 20])
+@pytest.mark.parametrize("ahead", [1, 7])
+def test_attention_ahead_equals_reference(frames, ahead):
+  """Queries come late; what is not known, at the end and at the beginning, is not seen."""
+  module = layers.WindowAttention(features=8, heads=2, reach=5, causal=True, ahead=ahead)
+  queries, context = (np.array(jax.random.normal(jax.random.key(i), (frames, 8 + 2 * i))) for i in range(2))
+  late = np.concatenate([np.full((ahead, 8), 3.0), queries])
+  padded = np.concatenate([context, np.full((ahead, 10), 7.0)])
+  known = np.arange(frames + ahead) < frames
+  params = jax.jit(module.init)(KEY, late, padded, known=known)
+  start = params["params"]["distance_bias"]
+  assert start.shape == (2, 6 + ahead) and (np.argmax(start, axis=1) == 5).all()  # At first the frame itself counts most.
+  params["params"]["distance_bias"] = jax.random.normal(jax.random.key(3), start.shape)
+  out = jax.jit(module.apply)(params, late, padded, known=known)[ahead:]
+  np.testing.assert_allclose(out, reference_attention(params["params"], queries, context, 2, 5, ahead), atol=2e-6)
+
+
 def test_leading_dimensions_are_independent():
   module = layers.WindowAttention(features=8, heads=4, reach=3)
   x = jax.random.normal(KEY, (2, 3, 10, 8))
