@@ -19,8 +19,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import time
 
+from capture_looks import LOOKS
 import numpy as np
 
 IDENTITY = "jonas"
@@ -153,10 +155,12 @@ def plan(args):
   if old:
     table = extended_table(old, films, motions)
   else:
-    head = np.load(args.head, allow_pickle=False)
-    identity = args.identity or IDENTITY
-    person = [str(n) for n in head["identity_names"]].index(identity)
-    table = plan_table(films, motions, identity, head["identities"][person])
+    head, identity = np.load(args.head, allow_pickle=False), args.identity or IDENTITY
+    people = [str(name) for name in head["identity_names"]]
+    for known in (people, sorted(LOOKS)):
+      if identity not in known:
+        raise SystemExit(f"--identity: {identity}, expected {' | '.join(known)}")
+    table = plan_table(films, motions, identity, head["identities"][people.index(identity)])
   work.mkdir(parents=True, exist_ok=True)
   np.savez(work / "plan.npz", **table)
   sources = {"conversations": {film.name: film.prefix for film in films}, "extends": args.extend}
@@ -188,7 +192,6 @@ def frame_path(work, camera: int, timestep: int) -> pathlib.Path:
 
 def open_studio(args, table):
   """The lit scene with the person of the plan."""
-  from capture_looks import LOOKS
   import capture_scene
   import flame_numpy as flame
   from makehuman import Wheel
@@ -236,35 +239,79 @@ def encode(args):
   from PIL import Image
 
   work, out = pathlib.Path(args.work), pathlib.Path(args.out)
-  table = dict(np.load(work / "plan.npz", allow_pickle=False))
-  out.mkdir(parents=True, exist_ok=True)
-  for camera in range(len(CAMERAS)):
-    steps = [int(t) for t in table[f"timesteps_{camera}"] if frame_path(work, camera, t).exists()]
-    table[f"timesteps_{camera}"] = np.array(steps, np.int32)
+  table, sources = _read_table(work / "plan.npz"), json.loads((work / "sources.json").read_text())
+  extends = sources["extends"] and pathlib.Path(sources["extends"])
+  old = _read_table(extends / "capture.npz") if extends else {}
+  if list(old.get("conversation", ())) != list(table["conversation"][: -len(sources["conversations"])]):
+    raise SystemExit(f"{extends}/capture.npz: conversation: {', '.join(old['conversation'])}, expected those it had when {work} was planned")
+  # All is made beside the capture, which may be the extended one, and moved at the end, the table last.
+  partial = out.with_name(f"{out.name}.partial")
+  partial.mkdir(parents=True, exist_ok=True)
+  for camera, wanted in enumerate(new_timesteps(work, table)):
+    steps = [t for t in wanted if frame_path(work, camera, t).exists()]
+    table[f"timesteps_{camera}"] = np.array([*old.get(f"timesteps_{camera}", ()), *steps], np.int32)
     frames = [np.asarray(Image.open(frame_path(work, camera, t))) for t in steps]
-    colour, mask = [f[..., :3] for f in frames], [f[..., 3] for f in frames]
-    _write_video(av, out / f"camera_{camera}.mp4", colour, "rgb24", args.crf)
-    _write_video(av, out / f"mask_{camera}.mp4", mask, "gray", args.mask_crf)
-    for kind, source in (("camera", colour), ("mask", mask)):
-      back = _read_video(av, out / f"{kind}_{camera}.mp4", "rgb24" if kind == "camera" else "gray")
-      error = [np.mean((a.astype(float) - b) ** 2) for a, b in zip(source, back)]
-      psnr = 10 * np.log10(255**2 / max(np.mean(error), 1e-9))
-      worst = 10 * np.log10(255**2 / max(np.max(error), 1e-9))
-      size = (out / f"{kind}_{camera}.mp4").stat().st_size
-      print(f"{kind}_{camera}: {len(source)} frames, {size / 1e6:.2f} MB, PSNR {psnr:.1f} dB (worst frame {worst:.1f})")
-  np.savez_compressed(out / "capture.tmp.npz", **table)
-  os.replace(out / "capture.tmp.npz", out / "capture.npz")
-  sources = json.loads((work / "sources.json").read_text())
-  for prefix in sources.values():
+    for kind, pixels, crf in (("camera", "rgb24", args.crf), ("mask", "gray", args.mask_crf)):
+      path, kept = partial / f"{kind}_{camera}.mp4", extends and extends / f"{kind}_{camera}.mp4"
+      source = [f[..., :3] if kind == "camera" else f[..., 3] for f in frames]
+      if source:
+        write_video(av, path, source, pixels, crf)
+        error = [np.mean((a.astype(float) - b) ** 2) for a, b in zip(source, _read_video(av, path, pixels), strict=True)]
+        psnr = 10 * np.log10(255**2 / max(np.mean(error), 1e-9))
+        worst = 10 * np.log10(255**2 / max(np.max(error), 1e-9))
+        print(f"{path.stem}: {len(source)} frames, {path.stat().st_size / 1e6:.2f} MB, PSNR {psnr:.1f} dB (worst frame {worst:.1f})")
+        if kept:
+          os.replace(path, added := path.with_suffix(".added.mp4"))
+          join_videos(av, kept, added, path)
+          added.unlink()
+      elif kept:
+        shutil.copyfile(kept, path)
+  np.savez_compressed(partial / "capture.npz", **table)
+  for name, prefix in sources["conversations"].items():
     for speaker in (1, 2):
       motion = np.load(f"{prefix}_speaker{speaker}.npz")
       arrays = {k: motion[k].astype(np.float32) for k in ("exp", "pose")}
-      np.savez_compressed(out / f"{pathlib.Path(prefix).name}_speaker{speaker}.npz", **arrays)
+      np.savez_compressed(partial / f"{name}_speaker{speaker}.npz", **arrays)
+  out.mkdir(exist_ok=True)
+  for path in sorted(partial.iterdir(), key=lambda path: path.name == "capture.npz"):
+    os.replace(path, out / path.name)
+  partial.rmdir()
   total = sum(f.stat().st_size for f in out.iterdir())
   print(f"{out}: {total / 1e6:.2f} MB")
 
 
-def _write_video(av, path, frames, pixels: str, crf: float):
+def join_videos(av, first, second, path) -> None:
+  """Puts one H.264 video behind another without decoding either: every frame stays what it was."""
+  with av.open(str(first)) as one, av.open(str(second)) as two, av.open(str(path), "w", format="mp4") as out:
+    stream = out.add_stream_from_template(one.streams.video[0])
+    shift = 0
+    for container in (one, two):
+      video = container.streams.video[0]
+      # The second's parameter sets, which mp4 keeps outside the frames, travel with its first frame.
+      sets = _parameter_sets(video.codec_context.extradata) if container is two else b""
+      for packet in container.demux(video):
+        if packet.dts is None:
+          continue
+        copy = av.Packet(sets + bytes(packet))
+        copy.pts, copy.dts, copy.time_base, copy.duration = packet.pts + shift, packet.dts + shift, packet.time_base, packet.duration
+        copy.is_keyframe, copy.stream, sets = packet.is_keyframe, stream, b""
+        out.mux(copy)
+      shift += int(round(video.frames / (video.average_rate * video.time_base)))
+
+
+def _parameter_sets(configuration: bytes) -> bytes:
+  """The sets of an mp4's AVCDecoderConfigurationRecord (ISO/IEC 14496-15), each behind its length in four bytes as in its frames."""
+  sets, at = [], 5
+  for mask in (0x1F, 0xFF):  # Sequence, then picture parameter sets.
+    count, at = configuration[at] & mask, at + 1
+    for _ in range(count):
+      size = int.from_bytes(configuration[at : at + 2], "big")
+      sets.append(size.to_bytes(4, "big") + configuration[at + 2 : at + 2 + size])
+      at += 2 + size
+  return b"".join(sets)
+
+
+def write_video(av, path, frames, pixels: str, crf: float):
   """H.264 without chroma subsampling, so that skin keeps its colour edges; masks as grey."""
   temporary = path.with_suffix(".tmp.mp4")
   with av.open(str(temporary), "w", format="mp4") as container:
@@ -308,7 +355,7 @@ def sheet(args):
   """A few frames of all cameras as one picture."""
   from PIL import Image
 
-  table = np.load(pathlib.Path(args.work) / "plan.npz", allow_pickle=False)
+  table = _read_table(pathlib.Path(args.work) / "plan.npz")
   load = lambda c, t: np.asarray(Image.open(frame_path(args.work, c, t)).convert("RGB"))
   have = lambda c: [int(t) for t in table[f"timesteps_{c}"] if frame_path(args.work, c, t).exists()]
   common = sorted(set.intersection(*[set(have(c)) for c in range(len(CAMERAS))]))
@@ -345,8 +392,8 @@ def main():
       command.add_argument("--seconds", type=float, default=0, help="begin no frame after so many")
     if function is encode:
       command.add_argument("--out", default="assets/capture")
-      command.add_argument("--crf", type=float, default=17)
-      command.add_argument("--mask_crf", type=float, default=20)
+      command.add_argument("--crf", type=float, default=18)
+      command.add_argument("--mask_crf", type=float, default=22)
     if function is sheet:
       command.add_argument("--out", default="docs/images/capture_sheet.jpg")
   args = parser.parse_args()
