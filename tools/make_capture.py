@@ -296,7 +296,7 @@ def join_videos(av, first, second, path) -> None:
         copy.pts, copy.dts, copy.time_base, copy.duration = packet.pts + shift, packet.dts + shift, packet.time_base, packet.duration
         copy.is_keyframe, copy.stream, sets = packet.is_keyframe, stream, b""
         out.mux(copy)
-      shift += int(round(video.frames / (video.average_rate * video.time_base)))
+      shift += round(video.frames / (video.average_rate * video.time_base))
 
 
 def _parameter_sets(configuration: bytes) -> bytes:
