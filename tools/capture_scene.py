@@ -5,6 +5,7 @@ triangles; so whatever moves in the video moves by the tracked parameters.
 """
 
 import capture_hair as hair
+from capture_looks import Look
 import capture_skin as skin
 import flame_numpy as flame
 import mitsuba as mi
@@ -115,10 +116,10 @@ class Performer:
 
   Args:
     head: from flame_numpy.load. shape: (S,) the person. lips, inside: (H, W) MakeHuman's UV masks (row 0 is v = 1).
-    stubble: how visible the beard's shadow is, 0..1.
+    look: the person's colours and hair.
   """
 
-  def __init__(self, head, shape: np.ndarray, lips: np.ndarray, inside: np.ndarray, *, stubble=1.0, seed=3):
+  def __init__(self, head, shape: np.ndarray, lips: np.ndarray, inside: np.ndarray, look: Look, *, seed=3):
     self.head, self.shape = head, shape
     rest = flame.vertices(head, shape)
     normals = flame.normals(rest, head["f"])
@@ -135,17 +136,19 @@ class Performer:
     region = lambda *r: head["f"][np.isin(head["face_region"], [names.index(x) for x in r])]
     tree = cKDTree(rest)
     on_template = lambda p: p + (head["v_template"] - rest)[tree.query(p)[1]]
-    height = lambda p: scalp_height(on_template(p))
+    hairline = hair.long_hairline if look.hair == "long" else lambda height, places: height
+    height = lambda p: hairline(scalp_height(on_template(p)), p)
     skin_triangles = region("skin", "scalp", "neck")
     above = skin_triangles[height(rest[skin_triangles].mean(1)) > -0.012]
     self.strands = {
-        "hair": hair.short_hair(rest, normals, above, height, seed),
-        "brows": hair.brows(rest, normals, region("skin"), marks, seed + 1),
+        "hair": hair.short_hair(rest, normals, above, height, look, seed) if look.hair == "short" else
+                hair.long_hair(rest, skin_triangles, np.unique(region("scalp")), height, look, seed),
+        "brows": hair.brows(rest, normals, region("skin"), marks, look, seed + 1),
     }
-    self.lashes = hair.lashes(head, rest, seed + 2)
-    self._paint(rest, marks, lips, inside, stubble, seed)
+    self.lashes = hair.lashes(head, rest, look, seed + 2)
+    self._paint(rest, marks, lips, inside, look, hairline, seed)
 
-  def _paint(self, rest, marks, lips, inside, stubble, seed):
+  def _paint(self, rest, marks, lips, inside, look, hairline, seed):
     head = self.head
     names = [str(n) for n in head["region_names"]]
     own = np.isin(head["face_region"], [names.index(r) for r in ("skin", "lips", "mouth_interior", "scalp", "neck")])
@@ -154,11 +157,11 @@ class Performer:
     at = lambda values: np.einsum("yxk,yxkd->yxd", weights, values[triangles[triangle]]).reshape(-1, 3)
     places = at(rest)
     to_texture = lambda mask: _resize(mask[::-1], _TEXTURE).ravel()
-    albedo, rough = skin.paint_skin(places, marks, to_texture(lips), to_texture(inside), scalp_height(at(head["v_template"])),
-                                    stubble)
+    albedo, rough = skin.paint_skin(places, marks, to_texture(lips), to_texture(inside),
+                                    hairline(scalp_height(at(head["v_template"])), places), look)
     square = lambda a: a.reshape(_TEXTURE, _TEXTURE, -1)
     self.textures = {"albedo": square(albedo), "rough": square(rough),
-                     "eye": skin.paint_eye(512, seed)}
+                     "eye": skin.paint_eye(512, seed, look)}
 
   def meshes(self) -> dict:
     """Mitsuba objects by name; call `pose` before rendering."""
@@ -194,7 +197,7 @@ class Performer:
     """Vertices and normals of every mesh for one frame; `pose` as for flame_numpy.vertices."""
     vertices = flame.vertices(self.head, self.shape, **pose)
     out = {name: piece.place(vertices) for name, piece in self.pieces.items()}
-    middle = vertices[self.strands["hair"].triangle].mean((0, 1))
+    middle = self.strands["hair"].middle(vertices)
     for name, strands in {**self.strands, "lashes": self.lashes}.items():
       curves = strands.place(vertices)
       outward = curves - (middle if name == "hair" else middle - [0, 0.03, 0.1])

@@ -6,6 +6,7 @@ over the texture's seams without a mark.
 
 import dataclasses
 
+from capture_looks import Look
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -85,13 +86,12 @@ def brow_curve(marks: Landmarks) -> np.ndarray:
 
 
 def paint_skin(places: np.ndarray, marks: Landmarks, lips: np.ndarray, inside: np.ndarray, scalp: np.ndarray,
-               stubble: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+               look: Look) -> tuple[np.ndarray, np.ndarray]:
   """Albedo (n, 3) and roughness (n,) of the skin.
 
   Args:
     places: (n, 3) on the face at rest. lips, inside: (n,) masks of lips and mouth interior, 0..1.
     scalp: (n,) height above the hairline, metres.
-    stubble: how visible the beard's shadow is, 0..1.
   """
   p, m = places, marks
   x, y = np.abs(p[:, 0]), p[:, 1]
@@ -109,12 +109,12 @@ def paint_skin(places: np.ndarray, marks: Landmarks, lips: np.ndarray, inside: n
   melanin -= 0.10 * _bump(p, np.array([0.0, m.eye[1] + 0.045, m.eye[2]]), [0.04, 0.025, 0.05])
   # Freckles over nose and cheeks, a few moles anywhere, pores that darken where the skin is thick.
   where = _bump(p, m.eye + [0.0, -0.028, 0.01], [0.040, 0.020, 0.05])
-  melanin += 0.45 * where * _ramp(noise(p, 0.0022, 5, 2), 0.62, 0.95) + 0.25 * where * _ramp(noise(p, 0.0014, 6), 0.55, 0.9)
-  melanin += 1.1 * _spots(p, m, count=26, radius=0.0009, seed=7)
+  melanin += 0.45 * look.freckles * where * _ramp(noise(p, 0.0022, 5, 2), 0.62, 0.95)
+  melanin += 0.25 * look.freckles * where * _ramp(noise(p, 0.0014, 6), 0.55, 0.9)
+  melanin += 1.1 * _spots(p, m, count=look.moles, radius=0.0009, seed=7)
   thick = _bump(p, m.nose + [0.0, 0.01, -0.01], [0.035, 0.03, 0.04])
   blood += 0.25 * thick * _ramp(noise(p, 0.0011, 8), 0.3, 0.9)
-  albedo = np.array([0.62, 0.42, 0.325]) * np.exp(-np.outer(melanin, [0.55, 0.85, 1.1])) * np.exp(
-      -np.outer(blood, [0.10, 0.42, 0.36]))
+  albedo = np.array(look.skin) * np.exp(-np.outer(melanin, look.melanin)) * np.exp(-np.outer(blood, look.blood))
 
   # The beard's shadow: moustache, chin, jaw and throat, grey-brown, made of dots.
   jaw_line = m.mouth[1] + np.interp(x, [0.0, 0.024, 0.034, 0.058, 0.066, 0.075], [0.02, 0.016, -0.004, 0.012, 0.042, 0.06])
@@ -122,24 +122,24 @@ def paint_skin(places: np.ndarray, marks: Landmarks, lips: np.ndarray, inside: n
   beard *= 1 - 0.85 * _ramp(lips, 0.02, 0.3)
   beard *= 1 - 0.6 * _bump(p, m.mouth + [0.016, -0.016, 0.0], [0.009, 0.006, 0.05])  # beside the soul patch
   dots = 0.55 + 0.45 * _ramp(noise(p, 0.0013, 9, 2), -0.3, 0.6)
-  beard *= stubble * dots * (0.8 + 0.3 * noise(p, 0.01, 10))
+  beard *= look.stubble * dots * (0.8 + 0.3 * noise(p, 0.01, 10))
   albedo *= np.exp(-np.outer(np.clip(beard, 0, 1), [0.85, 0.72, 0.58]))
   # Brows: the shadow under the hairs.
   curve = brow_curve(m)
   fine = np.stack([np.interp(np.linspace(0, 4, 60), np.arange(5), curve[:, k]) for k in range(2)], -1)
   distance, at = cKDTree(fine).query(np.stack([x, y], -1))
-  half = np.interp(at / 59, [0, 0.15, 0.6, 1.0], [0.0030, 0.0042, 0.0036, 0.0012])
+  half = np.interp(at / 59, [0, 0.15, 0.6, 1.0], [0.0030, 0.0042, 0.0036, 0.0012]) * look.brow_width
   brow = _ramp(half * 1.25 - distance, 0.0, 0.0022) * _ramp(p[:, 2], m.eye[2] - 0.02, m.eye[2])
   albedo *= np.exp(-np.outer(0.85 * brow * (0.8 + 0.3 * noise(p, 0.0015, 11)), [1.0, 1.15, 1.25]))
   # Lips: fine upright lines, darker where they meet.
   lines = noise(p * [1, 0.25, 0.4], 0.0011, 12, 2)
   seam = np.exp(-(((y - m.mouth[1]) / 0.0022) ** 2))
-  lip_colour = np.array([0.50, 0.235, 0.205]) * (1 + 0.10 * lines[:, None]) * (1 - 0.35 * seam[:, None])
+  lip_colour = np.array(look.lips) * (1 + 0.10 * lines[:, None]) * (1 - 0.35 * seam[:, None])
   albedo = _mix(albedo, lip_colour, 0.85 * _ramp(lips, 0.15, 0.75))
   albedo = _mix(albedo, np.array([0.26, 0.085, 0.075]) * (1 + 0.15 * noise(p, 0.006, 13, 3)[:, None]), _ramp(inside, 0.3, 0.7))
   # Under the hair; the hairline is ragged.
   under = _ramp(scalp + 0.004 * noise(p, 0.006, 14, 2), -0.003, 0.008)
-  albedo = _mix(albedo, np.array([0.075, 0.050, 0.035]) * (1 + 0.3 * noise(p, 0.002, 15)[:, None]), 0.92 * under)
+  albedo = _mix(albedo, np.array(look.scalp) * (1 + 0.3 * noise(p, 0.002, 15)[:, None]), 0.92 * under)
 
   rough = 0.50 + 0.05 * noise(p, 0.006, 16, 3) - 0.10 * thick
   rough -= 0.08 * _bump(p, np.array([0.0, m.eye[1] + 0.045, m.eye[2]]), [0.03, 0.02, 0.05]) + 0.12 * _ramp(lips, 0.3, 0.7)
@@ -161,7 +161,7 @@ def _spots(points, marks, count, radius, seed) -> np.ndarray:
   return _ramp(1.5 - distance / size[which], 0.0, 1.0)
 
 
-def paint_eye(size: int, seed: int) -> np.ndarray:
+def paint_eye(size: int, seed: int, look: Look) -> np.ndarray:
   """(size, size, 3) albedo of an eyeball as the azimuthal equidistant map of the sphere around the optical axis."""
   rng = np.random.default_rng(seed)
   y, x = (np.mgrid[:size, :size] + 0.5) / size * 2 - 1
@@ -169,14 +169,14 @@ def paint_eye(size: int, seed: int) -> np.ndarray:
   ring = np.stack([np.cos(turn), np.sin(turn), 0 * turn], -1).reshape(-1, 3)
   fibres = noise(ring * 1.0 + (angle.ravel() / 90)[:, None] * [0, 0, 1], 0.055, seed + 1, 3).reshape(size, size)
   coarse = noise(ring, 0.4, seed + 2, 2).reshape(size, size)
-  # Iris: amber round the pupil, blue-green outside, a dark limbal ring.
+  # Iris: one colour round the pupil, another outside, a dark limbal ring.
   t = np.clip((angle - 9.5) / (22.5 - 9.5), 0, 1)[..., None]
-  iris = (1 - t) * np.array([0.26, 0.17, 0.07]) + t * np.array([0.10, 0.19, 0.22])
+  iris = (1 - t) * np.array(look.iris[0]) + t * np.array(look.iris[1])
   iris = iris * (1 + 0.55 * fibres[..., None]) * (1 + 0.2 * coarse[..., None])
   iris *= 1 - 0.75 * _ramp(angle, 19.5, 22.8)[..., None]
   veins = _ramp(np.abs(noise(np.stack([x, y, 0 * x], -1).reshape(-1, 3), 0.05, seed + 3, 3)).reshape(size, size), 0.0, 0.05)
   pink = _ramp(angle, 30, 62)
-  sclera = np.array([0.78, 0.75, 0.71]) * (1 - np.multiply.outer(0.20 * (1 - veins) * pink + 0.16 * pink, [0.2, 0.9, 0.9]))
+  sclera = np.array(look.sclera) * (1 - np.multiply.outer(0.20 * (1 - veins) * pink + 0.16 * pink, [0.2, 0.9, 0.9]))
   eye = sclera + (iris - sclera) * (1 - _ramp(angle, 22.0, 24.5))[..., None]
   eye *= _ramp(angle, 9.0, 10.5)[..., None] * 0.985 + 0.015
   eye *= 1 + 0.01 * rng.standard_normal((size, size, 1))

