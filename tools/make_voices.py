@@ -24,7 +24,10 @@ import re
 import av
 import numpy as np
 from phone_alignment import Phone, align_phones
-from speech_synthesis import SAMPLE_RATE, Voices, load_voices, speak_sentence
+from rsatalker_jax.data.demo.voices import decode_track
+from speech_synthesis import SAMPLE_RATE, Engines, Sentence, load_engines, speak_sentence, word_ends
+from voice_cast import FILMED, Voice, cast
+from voice_timing import follow_level, follow_phones
 
 RELATIONS = {
     "blood_equal": "blood,equal",
@@ -39,10 +42,6 @@ FILLER_MOODS = {
     "no way": "surprise", "really": "question", "haha": "laugh", "oh no": "concern", "hmm": "neutral", "huh": "surprise",
     "aha": "smile", "nice": "smile", "I see": "agree",
     "thanks": "smile", "thank you": "smile", "good morning": "smile", "good evening": "neutral", "hello": "smile",
-}  # fmt: skip
-# Sounds that are no dictionary words, in the models' phonemes.
-SOUNDS = {
-    "mm-hm": "mhˈm.", "uh-huh": "əhˈʌ.", "hmm": "hmm.", "haha": "hˈɑ hɑ!", "huh": "hˈʌ.", "aha": "ɑhˈɑ!",
 }  # fmt: skip
 # A smile shortens the vocal tract and raises the voice; worry does the opposite. Factor on size, on rate, gain in dB.
 MOOD_SIZE = {"smile": 1.02, "laugh": 1.03, "surprise": 1.035, "concern": 0.98, "question": 1.01}
@@ -76,6 +75,7 @@ class Script:
   split: str
   speaker: dict[str, int]  # "F" or "M" -> 1 or 2.
   senior: int | None
+  index: int  # Among its relation's dialogues of the same split.
   turns: list[Turn]
 
 
@@ -100,7 +100,8 @@ def read_scripts(folder: pathlib.Path) -> list[Script]:
         speaker = {"F": 1, "M": 2} if first == "F" else {"F": 2, "M": 1}
         if (senior is None) != relation.endswith(",equal"):
           raise SystemExit(f"{path}:{number}: found senior {senior}, expected one exactly in unequal relations")
-        scripts.append(Script(name, title.strip(), relation, split, speaker, senior and speaker[senior], []))
+        index = sum(script.relation == relation and script.split == split for script in scripts)
+        scripts.append(Script(name, title.strip(), relation, split, speaker, senior and speaker[senior], index, []))
       elif match := LINE.match(line):
         scripts[-1].turns.append(parse_turn(match, f"{path}:{number}"))
       else:
@@ -127,43 +128,44 @@ def parse_turn(match: re.Match, where: str) -> Turn:
 class Speaker:
   """One person of one dialogue: a voice, its size and its rate."""
 
-  def __init__(self, voices: Voices, sex: str, rng: random.Random, cache: pathlib.Path):
-    self.voices, self.cache = voices, cache
-    self.sex = {"F": "female", "M": "male"}[sex]
-    # The female model's own median is 195 Hz, the male's 90 Hz: ranges that stay well apart.
-    low, high = (0.95, 1.07) if sex == "F" else (1.0, 1.16)
-    self.size = round(rng.uniform(low, high), 2)
+  def __init__(self, engines: Engines, voice: Voice, rng: random.Random, cache: pathlib.Path):
+    self.engines, self.voice, self.cache = engines, voice, cache
+    self.size = round(rng.uniform(*voice.sizes), 2)
     self.speed = round(rng.uniform(0.96, 1.08), 2)
 
-  @property
-  def name(self) -> str:
-    base = {"female": "female hibari-heart", "male": "male kokoro-jm_kumo"}[self.sex]
-    return f"{base} size {self.size:.2f} speed {self.speed:.2f}"
+  def entry(self) -> dict:
+    return {"sex": self.voice.sex, "name": self.voice.name, "size": self.size, "speed": self.speed}
 
-  def sentence(self, phonemes: str, mood: str) -> tuple[np.ndarray, list[Phone], list[float]]:
+  def sentence(self, sentence: Sentence, mood: str, *, hurry: float = 1.0) -> tuple[np.ndarray, list[list[str]]]:
+    """Its sound and what is heard; `hurry` is a factor on the rate."""
     size = self.size * MOOD_SIZE.get(mood, 1.0)
-    speed = self.speed * MOOD_SPEED.get(mood, 1.0)
-    key = hashlib.sha1(f"{self.sex} {phonemes} {size:.4f} {speed:.4f}".encode()).hexdigest()
+    speed = self.speed * MOOD_SPEED.get(mood, 1.0) * hurry
+    said = sentence.text if self.voice.engine == "flite" else sentence.phonemes
+    key = hashlib.sha1(f"{self.voice.engine} {self.voice.parts} {said} {size:.4f} {speed:.4f}".encode()).hexdigest()
     path = self.cache / f"{key}.npz"
     if not path.exists():
-      wav = speak_sentence(self.voices, self.sex, phonemes, size=size, speed=speed)
-      np.savez(path, wav=wav)
+      wav, words = speak_sentence(self.engines, self.voice, sentence, size=size, speed=speed)
+      temporary = path.with_suffix(".part.npz")
+      np.savez(temporary, wav=wav, words=json.dumps(words))
+      os.replace(temporary, path)
     with np.load(path) as stored:
-      wav = stored["wav"]
-    phones, ends = align_phones(wav, phonemes)
-    return wav, phones, ends
+      return stored["wav"], json.loads(str(stored["words"]))
 
-  def say(self, text: str, mood: str, gain: float, rng: random.Random) -> Speech:
-    wavs, phones, word_ends, length = [], [], [], 0
-    for index, phonemes in enumerate([SOUNDS[text]] if text in SOUNDS else self.voices.phonemize(text)):
+  def say(
+    self, text: str, mood: str, gain: float, rng: random.Random, *, hurry: float = 1.0, own_phones: bool = True
+  ) -> Speech:
+    """An utterance; with the phones that its sentences are written with where the voice's own are not wanted."""
+    wavs, phones, ends, length = [], [], [], 0
+    for index, sentence in enumerate(self.engines.split(text)):
       if index:
         pause = np.zeros(int(rng.uniform(0.18, 0.42) * SAMPLE_RATE), np.float32)
         wavs.append(pause)
         length += len(pause)
-      wav, sentence_phones, ends = self.sentence(phonemes, mood)
+      wav, words = self.sentence(sentence, mood, hurry=hurry)
       offset = length / SAMPLE_RATE
-      phones += [(name, start + offset, end + offset) for name, start, end in sentence_phones]
-      word_ends += [end + offset for end in ends]
+      spoken = align_phones(wav, words if own_phones else sentence.words)
+      phones += [(name, start + offset, end + offset) for name, start, end in spoken]
+      ends += [end + offset for end in word_ends(sentence, [end for _, _, end in spoken])]
       wavs.append(wav)
       length += len(wav)
     wav = np.concatenate(wavs)
@@ -171,13 +173,19 @@ class Speaker:
     level = SPEECH_LEVEL + gain + MOOD_GAIN.get(mood, 0.0)
     wav = wav * (10 ** (level / 20) / np.sqrt(np.mean(spoken**2)))
     wav *= min(1.0, 0.89 / np.abs(wav).max())
-    return Speech(wav, phones, word_ends)
+    return Speech(wav, phones, ends)
 
 
-def perform(script: Script, voices: Voices, cache: pathlib.Path) -> tuple[dict, dict[int, np.ndarray]]:
+def make_speakers(script: Script, engines: Engines, cache: pathlib.Path, rng: random.Random) -> dict[str, Speaker]:
+  """"F" and "M"; the first that is drawn of a dialogue's chance."""
+  voices = cast(script.split, script.index, script.id)
+  return {sex: Speaker(engines, voices[name], rng, cache) for sex, name in (("F", "female"), ("M", "male"))}
+
+
+def perform(script: Script, engines: Engines, cache: pathlib.Path) -> tuple[dict, dict[int, np.ndarray]]:
   """The dialogue's entry in dialogues.json and the two tracks {1: (S,), 2: (S,)}."""
   rng = random.Random(script.id)
-  speakers = {sex: Speaker(voices, sex, rng, cache) for sex in "FM"}
+  speakers = make_speakers(script, engines, cache, rng)
   pieces: list[tuple[float, Speech, dict]] = []
   last_end = {"F": 0.0, "M": 0.0}  # When each person's latest utterance ends.
 
@@ -214,19 +222,58 @@ def perform(script: Script, voices: Voices, cache: pathlib.Path) -> tuple[dict, 
   tail = max(last_end.values()) + rng.uniform(0.6, 1.0)
   duration = np.ceil(tail * 25) / 25  # Whole video frames.
 
-  samples = round(duration * SAMPLE_RATE)
-  noise = np.random.default_rng(int(script.id[1:]))
-  tracks = {speaker: room_noise(samples, noise) for speaker in (1, 2)}
-  for start, speech, utterance in pieces:
-    begin = round(start * SAMPLE_RATE)
-    tracks[utterance["speaker"]][begin : begin + len(speech.wav)] += speech.wav
-  by_speaker = {number: speakers[sex].name for sex, number in script.speaker.items()}
+  tracks = mix(script, float(duration), [(start, speech.wav, utterance["speaker"]) for start, speech, utterance in pieces])
   entry = {
       "id": script.id, "title": script.title, "relation": script.relation, "split": script.split,
-      "senior": script.senior, "duration": round(float(duration), 2), "voices": [by_speaker[1], by_speaker[2]],
+      "senior": script.senior, "duration": round(float(duration), 2), "voices": name_voices(script, speakers),
       "utterances": sorted((piece[2] for piece in pieces), key=lambda utterance: utterance["start"]),
   }  # fmt: skip
   return entry, tracks
+
+
+def dub(
+  script: Script, engines: Engines, cache: pathlib.Path, filmed: dict, old: dict[int, np.ndarray]
+) -> tuple[dict, dict[int, np.ndarray]]:
+  """A filmed dialogue in its new voices: every phone where the film has it, as loud as it was.
+
+  Args:
+    filmed: its entry in dialogues.json, which keeps all but the voices.
+    old: the tracks that the film was planned with.
+  """
+  rng = random.Random(script.id)
+  speakers = make_speakers(script, engines, cache, rng)
+  by_number = {number: speakers[sex] for sex, number in script.speaker.items()}
+  pieces = []
+  for utterance in filmed["utterances"]:
+    speaker = by_number[utterance["speaker"]]
+    times = [tuple(phone) for phone in utterance["phones"]]
+    gain = FILLER_GAIN if utterance["kind"] == "filler" else 0.0
+    said = speaker.say(utterance["text"], utterance["mood"], gain, rng, own_phones=False)
+    # Said again as fast as the film wants it, so that little is left to be stretched.
+    hurry = sum(end - start for _, start, end in said.phones) / sum(end - start for _, start, end in times)
+    said = speaker.say(utterance["text"], utterance["mood"], gain, rng, hurry=round(hurry, 2), own_phones=False)
+    pieces.append((times[0][1] - said.phones[0][1], follow_phones(said.wav, said.phones, times), utterance["speaker"]))
+  silent = mix(script, filmed["duration"], [])
+  tracks = mix(script, filmed["duration"], pieces)
+  for number in tracks:
+    tracks[number] = follow_level(tracks[number] - silent[number], old[number]) + silent[number]
+  return filmed | {"voices": [voice | {"speed": None} for voice in name_voices(script, speakers)]}, tracks
+
+
+def name_voices(script: Script, speakers: dict[str, Speaker]) -> list[dict]:
+  by_number = {number: speakers[sex].entry() for sex, number in script.speaker.items()}
+  return [by_number[1], by_number[2]]
+
+
+def mix(script: Script, duration: float, pieces: list[tuple[float, np.ndarray, int]]) -> dict[int, np.ndarray]:
+  """Both tracks {1: (S,), 2: (S,)}: the room and what each says, given as (start, sound, speaker)."""
+  samples = round(duration * SAMPLE_RATE)
+  noise = np.random.default_rng(int(script.id[1:]))
+  tracks = {speaker: room_noise(samples, noise) for speaker in (1, 2)}
+  for start, wav, speaker in pieces:
+    begin = round(start * SAMPLE_RATE)
+    tracks[speaker][begin : begin + len(wav)] += wav
+  return tracks
 
 
 def room_noise(samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -263,7 +310,7 @@ def write_dialogues(path: pathlib.Path, entries: list[dict]) -> None:
 def main() -> None:
   here = pathlib.Path(__file__).resolve().parent
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--only", help="comma-separated dialogue ids; the others are kept as they are")
+  parser.add_argument("--only", help="comma-separated dialogue ids, made even if they are there; the others are kept as they are")
   parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("~/.cache/rsatalker_voices"))
   parser.add_argument("--out", type=pathlib.Path, default=here.parent / "assets" / "voices")
   args = parser.parse_args()
@@ -272,14 +319,22 @@ def main() -> None:
   args.out.mkdir(parents=True, exist_ok=True)
   table = args.out / "dialogues.json"
   entries = {}
-  if args.only and table.exists():
+  if table.exists():
     entries = {entry["id"]: entry for entry in json.loads(table.read_text(encoding="utf-8"))["dialogues"]}
 
-  voices = load_voices()
+  engines = load_engines()
   for script in read_scripts(here / "dialogues"):
     if args.only and script.id not in args.only.split(","):
       continue
-    entry, tracks = perform(script, voices, cache)
+    old = entries.get(script.id)
+    wanted = name_voices(script, make_speakers(script, engines, cache, random.Random(script.id)))
+    if old and not args.only and all(a["name"] == b["name"] and a["size"] == b["size"] for a, b in zip(old["voices"], wanted)):
+      continue
+    if old and script.id in FILMED:
+      sounds = {number: decode_track(args.out / f"{script.id}_speaker{number}.opus") for number in (1, 2)}
+      entry, tracks = dub(script, engines, cache, old, sounds)
+    else:
+      entry, tracks = perform(script, engines, cache)
     for speaker, wav in tracks.items():
       write_opus(args.out / f"{script.id}_speaker{speaker}.opus", wav)
     entries[script.id] = entry

