@@ -190,6 +190,20 @@ def test_features_of_several_conversations_at_their_own_times():
       np.testing.assert_allclose(out[1], world.motion_b[late : late + 4], atol=2e-5)
 
 
+def test_a_voice_ahead_is_brought_to_its_level(world):
+  """In the stream, the first frames and those after, as in the whole file."""
+  wavs = world.wavs * np.float32([[1.0], [0.05]])
+  encode = logmel_features(ENCODER, level=True)
+  whole = world.apply(speech_a=encode(wavs[0], FRAMES), speech_b=encode(wavs[1], FRAMES))
+  quiet = world.apply(speech_b=logmel_features(ENCODER)(wavs[1], FRAMES))
+  stream, begin, frames = world.stream(encoder=ENCODER, lengths=(3,), level=True), 640 * world.ahead, FRAMES - world.ahead
+  stream.prime(wavs[1, :begin])
+  made = [stream.push(wavs[0, 640 * t : 640 * (t + 1)], world.motion_a[t : t + 1], wavs[1, begin + 640 * t : begin + 640 * (t + 1)])
+          for t in range(frames)]  # fmt: skip
+  np.testing.assert_allclose(np.concatenate(made), whole[:frames], atol=3e-5)
+  assert np.abs(whole - quiet)[:frames].max() > 1e-3
+
+
 def test_a_stream_without_lookahead_takes_the_same_calls():
   world = World(0)
   stream = world.stream(encoder=ENCODER, lengths=(3,))
