@@ -182,9 +182,10 @@ def image_table(
 
 
 def film_table(films: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-  """PSNR of each film, a column for each row of its scores."""
-  titles = list(next(iter(films.values())))
-  rows = {film: [rows[title]["psnr"] for title in titles] for film, rows in films.items()}
+  """PSNR of each film, a column for each row of its scores; dashes where a film has no such row, as of a method that has learnt
+  another person."""
+  titles = list(dict.fromkeys(title for rows in films.values() for title in rows))
+  rows = {film: [rows[title]["psnr"] if title in rows else None for title in titles] for film, rows in films.items()}
   return Table([Column(title) for title in titles], rows)
 
 

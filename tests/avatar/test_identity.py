@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 import splat_kernels
 from rsatalker_jax import sharding
-from rsatalker_jax.avatar import FREE, init_avatar, pose_gaussians, render_frames, triangle_frames, wear
+from rsatalker_jax.avatar import FREE, identity, init_avatar, pose_gaussians, render_frames, triangle_frames, wear
 from rsatalker_jax.avatar.gaussians import SH_CONSTANT
 from rsatalker_jax.avatar.identity import find_surfaces, triangle_distances
 from rsatalker_jax.head import head_vertices, load_head, pose_for, region_mask
@@ -90,8 +90,8 @@ def close_camera(head):
 
 
 def make_render(head):
-  """An avatar's pictures and opacities at rest, with shut eyes and with an open mouth, compiled once."""
-  flame, camera, config = pose_for(jnp.asarray(make_motion(head))), close_camera(head), splat_kernels.Config(max_intersections=400_000)
+  """An avatar's pictures and opacities with shut eyes and with an open mouth, compiled once."""
+  flame, camera, config = pose_for(jnp.asarray(make_motion(head)[1:])), close_camera(head), splat_kernels.Config(max_intersections=400_000)
 
   @jax.jit
   def render(avatar):
@@ -124,17 +124,22 @@ def test_shut_eyes_and_open_mouths_of_all_identities(head):
   rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
   for name, shape in zip(head.identity_names, np.asarray(head.identities)):
     image, alpha = render(wear(avatar, head, shape))
-    assert count_eye_pixels(image[1]) == 0, name
+    assert count_eye_pixels(image[0]) == 0, name
     assert alpha[:, 20:-20, 60:-60].min() > 0.98, name
     low, high = lips_box(head, shape, camera)
     inside = (columns > low[0]) & (columns < high[0]) & (rows > low[1]) & (rows < high[1])
-    green = image[2][..., 1] > image[2][..., 0]
+    green = image[1][..., 1] > image[1][..., 0]
     assert np.sum(green & inside) > 300 and not np.any(green & ~inside), name
-    plain[name] = count_eye_pixels(render(dataclasses.replace(avatar, shape=jnp.asarray(shape)))[0][1])
-  assert sum(count > 0 for count in plain.values()) >= 3 and plain["jonas"] == 0
+    if name in ("jonas", "amara", "kofi"):
+      plain[name] = count_eye_pixels(render(dataclasses.replace(avatar, shape=jnp.asarray(shape)))[0][0])
+  assert plain["jonas"] == 0 < min(plain["amara"], plain["kofi"])
 
 
-def test_what_lies_on_another_triangle_goes_with_it_and_nothing_else_changes(head):
+@pytest.mark.parametrize("poses, close", [(1, 3e-4), (3, 2.5e-3)])
+def test_what_lies_on_another_triangle_goes_with_it_and_nothing_else_changes(head, monkeypatch, poses, close):
+  """At rest: exactly, where that is the only pose that counts; else as far as the others allow."""
+  all_poses = identity._poses
+  monkeypatch.setattr(identity, "_poses", lambda head: all_poses(head)[:poses])
   own = np.asarray(head.identities)[1]
   avatar, moved = make_avatar(head, own)
   free = dataclasses.replace(avatar, binding=avatar.binding.at[-1].set(FREE))
@@ -146,7 +151,7 @@ def test_what_lies_on_another_triangle_goes_with_it_and_nothing_else_changes(hea
   points, _, before = map(np.asarray, place(avatar))
   nearest = eyeballs[np.argmin(np.linalg.norm(centre[eyeballs] - points[moved][:, None], axis=-1), axis=1)]
   changes, off = [], []
-  for name, shape in zip(head.identity_names, np.asarray(head.identities)):
+  for name, shape in list(zip(head.identity_names, np.asarray(head.identities)))[::3] + [("mei", np.asarray(head.identities)[6])]:
     worn = wear(free, head, shape)
     np.testing.assert_array_equal(worn.shape, shape)
     np.testing.assert_array_equal(worn.binding, free.binding)
@@ -154,8 +159,9 @@ def test_what_lies_on_another_triangle_goes_with_it_and_nothing_else_changes(hea
     changes.append(set(np.flatnonzero(~same)))
     _, new_size, new_centre = frames(shape)
     there, _, scales = map(np.asarray, place(worn))
-    expected = new_centre[nearest] + (points[moved] - centre[nearest])  # To what the eyeball turns and grows: a tenth of a millimetre.
-    np.testing.assert_allclose(there[moved], expected, atol=1.2e-3, err_msg=name)
+    # Eyeballs grow and hardly turn.
+    expected = new_centre[nearest] + (new_size / size)[nearest, None] * (points[moved] - centre[nearest])
+    np.testing.assert_allclose(there[moved], expected, atol=close, err_msg=name)
     np.testing.assert_allclose(scales[moved], before[moved] * (new_size / size)[nearest, None], rtol=2e-3, err_msg=name)
     plain = np.asarray(place(dataclasses.replace(free, shape=jnp.asarray(shape)))[0])
     off.append(np.linalg.norm(plain[moved] - expected, axis=1).max())

@@ -1,16 +1,19 @@
 """Scoring runs of a tiny world: all that a run has and nothing else, on the split asked for, over all films."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
 import pathlib
+import re
 import shutil
 import types
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 import splat_kernels
@@ -371,6 +374,40 @@ def test_films_of_one_conversation_are_told_apart_by_their_cameras():
 def test_means_weigh_films_by_their_frames():
   parts = [(3, {"a": {"psnr": 10.0, "l1": 0.1}}), (1, {"a": {"psnr": 30.0, "l1": 0.5}})]
   assert film_scores.mean_rows(parts) == {"a": {"psnr": pytest.approx(15.0), "l1": pytest.approx(0.2)}}
+
+
+def test_each_person_is_scored_and_the_mean_is_of_all(monkeypatch, tmp_path):
+  """Two films of ann, one of bob, two frames each; a method that has learnt ann alone stands beside her alone."""
+  film = lambda person, name: types.SimpleNamespace(
+      name=name, items=np.arange(10), frames=np.arange(10), capture=types.SimpleNamespace(root=tmp_path / person, camera_indices=np.zeros(10, int))
+  )
+  config = ConfigDict({"evaluation": dict(frames=6, lpips_nets=())})
+  runs = {(tmp_path / name).resolve(): types.SimpleNamespace(person=name, config=config, draws_images=False) for name in ("ann", "bob")}
+  psnr = {"c1": 30.0, "c2": 33.0, "c3": 24.0}
+
+  def score(footage, drawn, nets):
+    own = {name: {"tracked motion": {"frame": [0, 1], "psnr": [psnr[name]] * 2}} for name in footage.names}
+    if footage.run.person == "ann":
+      own = {name: rows | {"method": {"frame": [0, 1], "psnr": [20.0] * 2}} for name, rows in own.items()}
+    return own, np.zeros((1, 1, 3))
+
+  monkeypatch.setattr(film_scores, "_draw_rows", lambda *_: {})
+  monkeypatch.setattr(film_scores, "_score_footage", score)
+  held_out = {"ann": (3, {film_scores.HELD_OUT: {"psnr": 26.0}}), "bob": (3, {film_scores.HELD_OUT: {"psnr": 28.0}})}
+  monkeypatch.setattr(film_scores, "_score_held_out", lambda *_: held_out)
+  monkeypatch.setattr(film_scores, "measure_flicker", lambda *_: {})
+  scores, _ = film_scores.score_films(runs, {}, "test", [[film("ann", "c1"), film("ann", "c2")], [film("bob", "c3")]])
+  assert scores.rows == {"tracked motion": {"psnr": pytest.approx(29.0)}, film_scores.HELD_OUT: {"psnr": pytest.approx(27.0)}}
+  assert scores.by_person == {
+      "ann": {"tracked motion": {"psnr": 31.5}, "method": {"psnr": 20.0}, film_scores.HELD_OUT: {"psnr": 26.0}},
+      "bob": {"tracked motion": {"psnr": 24.0}, film_scores.HELD_OUT: {"psnr": 28.0}},
+  }
+  report = evaluate._frame_report(scores, filmed=True)
+  first, ann, bob = re.split("Of ann alone|Of bob alone", report)
+  assert "of ann and bob, each drawn with their own avatar" in first and "29" in first and "method" not in first.split("further down")[1]
+  assert "31.5" in ann and "method" in ann and "24" in bob
+  alone = dataclasses.replace(scores, by_person={"ann": scores.by_person["ann"]})
+  assert "alone" not in evaluate._frame_report(alone, filmed=True)
 
 
 class FakeCapture:
