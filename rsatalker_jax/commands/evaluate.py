@@ -37,6 +37,7 @@ from rsatalker_jax.evaluation.cases import ConversationCases
 from rsatalker_jax.head import LipOpening, make_lip_opening
 from rsatalker_jax.media.video import to_uint8
 from rsatalker_jax.runs import TrainedRun, load_config, load_run, workdir as workdirs
+from rsatalker_jax.talker import SpeechEncoder
 from rsatalker_jax.types import STAGES
 
 _TRUTH, _CONSTANT = "true motion", "constant training mean"
@@ -342,11 +343,13 @@ def make_scorer(run: TrainedRun, source: DualTalkSource, split: str) -> tuple[sc
   return scorer, [note for note, holds in lacks.items() if holds]
 
 
-def make_cases(run: TrainedRun, source: DualTalkSource, split: str) -> ConversationCases:
-  """The conversations as a run hears them, with the relations that their triplets know."""
+def make_cases(
+    run: TrainedRun, source: DualTalkSource, split: str, encode: SpeechEncoder | None = None
+) -> ConversationCases:
+  """The conversations as a run hears them, or as `encode` does, with the relations that their triplets know."""
   # Elsewhere than in the embedded world nobody has written down who says what when.
   find_closures = demo_world.find_bilabials if run.config.data.embedded_root else None
-  return ConversationCases(source, run.encode.open, _triplets(run, split), find_closures)
+  return ConversationCases(source, encode or run.encode.open, _triplets(run, split), find_closures)
 
 
 def _triplets(run: TrainedRun, split: str) -> list[Triplet]:

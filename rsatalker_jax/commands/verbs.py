@@ -87,6 +87,24 @@ def _evaluate() -> None:
     sys.exit(1)
 
 
+# --- robustness
+
+
+def _define_robustness() -> None:
+  flags.DEFINE_string("workdir", None, "The trained run.")
+  flags.DEFINE_enum("split", "test", ["val", "test", "ood"], "Of the conversations whose voices are degraded.")
+  flags.DEFINE_integer("count", 0, "So many clips of them at most; 0: all.", lower_bound=0)
+  flags.DEFINE_multi_string("speech", [], "A recording of somebody who speaks, wav; can be given several times.")
+  flags.mark_flags_as_required(["workdir"])
+
+
+def _robustness() -> None:
+  _use_devices_of(FLAGS.workdir)
+  from rsatalker_jax.commands import robustness
+
+  print(robustness.score_robustness(FLAGS.workdir, FLAGS.split, count=FLAGS.count, recordings=FLAGS.speech))
+
+
 # --- generate
 
 
@@ -398,6 +416,17 @@ under <workdir>/compare stand in the same table. The config is the workdir's; on
 what its sections data and evaluation say, which is used.""",
         _define_evaluate,
         _evaluate,
+    ),
+    "robustness": Verb(
+        """Scores a run's lips when voices are louder, quieter, in noise, in a room or on a telephone: against the truth and against its
+own lips of the clean voice.
+
+    python -m rsatalker_jax robustness --workdir=runs/demo [--split=val|test|ood] [--count=20] [--speech=a.wav --speech=b.wav]
+
+With --speech, recordings of which no motion is known are scored against the clean output, too. Writes robustness.md, .json and .tex
+to <workdir>/evaluation (test) or <workdir>/evaluation/<split>.""",
+        _define_robustness,
+        _robustness,
     ),
     "generate": Verb(
         """Generates the other person: two voices, one person's motion and their relation in, a video of both faces out.

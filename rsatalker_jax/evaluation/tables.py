@@ -153,23 +153,27 @@ def _escape(text: str) -> str:
   return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
 
 
-def write_results(folder: str | os.PathLike, results: Mapping[str, Any], markdown: str, latex: str, **others: bytes) -> None:
-  """Writes results.json, results.md and results.tex together: none gets its name before all are written.
+def write_results(
+    folder: str | os.PathLike, results: Mapping[str, Any], markdown: str, latex: str, *, name: str = "results", **others: bytes
+) -> None:
+  """Writes <name>.json, <name>.md and <name>.tex together: none gets its name before all are written.
 
   Args:
     folder: where.
-    results: for results.json. Numbers that JSON does not have, infinite or none, are null there.
+    results: for the JSON. Numbers that JSON does not have, infinite or none, are null there.
     markdown, latex: the other two files.
+    name: of the files.
     others: contents of further files, by name.
 
   Raises:
     InputError: a file cannot be written; those of before stay as they were.
   """
   folder = pathlib.Path(folder)
-  texts = {"results.json": json.dumps(_finite(results), indent=2, allow_nan=False) + "\n", "results.md": markdown, "results.tex": latex}
+  written = json.dumps(_finite(results), indent=2, allow_nan=False) + "\n"
+  texts = {f"{name}.json": written, f"{name}.md": markdown, f"{name}.tex": latex}
   with contextlib.ExitStack() as stack:
-    for name, content in [*((name, text.encode()) for name, text in texts.items()), *others.items()]:
-      file: BinaryIO = stack.enter_context(whole_file(folder / name))
+    for file_name, content in [*((file_name, text.encode()) for file_name, text in texts.items()), *others.items()]:
+      file: BinaryIO = stack.enter_context(whole_file(folder / file_name))
       file.write(content)
       file.flush()  # A full disk is noticed here, where no file has its name yet.
 

@@ -77,7 +77,7 @@ def test_the_gain_is_smooth_and_stays_while_nobody_speaks():
 @pytest.mark.parametrize("decibels", [-30, -50, -80, -np.inf])
 def test_silence_and_steady_noise_are_not_blown_up(decibels):
   rng = np.random.default_rng(0)
-  fan = scipy.signal.lfilter([1], [1, -0.95], rng.normal(size=20 * RATE))
+  fan = scipy.signal.lfilter([1], [1, -0.99], rng.normal(size=20 * RATE))
   for noise in (rng.normal(size=20 * RATE), fan / fan.std()):
     noise = (noise * 10 ** (decibels / 20)).astype(np.float32)
     out = level.level_voice(noise)
@@ -112,6 +112,11 @@ def test_features_of_a_quiet_voice_are_nearly_those_of_a_loud_one(tmp_path):
   apart = lambda features: np.abs(features(VOICE, 500) - features(quiet, 500))[100:].mean()
   assert apart(levelled) < 0.1 * apart(plain)
   np.testing.assert_array_equal(levelled(quiet, 500), logmel_features(LogMel())(level.level_voice(quiet), 500))
+  # What is heard degraded is brought to its level afterwards.
+  louder = type("Louder", (), {"key": "x", "__call__": lambda _, wav: np.clip(4 * wav, -0.5, 0.5)})()
+  np.testing.assert_array_equal(
+      logmel_features(LogMel(), level=True)(VOICE, 500, louder), logmel_features(LogMel())(level.level_voice(louder(VOICE)), 500)
+  )
   # The two never share a file; nor do those of another version.
   assert len(list(tmp_path.glob("*.npz"))) == 4
   with pytest.raises(MissingFeatures, match=", at one level, expected"):
