@@ -8,7 +8,7 @@
 `--ahead` makes those of random parameters once for each value of `generator.own_lookahead`: B's voice is then given that many
 frames ahead. A run has its own.
 
-First pieces of 40 ms, 200 ms and 1 s are timed in turns: latency of a `push`, from numpy to numpy, and times real time. Then
+First pieces of 40 ms, 200 ms and 1 s are timed, of all models in turns: latency of a `push`, from numpy to numpy, and times real time. Then
 one conversation runs in pieces of 40 ms (of the paper's size a tenth as long): against `generator.apply` on the whole,
 and time per push, both in its first and in its last minute. Differences are the largest of all frames and dimensions, in
 standard deviations of motion. Voices, motion and features are random.
@@ -16,6 +16,7 @@ standard deviations of motion. Voices, motion and features are random.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -73,7 +74,7 @@ def make_model(name: str, workdir: str | None, ahead: int = 0) -> Model:
     encoder = make_log_mel(config.speech)
     width = encoder.features
   else:
-    config = rsatalker.get_config("causal")
+    config = rsatalker.get_config("ours+causal")
     config.generator.dtype = "float32"  # The config's is for accelerators.
     encoder, width = None, PAPER_SPEECH
   config.generator.own_lookahead = ahead
@@ -113,16 +114,18 @@ def prime(stream: MotionStream, model: Model, conversation) -> None:
   stream.prime(conversation[2][: stream.frames_ahead * model.unit])
 
 
-def time_lengths(name: str, model: Model, pushes: int) -> list[dict]:
+def time_lengths(models: list[tuple[str, Model]], pushes: int) -> list[dict]:
   """Rows of the first table."""
-  ahead = model.generator.config.frames_ahead
-  conversation = make_conversation(model, max(LENGTHS) + ahead + 1)
-  calls, rows = {}, []
-  for length in LENGTHS:
-    stream = MotionStream(model.generator, model.variables, model.social, encoder=model.encoder, lengths=(length,))
-    prime(stream, model, conversation)
-    calls[length] = lambda stream=stream, length=length: push(stream, model, conversation, 0, length)
-  for length, times in time_in_turns(calls, pushes).items():
+  calls, streams, rows = {}, {}, []
+  for name, model in models:
+    conversation = make_conversation(model, max(LENGTHS) + model.generator.config.frames_ahead + 1)
+    for length in LENGTHS:
+      stream = MotionStream(model.generator, model.variables, model.social, encoder=model.encoder, lengths=(length,))
+      prime(stream, model, conversation)
+      key = name, stream.frames_ahead, length
+      streams[key], calls[key] = stream, functools.partial(push, stream, model, conversation, 0, length)
+  for key, times in time_in_turns(calls, pushes).items():
+    name, ahead, length = key
     rows.append({
         "model": name,
         "frames_ahead": ahead,
@@ -131,7 +134,7 @@ def time_lengths(name: str, model: Model, pushes: int) -> list[dict]:
         "least_ms": min(times.wall),  # Neighbours on the machine can only add to it.
         "median_ms": float(np.percentile(times.wall, 50)),
         "percentile_99_ms": float(np.percentile(times.wall, 99)),
-        "state_bytes": streaming.state_bytes(stream.state),
+        "state_bytes": streaming.state_bytes(streams[key].state),
     })
   return rows
 
@@ -181,14 +184,13 @@ def main() -> None:
   if args.pushes < 1 or args.minutes < 1:
     parser.error("--pushes and --minutes must be at least 1")
 
-  rows, long = [], []
+  long = []
   try:
     models = []
     for name in args.models:
       of_run = name == "demo" and args.workdir
       models += [(name, make_model(name, args.workdir, ahead)) for ahead in ((0,) if of_run else args.ahead)]
-    for name, model in models:
-      rows += time_lengths(name, model, args.pushes)
+    rows = time_lengths(models, args.pushes)
   except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
