@@ -111,7 +111,7 @@ def make_mock(folder: pathlib.Path, count: int, seed: int = 0) -> list[mock.Trut
 
 
 def _add_jonas(folder: pathlib.Path) -> list[mock.Truth]:
-  """A video of the film in assets/capture, path traced, beside a drawn face: conversations d003 and d009."""
+  """A video of the film in assets/capture, path traced, beside a drawn face: the conversations in which he is speaker 2."""
   with np.load(_ROOT / "assets" / "capture" / "capture.npz") as table:
     table = dict(table)
   shown = {int(t): i for i, t in enumerate(table["timesteps_0"])}
@@ -119,6 +119,8 @@ def _add_jonas(folder: pathlib.Path) -> list[mock.Truth]:
   dialogues = {dialogue.id: dialogue for dialogue in voices.load_dialogues()}
   scenes = []
   for k, conversation in enumerate(table["conversation"]):
+    if table["speaker"][k] != 2:
+      continue
     dialogue = dialogues[str(conversation).split("-")[1].split("_")[0]]
     scene = mock.load_scene(dialogue, left=1)
     motions = []

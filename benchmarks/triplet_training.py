@@ -48,6 +48,12 @@ def find_conversations(root: pathlib.Path) -> dict[str, str]:
   return names
 
 
+def read_films(demo: pathlib.Path) -> list[dict]:
+  """The manifest's entries of assets/capture in which the person is speaker 2, who stands on the right, where the film does."""
+  lines = [json.loads(line) for line in (demo / "triplets.jsonl").read_text().splitlines()]
+  return [line for line in lines if line["capture"] == "capture" and line["speaker"] == 2]
+
+
 def load_scene(root: pathlib.Path, split: str, name: str, left: int) -> mock.Scene:
   stems = [root / "conversations" / split / f"{name}_speaker{n}" for n in (1, 2)]
   tracks = tuple(mock.read_sound_file(stem.with_suffix(".wav")) for stem in stems)
@@ -57,7 +63,7 @@ def load_scene(root: pathlib.Path, split: str, name: str, left: int) -> mock.Sce
 def make_sources(folder: pathlib.Path, demo: pathlib.Path) -> dict[str, str]:
   """Writes videos, conversations, tracks, masks and boxes; returns the conversations' new names by their old ones."""
   splits = find_conversations(demo)
-  filmed = [triplet.conversation for triplet in load_triplets(demo / "triplets.jsonl")]
+  filmed = [line["conversation"] for line in read_films(demo)]
   names = {name: f"{FILMED}_sub_video_{i}" for i, name in enumerate(filmed)}
   rest = sorted((name for name in splits if name not in filmed), key=lambda name: (name.rpartition("_")[2], name))
   # All performances of a dialogue sound the same: in one video they could not be told apart.
@@ -148,14 +154,15 @@ def write_original(folder: pathlib.Path, demo: pathlib.Path, names: dict[str, st
         link(demo / "conversations" / split / f"{name}_speaker{n}.{kind}", out / "conversations" / split / f"{names[name]}_speaker{n}.{kind}")
   shutil.copy(folder / "relations.csv", out / "conversations" / "relations.csv")
   shutil.copytree(demo / "capture", out / "capture", copy_function=os.link)
+  films = read_films(demo)
+  shown = {t for film in films for t in range(film["first_timestep"], film["first_timestep"] + film["frames"])}
   for path in (out / "capture").glob("transforms_*.json"):
     content = json.loads(path.read_text())
-    content["frames"] = [entry for entry in content["frames"] if entry["camera_index"] == 0]
+    content["frames"] = [entry for entry in content["frames"] if entry["camera_index"] == 0 and entry["timestep_index"] in shown]
     path.unlink()
     if content["frames"]:
       path.write_text(json.dumps(content))
-  lines = [json.loads(line) for line in (demo / "triplets.jsonl").read_text().splitlines()]
-  lines = [line | {"conversation": names[line["conversation"]]} for line in lines]
+  lines = [film | {"conversation": names[film["conversation"]]} for film in films]
   (out / "triplets.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

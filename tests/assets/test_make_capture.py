@@ -100,7 +100,7 @@ def capture(tmp_path_factory):
   return folder, film(folder / "w", folder / "capture", range(5))
 
 
-def film(work, out, timesteps, cameras=range(4), skip=()):
+def film(work, out, timesteps, cameras=range(4), skip=(), crf=make_capture.CRF, mask_crf=make_capture.MASK_CRF):
   """Writes the frames that `render` would, real ones, and encodes them; returns them per camera and timestep."""
   frames = {}
   for camera in cameras:
@@ -112,7 +112,7 @@ def film(work, out, timesteps, cameras=range(4), skip=()):
       if t not in skip:
         frames[camera, t] = np.concatenate([rgb, alpha[..., None]], -1)
         Image.fromarray(frames[camera, t], "RGBA").save(path, compress_level=1)
-  make_capture.encode(argparse.Namespace(work=str(work), out=str(out), crf=18, mask_crf=22))
+  make_capture.encode(argparse.Namespace(work=str(work), out=str(out), crf=crf, mask_crf=mask_crf))
   return frames
 
 
@@ -147,7 +147,7 @@ def test_an_extended_capture_keeps_its_frames_bit_for_bit(capture, tmp_path):
   table = plan(tmp_path / "w", [f"{prefix}:1:non_blood,equal:test:4"], extend=str(folder / "capture"))
   old = dict(np.load(folder / "capture" / "capture.npz"))
   assert make_capture.new_timesteps(tmp_path / "w", table) == [[5, 6, 7, 8], [], [], []]
-  frames = film(tmp_path / "w", tmp_path / "capture", range(5, 9), cameras=[0], skip=[7])  # One was not rendered.
+  frames = film(tmp_path / "w", tmp_path / "capture", range(5, 9), cameras=[0], skip=[7], crf=12, mask_crf=14)  # One was not rendered.
   new = dict(np.load(tmp_path / "capture" / "capture.npz"))
   assert new["conversation"].tolist() == ["one", "two"] and new["speaker"].tolist() == [2, 1]
   assert new["first_timestep"].tolist() == [0, 5] and new["num_frames"].tolist() == [5, 4]
@@ -211,6 +211,17 @@ def test_long_hair_lies_as_it_grew_and_turns_with_the_whole_person(hair):
   assert strands.curves[..., 1].min() < -0.11  # Down to the shoulders.
 
 
+def test_long_hair_grows_above_the_hairline_and_hangs_outside_the_head(hair):
+  head, _, rest, strands, _ = hair
+  roots = strands.curves[:, 0]
+  assert not ((np.degrees(np.arctan2(np.abs(roots[:, 0]), roots[:, 2] + 0.012)) < 88) & (roots[:, 1] < 0.055)).any()
+  np.testing.assert_allclose((rest[strands.triangle] * strands.corner[..., None]).sum(1), roots, atol=1e-9)
+  hanging = strands.curves[:, 8:].reshape(-1, 3)
+  near = cKDTree(rest).query(hanging)[1]
+  height = ((hanging - rest[near]) * flame.normals(rest, head["f"])[near]).sum(1)
+  assert (height > -0.002).mean() > 0.99
+
+
 POSES = [dict(), dict(neck=(0.25, 0, 0)), dict(neck=(-0.25, 0, 0)), dict(neck=(0, 0.35, 0)), dict(neck=(0.1, -0.35, 0.1)),
          dict(neck=(0, 0, 0.2)), dict(jaw=(0.3, 0, 0)), dict(neck=(0.2, 0.3, -0.15), jaw=(0.2, 0, 0))]
 
@@ -238,8 +249,15 @@ def test_expressions_do_not_swing_long_hair(hair):
   points = flame.vertices(head, shape, flame.expression_vector(head, browInnerUp=1.0, browOuterUpBoth=1.0, mouthSmileBoth=1.0))
   moved = np.linalg.norm(strands.place(points) - strands.curves, axis=-1)
   assert moved[:, 5:].max() < 0.0003
-  root = (points - rest)[strands.triangle]
-  np.testing.assert_allclose(strands.place(points)[:, 0] - strands.curves[:, 0], (root * strands.corner[..., None]).sum(1), atol=0.0003)
+  # Skin that moves below a root, on the forehead, takes the root along and the first points less and less.
+  ahead = ~np.isin(strands.triangle, strands.skull).any(1)
+  points = rest.copy()
+  points[np.setdiff1d(np.arange(len(rest)), np.concatenate([strands.skull, strands.bust]))] += [0.0, 0.004, 0.003]
+  moved = (strands.place(points) - strands.curves)[ahead]
+  assert ahead.sum() > 50
+  np.testing.assert_allclose(moved[:, 0], np.tile([0.0, 0.004, 0.003], (ahead.sum(), 1)), atol=1e-9)
+  np.testing.assert_allclose(moved[:, 5:], 0.0, atol=1e-9)
+  assert (np.diff(np.linalg.norm(moved[:, :6], axis=-1), axis=1) < 0).all()
 
 
 def test_ends_of_long_hair_rest_while_its_top_goes_with_the_head(hair):
