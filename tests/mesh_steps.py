@@ -37,7 +37,7 @@ CASES = {
     "motion": ("motion", {"generator.dropout": 0.1}, 2),
     "adaptive": ("avatar", _ADAPTIVE | {"density.way": "adaptive", "density.adaptive.gradient_threshold": 3.5e-3}, 3),
     "mcmc": ("avatar", _MCMC | {"density.way": "mcmc"}, 3),
-    "bank": ("avatar", _MCMC | {"data.captures": PEOPLE, "density.way": "mcmc", "avatar.flame_learning_rates.jaw": 1e-3}, 3),
+    "bank": ("avatar", _MCMC | {"data.captures": PEOPLE, "density.way": "mcmc", "avatar.flame_learning_rates.translation": 1e-3}, 3),
     "joint": ("joint", {"joint.avatar_share": 0.5, "joint.tracked_weight": 0.0, "generator.encoder_layers": 0}, 2),
 }
 
