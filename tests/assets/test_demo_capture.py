@@ -70,7 +70,9 @@ def _posed(head, table, timestep):
 
 def test_is_small_and_long_enough(folder, table):
   assert sum(f.stat().st_size for f in folder.iterdir()) <= 8_500_000
-  assert table["num_frames"].sum() >= 45 * 25 and len(table["timesteps_0"]) == table["num_frames"].sum()
+  assert len(table["timesteps_0"]) >= 45 * 25
+  for first, count in zip(table["first_timestep"], table["num_frames"]):  # From the beginning, without a gap.
+    assert np.isin(np.arange(first, first + min(count, 12 * 25)), table["timesteps_0"]).all() and count >= 12 * 25
   assert set(table["conversation_split"]) == {"train", "test"}
   cameras = len(table["camera_angle_x"])
   assert cameras >= 4
