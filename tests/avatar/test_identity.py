@@ -175,6 +175,18 @@ def test_what_lies_on_another_triangle_goes_with_it_and_nothing_else_changes(hea
   np.testing.assert_allclose(np.abs(np.asarray(worn.gaussians.quats)[:, 0]), 1, atol=1e-5)
 
 
+def test_a_larger_head_of_the_same_form_changes_nothing_in_the_triangles_frames(head, monkeypatch):
+  """A static offset that makes the head at rest half as large again: all lengths in triangles' sizes stay as they are."""
+  all_poses = identity._poses
+  monkeypatch.setattr(identity, "_poses", lambda head: all_poses(head)[:1])
+  own = np.asarray(head.identities)[1]
+  avatar, moved = make_avatar(head, own)
+  worn = wear(avatar, head, own, static_offset=jnp.asarray(0.5 * rest_of(head, own)))
+  assert len(moved) and worn.static_offset is not None
+  np.testing.assert_allclose(worn.gaussians.means, avatar.gaussians.means, atol=2e-3)
+  np.testing.assert_allclose(worn.gaussians.log_scales, avatar.gaussians.log_scales, atol=1e-4)
+
+
 def test_orientations_turn_as_the_surface_does(head):
   """At rest: a Gaussian on the eyeball is turned against it as before, whatever the lid that it is bound to does."""
   own, other = np.asarray(head.identities)[[1, 5]]
