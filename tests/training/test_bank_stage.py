@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 import tiny_world
-from rsatalker_jax.avatar import FREE
+from rsatalker_jax.avatar import FREE, density
 from rsatalker_jax.commands import export
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.talker import make_encoder, make_talker
@@ -224,6 +224,15 @@ def test_who_is_not_shown_rests():
       rate = 0.1 * 0.5 ** ((count - 1) / 2)
       expected = expected - rate * (m / (1 - 0.9**count)) / np.sqrt(v / (1 - 0.999**count))
     np.testing.assert_allclose(params[person], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_moments_of_each_persons_new_gaussians_are_forgotten():
+  fresh = jnp.array([[True, False, False], [False, False, True]])
+  moments = {"mu": {"bank": {"means": jnp.ones((2, 3, 3)), "opacity_logits": jnp.ones((2, 3))}, "flame": {"jaw": jnp.ones((2, 3, 3))}}}
+  after = density.forget_moments(moments, fresh)["mu"]
+  np.testing.assert_array_equal(after["bank"]["means"], np.where(fresh[..., None], 0, np.ones((2, 3, 3))))
+  np.testing.assert_array_equal(after["bank"]["opacity_logits"], ~fresh)
+  np.testing.assert_array_equal(after["flame"]["jaw"], 1)
 
 
 def test_devices_exchange_the_people_shown_and_not_the_bank():
