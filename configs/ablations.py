@@ -111,7 +111,8 @@ _l2l = _codes | {
 _distilled = {"baselines.facediffuser.distilled_steps": 2}
 _CAUSAL = {"generator.causal": True, "speech.causal": True}
 # Real microphones and webcams: voices at one level, trained on degraded ones too, and A as a webcam sees them (docs/speech.md).
-REAL_SOUND = {"speech.level": True, "speech.augmentation.variants": 3, "motion.tracker.share": 0.5}
+REAL_VOICES = {"speech.level": True, "speech.augmentation.variants": 3}
+REAL_SOUND = REAL_VOICES | {"motion.tracker.share": 0.5}
 # An image-based baseline: no motion, and nothing that is trained with it.
 _IMAGE = {
     "stages": ("avatar",),
@@ -183,6 +184,10 @@ VARIANTS = {
     "causal_ahead8": ("RSATalker, causal, its own voice 8 frames ahead", _CAUSAL | {"generator.own_lookahead": 8}),
     "causal_all_own": ("RSATalker, causal, its own voice as far ahead as it reaches", _CAUSAL | {"generator.own_lookahead": -1}),
     # Hearing and seeing what real microphones and webcams give.
+    "clean_voices": (
+        "RSATalker, trained on clean voices alone",
+        {"speech.level": False, "speech.augmentation.variants": 0},
+    ),
     "real_sound": ("RSATalker, trained for real microphones and webcams", REAL_SOUND),
     # The paper's ablation (Tables 4, 5): whole stages; no_relation above is its "w/o SAM".
     "no_motion_stage": ("RSATalker without stage 1", {"stages": ("avatar", "joint")}),
