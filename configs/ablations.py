@@ -79,7 +79,7 @@ _OFFSETS = {"joint.offsets_learning_rate": 1e-5}
 _MOTION_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "time", "motion")}
 _TIMELESS_OFFSETS = _OFFSETS | {"social.offsets_inputs": ("relation", "motion")}
 # The film as a worse tracker has it: what tools/degrade_tracking.py writes.
-_DEGRADED = {"data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
+_DEGRADED = {"data.captures": (), "data.capture": "capture_degraded", "data.triplets": "capture_degraded.jsonl"}
 
 # Baselines with a loss of their own (rsatalker_jax.baselines.motion): of motion alone, and without the relation. Steps are as many
 # as fit ten minutes of two cores (docs/baselines.md).
@@ -113,8 +113,9 @@ _CAUSAL = {"generator.causal": True, "speech.causal": True}
 # Real microphones and webcams: voices at one level, trained on degraded ones too, and A as a webcam sees them (docs/speech.md).
 REAL_VOICES = {"speech.level": True, "speech.augmentation.variants": 3}
 REAL_SOUND = REAL_VOICES | {"motion.tracker.share": 0.5}
-# An image-based baseline: no motion, and nothing that is trained with it.
+# An image-based baseline: no motion, and nothing that is trained with it; of one person.
 _IMAGE = {
+    "data.captures": (),
     "stages": ("avatar",),
     "avatar.batch": 2,
     # In as few steps as theirs.
@@ -201,8 +202,7 @@ VARIANTS = {
     "degraded_offsets": ("c = GON(q, t), worse tracking", _DEGRADED | _OFFSETS),
     "degraded_motion_offsets": ("c = GON(q, t, m), worse tracking", _DEGRADED | _MOTION_OFFSETS),
     "degraded_timeless_offsets": ("c = GON(q, m), worse tracking", _DEGRADED | _TIMELESS_OFFSETS),
-    # How Gaussians come to where they are needed (stage 2; benchmarks/avatar_quality.py). Several people's avatars are
-    # trained with "fixed".
+    # How Gaussians come to where they are needed (stage 2; benchmarks/avatar_quality.py).
     "fixed": ("RSATalker, no density control", {"density.way": "none", "gaussians.capacity": None}),
     "mcmc": ("RSATalker, MCMC", {"density.way": "mcmc"}),
     # Image-based talking heads, driven by speech: baselines of frames.

@@ -156,7 +156,7 @@ def train_quickly(config, workdir: str, **options) -> None:
 def tiny_config(root: pathlib.Path):
   """The demo's config, shrunk to the tiny world: a few steps of each stage."""
   config = get_config()
-  config.data.embedded_root = ""
+  config.data.embedded_root, config.data.captures = "", ()
   for name in ("conversations", "relations", "capture", "triplets", "features"):
     config.data[name] = str(root / config.data[name])
   config.head.path = str(root / "head.npz")
