@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
@@ -281,7 +282,8 @@ class _Bank:
   ) -> TrainState:
     """What `act` makes of the state, with a line about each person."""
     state, counts = act(state, jax.random.fold_in(key, step), *options)
-    counts = {name: np.atleast_1d(count) for name, count in jax.device_get(counts).items()}
+    # Of a bank they lie with the people, some of whom may be other processes'.
+    counts = jax.tree.map(np.atleast_1d, multihost_utils.process_allgather(counts, tiled=True))
     for number, name in enumerate(self.names or ("",)):
       own = {kind: int(count[number]) for kind, count in counts.items()}
       live = own.pop("live")
