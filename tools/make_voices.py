@@ -50,7 +50,7 @@ MOOD_GAIN = {"laugh": 1.5, "surprise": 1.5, "concern": -1.5}
 SPEECH_LEVEL = -23.0  # dBFS RMS over an utterance.
 FILLER_GAIN = -4.0  # dB: a listener speaks under the other.
 NOISE_LEVEL = -72.0  # dBFS RMS of the room.
-BIT_RATE = 20_000  # 24 kbit/s would not fit beside the other assets, and is no better understood.
+BIT_RATE = 19_000  # 24 kbit/s would not fit beside the other assets, and is no better understood.
 
 HEADER = re.compile(r"= (d\d{3}) ([^|]+)\| (train|val|test) \| ([FM])(?: \| ([FM]))?$")
 LINE = re.compile(r"(~?)([FM])(?:\[(\w+)\])?(?:\((\d+\.?\d*)\))?: (.+)$")
@@ -139,7 +139,7 @@ class Speaker:
   def sentence(self, sentence: Sentence, mood: str, *, hurry: float = 1.0) -> tuple[np.ndarray, list[list[str]]]:
     """Its sound and what is heard; `hurry` is a factor on the rate."""
     size = self.size * MOOD_SIZE.get(mood, 1.0)
-    speed = self.speed * MOOD_SPEED.get(mood, 1.0) * hurry
+    speed = self.speed * self.voice.pace * MOOD_SPEED.get(mood, 1.0) * hurry
     said = sentence.text if self.voice.engine == "flite" else sentence.phonemes
     key = hashlib.sha1(f"{self.voice.engine} {self.voice.parts} {said} {size:.4f} {speed:.4f}".encode()).hexdigest()
     path = self.cache / f"{key}.npz"

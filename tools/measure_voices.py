@@ -1,7 +1,7 @@
 """How well the demo's voices are understood, and how high they are: the tables of assets/voices/README.md.
 
   python tools/measure_voices.py candidates          # Every voice of the engines, and mixtures, over eight sentences.
-  python tools/measure_voices.py finished [--every 4] [--only d009,d040] [--voices assets/voices]
+  python tools/measure_voices.py finished [--every 3] [--only d009,d040] [--voices assets/voices]
 
 The reader is Whisper tiny.en. Needs tools/requirements.txt.
 """
@@ -32,6 +32,11 @@ SENTENCES = (
     "The judge laughed so much that she dropped her glasses into the soup.",
     "You should have heard the people next door when the dog began to sing.",
 )
+# The same word in the scripts' spelling and in the reader's.
+SPELLINGS = {
+    "mum": "mom", "mister": "mr", "favourite": "favorite", "neighbour": "neighbor", "neighbours": "neighbors", "colour": "color",
+    **{str(k): word for k, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())},
+}  # fmt: skip
 FEMALE = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro")
 CANDIDATES = (
     Voice("hibari", (("heart", 1.0),), "female", "", (1, 1)),
@@ -56,7 +61,8 @@ class Reader:
 
 
 def split_words(text: str) -> list[str]:
-  return re.sub(r"[^a-z0-9' ]", "", text.lower().replace("-", " ").replace("’", "'")).split()
+  words = re.sub(r"[^a-z0-9' ]", "", text.lower().replace("-", " ").replace("’", "'")).split()
+  return [SPELLINGS.get(word, word) for word in words]
 
 
 def edit_distance(first: list[str], second: list[str]) -> int:
@@ -116,7 +122,7 @@ def measure_finished(folder: pathlib.Path, every: int, only: str | None) -> None
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("what", choices=("candidates", "finished"))
-  parser.add_argument("--every", type=int, default=4, help="read every n-th turn of a dialogue")
+  parser.add_argument("--every", type=int, default=3, help="read every n-th turn of a dialogue")
   parser.add_argument("--only", help="comma-separated dialogue ids")
   parser.add_argument("--voices", type=pathlib.Path, default=VOICES_FOLDER)
   args = parser.parse_args()

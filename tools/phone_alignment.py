@@ -14,6 +14,7 @@ MAX_STOP = 0.13  # Seconds: a stop after a pause begins this long before its rel
 
 FRAME_OFFSET = 0.008  # Seconds: the aligner's frame k is centred at 10 k + 12.8 ms, half a frame later than 10 k + 5 ms.
 NOISE_LEVELS = (3e-4, 1e-3, 1e-2, 3e-3, 1e-2, 2e-2, 1e-2, 3e-3)  # Tried one after another.
+LEFT_OUT, MOST_LEFT_OUT = 0.01, 0.2  # Shares of the energy outside the phones: with which to be content, not to be borne.
 
 # misaki's English alphabet to ARPAbet without stress digits. "T" is the tap in "water".
 ARPABET = {
@@ -81,14 +82,28 @@ def _align_somehow(wav: Float[np.ndarray, "S"], words: list[list[str]]) -> list[
   if sum(map(len, words)) == 1:
     return None
   # Another length of silence, another level of noise; then the whole sentence as one word, which allows no pauses.
+  best, least = None, MOST_LEFT_OUT
   for split in (True, False):
     for index, noise in enumerate(NOISE_LEVELS):
       text = words if split else [[phone for word in words for phone in word]]
       found = _align(wav, text, pad=0.1 + 0.05 * index, noise=noise, seed=index)
-      if found is not None:
+      if found is None:
+        continue
+      left_out = _share_left_out(wav, found)
+      if left_out < least:
         phones = iter([phone for word in found for phone in word])
-        return [[next(phones) for _ in word] for word in words]
-  return None
+        best, least = [[next(phones) for _ in word] for word in words], left_out
+      if least < LEFT_OUT:
+        return best
+  return best
+
+
+def _share_left_out(wav: Float[np.ndarray, "S"], found: list[list[Phone]]) -> float:
+  """Share of the sound's energy that lies outside all phones, where the aligner has taken a murmur for silence."""
+  outside = np.ones(len(wav), bool)
+  for _, start, end in (phone for word in found for phone in word):
+    outside[max(0, round((start - 0.06) * SAMPLE_RATE)) : max(0, round((end + 0.1) * SAMPLE_RATE))] = False
+  return float(np.sum(wav[outside] ** 2) / np.sum(wav**2))
 
 
 def _align(

@@ -20,6 +20,7 @@ class Voice:
     sex: "female" or "male".
     split: of the dialogues in which it is heard.
     sizes: range of a person's size, the factor on pitch and formants.
+    pace: factor on the engine's rate, for voices that hurry more than others.
   """
 
   engine: str
@@ -27,22 +28,23 @@ class Voice:
   sex: str
   split: str
   sizes: tuple[float, float]
+  pace: float = 1.0
 
   @property
   def name(self) -> str:
     return f"{self.engine}-{'+'.join(part for part, _ in self.parts)}"
 
 
-# Sizes keep women's medians between 165 and 285 Hz and men's between 85 and 130 Hz, whatever the model's own.
+# Sizes keep women's medians between 170 and 280 Hz and men's between 85 and 130 Hz, whatever the model's own.
 HEART = Voice("hibari", (("heart", 1.0),), "female", "train", (0.95, 1.07))
 KUMO = Voice("kokoro", (("jm_kumo", 1.0),), "male", "train", (1.0, 1.16))
 VOICES = (
     HEART,
-    Voice("kokoro", (("jf_alpha", 1.0),), "female", "train", (0.88, 0.98)),
+    Voice("kokoro", (("jf_alpha", 1.0),), "female", "train", (0.88, 0.98), pace=0.9),
     Voice("kokoro", (("jf_gongitsune", 1.0),), "female", "train", (0.93, 1.05)),
     KUMO,
     Voice("kokoro", (("jm_kumo", 0.7), ("jf_alpha", 0.3)), "male", "train", (0.88, 0.98)),
-    Voice("kokoro", (("jf_tebukuro", 1.0),), "female", "val", (0.82, 0.92)),
+    Voice("kokoro", (("jf_tebukuro", 1.0),), "female", "val", (0.76, 0.86)),
     Voice("kokoro", (("jm_kumo", 0.7), ("jf_tebukuro", 0.3)), "male", "val", (0.84, 0.94)),
     Voice("kokoro", (("jf_nezumi", 1.0),), "female", "test", (0.92, 1.04)),
     Voice("flite", (("cmu_us_rms", 1.0),), "male", "test", (0.93, 1.1)),

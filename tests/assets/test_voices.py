@@ -72,6 +72,37 @@ def test_voice_and_seniority_tell_nothing_about_the_relation(dialogues):
     assert 26 < np.mean(lengths) < 40 and min(lengths) > 20
 
 
+def test_nothing_that_a_test_voice_is_made_of_is_heard_in_training(dialogues):
+  heard = collections.defaultdict(set)
+  for dialogue in dialogues:
+    for voice in dialogue.voices:
+      heard[dialogue.split] |= voice.parts
+  assert not heard["test"] & (heard["train"] | heard["val"]), heard
+  assert not heard["test"] & {"kokoro-jm_kumo", "hibari-heart"} and len(heard["train"]) >= 4
+
+
+def test_every_dialogue_has_the_voices_of_its_cast(dialogues):
+  """Nine, each in its split alone; a relation's training dialogues share all of them out as evenly as the others'."""
+  known = {voice.name: voice for voice in voice_cast.VOICES}
+  assert len(known) == len(voice_cast.VOICES) == 9
+  places, counts = collections.Counter(), collections.Counter()
+  for dialogue in dialogues:
+    place = places[dialogue.relation, dialogue.split]
+    places[dialogue.relation, dialogue.split] += 1
+    wanted = voice_cast.cast(dialogue.split, place, dialogue.id)
+    for voice in dialogue.voices:
+      cast = known[voice.name]
+      assert (cast, cast.sex, cast.split) == (wanted[voice.sex], voice.sex, dialogue.split), dialogue.id
+      assert cast.sizes[0] <= voice.size <= cast.sizes[1] and (voice.speed is None or 0.96 <= voice.speed <= 1.08)
+      counts[voice.name, dialogue.relation, dialogue.split] += 1
+  for name, voice in known.items():
+    assert sum(weight for _, weight in voice.parts) == 1
+    shares = [counts[name, relation, voice.split] for relation in RELATIONS]
+    assert min(shares) >= {"train": 2, "val": 2, "test": 3}[voice.split] and max(shares) - min(shares) <= 2, (name, shares)
+  followed = {dialogue.id for dialogue in dialogues if None in {voice.speed for voice in dialogue.voices}}
+  assert followed == {d.id for d in dialogues if d.id in voice_cast.FILMED and d.split == "test"}
+
+
 def test_the_films_lips_follow_the_voices_that_are_heard(dialogues):
   """What would be filmed to these phones at this loudness is what was filmed, though two voices have changed since."""
   names = {conversation_name(dialogue.id, CAPTURED_PERFORMANCE): dialogue for dialogue in dialogues}
@@ -144,7 +175,7 @@ def test_sound_lies_where_the_timings_say(sounding):
     assert -80 < _decibels(wav[silence]) < -55
 
 
-@pytest.mark.parametrize("filmed", [False])
+@pytest.mark.parametrize("filmed", [False, True])
 def test_vowels_sound_and_stops_are_closed_where_the_timings_say(sounding, dialogues, filmed):
   """Vowels' middles against the closures of P, T and K: far apart at the stated times, near when 50 ms off.
 
@@ -186,7 +217,7 @@ def test_women_and_men_differ_in_pitch(sounding):
             pitch[dialogue.id, dialogue.voices[speaker - 1].sex].append(_pitch(wav[middle - 400 : middle + 400]))
   for dialogue, _, _ in sounding:
     female, male = (np.nanmedian(pitch[dialogue.id, sex]) for sex in ("female", "male"))
-    assert 160 < female < 290 and 75 < male < 140 and female / male > 1.3, (dialogue.id, female, male)
+    assert 160 < female < 310 and 75 < male < 140 and female / male > 1.3, (dialogue.id, female, male)
 
 
 def test_broken_files_are_reported_in_one_line(tmp_path):
