@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from configs.ablations import VARIANTS
 from configs.demo import get_config
 from rsatalker_jax.commands import train
 
@@ -156,6 +157,7 @@ def train_quickly(config, workdir: str, **options) -> None:
 def tiny_config(root: pathlib.Path):
   """The demo's config, shrunk to the tiny world: a few steps of each stage."""
   config = get_config()
+  config.update_from_flattened_dict(VARIANTS["clean_voices"][1])
   config.data.embedded_root, config.data.captures = "", ()
   for name in ("conversations", "relations", "capture", "triplets", "features"):
     config.data[name] = str(root / config.data[name])

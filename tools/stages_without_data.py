@@ -14,6 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rsatalker_jax import talker as talkers
+from rsatalker_jax.data.capture_collection import CaptureCollection
+from rsatalker_jax.data.captured_people import CapturedPeople
 from rsatalker_jax.data.captures import Capture
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.triplets import FilmedConversation, Films
@@ -102,6 +104,9 @@ class BlankTalker(Talker):
   def open_capture(self, folder, split: str) -> Capture:
     del split
     return BlankCapture(pathlib.Path(folder), self.sizes)
+
+  def open_captures(self, people: CapturedPeople, split: str) -> CaptureCollection:
+    return CaptureCollection([self.open_capture(folder, split) for folder in people.folders], people.names)
 
 
 class BlankInputs(StageInputs):
