@@ -162,6 +162,7 @@ def _define_export() -> None:
   flags.DEFINE_integer("frames", None, "How many .html plays; at most 100 if not given.", lower_bound=1)
   flags.DEFINE_string("relation", None, "With the joint stage's offset corrections for this relation.")
   flags.DEFINE_string("person", None, "Whose avatar, where the run has several people; the first if not given.")
+  flags.DEFINE_bool("live", False, "An .html that listens to a microphone and answers, with the run's causal generator in it.")
   flags.mark_flags_as_required(["workdir", "out"])
 
 
@@ -178,6 +179,7 @@ def _export() -> None:
       frame=FLAGS.frame,
       frames=FLAGS.frames,
       relation=FLAGS.relation,
+      live=FLAGS.live,
   )
 
 

@@ -33,8 +33,8 @@ class Sound {
     const context = new AudioContext({ latencyHint: "interactive" });
     try {
       await context.resume();
-      const script = URL.createObjectURL(new Blob([byId("worklet").textContent], { type: "text/javascript" }));
-      await context.audioWorklet.addModule(script);
+      // Not as a blob: a page that was opened from disk may not load its own.
+      await context.audioWorklet.addModule(`data:text/javascript,${encodeURIComponent(byId("worklet").textContent)}`);
     } catch (error) {
       microphone.getTracks().forEach((track) => track.stop());
       await context.close();

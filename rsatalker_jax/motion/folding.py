@@ -68,15 +68,15 @@ def _fold(params: Mapping[str, Any], name: str, socials: Float[np.ndarray, "R D"
         arrays[inner] = np.asarray(part)
 
 
-def check_foldable(generator: Any, encoder: LogMel | None, place: object) -> None:
+def check_foldable(generator: Any, encoder: LogMel, place: object) -> None:
   """Refuses what a page cannot compute, naming `place`, a run.
 
   Args:
     generator: a run's.
-    encoder: of its speech; None where it is another than log-mel.
+    encoder: of its speech.
 
   Raises:
-    InputError: another architecture, a generator or features that look ahead, or another speech encoder.
+    InputError: another architecture, or a generator or features that look ahead.
   """
   architecture = generator.config.architecture
   if not isinstance(generator, MotionGenerator):
@@ -86,7 +86,5 @@ def check_foldable(generator: Any, encoder: LogMel | None, place: object) -> Non
   if generator.config.own_lookahead:
     expected = "0: nobody knows beforehand what a live voice will say"
     raise InputError(place, "generator.own_lookahead", generator.config.own_lookahead, expected)
-  if encoder is None:
-    raise InputError(place, "speech.encoder", "another than 'logmel'", "'logmel', which a page can compute")
   if not encoder.causal:
     raise InputError(place, "speech.causal", False, "True, for features that look at nothing ahead")

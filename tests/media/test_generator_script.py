@@ -7,9 +7,8 @@ import pytest
 
 from media.scripts import run_scripts
 from motion_configs import motion_config
-from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionGenerator, MotionStream, streaming
-from rsatalker_jax.motion.folding import check_foldable, fold_generator
+from rsatalker_jax.motion.folding import fold_generator
 from rsatalker_jax.speech import LogMel
 from rsatalker_jax.speech.level import level_voice
 from rsatalker_jax.speech.logmel import to_frames
@@ -88,7 +87,7 @@ def test_scripts_give_the_motion_of_the_stream(tmp_path, changes, level, encoder
   motion_a *= 10  # So that a wrong standardisation shows.
   stream = MotionStream(generator, variables, socials[1], encoder=encoder, level=level, lengths=(10,))
   expected = stream.push(wavs[0], motion_a, wavs[1])
-  assert 0.1 < (expected - expected.mean(axis=0)).std() < 3.0
+  assert 0.02 < (expected - expected.mean(axis=0)).std() < 3.0
   made = play(generator, variables, socials, encoder, level, wavs, motion_a, [1] * frames, tmp_path / "a")
   np.testing.assert_allclose(made, expected, rtol=0, atol=5e-5)
 
