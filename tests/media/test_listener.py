@@ -27,6 +27,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-
 def model():
   """The generator, its variables and social features, and what a page has of them."""
   generator, variables, socials = random_generator(ENCODER, **FULL)
+  variables["statistics"]["motion_std"] *= 0.2  # 0.02 to 0.3, as real motion's.
   settings, weights = fold_generator(generator, variables, socials)
   return (generator, variables, socials), settings | {"speech": speech_settings(ENCODER, True)}, weights
 
@@ -52,9 +53,9 @@ def test_weights_of_16_bits_move_the_motion_by_less_than_a_ten_thousandth(tmp_pa
   wavs, motion_a = conversation(1500)
   tables = Tables("run")
   listener.add_weights(tables, weights)
-  main = """async ({ settings, tables, names, packed, heard, own }) => {
+  main = """async ({ settings, tables, arrays, packed, heard, own }) => {
     const read = readTables(tables, await unzip(packed)), weights = {}, out = [];
-    for (const name of names) weights[name] = readFrame(read[name], 0);
+    for (const name of arrays) weights[name] = readFrame(read[name], 0);
     const conversation = new Conversation({ settings, weights }, 16000);
     conversation.relation = 1;
     for (let i = 0; i < heard.length; i += 1000) {
@@ -64,11 +65,11 @@ def test_weights_of_16_bits_move_the_motion_by_less_than_a_ten_thousandth(tmp_pa
   }"""
   made = run_scripts(
       ["tables.js", *listener.GENERATOR_SCRIPTS], main, tmp_path / "run", settings=settings, tables=tables.descriptions,
-      names=list(weights), packed=tables.pack(), heard=wavs[0], own=wavs[1],
+      arrays=list(weights), packed=tables.pack(), heard=wavs[0], own=wavs[1],
   ).reshape(-1, 56)  # fmt: skip
   stream = MotionStream(generator, variables, socials[1], encoder=ENCODER, level=True, lengths=(25,))
   expected = stream.push(wavs[0], np.zeros_like(motion_a), wavs[1])
-  assert len(made) == 1500 and expected.std() > 0.05
+  assert len(made) == 1500 and (expected - expected.mean(axis=0)).std() > 0.01
   np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4)
 
 
@@ -85,7 +86,7 @@ def test_sound_of_any_rate_is_heard_at_16_kilohertz(tmp_path, rate):
   high = np.sin(2 * np.pi * 11000 * time(rate)) if rate > 22050 else 0
   out = run_scripts(["hearing.js", "conversation.js"], main, tmp_path / "run", wav=(tones(rate) + high).astype(np.float32), rate=rate)
   assert 7900 < len(out) <= 8000
-  np.testing.assert_allclose(out[100:], tones(16000)[100 : len(out)], rtol=0, atol=3e-3)
+  np.testing.assert_allclose(out[100:], tones(16000)[100 : len(out)], rtol=0, atol=2e-4)
 
 
 @needs_browser
@@ -99,10 +100,19 @@ def test_head_listens_to_a_microphone(page, tmp_path):
     state = """ready.then((p) => ({ frames: p.conversation.frames, at: p.sound.context.currentTime, message: byId("message").textContent,
       level: byId("level").value, button: byId("start").textContent, place: p.place, newest: p.newest, motions: p.motions.map((x) => [...x]) }))"""
     opened.evaluate("""ready.then((p) => { p.draw = () => {}; byId("start").click(); })""")  # Drawing in software takes all there is.
-    wait = lambda condition: opened.evaluate(f"""new Promise((resolve) => {{
-      const look = async () => (await ready.then((p) => {condition})) ? resolve(true) : setTimeout(look, 50);
-      look();
-    }})""")
+
+
+    def wait(condition: str) -> None:
+      """At most two minutes, for busy machines."""
+      said = opened.evaluate(f"""new Promise((resolve) => {{
+        const began = Date.now(), look = async () => {{
+          if (await ready.then((p) => {condition})) return resolve(null);
+          return Date.now() > began + 120000 ? resolve(byId("message").textContent) : setTimeout(look, 50);
+        }};
+        look();
+      }})""")
+      assert said is None, (condition, said)
+
     wait("p.conversation && p.conversation.frames > 10")
     first = opened.evaluate(state)
     wait(f"p.conversation.frames > {first['frames']} + 50")
