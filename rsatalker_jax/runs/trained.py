@@ -118,13 +118,21 @@ class TrainedRun:
       self.check_basis(basis, "stream")
     if "generator" not in self.params:
       raise InputError("run", "motion", f"only {self.stages}", "a finished motion stage")
-    if np.shape(relation) != (2,) or not np.isin(relation, (UNKNOWN, 0, 1)).all():
-      raise InputError("stream", "relation", np.array(relation), f"[blood, equal], each 0, 1 or {UNKNOWN} for unknown")
     encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
-    social = self.talker.social_feature(self.params, jnp.asarray(self._told(relation)))
+    social = self.social_feature(relation)
     variables = {**self.params["generator"], "statistics": self.buffers["generator"]}
     level = encoder is not None and self.config.speech.level
     return MotionStream(self.talker.generator, variables, social, encoder=encoder, level=level, lengths=lengths)
+
+  def social_feature(self, relation: Int[np.ndarray, "2"]) -> Float[np.ndarray, "D"]:
+    """What a stream is told of a relation, as `MotionStream.social`.
+
+    Raises:
+      InputError: there is no such relation.
+    """
+    if np.shape(relation) != (2,) or not np.isin(relation, (UNKNOWN, 0, 1)).all():
+      raise InputError("stream", "relation", np.array(relation), f"[blood, equal], each 0, 1 or {UNKNOWN} for unknown")
+    return np.asarray(self.talker.social_feature(self.params, jnp.asarray(self._told(relation))))
 
   @property
   def draws_images(self) -> bool:
