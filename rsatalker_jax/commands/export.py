@@ -125,7 +125,7 @@ def _export_listener(workdir: str, out: str, format: str, person: str | None, ot
   count = sum(x.size for x in weights.values())
   print(
       f"wrote {out}: {size / 1e6:.1f} MB, {len(run.avatar.binding)} Gaussians and a generator of {count} numbers for"
-      f" {len(relations)} relations; run {workdir} ({run.stages})"
+      f" {len(relations)} relation{'s' * (len(relations) > 1)}; run {workdir} ({run.stages})"
   )
   if "offsets" in run.params:
     print(f"left out: the offset corrections (Eq. 8), up to {1000 * _largest_offset(run):.2g} mm at rest")

@@ -1,42 +1,21 @@
 "use strict";
 // A conversation without a server: samples of both voices at the rate of the sound device in, B's motion out.
 
-/** Samples of another rate, in pieces, at 16 kHz: a sinc under a Hann window. Sample n lies at the time of n / 16000 s. */
+/** Samples of another rate, in pieces of at most some thousands, at 16 kHz. Sample n lies at the time of n / 16000 s. */
 class Resampler {
   constructor(rate) {
-    const divisor = (a, b) => (b ? divisor(b, a % b) : a), common = divisor(rate, SAMPLE_RATE);
-    this.phases = SAMPLE_RATE / common, this.steps = rate / common;  // An output every steps / phases inputs.
-    const cutoff = 0.95 * Math.min(1, SAMPLE_RATE / rate);
-    this.half = rate === SAMPLE_RATE ? 0 : Math.ceil(24 / cutoff);  // Inputs seen to each side.
-    this.weights = this.half ? Array.from({ length: this.phases }, (_, phase) => this.kernel(phase / this.phases, cutoff)) : null;
-    this.waiting = new Float32Array(this.half);  // What is still needed; before the beginning there is silence.
-    this.phase = 0;
-  }
-
-  kernel(place, cutoff) {
-    const { half } = this, out = new Float64Array(2 * half + 1);
-    for (let i = 0; i < out.length; i++) {
-      const x = i - half - place, turn = Math.PI * cutoff * x;
-      if (Math.abs(x) < half) out[i] = (turn ? Math.sin(turn) / turn : 1) * (0.5 + 0.5 * Math.cos(Math.PI * x / half));
-    }
-    const sum = out.reduce((a, b) => a + b);
-    return out.map((x) => x / sum);
+    const step = rate / SAMPLE_RATE;
+    this.rate = rate, this.sinc = new Sinc(0.92 * Math.min(1, 1 / step), Math.ceil(16 * Math.max(1, step)));
+    this.ring = new Float32Array(1 << 14), this.written = 0;  // Before the beginning there is silence.
+    this.made = 0;
   }
 
   /** The samples that can be told now. */
   push(samples) {
-    if (!this.half) return samples;
-    const all = new Float32Array(this.waiting.length + samples.length), out = [];
-    all.set(this.waiting), all.set(samples, this.waiting.length);
-    let start = 0;  // Of the inputs that the next output is made of.
-    for (; start + 2 * this.half < all.length; this.phase %= this.phases) {
-      const weights = this.weights[this.phase];
-      let sum = 0;
-      for (let i = 0; i < weights.length; i++) sum += weights[i] * all[start + i];
-      out.push(sum);
-      this.phase += this.steps, start += Math.floor(this.phase / this.phases);
-    }
-    this.waiting = all.slice(start);
+    if (this.rate === SAMPLE_RATE) return samples;
+    const { ring, sinc, rate } = this, out = [];
+    for (const sample of samples) ring[this.written++ & (ring.length - 1)] = sample;
+    for (let place; (place = this.made * rate / SAMPLE_RATE) + sinc.half + 1 <= this.written; this.made++) out.push(sinc.at(ring, place));
     return Float32Array.from(out);
   }
 }

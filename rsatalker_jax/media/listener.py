@@ -24,7 +24,7 @@ from rsatalker_jax.media.viewer import SCRIPTS, front_view, read_scripts
 
 _PAGE = pathlib.Path(__file__).with_suffix(".html")
 # Classic scripts in the order in which they are loaded; the generator's need no page.
-GENERATOR_SCRIPTS = ("hearing.js", "generator.js", "conversation.js")
+GENERATOR_SCRIPTS = ("../live/resampler.js", "hearing.js", "generator.js", "conversation.js")
 
 
 def write_listener(

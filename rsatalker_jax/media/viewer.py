@@ -51,8 +51,8 @@ def front_view(head: HeadModel) -> dict[str, Any]:
 
 
 def read_scripts(*names: str) -> str:
-  """Scripts of this folder, one after the other, as one that may stand within a page."""
-  return "\n".join(_PAGE.with_name(name).read_text(encoding="utf-8") for name in names)
+  """Scripts, by their paths from this folder, one after the other, as one that may stand within a page."""
+  return "\n".join((_PAGE.parent / name).read_text(encoding="utf-8") for name in names)
 
 
 def _face_centre(head: HeadModel) -> tuple[float, float, float]:

@@ -5,38 +5,66 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tiny_world
 from configs.ablations import VARIANTS
+from rsatalker_jax.avatar import init_avatar
 from rsatalker_jax.baselines.motion import make_generator
 from rsatalker_jax.commands import export
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionConfig, MotionGenerator
-from rsatalker_jax.runs import load_run
+from rsatalker_jax.runs import TrainedRun
+from rsatalker_jax.talker import make_talker
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-  """The workdir of a finished causal run of all stages, with voices at one level."""
+def made(tmp_path_factory):
+  """A finished causal run of all stages, with voices at one level, but for the training: random parameters."""
   root = tmp_path_factory.mktemp("world") / "data"
-  tiny_world.write_world(root)
+  root.mkdir()
+  tiny_world.write_head(root / "head.npz")
   config = tiny_world.tiny_config(root)
   config.update_from_flattened_dict({**VARIANTS["causal"][1], "speech.level": True})
-  workdir = str(tmp_path_factory.mktemp("run"))
-  tiny_world.train_quickly(config, workdir)
-  return workdir
+  talker = make_talker(config)
+  features = jnp.zeros(config.generator.features)
+  frame, relation = jnp.zeros((1, 256)), jnp.zeros(2, jnp.int32)
+  shapes = {
+      "generator": jax.eval_shape(talker.generator.init, jax.random.key(0), frame, jnp.zeros((1, 56)), frame, features),
+      "social": jax.eval_shape(talker.social.init, jax.random.key(0), relation),
+      "offsets": jax.eval_shape(talker.offset_net.init, jax.random.key(0), jnp.zeros(64), jnp.zeros(()), jnp.zeros(56)),
+  }
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(lambda x: (0.1 * rng.normal(size=x.shape)).astype(np.float32), shapes)
+  del params["generator"]["statistics"]
+  statistics = {"motion_mean": np.zeros(56, np.float32), "motion_std": np.ones(56, np.float32)}
+  avatar = init_avatar(talker.head, jnp.zeros(2), num_gaussians=200, sh_degree=1)
+  params["avatar"] = {field.name: getattr(avatar.gaussians, field.name) for field in dataclasses.fields(avatar.gaussians)}
+  buffers = {"generator": statistics, "avatar": {"binding": avatar.binding, "shape": avatar.shape}}
+  return TrainedRun(config, talker, params, buffers, "motion:4 avatar:4 joint:3")
+
+
+@pytest.fixture
+def load(made, monkeypatch):
+  """Has the command find this run, or another one."""
+
+  def find(run):
+    monkeypatch.setattr(export, "load_run", lambda workdir, **_: run)
+
+  find(made)
+  return find
 
 
 def header_of(path):
   return json.loads(re.search(r'<script id="header" type="application/json">([^<]*)</script>', path.read_text())[1])
 
 
-def test_page_is_the_runs(trained, tmp_path, capsys):
+def test_page_is_the_runs(made, load, tmp_path, capsys):
   path = tmp_path / "deep" / "page.html"
-  export.export_avatar(workdir=trained, out=str(path), live=True)
-  run, header = load_run(trained), header_of(path)
+  export.export_avatar(workdir="run", out=str(path), live=True)
+  run, header = made, header_of(path)
   assert header["relations"] == ["blood,equal", "blood,unequal", "non_blood,equal", "non_blood,unequal", "unknown"]
   assert header["settings"]["speech"] == {"mels": 64, "hop": 160, "context": 4, "level": True}
   assert header["settings"]["reach"] == 5 and header["settings"]["motionKernel"] == 27
@@ -54,24 +82,18 @@ def test_page_is_the_runs(trained, tmp_path, capsys):
   said = capsys.readouterr().out.splitlines()
   assert said[0] == (
       f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, {len(run.avatar.binding)} Gaussians and a generator of {kept} numbers"
-      f" for 5 relations; run {trained} ({run.stages})"
+      f" for 5 relations; run run ({run.stages})"
   )
   assert re.fullmatch(r"left out: the offset corrections \(Eq\. 8\), up to [0-9.e-]+ mm at rest", said[1])
 
 
-def test_a_run_that_was_told_of_no_relation_has_no_choice(trained, tmp_path, monkeypatch, capsys):
-  load = export.load_run
-
-  def load_untold(*arguments, **options):
-    run = load(*arguments, **options)
-    run.config.motion.social_module = False
-    run.params.pop("offsets")
-    return run
-
-  monkeypatch.setattr(export, "load_run", load_untold)
-  export.export_avatar(workdir=trained, out=str(tmp_path / "page.html"), live=True)
+def test_a_run_that_was_told_of_no_relation_has_no_choice(made, load, tmp_path, capsys):
+  config = made.config.copy_and_resolve_references()
+  config.motion.social_module = False
+  load(dataclasses.replace(made, config=config, params={k: v for k, v in made.params.items() if k != "offsets"}))
+  export.export_avatar(workdir="run", out=str(tmp_path / "page.html"), live=True)
   assert header_of(tmp_path / "page.html")["relations"] == ["unknown"]
-  assert "for 1 relations" in capsys.readouterr().out
+  assert "for 1 relation;" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -79,10 +101,10 @@ def test_a_run_that_was_told_of_no_relation_has_no_choice(trained, tmp_path, mon
     (dict(motion="a.npz"), "--live: found --motion with it, expected none"),
     (dict(frames=3, frame=2), "--live: found --frame and --frames with it, expected none"),
     (dict(relation="blood,equal"), "--live: found --relation with it, expected none"),
-    (dict(workdir="no_run"), "no_run/config.json: found no such file"),
+    ({}, "no_run/config.json: found no such file"),
 ])  # fmt: skip
-def test_mistakes_are_one_line_and_leave_no_file(trained, tmp_path, changes, message):
-  options = dict(workdir=trained, out="head.html", live=True) | changes
+def test_mistakes_are_one_line_and_leave_no_file(tmp_path, changes, message):
+  options = dict(workdir="no_run", out="head.html", live=True) | changes
   options["out"] = str(tmp_path / options["out"])
   with pytest.raises(InputError) as error:
     export.export_avatar(**options)
@@ -99,19 +121,18 @@ def test_mistakes_are_one_line_and_leave_no_file(trained, tmp_path, changes, mes
     ((), {}, dict(encoder="wav2vec2"), "speech.encoder: found 'wav2vec2', expected 'logmel'"),
     ((), {}, dict(causal=False), "speech.causal: found False, expected True"),
 ])  # fmt: skip
-def test_runs_that_cannot_listen_are_told_in_one_line(trained, tmp_path, monkeypatch, params, generator, speech, message):
+def test_runs_that_cannot_listen_are_told_in_one_line(made, load, tmp_path, params, generator, speech, message):
   """`params`: all that there is; (): everything."""
-  run = load_run(trained)
-  talker = run.talker
+  talker, config = made.talker, made.config.copy_and_resolve_references()
   if "architecture" in generator:
-    talker = dataclasses.replace(talker, generator=make_generator(MotionConfig(**run.config.generator | generator), run.config.baselines))
+    config.generator.update(generator)
+    talker = dataclasses.replace(talker, generator=make_generator(MotionConfig(**config.generator), config.baselines))
   elif generator:
     talker = dataclasses.replace(talker, generator=MotionGenerator(dataclasses.replace(talker.generator.config, **generator)))
-  run.config.speech.update(speech)
-  kept = {name: group for name, group in run.params.items() if not params or name in (*params, "social")}
-  changed = dataclasses.replace(run, talker=talker, params=kept)
-  monkeypatch.setattr(export, "load_run", lambda *_, **__: changed)
+  config.speech.update(speech)
+  kept = {name: group for name, group in made.params.items() if not params or name in (*params, "social")}
+  load(dataclasses.replace(made, config=config, talker=talker, params=kept))
   with pytest.raises(InputError) as error:
-    export.export_avatar(workdir=trained, out=str(tmp_path / "head.html"), live=True)
-  assert str(error.value).startswith(f"{trained}: {message}") and "\n" not in str(error.value)
+    export.export_avatar(workdir="run", out=str(tmp_path / "head.html"), live=True)
+  assert str(error.value).startswith(f"run: {message}") and "\n" not in str(error.value)
   assert list(tmp_path.iterdir()) == []
