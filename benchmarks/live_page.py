@@ -72,13 +72,17 @@ def main() -> None:
   for part, add in (
       ("generator", lambda tables: listener.add_weights(tables, weights)),
       ("head", lambda tables: tables.add_head(shown.avatar, shown.talker.head)),
-      (f"{len(shown.avatar.binding)} Gaussians", lambda tables: tables.add_gaussians(shown.avatar, tables.add_triangles(shown.avatar, shown.talker.head))),
+      (f"{len(shown.avatar.binding)} Gaussians", lambda tables: add_avatar(tables, shown)),
   ):
     tables = Tables(options.workdir)
     add(tables)
     print(f"  {part:18} {len(tables.pack()) / 1e6:.2f} MB")
   for what, milliseconds in times.items():
     print(f"{what:32} {milliseconds:.2f} ms")
+
+
+def add_avatar(tables: Tables, run) -> None:
+  tables.add_gaussians(run.avatar, tables.add_triangles(run.avatar, run.talker.head))
 
 
 def in_steps(x: np.ndarray) -> np.ndarray:
@@ -90,9 +94,10 @@ def in_steps(x: np.ndarray) -> np.ndarray:
 def read_voices(run, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """So many frames of unseen conversations, one after the other."""
   pieces, count = ([], [], []), 0
-  for conversation in load_dualtalk(run.data_path("conversations"), "test").conversations:
+  for conversation in load_dualtalk(run.data_path("conversations"), "test", default_relation="unknown"):
     length = len(conversation.motion_a)
-    values = conversation.speech_a[: length * SAMPLES_PER_FRAME], conversation.speech_b[: length * SAMPLES_PER_FRAME], conversation.motion_a
+    voices = (voice[: length * SAMPLES_PER_FRAME] for voice in (conversation.speech_a, conversation.speech_b))
+    values = *voices, conversation.motion_a
     for piece, value in zip(pieces, values, strict=True):
       piece.append(value)
     count += length

@@ -73,6 +73,23 @@ def test_weights_of_16_bits_move_the_motion_by_less_than_a_ten_thousandth(tmp_pa
   np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4)
 
 
+def test_own_face_is_guessed_by_a_second_stream_with_places_swapped(tmp_path, model):
+  (generator, variables, socials), settings, weights = model
+  wavs, _ = conversation(20)
+  main = """({ settings, weights, heard, own }) => {
+    const conversation = new Conversation({ settings, weights }, 16000);
+    conversation.guesses = true;
+    return Float32Array.from(conversation.push(heard, own).flatMap((motion) => [...motion]));
+  }"""
+  inputs = dict(settings=settings, weights=weights, heard=wavs[0], own=wavs[1])
+  made = run_scripts(list(listener.GENERATOR_SCRIPTS), main, tmp_path / "run", **inputs).reshape(-1, 56)
+  b, a = (MotionStream(generator, variables, socials[0], encoder=ENCODER, level=True, lengths=(1,)) for _ in range(2))
+  expected = [np.zeros((1, 56), np.float32)]
+  for wav_a, wav_b in zip(*wavs.reshape(2, 20, 640), strict=True):
+    expected.append(b.push(wav_a, a.push(wav_b, expected[-1], wav_a), wav_b))
+  np.testing.assert_allclose(made, np.concatenate(expected[1:]), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("rate", [48000, 44100, 16000, 8000])
 def test_sound_of_any_rate_is_heard_at_16_kilohertz(tmp_path, rate):
   """In pieces of odd lengths: tones keep size and time, what 16 kHz cannot hold is gone."""
@@ -83,8 +100,8 @@ def test_sound_of_any_rate_is_heard_at_16_kilohertz(tmp_path, rate):
     for (let i = 0, n = 1; i < wav.length; i += n, n = n * 7 % 401) out.push(...resampler.push(wav.subarray(i, i + n)));
     return Float32Array.from(out);
   }"""
-  high = np.sin(2 * np.pi * 11000 * time(rate)) if rate > 22050 else 0
-  out = run_scripts(["../live/resampler.js", "hearing.js", "conversation.js"], main, tmp_path / "run", wav=(tones(rate) + high).astype(np.float32), rate=rate)
+  wav = tones(rate) + (np.sin(2 * np.pi * 11000 * time(rate)) if rate > 22050 else 0)
+  out = run_scripts(list(listener.GENERATOR_SCRIPTS), main, tmp_path / "run", wav=wav.astype(np.float32), rate=rate)
   assert 7900 < len(out) <= 8000
   np.testing.assert_allclose(out[100:], tones(16000)[100 : len(out)], rtol=0, atol=5e-4)
 
@@ -95,6 +112,7 @@ def test_head_listens_to_a_microphone(page, tmp_path):
   time = np.arange(48000 * 4) / 48000
   bursts = 0.5 * np.sin(2 * np.pi * 220 * time) * (np.sin(2 * np.pi * time) > 0)
   soundfile.write(tmp_path / "voice.wav", bursts.astype(np.float32), 48000, subtype="PCM_16")
+  soundfile.write(tmp_path / "words.wav", (0.3 * np.sin(np.arange(16000))).astype(np.float32), 8000, subtype="PCM_16")
   options = [*FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={tmp_path / 'voice.wav'}"]
   with OpenPage(page, tmp_path / "profile", holds_clock=False, options=options) as opened:
     state = """ready.then((p) => ({
@@ -127,6 +145,25 @@ def test_head_listens_to_a_microphone(page, tmp_path):
     opened.evaluate("""byId("relation").value = "unknown", byId("relation").dispatchEvent(new Event("change"))""")
     opened.evaluate("""byId("face").value = "guessed", byId("face").dispatchEvent(new Event("change"))""")
     assert opened.evaluate("ready.then((p) => [p.conversation.relation, p.conversation.guesses])") == [2, True]
+    opened.evaluate("byId('words').dispatchEvent(new Event('change'))")  # Without a file it says nothing.
+    choose = lambda content: opened.evaluate(f"""(() => {{
+      const bytes = Uint8Array.from(atob("{base64.b64encode(content).decode()}"), (c) => c.charCodeAt(0)), files = new DataTransfer();
+      files.items.add(new File([bytes], "words.wav"));
+      byId("words").files = files.files, byId("words").dispatchEvent(new Event("change"));
+    }})()""")
+    choose(b"no sound")
+    wait("byId('message').textContent === 'That file holds no sound that this browser knows.'")
+    opened.evaluate("""ready.then((p) => {
+      window.late = [];  // Frames from what the loudspeaker plays to what is drawn.
+      p.draw = () => p.speaks && late.push((p.sound.played() - p.first - p.sound.hold) / p.sound.rate * 25 - 0.5 - p.place);
+      const { push } = p.conversation;
+      p.conversation.push = (heard, own) => (window.loudest = Math.max(window.loudest ?? 0, ...own), push.call(p.conversation, heard, own));
+    })""")
+    choose((tmp_path / "words.wav").read_bytes())
+    wait("p.speaks")
+    wait("!p.speaks")
+    assert abs(opened.evaluate("late.sort((a, b) => a - b)[late.length >> 1]")) < 1
+    assert 0.25 < opened.evaluate("loudest") < 0.35
     opened.evaluate("""byId("start").click()""")
     wait("byId('start').textContent === 'Start'")
     assert opened.evaluate("ready.then((p) => [p.conversation, byId('message').textContent])") == [None, "Stopped."]
