@@ -3,6 +3,7 @@
 
 const HOLD = 1, VOICED = 2;
 const HELD = 2;  // Frames of B's sound that are held back while it speaks.
+const STALE = 0.5;  // Seconds after which a frame of A's is not sent any more.
 const RETRIES = [500, 1000, 2000, 4000, 8000];  // Milliseconds until a dropped socket is opened again.
 const REASONS = {
   NotAllowedError: "This page may not use the microphone. Allow it in the address bar of the browser, then start again.",
@@ -95,9 +96,9 @@ class Sound {
 class Conversation {
   constructor(about, face) {
     this.about = about, this.face = face, this.clock = new SoundClock();
-    this.rest = new Float32Array(56);
+    this.shown = new Float32Array(56);  // At rest.
     this.sound = null, this.socket = null, this.tries = 0;
-    this.latencies = [], this.trips = [], this.underruns = 0, this.drawn = [];
+    this.latencies = [], this.trips = [], this.underruns = 0, this.lost = 0;
   }
 
   get running() {
@@ -140,7 +141,7 @@ class Conversation {
   connect() {
     const socket = this.socket = new WebSocket(location.href.replace(/^http/, "ws").replace(/[?#].*/, "") + "socket");
     socket.binaryType = "arraybuffer";
-    this.sent = 0, this.ends = new Map(), this.spoken = null, this.lead = 1, this.place = null;
+    this.sent = 0, this.ends = new Map(), this.lead = 1, this.place = this.reported = null;
     this.clock.restart();
     this.sound.loudspeaker.port.postMessage(null);
     socket.onmessage = ({ data }) => {
@@ -166,11 +167,16 @@ class Conversation {
   hear({ sound, level, time }) {
     byId("level-a").value = loudness(level);
     if (!this.ready) return;
+    // After the page has stood still nobody wants answers to what was said meanwhile.
+    const late = Math.max(this.sound.context.currentTime - time, 0);
+    if (late > STALE) {
+      this.lost++;
+      return;
+    }
     const message = new DataView(new ArrayBuffer(4 + 2 * sound.length));
     message.setUint32(0, this.sent, true);
     new Int16Array(message.buffer, 4).set(sound);
     this.socket.send(message.buffer);
-    const late = Math.max(this.sound.context.currentTime - time, 0);
     this.ends.set(this.sent, performance.now() - 1000 * late);
     this.ends.delete(this.sent - 200);
     this.sent++;
@@ -179,7 +185,7 @@ class Conversation {
   answer(data) {
     const view = new DataView(data), number = view.getUint32(0, true), flags = view.getUint32(4, true);
     const motion = new Float32Array(data.slice(8, 232)), sound = new Int16Array(data.slice(232));
-    keepLast(this.trips, performance.now() - this.ends.get(number));
+    if (this.ends.has(number)) keepLast(this.trips, performance.now() - this.ends.get(number));
     this.clock.add(number, motion);
     this.holding = Boolean(flags & HOLD);
     byId("level-b").value = flags & VOICED ? loudness(measureLevel(sound)) : 0;
@@ -189,6 +195,22 @@ class Conversation {
   report(report) {
     this.clock.report(report);
     this.underruns = report.underruns, this.stored = report.stored;
+    if (this.ready && report.position !== null) this.noteDue(report);
+  }
+
+  /**
+   * Latency: from the end of a frame of A's to the moment at which its answer alone is due on the screen (the frame's middle), however
+   * rarely the screen draws.
+   */
+  noteDue({ position, time }) {
+    const place = position / 640 - 0.5, now = performance.now(), { made, heard } = this.sound.times(now), last = this.reported;
+    const due = now + 1000 * (time - made + (1 - this.lead) * (made - heard));
+    this.reported = { place, due };
+    if (!last || place < last.place || place - last.place > 25) return;
+    for (let frame = Math.ceil(last.place); frame < place; frame++) {
+      if (!this.ends.has(frame)) continue;
+      keepLast(this.latencies, last.due + (due - last.due) * (frame - last.place) / (place - last.place) - this.ends.get(frame));
+    }
   }
 
   obey(message) {
@@ -211,14 +233,12 @@ class Conversation {
 
   /** Draws what is to be seen now. */
   draw(now) {
-    let motion = this.shown ?? this.rest;
-    if (this.ready) {
-      const place = this.findPlace(now);
-      if (place !== null) motion = this.clock.motionAt(place) ?? motion;
-      if (place !== null) this.note(now, place);
+    const place = this.ready ? this.findPlace(now) : null;
+    if (place !== null) {
+      this.place = place;
+      this.shown = this.clock.motionAt(place) ?? this.shown;
     }
-    this.shown = motion;
-    this.face.show(motion);
+    this.face.show(this.shown);
   }
 
   /**
@@ -235,21 +255,6 @@ class Conversation {
     if (place === null) return null;
     // Time does not go back, even where two clocks disagree by a little.
     return this.place === null || place > this.place || place < this.place - 5 ? place : this.place;
-  }
-
-  /** Latency: from the end of a frame of A's to the moment at which its answer was due on the screen. */
-  note(now, place) {
-    const before = this.place ?? place;
-    if (place > before && place - before < 25) {
-      for (let frame = Math.ceil(before); frame < place; frame++) {
-        if (!this.ends.has(frame)) continue;
-        const due = this.noted + (now - this.noted) * (frame - before) / (place - before);
-        keepLast(this.latencies, due - this.ends.get(frame));
-        this.ends.delete(frame);
-      }
-    }
-    this.place = place, this.noted = now;
-    keepLast(this.drawn, [now, place, this.shown?.[50] ?? 0]);
   }
 }
 
@@ -296,7 +301,8 @@ function showNumbers() {
   if (!talk.ready || talk.latencies.length < 5) return;
   const recent = talk.latencies.slice(-100);
   say("numbers", `Answers are due ${Math.round(median(recent))} ms after the end of what is heard ` +
-    `(there and back ${Math.round(median(talk.trips.slice(-100)))} ms). Gaps in its voice: ${talk.underruns}.`);
+    `(there and back ${Math.round(median(talk.trips.slice(-100)))} ms). Gaps in its voice: ${talk.underruns}. ` +
+    (talk.lost ? `This page stood still: ${(0.04 * talk.lost).toFixed(1)} s of you were not heard.` : ""));
 }
 
 const KEYS = { s: "start", q: "quiet", p: "play", h: "headphones" };

@@ -36,7 +36,8 @@ class Voice:
   def say(self, wav: Float[np.ndarray, "S"]) -> None:
     """Appends a voice, 16 kHz in [-1, 1]."""
     frames = -(-len(wav) // SAMPLES_PER_FRAME)
-    samples = np.round(np.clip(np.pad(wav, (0, frames * SAMPLES_PER_FRAME - len(wav))), -1, 1) * 32767).astype(np.int16)
+    samples = np.zeros(frames * SAMPLES_PER_FRAME, np.int16)
+    samples[: len(wav)] = (np.asarray(wav).clip(-1, 1) * 32767).round()
     lead = 0 if self._queue else _LEAD
     self._queue.extend([_SILENCE] * lead + list(samples.reshape(frames, SAMPLES_PER_FRAME)) + [_SILENCE] * _TAIL)
 

@@ -125,9 +125,9 @@ class Worker:
     """
     context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would break.
     self._connection, theirs = context.Pipe()
-    target = (context.Process if own_process else threading.Thread)(target=work, args=(theirs, make_engine, arguments), daemon=True)
-    self._target, self._own_process = target, own_process
-    target.start()
+    kind = context.Process if own_process else threading.Thread
+    self._target = kind(target=work, args=(theirs, make_engine, arguments), daemon=True)
+    self._target.start()
     if own_process:
       theirs.close()
     self.trouble: str | None = None
@@ -138,7 +138,7 @@ class Worker:
     except EOFError:
       raise InputError("generator", "", "a process that ended before it was ready", "one that answers") from None
     if kind == "refused":
-      target.join()
+      self._target.join()
       raise InputError(*given[0])
     self.about, self.avatar = given
 
@@ -190,6 +190,6 @@ class Worker:
     """Ends the process."""
     self._connection.close()
     self._target.join(timeout=5)
-    if self._own_process and self._target.is_alive():
+    if not isinstance(self._target, threading.Thread) and self._target.is_alive():
       self._target.kill()
       self._target.join()

@@ -44,7 +44,7 @@ class OpenPage:
     page: a file, or an address of this machine.
     profile: a folder for the browser to make.
     holds_clock: whether the page has `CLOCK`.
-    options: further ones of the browser's.
+    options: of the browser, besides those that all have.
   """
 
   def __init__(self, page: pathlib.Path | str, profile: pathlib.Path, *, holds_clock: bool = True, options: Sequence[str] = ()):
