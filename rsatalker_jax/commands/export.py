@@ -12,6 +12,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.media import listener, splat_files, viewer
 from rsatalker_jax.runs import TrainedRun, load_run
+from rsatalker_jax.runs.shown import load_shown
 from rsatalker_jax.social import format_relation, parse_relation
 from rsatalker_jax.social.networks import TIME_PERIOD
 from rsatalker_jax.social.relation import RELATIONS
@@ -34,6 +35,7 @@ def export_avatar(
     relation: str | None = None,
     person: str | None = None,
     live: bool = False,
+    avatar_from: str | None = None,
 ) -> None:
   """Writes the avatar of a run.
 
@@ -48,6 +50,7 @@ def export_avatar(
     relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
     person: whose avatar, where the run has several people; None: the first.
     live: whether the page, instead of playing a motion, listens to a microphone and answers: the run's generator is in it.
+    avatar_from: with `live`, another run on the same head, whose avatar is shown; None: that of the run.
 
   Raises:
     InputError: for every mistake in the inputs, before anything is written.
@@ -56,8 +59,10 @@ def export_avatar(
   check_output("--out", out, {"--motion": motion})
   if live:
     given = {"--motion": motion, "--frame": frame or None, "--frames": frames, "--relation": relation}
-    _export_listener(workdir, out, format, person, [name for name, value in given.items() if value is not None])
+    _export_listener(workdir, avatar_from, out, format, person, [name for name, value in given.items() if value is not None])
     return
+  if avatar_from is not None:
+    raise InputError("--avatar_from", "", avatar_from, "--live with it")
   if format == "bound" and (motion is not None or relation is not None):
     raise InputError("--format", "", "bound with --motion or --relation", "neither: it holds no pose, but every one")
   if frame and motion is None and relation is None:
@@ -110,25 +115,24 @@ def export_avatar(
   print(f"wrote {out}: {count} Gaussians {pose}; run {workdir} ({run.stages})")
 
 
-def _export_listener(workdir: str, out: str, format: str, person: str | None, others: Sequence[str]) -> None:
+def _export_listener(
+    workdir: str, avatar_from: str | None, out: str, format: str, person: str | None, others: Sequence[str]
+) -> None:
   if format != "html":
     raise InputError("--live", "", f"the format {format}", "a page, .html")
   if others:
     raise InputError("--live", "", f"{' and '.join(others)} with it", "none: it makes its motion itself, for the relation that is chosen there")
-  run = load_run(workdir, person=person)
-  if "avatar" not in run.params:
-    raise InputError(workdir, "avatar", f"only {run.stages}", "a finished avatar stage")
+  run, shown = load_shown(workdir, avatar_from, person)
   settings, weights, relations = run.fold(workdir)
-  size = listener.write_listener(
-      out, run.avatar, run.talker.head, settings, weights, relations, background=run.talker.background
-  )
+  talker = shown.talker
+  size = listener.write_listener(out, shown.avatar, talker.head, settings, weights, relations, background=talker.background)
   count = sum(x.size for x in weights.values())
   print(
-      f"wrote {out}: {size / 1e6:.1f} MB, {len(run.avatar.binding)} Gaussians and a generator of {count} numbers for"
+      f"wrote {out}: {size / 1e6:.1f} MB, {len(shown.avatar.binding)} Gaussians and a generator of {count} numbers for"
       f" {len(relations)} relation{'s' * (len(relations) > 1)}; run {workdir} ({run.stages})"
   )
-  if "offsets" in run.params:
-    print(f"left out: the offset corrections (Eq. 8), up to {1000 * _largest_offset(run):.2g} mm at rest")
+  if "offsets" in shown.params:
+    print(f"left out: the offset corrections (Eq. 8), up to {1000 * _largest_offset(shown):.2g} mm at rest")
 
 
 def _largest_offset(run: TrainedRun) -> float:

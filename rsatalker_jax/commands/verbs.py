@@ -163,6 +163,7 @@ def _define_export() -> None:
   flags.DEFINE_string("relation", None, "With the joint stage's offset corrections for this relation.")
   flags.DEFINE_string("person", None, "Whose avatar, where the run has several people; the first if not given.")
   flags.DEFINE_bool("live", False, "An .html that listens to a microphone and answers, with the run's causal generator in it.")
+  flags.DEFINE_string("avatar_from", None, "With --live: a run on the same head whose avatar is shown; the same run if not given.")
   flags.mark_flags_as_required(["workdir", "out"])
 
 
@@ -180,6 +181,7 @@ def _export() -> None:
       frames=FLAGS.frames,
       relation=FLAGS.relation,
       live=FLAGS.live,
+      avatar_from=FLAGS.avatar_from,
   )
 
 

@@ -4,13 +4,14 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from rsatalker_jax.avatar import Avatar, drop_free_slots
+from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel
 from rsatalker_jax.media.tables import Tables
 from rsatalker_jax.media.viewer import front_view
 from rsatalker_jax.motion import MotionStream
-from rsatalker_jax.runs import TrainedRun, load_run
+from rsatalker_jax.runs import TrainedRun
+from rsatalker_jax.runs.shown import load_shown
 from rsatalker_jax.social.relation import UNKNOWN
 from rsatalker_jax.types import FPS
 
@@ -76,21 +77,5 @@ def load_engine(
   """
   if cache is not None:
     jax.config.update("jax_compilation_cache_dir", cache)
-  shown = load_run(workdir if avatar_from is None else avatar_from, person=person)
-  run = shown if avatar_from is None else load_run(workdir)
-  place = workdir if avatar_from is None else avatar_from
-  # Before the avatar is asked for: a generator that looks ahead is the mistake that is made most.
-  if "generator" in run.params and not getattr(run.config.generator, "causal", False):
-    expected = "one that is causal, as --config=configs/demo.py:causal --stage=motion trains"
-    raise InputError(workdir, "generator.causal", "a generator that looks ahead", expected)
-  if "avatar" not in shown.params:
-    expected = "a finished avatar stage, or --avatar_from=RUN with the run whose avatar is to be shown"
-    raise InputError(place, "avatar", f"only {shown.stages}", expected)
-  if run is not shown:
-    if run.basis is None or shown.basis is None:
-      raise InputError(place, "head", "a head that does not tell its basis", "one that does, with --avatar_from")
-    shown.check_basis(run.basis, workdir)
-  avatar = drop_free_slots(shown.talker.avatar(shown.params, shown.buffers))
-  if run is not shown and not np.array_equal(run.talker.head.faces, shown.talker.head.faces):
-    raise InputError(place, "head", f"{len(shown.talker.head.faces)} faces", f"those {len(run.talker.head.faces)} of {workdir}'s head")
-  return RunEngine(run, avatar, place, conversations=conversations)
+  run, shown = load_shown(workdir, avatar_from, person)
+  return RunEngine(run, shown.avatar, workdir if avatar_from is None else avatar_from, conversations=conversations)

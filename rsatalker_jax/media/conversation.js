@@ -26,6 +26,7 @@ class Conversation {
     this.voices = [0, 1].map(() => ({ resampler: new Resampler(rate), hearing: new Hearing(model.settings.speech) }));
     this.waiting = [new Float32Array(0), new Float32Array(0)];  // Of a frame that is not over.
     this.stream = new MotionStream(model), this.mirror = new MotionStream(model);
+    this.rest = model.weights.motion_mean;  // A face of which nothing is known.
     this.motion = new Float32Array(MOTION);  // B's last.
     this.relation = 0, this.guesses = false;
     this.frames = 0;
@@ -33,7 +34,7 @@ class Conversation {
 
   /**
    * The next samples, as many of A's voice as of B's. Returns B's motion for all frames that are over with them.
-   * A's face is not seen. It is at rest, or what the generator itself makes of the conversation when A takes B's place: `guesses`.
+   * A's face is not seen. It is the mean one, or what the generator itself makes of the conversation when A takes B's place: `guesses`.
    */
   push(heard, own) {
     const made = [];
@@ -45,7 +46,7 @@ class Conversation {
     while (this.waiting[0].length >= FRAME_SAMPLES) {
       const [a, b] = this.voices.map(({ hearing }, i) => hearing.push(this.waiting[i].subarray(0, FRAME_SAMPLES)));
       this.waiting = this.waiting.map((x) => x.subarray(FRAME_SAMPLES));
-      const face = this.guesses ? this.mirror.push(b, this.motion, a, this.relation) : new Float32Array(MOTION);
+      const face = this.guesses ? this.mirror.push(b, this.motion, a, this.relation) : this.rest;
       this.motion = this.stream.push(a, face, b, this.relation);
       this.frames++;
       made.push(this.motion);

@@ -58,7 +58,9 @@ class Sound {
 
   /** Samples since the context's beginning that have left the loudspeaker. */
   played() {
-    const { contextTime, performanceTime } = this.context.getOutputTimestamp();
+    const { context } = this, { contextTime, performanceTime } = context.getOutputTimestamp();
+    // Before the first sound has left, and where a browser does not know, it is the latency that it tells.
+    if (!performanceTime) return (context.currentTime - (context.outputLatency || 0.03)) * this.rate;
     return (contextTime + (performance.now() - performanceTime) / 1000) * this.rate;
   }
 

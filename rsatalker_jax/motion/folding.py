@@ -82,7 +82,7 @@ def check_foldable(generator: Any, encoder: LogMel, place: object) -> None:
   if not isinstance(generator, MotionGenerator):
     raise InputError(place, "generator.architecture", repr(architecture), "'rsatalker', which alone can be streamed")
   if not generator.config.causal:
-    raise InputError(place, "generator.causal", False, "True: a run of configs/demo.py:causal, which looks at nothing ahead")
+    raise InputError(place, "generator.causal", "a generator that looks ahead", "one trained with generator.causal=True")
   if generator.config.own_lookahead:
     expected = "0: nobody knows beforehand what a live voice will say"
     raise InputError(place, "generator.own_lookahead", generator.config.own_lookahead, expected)

@@ -16,7 +16,7 @@ from rsatalker_jax.baselines.motion import make_generator
 from rsatalker_jax.commands import export
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionConfig, MotionGenerator
-from rsatalker_jax.runs import TrainedRun
+from rsatalker_jax.runs import TrainedRun, shown
 from rsatalker_jax.talker import make_talker
 
 
@@ -52,8 +52,8 @@ def made(tmp_path_factory):
 def load(made, monkeypatch):
   """Has the command find this run, or another one."""
 
-  def find(run):
-    monkeypatch.setattr(export, "load_run", lambda workdir, **_: run)
+  def find(run, **others):
+    monkeypatch.setattr(shown, "load_run", lambda workdir, **_: others.get(workdir, run))
 
   find(made)
   return find
@@ -98,6 +98,29 @@ def test_a_run_that_was_told_of_no_relation_has_no_choice(made, load, tmp_path, 
   assert "for 1 relation;" in capsys.readouterr().out
 
 
+def test_another_run_may_show_it(made, load, tmp_path, capsys):
+  kept = {name: group for name, group in made.params.items() if name in ("social", "generator")}
+  load(dataclasses.replace(made, params=kept, stages="motion:4"), other=made)
+  options = dict(workdir="run", out=str(tmp_path / "page.html"), live=True)
+  export.export_avatar(**options, avatar_from="other")
+  assert "200 Gaussians" in (said := capsys.readouterr().out) and "run run (motion:4)" in said
+  (tmp_path / "page.html").unlink()
+
+  change = lambda **changes: dataclasses.replace(made, talker=dataclasses.replace(made.talker, head=made.talker.head.replace(**changes)))
+  for head, message in (
+      (dict(basis=None), "other: head: found a head that does not tell its basis"),
+      (dict(basis="arkit"), "run: basis: found flame2020, expected arkit"),
+      (dict(faces=made.talker.head.faces[:-1]), "other: head: found 139 faces, expected those 140 of run's head"),
+  ):
+    load(made, other=change(**head))
+    with pytest.raises(InputError) as error:
+      export.export_avatar(**options, avatar_from="other")
+    assert message in str(error.value)
+  with pytest.raises(InputError, match="--avatar_from: found other, expected --live"):
+    export.export_avatar(workdir="run", out=str(tmp_path / "page.html"), avatar_from="other")
+  assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("changes, message", [
     (dict(out="head.ply"), "--live: found the format ply, expected a page, .html"),
     (dict(motion="a.npz"), "--live: found --motion with it, expected none"),
@@ -117,7 +140,7 @@ def test_mistakes_are_one_line_and_leave_no_file(tmp_path, changes, message):
 @pytest.mark.parametrize("params, generator, speech, message", [
     (("avatar",), {}, {}, "motion: found only"),
     (("generator",), {}, {}, "avatar: found only"),
-    ((), dict(causal=False), {}, "generator.causal: found False, expected True"),
+    ((), dict(causal=False), {}, "generator.causal: found a generator that looks ahead, expected one that is causal"),
     ((), dict(own_lookahead=2), {}, "generator.own_lookahead: found 2, expected 0"),
     ((), dict(architecture="faceformer"), {}, "generator.architecture: found 'faceformer', expected 'rsatalker'"),
     ((), {}, dict(encoder="wav2vec2"), "speech.encoder: found 'wav2vec2', expected 'logmel'"),
@@ -130,6 +153,7 @@ def test_runs_that_cannot_listen_are_told_in_one_line(made, load, tmp_path, para
     config.generator.update(generator)
     talker = dataclasses.replace(talker, generator=make_generator(MotionConfig(**config.generator), config.baselines))
   elif generator:
+    config.generator.update(generator)
     talker = dataclasses.replace(talker, generator=MotionGenerator(dataclasses.replace(talker.generator.config, **generator)))
   config.speech.update(speech)
   kept = {name: group for name, group in made.params.items() if not params or name in (*params, "social")}
