@@ -119,7 +119,7 @@ def rises(times, values, threshold):
   return times[found] + share * (times[found + 1] - times[found])
 
 
-def test_a_conversation(page, record_property):
+def test_a_conversation(page):
   assert text(page, "start").startswith("Start") and "Not started" in text(page, "status")
   page.key("s")
   until(page, "talk.ready")
@@ -134,10 +134,10 @@ def test_a_conversation(page, record_property):
   opened = rises(drawn[:, 0], drawn[:, 1], probe.GAIN * LEVEL / 4)
   answers = [min((x for x in opened if x >= onset - 40), default=np.inf) - onset for onset in onsets[1:-1]]
   assert len(answers) >= 4
-  record_property("burst to picture, ms, median", round(float(np.median(answers)), 1))
+  print("burst to picture, ms, median:", round(float(np.median(answers)), 1))
   due = np.array(page.evaluate("talk.latencies"))
-  record_property("frame to answer due, ms, median and p99", np.percentile(due, [50, 99]).round(1).tolist())
-  record_property("there and back, ms, median", round(float(np.median(page.evaluate("talk.trips"))), 1))
+  print("frame to answer due, ms, median and p99:", np.percentile(due, [50, 99]).round(1).tolist())
+  print("there and back, ms, median:", round(float(np.median(page.evaluate("talk.trips"))), 1))
   assert len(due) > 100
   if not is_busy(page):
     assert np.median(answers) < 200 and np.median(due) < 100
@@ -160,7 +160,7 @@ def test_a_conversation(page, record_property):
   sounds = sounds[np.diff(sounds, prepend=-1e9) > 300]
   # The lips are 3 frames ahead of the sound in the probe, as it shows what it hears.
   offsets = np.array([min(lips + 120 - sound, key=abs) for sound in sounds])
-  record_property("picture minus sound, ms", offsets.round(1).tolist())
+  print("picture minus sound, ms:", offsets.round(1).tolist())
   if not is_busy(page):
     assert len(sounds) == 6 and np.median(np.abs(offsets)) < 40
 
