@@ -200,7 +200,7 @@ class SocialFusion {
     if (this.time) {
       const phases = TIME_PERIODS.map((period) => 2 * Math.PI * (this.frame % period) / period);
       addTo(queries, this.time.apply([...phases.map(Math.sin), ...phases.map(Math.cos)]));
-      this.frame = (this.frame + 1) % TIME_PERIODS.at(-1);
+      this.frame++;
     }
     const z = this.attention.apply(this.queryNorm.apply(queries), this.memoryNorm.apply(encoded));
     return this.residual ? addTo(addTo(z, queries), encoded) : z;

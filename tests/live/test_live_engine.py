@@ -15,7 +15,7 @@ from rsatalker_jax.head import load_head
 from rsatalker_jax.live import engine as engines
 from rsatalker_jax.live.worker import Worker
 from rsatalker_jax.motion import MotionGenerator
-from rsatalker_jax.runs import TrainedRun
+from rsatalker_jax.runs import TrainedRun, shown
 from rsatalker_jax.social import SocialModule
 from rsatalker_jax.speech import LogMel
 from rsatalker_jax.talker import Talker
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
 
 
 def loaded(monkeypatch, **runs):
-  monkeypatch.setattr(engines, "load_run", lambda workdir, person=None: runs[workdir])
+  monkeypatch.setattr(shown, "load_run", lambda workdir, person=None: runs[workdir])
 
 
 def test_motion_is_that_of_the_stream(monkeypatch, run):
