@@ -30,6 +30,7 @@ ALLOWED = {
     "talker": _INFERENCE - {"talker", "media", "evaluation"},
     "runs": _INFERENCE,
     "report": _INFERENCE | {"runs"},
+    "live": _INFERENCE | {"runs", "web"},
     "training": _INFERENCE | {"runs", "cluster"},
     "types": set(),
     "errors": set(),
@@ -39,7 +40,7 @@ ALLOWED = {
     "pickles": {"errors", "files", "npz"},
 }
 # Of the commands only those that train, or repeat a step, import training code.
-_COMMANDS = _INFERENCE | {"cluster", "runs", "report", "study", "labelling", "web", "commands"}
+_COMMANDS = _INFERENCE | {"cluster", "runs", "report", "study", "labelling", "live", "web", "commands"}
 
 
 def imported_rooms(path: pathlib.Path) -> set[str]:

@@ -1,6 +1,7 @@
 """What export_avatar.py does: a trained run's avatar as a file that other programs read."""
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -9,10 +10,13 @@ from rsatalker_jax.commands.outputs import check_output
 from rsatalker_jax.data.tracks import read_track
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import pose_for
-from rsatalker_jax.media import splat_files, viewer
+from rsatalker_jax.media import listener, splat_files, viewer
+from rsatalker_jax.runs import TrainedRun, load_run
+from rsatalker_jax.runs.shown import load_shown
 from rsatalker_jax.social import format_relation, parse_relation
-from rsatalker_jax.runs import load_run
-from rsatalker_jax.types import MOTION_DIM, Motion
+from rsatalker_jax.social.networks import TIME_PERIOD
+from rsatalker_jax.social.relation import RELATIONS
+from rsatalker_jax.types import FPS, MOTION_DIM, Motion
 
 # Each format with the ending of its files' names; the first of an ending is what the name alone asks for.
 FORMATS = {"ply": ".ply", "bound": ".ply", "spz": ".spz", "html": ".html"}
@@ -30,6 +34,8 @@ def export_avatar(
     frames: int | None = None,
     relation: str | None = None,
     person: str | None = None,
+    live: bool = False,
+    avatar_from: str | None = None,
 ) -> None:
   """Writes the avatar of a run.
 
@@ -43,12 +49,20 @@ def export_avatar(
     frames: how many a page plays; None plays what there is, at most 100.
     relation: with the Gaussian offset corrections of this relation at time `frame`; None without.
     person: whose avatar, where the run has several people; None: the first.
+    live: whether the page, instead of playing a motion, listens to a microphone and answers: the run's generator is in it.
+    avatar_from: with `live`, another run on the same head, whose avatar is shown; None: that of the run.
 
   Raises:
     InputError: for every mistake in the inputs, before anything is written.
   """
   format = _checked_format(out, format)
   check_output("--out", out, {"--motion": motion})
+  if live:
+    given = {"--motion": motion, "--frame": frame or None, "--frames": frames, "--relation": relation}
+    _export_listener(workdir, avatar_from, out, format, person, [name for name, value in given.items() if value is not None])
+    return
+  if avatar_from is not None:
+    raise InputError("--avatar_from", "", avatar_from, "--live with it")
   if format == "bound" and (motion is not None or relation is not None):
     raise InputError("--format", "", "bound with --motion or --relation", "neither: it holds no pose, but every one")
   if frame and motion is None and relation is None:
@@ -99,6 +113,34 @@ def export_avatar(
   pose = "at rest" if motion is None else f"at {shown} of {motion}"
   pose += "" if label is None else f", {format_relation(label)}"
   print(f"wrote {out}: {count} Gaussians {pose}; run {workdir} ({run.stages})")
+
+
+def _export_listener(
+    workdir: str, avatar_from: str | None, out: str, format: str, person: str | None, others: Sequence[str]
+) -> None:
+  if format != "html":
+    raise InputError("--live", "", f"the format {format}", "a page, .html")
+  if others:
+    raise InputError("--live", "", f"{' and '.join(others)} with it", "none: it makes its motion itself, for the relation that is chosen there")
+  run, shown = load_shown(workdir, avatar_from, person)
+  settings, weights, relations = run.fold(workdir)
+  talker = shown.talker
+  size = listener.write_listener(out, shown.avatar, talker.head, settings, weights, relations, background=talker.background)
+  count = sum(x.size for x in weights.values())
+  print(
+      f"wrote {out}: {size / 1e6:.1f} MB, {len(shown.avatar.binding)} Gaussians and a generator of {count} numbers for"
+      f" {len(relations)} relation{'s' * (len(relations) > 1)}; run {workdir} ({run.stages})"
+  )
+  if "offsets" in shown.params:
+    print(f"left out: the offset corrections (Eq. 8), up to {1000 * _largest_offset(shown):.2g} mm at rest")
+
+
+def _largest_offset(run: TrainedRun) -> float:
+  """Metres, of a head at rest, over relations and the 32 s after which offsets repeat themselves."""
+  times = np.arange(0, TIME_PERIOD, FPS)
+  motions = np.zeros((len(times), MOTION_DIM), np.float32)
+  offsets = [run.gaussian_offsets(parse_relation(name), times, motions)(np.arange(len(times))) for name in RELATIONS]
+  return max(float(np.linalg.norm(x, axis=-1).max()) for x in offsets)
 
 
 def _checked_format(out: str, format: str | None) -> str:

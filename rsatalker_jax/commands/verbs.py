@@ -162,6 +162,8 @@ def _define_export() -> None:
   flags.DEFINE_integer("frames", None, "How many .html plays; at most 100 if not given.", lower_bound=1)
   flags.DEFINE_string("relation", None, "With the joint stage's offset corrections for this relation.")
   flags.DEFINE_string("person", None, "Whose avatar, where the run has several people; the first if not given.")
+  flags.DEFINE_bool("live", False, "An .html that listens to a microphone and answers, with the run's causal generator in it.")
+  flags.DEFINE_string("avatar_from", None, "With --live: a run on the same head whose avatar is shown; the same run if not given.")
   flags.mark_flags_as_required(["workdir", "out"])
 
 
@@ -178,6 +180,8 @@ def _export() -> None:
       frame=FLAGS.frame,
       frames=FLAGS.frames,
       relation=FLAGS.relation,
+      live=FLAGS.live,
+      avatar_from=FLAGS.avatar_from,
   )
 
 
@@ -347,6 +351,28 @@ def _label() -> None:
 
   names = ("conversations", "annotator", "videos", "relations", "agreement", "port")
   label.label_conversations(**{name: FLAGS[name].value for name in names})
+
+
+# --- live
+
+
+def _define_live() -> None:
+  flags.DEFINE_string("workdir", None, "The trained run, with a causal generator.")
+  flags.DEFINE_string("avatar_from", None, "A run on the same head whose avatar is shown; the same run if not given.")
+  flags.DEFINE_string("person", None, "Whose avatar, where the run that has it has several people; the first if not given.")
+  flags.DEFINE_string("relation", "blood,equal", "Which the page begins with; as generate's --relation.")
+  flags.DEFINE_multi_string("speech_b", [], "A recording of the face's voice, wav, that the page can play; can be given several times.")
+  flags.DEFINE_integer("conversations", 1, "How many there may be at once.", lower_bound=1, upper_bound=64)
+  flags.DEFINE_integer("port", 8720, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
+  flags.mark_flags_as_required(["workdir"])
+
+
+def _live() -> None:
+  _use_devices_of(FLAGS.workdir)
+  from rsatalker_jax.commands import live
+
+  names = ("workdir", "avatar_from", "person", "relation", "speech_b", "conversations", "port")
+  live.hold_conversations(**{name: FLAGS[name].value for name in names})
 
 
 # --- dataset
@@ -537,6 +563,16 @@ A label is in the table, <conversations>/relations.csv, before the page says so;
 docs/dataset.md tells what the table holds.""",
         _define_label,
         _label,
+    ),
+    "live": Verb(
+        """Holds a conversation with a generated face, in a browser on this machine.
+
+    python -m rsatalker_jax live --workdir=runs/causal [--avatar_from=runs/demo] [--speech_b=HELLO.wav]   # until Ctrl+C
+
+The run has a causal generator (configs/demo.py:causal). The link that is printed opens the page; you speak, the face listens, nods and
+answers. docs/live.md tells more.""",
+        _define_live,
+        _live,
     ),
     "dataset": Verb(
         """Says what a folder of conversations holds, checks its splits for leaks, and makes new ones.

@@ -208,7 +208,7 @@ class MotionStream:
     self._lengths = sorted({1, *lengths}, reverse=True)
     self._encoder = encoder
     self._variables = jax.device_put(variables)
-    self._social = jnp.asarray(social, jnp.float32)
+    self.social = social
     self._step, self._prime = _compiled_step(generator, encoder), _compiled_prime(generator, encoder)
     self.state = init_state(generator, variables, encoder=encoder, level=level)
     self._first_state = jax.device_get(self.state)
@@ -222,6 +222,15 @@ class MotionStream:
     if self.frames_ahead:
       self.prime(self._silence(self.frames_ahead))
     self.reset()
+
+  @property
+  def social(self) -> Float[Array, "D"]:
+    """The motion social feature s; another one, of the same size, holds from the next frame on."""
+    return self._social
+
+  @social.setter
+  def social(self, social: Float[np.ndarray, "D"]) -> None:
+    self._social = jnp.asarray(social, jnp.float32)
 
   def reset(self) -> None:
     """Begins another conversation."""

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,9 @@ from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import check_basis
 from rsatalker_jax.motion import MotionStream
+from rsatalker_jax.motion.folding import check_foldable, fold_generator
 from rsatalker_jax.runs import workdir as workdirs
-from rsatalker_jax.social.relation import UNKNOWN
+from rsatalker_jax.social.relation import RELATIONS, UNKNOWN, UNKNOWN_NAME, parse_relation
 from rsatalker_jax.speech import SpeechFeatures
 from rsatalker_jax.talker import Talker, make_encoder, make_log_mel, make_talker
 from rsatalker_jax.types import STAGES, Motion
@@ -116,18 +118,52 @@ class TrainedRun:
       self.check_basis(basis, "stream")
     if "generator" not in self.params:
       raise InputError("run", "motion", f"only {self.stages}", "a finished motion stage")
-    if np.shape(relation) != (2,) or not np.isin(relation, (UNKNOWN, 0, 1)).all():
-      raise InputError("stream", "relation", np.array(relation), f"[blood, equal], each 0, 1 or {UNKNOWN} for unknown")
     encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
-    social = self.talker.social_feature(self.params, jnp.asarray(self._told(relation)))
+    social = self.social_feature(relation)
     variables = {**self.params["generator"], "statistics": self.buffers["generator"]}
     level = encoder is not None and self.config.speech.level
     return MotionStream(self.talker.generator, variables, social, encoder=encoder, level=level, lengths=lengths)
+
+  def social_feature(self, relation: Int[np.ndarray, "2"]) -> Float[np.ndarray, "D"]:
+    """What a stream is told of a relation, as `MotionStream.social`.
+
+    Raises:
+      InputError: there is no such relation.
+    """
+    if np.shape(relation) != (2,) or not np.isin(relation, (UNKNOWN, 0, 1)).all():
+      raise InputError("stream", "relation", np.array(relation), f"[blood, equal], each 0, 1 or {UNKNOWN} for unknown")
+    return np.asarray(self.talker.social_feature(self.params, jnp.asarray(self._told(relation))))
 
   @property
   def draws_images(self) -> bool:
     """Whether an image-based baseline makes its pictures, and not an avatar."""
     return self.config.avatar.method in METHODS
+
+  def fold(self, place: object = "run") -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "n c"]], tuple[str, ...]]:
+    """The causal generator and what it hears by, for programs without JAX (`motion.folding`). Errors name `place`.
+
+    Returns:
+      Sizes and switches, with those of the speech features as "speech"; arrays; and the relations that it tells apart, with
+      "unknown" last, in the order of the rows of the arrays that depend on them.
+
+    Raises:
+      InputError: a run without motion stage, with another speech encoder than log-mel, or whose generator cannot be folded
+        (`check_foldable`).
+    """
+    speech = self.config.speech
+    if "generator" not in self.params:
+      raise InputError(place, "motion", f"only {self.stages}", "a finished motion stage")
+    if speech.encoder != "logmel":
+      raise InputError(place, "speech.encoder", repr(speech.encoder), "'logmel': Wav2Vec 2.0 hears the whole of a voice at once")
+    check_foldable(self.talker.generator, make_log_mel(speech), place)
+    names = (*RELATIONS, UNKNOWN_NAME)
+    socials = [self.talker.social_feature(self.params, jnp.asarray(self._told(parse_relation(name)))) for name in names]
+    if np.all(np.equal(socials[0], socials)):  # It was told of none.
+      names, socials = names[-1:], socials[-1:]
+    variables = {**self.params["generator"], "statistics": self.buffers["generator"]}
+    settings, arrays = fold_generator(self.talker.generator, jax.device_get(variables), np.stack(socials))
+    heard = {"mels": speech.num_mels, "hop": speech.hop, "context": speech.context, "level": speech.level}
+    return settings | {"speech": heard}, arrays, names
 
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""

@@ -60,12 +60,13 @@ def make_application(
     try:
       if request.host not in hosts:
         return error_response(421, InputError("request", "Host", request.host, f"the address in {address}"))
-      if request.method == "POST":
-        # Browsers send Origin with every POST; one from another site is that site's doing, not the person's.
+      if request.method == "POST" or "Upgrade" in request.headers:
+        # Browsers send Origin with every POST and with every WebSocket, which any site may open to this machine; one from another
+        # site is that site's doing, not the person's.
         origin = request.headers.get("Origin", "none")
         if origin not in origins:
           return error_response(403, InputError("request", "Origin", origin, f"the {name}'s own"))
-        if request.content_type != "application/json":
+        if request.method == "POST" and request.content_type != "application/json":
           return error_response(415, InputError("request", "Content-Type", request.content_type, "application/json"))
       return await handler(request)
     except web.HTTPRequestEntityTooLarge:
@@ -152,21 +153,24 @@ def _origin(scheme: str, name: str, port: int | None) -> str:
   return f"{scheme}://{name}" + ("" if port in (None, _DEFAULT_PORTS[scheme]) else f":{port}")
 
 
-def serve(make_app: Callable[[list[str]], web.Application], *, host: str, port: int, url: str | None = None) -> None:
+def serve(
+    make_app: Callable[[list[str]], web.Application], *, host: str, port: int, url: str | None = None, path: str = "/"
+) -> None:
   """Serves an application until the process is interrupted or terminated.
 
   Args:
     make_app: makes it, for the origins under which it is reached.
     host, port: what to listen on; port 0 takes a free one.
     url: see `find_origins`.
+    path: of the page whose address is printed.
 
   Raises:
     InputError: the port is taken, or the host is not this machine's.
   """
-  asyncio.run(_serve(make_app, host, port, url))
+  asyncio.run(_serve(make_app, host, port, url, path))
 
 
-async def _serve(make_app: Callable[[list[str]], web.Application], host: str, port: int, url: str | None) -> None:
+async def _serve(make_app: Callable[[list[str]], web.Application], host: str, port: int, url: str | None, path: str) -> None:
   listener = open_listener(host, port)
   port = listener.getsockname()[1]
   base, origins = find_origins(host, port, url)
@@ -175,7 +179,7 @@ async def _serve(make_app: Callable[[list[str]], web.Application], host: str, po
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
       asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    print(f"serving on {base}/ (listening on {host}, port {port}); Ctrl+C ends it", flush=True)
+    print(f"serving on {base}{path} (listening on {host}, port {port}); Ctrl+C ends it", flush=True)
     await stop.wait()
   finally:
     await runner.cleanup()

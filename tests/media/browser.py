@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any, Self
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -43,14 +44,15 @@ class OpenPage:
     page: a file, or an address of this machine.
     profile: a folder for the browser to make.
     holds_clock: whether the page has `CLOCK`.
+    options: of the browser, besides those that all have.
   """
 
-  def __init__(self, page: pathlib.Path | str, profile: pathlib.Path, *, holds_clock: bool = True):
+  def __init__(self, page: pathlib.Path | str, profile: pathlib.Path, *, holds_clock: bool = True, options: Sequence[str] = ()):
     self.errors: list[str] = []
     self.requests: list[str] = []
     self._sent = 0
     ours, theirs = socket.socketpair()
-    arguments = [BROWSER, *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+    arguments = [BROWSER, *OPTIONS, *options, f"--user-data-dir={profile}", "about:blank"]
     self._log = profile.with_name("browser.log")
     actions = [
         (os.POSIX_SPAWN_OPEN, 2, str(self._log), os.O_WRONLY | os.O_CREAT, 0o600),

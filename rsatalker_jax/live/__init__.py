@@ -1,0 +1,8 @@
+"""A live conversation in the browser: somebody speaks, and a generated face listens and answers.
+
+protocol.py  what page and server say to each other over a WebSocket
+voice.py     B's sound, frame by frame, and when A interrupts it
+worker.py    the generator in a process of its own
+engine.py    what runs there: a trained run
+server.py    the web application: it needs aiohttp
+"""

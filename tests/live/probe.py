@@ -1,0 +1,55 @@
+"""An engine that shows in the motion what it was given, for tests of all that is around the generator."""
+
+import time
+
+import numpy as np
+
+from rsatalker_jax.errors import InputError
+
+# Where in the motion it is shown.
+RELATION, OWN, SEEN, FRAME, JAW = slice(0, 2), 2, 3, 4, 50
+GAIN = 2.0  # Radians of jaw for each unit of A's loudness.
+FAILS, HANGS = 0.123, 0.456  # In A's motion: for a stream that fails, and one that takes a second for a frame.
+
+
+def loudness(wav: np.ndarray) -> float:
+  return float(np.sqrt(np.mean(np.square(wav))))
+
+
+class ProbeStream:
+  def __init__(self, frames_ahead: int):
+    self.frames_ahead, self.relation = frames_ahead, np.zeros(2)
+
+  def reset(self):
+    self.frame, self.primed = 0, None
+
+  def prime(self, speech_b):
+    assert len(speech_b) == 640 * self.frames_ahead and self.primed is None
+    self.primed = speech_b
+
+  def push(self, speech_a, motion_a, speech_b):
+    assert self.primed is not None and speech_a.shape == speech_b.shape == (640,) and motion_a.shape == (1, 56)
+    motion = np.zeros((1, 56), np.float32)
+    motion[0, RELATION], motion[0, OWN], motion[0, SEEN] = self.relation, loudness(speech_b), motion_a[0, 0]
+    motion[0, FRAME], motion[0, JAW] = self.frame, min(GAIN * loudness(speech_a), 0.5)
+    if motion_a[0, 1] == np.float32(FAILS):
+      raise InputError("stream", "probe", "a failure", "none")
+    if motion_a[0, 1] == np.float32(HANGS):
+      time.sleep(1)
+    self.frame += 1
+    return motion
+
+
+class ProbeEngine:
+  def __init__(self, frames_ahead: int = 0, conversations: int = 2, about: dict | None = None, avatar: bytes = b"tables"):
+    self.about = {"frames_ahead": frames_ahead, **(about or {})}
+    self.avatar = avatar
+    self.neutral = np.full(56, 0.25, np.float32)
+    self.streams = [ProbeStream(frames_ahead) for _ in range(conversations)]
+
+  def relate(self, stream, relation):
+    stream.relation = np.array(relation)
+
+
+def refuse(path: str):
+  raise InputError(path, "generator.causal", "a generator that looks ahead", "one that is causal")

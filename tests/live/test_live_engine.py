@@ -1,0 +1,155 @@
+"""A trained run behind the live page: its motion is the stream's, relations change within a conversation, mistakes are one line."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.demo import get_config
+from motion_configs import motion_config
+from rsatalker_jax.avatar import init_avatar
+from rsatalker_jax.errors import InputError
+from rsatalker_jax.head import load_head
+from rsatalker_jax.live import engine as engines
+from rsatalker_jax.live.worker import Worker
+from rsatalker_jax.motion import MotionGenerator
+from rsatalker_jax.runs import TrainedRun, shown
+from rsatalker_jax.social import SocialModule
+from rsatalker_jax.speech import LogMel
+from rsatalker_jax.talker import Talker
+from tiny_world import write_head
+
+ENCODER = LogMel(num_mels=2, causal=True)
+SOCIAL = SocialModule(8, relation_features=4, hidden=8)
+FRAMES = 12
+
+
+def make_run(folder, own_lookahead=0):
+  """A trained run, but for the training: random parameters, on the tiny world's head."""
+  generator = MotionGenerator(motion_config(
+      features=8, heads=2, reach=3, encoder_layers=1, decoder_layers=1, speech_hidden=8, speech_kernel=3, dropout=0.0,
+      query_time=True, causal=True, own_lookahead=own_lookahead,
+  ))  # fmt: skip
+  config = get_config("causal")
+  config.speech.num_mels = ENCODER.num_mels
+  frame = jnp.zeros((1, ENCODER.features))
+  shapes = {
+      "generator": jax.eval_shape(generator.init, jax.random.key(0), frame, jnp.zeros((1, 56)), frame, jnp.zeros(8)),
+      "social": jax.eval_shape(SOCIAL.init, jax.random.key(0), np.zeros(2, np.int32)),
+  }
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32), shapes)
+  params["generator"]["params"]["motion_decoder"]["norm"]["scale"] += 1.0
+  del params["generator"]["statistics"]
+  statistics = {"motion_mean": np.linspace(-0.5, 0.5, 56, dtype=np.float32), "motion_std": np.ones(56, np.float32)}
+  write_head(folder / "head.npz")
+  head = load_head(folder / "head.npz")
+  avatar = jax.device_get(init_avatar(head, np.zeros(2, np.float32), num_gaussians=len(head.faces), sh_degree=1))
+  params["avatar"] = {field.name: getattr(avatar.gaussians, field.name) for field in dataclasses.fields(avatar.gaussians)}
+  buffers = {"generator": statistics, "avatar": {"binding": avatar.binding, "shape": avatar.shape, "static_offset": None}}
+  talker = Talker(head, SOCIAL, generator, None, True, None, None, (1.0, 1.0, 1.0))
+  return TrainedRun(config, talker, params, buffers, "motion:1 avatar:1")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  return make_run(tmp_path_factory.mktemp("run"), own_lookahead=2)
+
+
+def loaded(monkeypatch, **runs):
+  monkeypatch.setattr(shown, "load_run", lambda workdir, person=None: runs[workdir])
+
+
+def test_motion_is_that_of_the_stream(monkeypatch, run):
+  loaded(monkeypatch, a=run)
+  worker = Worker(engines.load_engine, "a", None, None, 1, None, own_process=False)
+  try:
+    assert worker.about["frames_ahead"] == 2 and worker.about["stages"] == "motion:1 avatar:1" and worker.avatar
+    rng = np.random.default_rng(2)
+    loudness = 10 ** rng.uniform(-4, -1, size=(2, FRAMES, 1))
+    a, b = np.round(32767 * (loudness * rng.normal(size=(2, FRAMES, 640))).clip(-1, 1)).astype(np.int16)
+    seen = rng.normal(size=56).astype(np.float32)
+    relations = [np.array([1, 1])] * 6 + [np.array([0, -1])] * (FRAMES - 6)
+    made = []
+    for session in (0, 1):  # The second conversation in the same place: nothing is left of the first.
+      worker._send("open", session, relations[0], b[:2].reshape(-1))
+      for frame in range(FRAMES - 2):
+        if frame == 6:
+          worker.relate(session, relations[6])
+        worker.push(session, frame, a[frame], b[frame + 2], seen if frame == 3 else None)
+        kind, found, number, motion = worker._connection.recv()
+        assert (kind, found, number) == ("motion", session, frame)
+        made.append(motion)
+      worker._send("close", session, None)
+    np.testing.assert_array_equal(made[: FRAMES - 2], made[FRAMES - 2 :])
+  finally:
+    worker.stop()
+  stream = run.stream(relations[0], lengths=(1,))
+  stream.prime(b[:2].reshape(-1) / 32768)
+  neutral = run.buffers["generator"]["motion_mean"]
+  for frame in range(FRAMES - 2):
+    stream.social = run.social_feature(relations[frame])
+    motion_a = seen if frame == 3 else neutral
+    expected = stream.push(a[frame] / 32768, motion_a[None], b[frame + 2] / 32768)
+    np.testing.assert_array_equal(made[frame], expected[0])
+  assert np.std(made, axis=0).mean() > 0.05
+
+
+def test_another_relation_is_another_motion_from_that_frame_on(run):
+  engine = engines.RunEngine(run, run.avatar, "a", conversations=2)
+  rng = np.random.default_rng(3)
+  wavs = (0.1 * rng.normal(size=(2, 640 * 6))).astype(np.float32)
+  made = []
+  for stream, then in zip(engine.streams, ((1, 1), (0, 0)), strict=True):
+    engine.relate(stream, np.array([1, 1]))
+    stream.prime(np.zeros(1280, np.float32))
+    frames = []
+    for frame in range(6):
+      if frame == 3:
+        engine.relate(stream, np.array(then))
+      part = slice(640 * frame, 640 * (frame + 1))
+      frames.append(stream.push(wavs[0, part], engine.neutral[None], wavs[1, part])[0])
+    made.append(frames)
+  differences = np.abs(np.subtract(*made)).max(axis=1)
+  assert not differences[:3].any() and (differences[3:] > 1e-3).all()
+
+
+def without(run, name):
+  return dataclasses.replace(run, params={key: value for key, value in run.params.items() if key != name})
+
+
+def changed(run, **values):
+  config = run.config.copy_and_resolve_references()
+  config.update_from_flattened_dict({key.replace("__", "."): value for key, value in values.items()})
+  return dataclasses.replace(run, config=config)
+
+
+def test_mistakes_are_one_line(monkeypatch, run):
+  looks_ahead = changed(run, generator__causal=False)
+  fewer = dataclasses.replace(run.talker.head, faces=run.talker.head.faces[:-1])
+  runs = dict(
+      good=run,
+      ahead=looks_ahead,
+      ahead_alone=without(looks_ahead, "avatar"),
+      wav2vec=changed(run, speech__encoder="wav2vec2"),
+      motion=without(run, "avatar"),
+      avatar=without(run, "generator"),
+      arkit=dataclasses.replace(run, talker=dataclasses.replace(run.talker, head=run.talker.head.replace(basis="arkit"))),
+      mesh=dataclasses.replace(run, talker=dataclasses.replace(run.talker, head=fewer)),
+  )
+  loaded(monkeypatch, **runs)
+  for workdir, avatar_from, message in (
+      ("ahead", None, "^ahead: generator.causal: found a generator that looks ahead, expected one that is causal, as --config=.*trains$"),
+      ("ahead_alone", None, "^ahead_alone: generator.causal"),
+      ("motion", None, "^motion: avatar: found only motion:1 avatar:1, expected a finished avatar stage, or --avatar_from=RUN"),
+      ("good", "motion", "^motion: avatar"),
+      ("avatar", None, "motion: found only .*, expected a finished motion stage"),
+      ("wav2vec", None, "speech.encoder: found 'wav2vec2', expected 'logmel'"),
+      ("good", "arkit", "flame2020"),
+      ("good", "mesh", "^mesh: head: found 139 faces, expected those 140 of good's head"),
+  ):
+    with pytest.raises(InputError, match=message):
+      engines.load_engine(workdir, avatar_from, None, 1, None)
+  assert engines.load_engine("motion", "good", None, 1, None).streams  # The avatar of another run.

@@ -1,0 +1,207 @@
+"""The page of a conversation in a browser with a microphone that plays a file: latency, sound against picture, interruptions,
+lost sockets, and that nothing leaves its origin.
+
+The probe in the generator's place opens the jaw as A is loud and shows in coefficient 2 how loud B is.
+"""
+
+import contextlib
+import time
+
+import jax
+import numpy as np
+import pytest
+import scipy.io.wavfile
+
+from live import probe
+from media.browser import BROWSER, OpenPage
+from rsatalker_jax.avatar import init_avatar
+from rsatalker_jax.head import load_head
+from rsatalker_jax.live.engine import describe_avatar
+from rsatalker_jax.live.server import LiveServer
+from rsatalker_jax.live.worker import Worker
+from served import serving_in_thread
+from tiny_world import write_head
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium-headless-shell")
+
+BURST, PAUSE = 0.28, 0.52  # Seconds of A's sound.
+LEVEL = 0.012  # -38 dB: too quiet for an interruption without headphones, loud enough for one with them.
+PULSES = np.repeat(np.tile([0.0, 0.3], 6), 640 * 8)  # B's sound: 0.32 s of silence, 0.32 s of a tone.
+
+# What the test knows of sound and picture, apart from what the page makes of it: when A's frames were over and how loud they were,
+# what was drawn when, and when B's sound left the loudspeaker.
+WATCH = """
+window.heard = [], window.drawn = [], window.played = [], window.pauses = [];
+let before = performance.now();
+setInterval(() => { pauses.push(performance.now() - before), before = performance.now(); }, 20);
+const hear = talk.hear.bind(talk), show = talk.face.show.bind(talk.face);
+talk.hear = (frame) => {
+  if (talk.sound) heard.push([performance.now() - 1000 * (talk.sound.context.currentTime - frame.time), frame.level]);
+  hear(frame);
+};
+talk.face.show = (motion) => {
+  drawn.push([performance.now(), motion[50], motion[2], motion[0], motion[1], motion[4]]);
+  show(motion);
+};
+function watchSound() {
+  const { context, loudspeaker } = talk.sound, analyser = context.createAnalyser(), samples = new Float32Array(2048);
+  analyser.fftSize = 2048;
+  loudspeaker.connect(analyser);
+  let last = 0;
+  const look = () => {
+    if (!talk.sound || talk.sound.context !== context) return;
+    setTimeout(look, 4);
+    analyser.getFloatTimeDomainData(samples);
+    const { contextTime, performanceTime } = context.getOutputTimestamp(), end = context.currentTime;
+    for (let i = 0; i < 2048; i += 32) {
+      const time = end - (2048 - i) / context.sampleRate;
+      if (time <= last) continue;
+      last = time;
+      let level = 0;
+      for (let k = i; k < i + 32; k++) level = Math.max(level, Math.abs(samples[k]));
+      played.push([performanceTime + 1000 * (time - contextTime), level]);
+    }
+  };
+  look();
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("live")
+  rate, rng = 48000, np.random.default_rng(0)
+  burst = LEVEL * rng.normal(size=int(BURST * rate))
+  sound = np.concatenate([np.zeros(int(PAUSE * rate)), burst])
+  scipy.io.wavfile.write(folder / "a.wav", rate, np.round(32767 * np.tile(sound, 5)).astype(np.int16))
+  write_head(folder / "head.npz")
+  head = load_head(folder / "head.npz")
+  avatar = jax.device_get(init_avatar(head, np.zeros(2, np.float32), num_gaussians=len(head.faces), sh_degree=0))
+  about, tables = describe_avatar(avatar, head, (0.5, 0.6, 0.7), "probe")
+  worker = Worker(probe.ProbeEngine, 3, 2, about, tables, own_process=False)
+  recording = PULSES * np.sin(2 * np.pi * 1000 * np.arange(len(PULSES)) / 16000)
+  options = dict(recordings={"pulses.wav": recording.astype(np.float32)}, conversations=2)
+  flags = (
+      "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={folder / 'a.wav'}",
+      "--autoplay-policy=no-user-gesture-required",
+  )  # fmt: skip
+  with contextlib.ExitStack() as stack:
+    stack.callback(worker.stop)
+    port = stack.enter_context(serving_in_thread(lambda origins: LiveServer(worker, "token", origins, **options).make_app()))
+    address = f"http://127.0.0.1:{port}/token/"
+    opened = stack.enter_context(OpenPage(address, folder / "profile", holds_clock=False, options=flags))
+    opened.address = address
+    opened.resize(320, 240)  # Pixels are drawn in software here.
+    opened.evaluate("ready.then(() => null)")
+    opened.evaluate(WATCH)
+    yield opened
+    opened.open("about:blank")
+
+
+def until(page, expression):
+  while not page.evaluate(expression):
+    time.sleep(0.02)
+
+
+def is_busy(page):
+  """Whether the machine has so much else to do that times tell nothing: a timer of 20 ms often takes twice as long."""
+  return np.percentile(page.evaluate("pauses.splice(0)"), 90) > 40
+
+
+def text(page, name):
+  return page.evaluate(f"byId('{name}').innerText")
+
+
+def rises(times, values, threshold):
+  """Times at which values rise above a threshold, between two of them."""
+  found = np.flatnonzero((values[1:] > threshold) & (values[:-1] <= threshold))
+  share = (threshold - values[found]) / (values[found + 1] - values[found])
+  return times[found] + share * (times[found + 1] - times[found])
+
+
+def test_a_conversation(page):
+  assert text(page, "start").startswith("Start") and "Not started" in text(page, "status")
+  page.key("s")
+  until(page, "talk.ready")
+  assert text(page, "status") == "Listening. Speak." and text(page, "start").startswith("Stop")
+  page.evaluate("watchSound()")
+
+  # A's bursts open the jaw.
+  page.evaluate("heard.length = drawn.length = pauses.length = 0")
+  until(page, "heard.length > 150")
+  heard, drawn = (np.array(page.evaluate(name)) for name in ("heard", "drawn"))
+  onsets = [heard[i, 0] for i in range(1, len(heard)) if heard[i, 1] > 0.2 * LEVEL >= heard[i - 1, 1]]
+  opened = rises(drawn[:, 0], drawn[:, 1], probe.GAIN * LEVEL / 4)
+  answers = [min((x for x in opened if x >= onset - 40), default=np.inf) - onset for onset in onsets[1:-1]]
+  assert len(answers) >= 4
+  print("burst to picture, ms, median:", round(float(np.median(answers)), 1))
+  due = np.array(page.evaluate("talk.latencies"))
+  print("frame to answer due, ms, median and p99:", np.percentile(due, [50, 99]).round(1).tolist())
+  print("there and back, ms, median:", round(float(np.median(page.evaluate("talk.trips"))), 1))
+  assert len(due) > 100
+  if not is_busy(page):
+    assert np.median(answers) < 200 and np.median(due) < 100
+  assert "Answers are due" in text(page, "numbers")
+
+  # The relation, by keyboard.
+  page.key("b")
+  until(page, "drawn.at(-1)[3] === 0 && drawn.at(-1)[4] === 1")
+  assert page.evaluate("relation()") == "non_blood,equal"
+
+  # B speaks: sound and lips at one time.
+  page.evaluate("played.length = drawn.length = pauses.length = 0")
+  page.key("p")
+  until(page, "byId('saying').innerText === 'pulses.wav'")
+  until(page, "talk.holding")
+  until(page, "!talk.holding")
+  played, drawn = (np.array(page.evaluate(name)) for name in ("played", "drawn"))
+  sounds, lips = rises(played[:, 0], played[:, 1], 0.05), rises(drawn[:, 0], drawn[:, 2], 0.3 / np.sqrt(2) / 2)
+  # Of the envelope: a tone of 1 kHz is above the threshold in every group of samples.
+  sounds = sounds[np.diff(sounds, prepend=-1e9) > 300]
+  # The lips are 3 frames ahead of the sound in the probe, as it shows what it hears.
+  offsets = np.array([min(lips + 120 - sound, key=abs) for sound in sounds])
+  print("picture minus sound, ms:", offsets.round(1).tolist())
+  if not is_busy(page):
+    assert len(sounds) == 6 and np.median(np.abs(offsets)) < 40
+
+  # A interrupts, which with headphones a quiet voice may.
+  page.key("h")
+  until(page, "talk.ready && talk.latencies.length > 5")
+  page.key("p")
+  until(page, "byId('saying').innerText === 'pulses.wav'")
+  until(page, "byId('saying').innerText === ''")
+  assert not page.errors
+
+
+def test_a_lost_socket_is_opened_again(page):
+  if not page.evaluate("talk.ready"):
+    page.key("s")
+    until(page, "talk.ready")
+  page.evaluate("window.old = talk.socket, old.close()")
+  until(page, "!talk.ready")
+  assert "trying again" in text(page, "status")
+  until(page, "talk.ready && talk.socket !== old")
+  page.evaluate("drawn.length = 0, heard.length = 0")
+  until(page, "drawn.length && drawn.at(-1)[5] > 5")
+  assert text(page, "status") == "Listening. Speak."
+
+
+def test_what_goes_wrong_is_said(page):
+  if page.evaluate("talk.running"):
+    page.key("s")
+  until(page, "!talk.running")
+  assert text(page, "status") == "Stopped."
+  page.evaluate("window.real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices), 0")
+  for name, part in (("NotAllowedError", "may not use the microphone"), ("NotFoundError", "no microphone")):
+    page.evaluate(f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('', '{name}'); }}, 0")
+    page.key("s")
+    until(page, "byId('trouble').innerText")
+    assert part in text(page, "trouble") and not page.evaluate("talk.running")
+    until(page, "!byId('start').disabled")
+  page.evaluate("navigator.mediaDevices.getUserMedia = real, 0")
+
+
+def test_nothing_leaves_the_origin(page):
+  origin = page.address.removesuffix("/token/")
+  assert page.requests and all(address.startswith(origin) for address in page.requests)
+  assert not page.errors
