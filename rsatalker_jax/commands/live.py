@@ -52,7 +52,7 @@ def hold_conversations(
   say = load_voice()
   if say is None:
     print("note: the face says no typed sentences: that needs `pip install hibari-tts`")
-  cache = jax.config.jax_compilation_cache_dir
+  cache = jax.config.values.get("jax_compilation_cache_dir")
   worker = Worker(engine.load_engine, workdir, avatar_from, person, conversations, cache)
   try:
     token = secrets.token_urlsafe(16)

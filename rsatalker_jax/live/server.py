@@ -192,7 +192,7 @@ class Conversation:
       while not self._ended:
         try:
           message = await self._socket.receive(timeout=_IDLE)
-        except asyncio.TimeoutError:
+        except TimeoutError:
           self.end(f"no sound for {_IDLE:g} s")
           break
         if message.type in (web.WSMsgType.BINARY, web.WSMsgType.TEXT):

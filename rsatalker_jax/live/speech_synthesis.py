@@ -14,7 +14,7 @@ from rsatalker_jax.errors import InputError
 def load_voice() -> Callable[[str], tuple[Float[np.ndarray, "S"], int]] | None:
   """A function from a sentence to its sound and the rate of that; None where hibari is not installed."""
   try:
-    import hibari  # ty: ignore[unresolved-import]
+    import hibari  # ty: ignore[import-not-found]
   except ImportError:
     return None
   speaker = hibari.Hibari(threads=1)
