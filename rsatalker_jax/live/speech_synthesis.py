@@ -18,6 +18,7 @@ def load_voice() -> Callable[[str], tuple[Float[np.ndarray, "S"], int]] | None:
   except ImportError:
     return None
   speaker = hibari.Hibari(threads=1)
+  speaker("Hello.")  # The first takes longer.
 
   def say(sentence: str) -> tuple[Float[np.ndarray, "S"], int]:
     wav = np.asarray(speaker(sentence), np.float32)

@@ -62,7 +62,7 @@ class Talk:
 
   async def answer(self):
     """The next answer; text before it is kept in `told`."""
-    while (message := await self.socket.receive(timeout=60)).type == aiohttp.WSMsgType.TEXT:
+    while (message := await self.socket.receive(timeout=20)).type == aiohttp.WSMsgType.TEXT:
       self.told.append(message.json())
     assert message.type == aiohttp.WSMsgType.BINARY, (message, self.told)
     return parse_answer(message.data)
@@ -73,7 +73,7 @@ class Talk:
 
   async def end(self):
     """Why it ends, and by which code."""
-    while (message := await self.socket.receive(timeout=60)).type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+    while (message := await self.socket.receive(timeout=20)).type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
       if message.type == aiohttp.WSMsgType.TEXT:
         self.told.append(message.json())
     assert message.type == aiohttp.WSMsgType.CLOSE or self.socket.closed, message
