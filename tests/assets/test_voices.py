@@ -115,7 +115,7 @@ def test_the_films_lips_follow_the_voices_that_are_heard(dialogues):
       stored = read_motion(folder / f"{name}_speaker{speaker}.npz")
       changed = None in {voice.speed for voice in names[name].voices}
       # A vowel's loudness opens the mouth: jaws of up to .3 rad, coefficients of up to 1. Phones 40 ms off give .2 and .6.
-      np.testing.assert_allclose(motion[:, 50:], stored[:, 50:], atol=0.02 if changed else 1e-6)
+      np.testing.assert_allclose(motion[:, 50:], stored[:, 50:], atol=0.03 if changed else 1e-6)
       np.testing.assert_allclose(motion[:, :50], stored[:, :50], atol=0.05 if changed else 1e-6)
 
 
