@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.transform import Rotation
 
+import oracles
 import tiny_world
 from rsatalker_jax.baselines.image import audio, boxes, controls, labels, planes, pose
 from rsatalker_jax.head import head_vertices, load_head
@@ -82,8 +82,11 @@ def test_all_heard_features_count_and_any_width_is_heard():
   assert np.all(np.abs(np.asarray(gradient)).max(axis=-1) > 0)
 
 
+@oracles.needs("torch")
 @pytest.mark.parametrize("border", [True, False])
 def test_planes_are_sampled_as_by_torch(border):
+  import torch
+
   r = np.random.default_rng(0)
   plane, points = r.normal(size=(5, 7, 3)).astype(np.float32), r.uniform(-1.3, 1.3, size=(50, 2)).astype(np.float32)
   points[:3] = [[-1, -1], [1, 1], [0, 1]]
