@@ -73,6 +73,7 @@ def test_voice_and_seniority_tell_nothing_about_the_relation(dialogues):
 
 
 def test_nothing_that_a_test_voice_is_made_of_is_heard_in_training(dialogues):
+  assert voices.Voice("male", "kokoro-jm_a+jf_b", 1.0, None).parts == {"kokoro-jm_a", "kokoro-jf_b"}
   heard = collections.defaultdict(set)
   for dialogue in dialogues:
     for voice in dialogue.voices:

@@ -66,3 +66,6 @@ def test_level_is_the_others():
   # What is silent itself is not raised to noise, and nothing is raised by more than 12 dB.
   faint = voice_timing.follow_level(np.full(RATE, 1e-5, np.float32), np.full(RATE, 0.1, np.float32))
   assert np.abs(faint).max() <= 1e-5 * 10 ** (12 / 20) * 1.001
+  quiet = voice_timing.follow_level(np.full(RATE, 1e-4, np.float32), np.full(RATE, 2.5e-4, np.float32))
+  assert np.abs(quiet[1600:-1600]).max() < 1e-4
+  np.testing.assert_array_equal(voice_timing.follow_level(np.zeros(RATE, np.float32), np.full(RATE, 0.1, np.float32)), 0)
