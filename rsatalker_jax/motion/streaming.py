@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from rsatalker_jax.errors import InputError
@@ -229,7 +230,7 @@ class MotionStream:
     return self._social
 
   @social.setter
-  def social(self, social: Float[np.ndarray, "D"]) -> None:
+  def social(self, social: Float[ArrayLike, "D"]) -> None:
     self._social = jnp.asarray(social, jnp.float32)
 
   def reset(self) -> None:
