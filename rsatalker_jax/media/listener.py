@@ -4,12 +4,8 @@ The page (listener.html beside this file, and its scripts) asks nothing of any n
 the head's tables (tables.py) and the generator's arrays (`motion.folding`).
 """
 
-import base64
-import html
-import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from rsatalker_jax.avatar import Avatar, drop_free_slots
-from rsatalker_jax.files import whole_file
 from rsatalker_jax.head import HeadModel
 from rsatalker_jax.media.tables import Tables
-from rsatalker_jax.media.viewer import SCRIPTS, front_view, read_scripts
+from rsatalker_jax.media.viewer import SCRIPTS, front_view, read_scripts, write_page
 
 _PAGE = pathlib.Path(__file__).with_suffix(".html")
 # Classic scripts in the order in which they are loaded; the generator's need no page.
@@ -68,22 +63,11 @@ def write_listener(
       "weights": list(weights),
       "relations": relations,
   }
-  filled = {
-      "TITLE": html.escape(path.stem),
-      "HEADER": json.dumps(header),
-      "DATA": base64.b64encode(tables.pack()).decode(),
-      "WORKLET": read_scripts("sound_worklet.js"),
-      "SCRIPTS": read_scripts(*SCRIPTS, "head.js", *GENERATOR_SCRIPTS, "listener.js"),
-  }
-  page = re.sub("@@([A-Z]+)@@", lambda mark: filled.get(mark[1], mark[0]), _PAGE.read_text(encoding="utf-8"))
-  page = page.replace("@@SIZE@@", f"{len(page.encode()) / 1e6:.1f}").encode()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with whole_file(path) as file:
-    file.write(page)
-  return len(page)
+  scripts = read_scripts(*SCRIPTS, "head.js", *GENERATOR_SCRIPTS, "listener.js")
+  return write_page(path, _PAGE, header, tables, SCRIPTS=scripts, WORKLET=read_scripts("sound_worklet.js"))
 
 
 def add_weights(tables: Tables, weights: Mapping[str, Float[np.ndarray, "n c"]]) -> None:
-  """Adds a generator's arrays, each in 16 bits between its own least and largest value (docs/live.md has what that changes)."""
+  """Adds a generator's arrays, each in 16 bits between its own least and largest value (docs/live_page.md has what that changes)."""
   for name, values in weights.items():
     tables.add_numbers(name, values.reshape(1, -1, 1))

@@ -92,16 +92,34 @@ def write_player(
   tables.add_gaussians(avatar, seen)
 
   header = {"fps": fps, "background": [float(x) for x in background], "view": front_view(head), "tables": tables.descriptions}
+  write_page(path, _PAGE, header, tables, SCRIPTS=read_scripts(*SCRIPTS, "player.js"))
+
+
+def write_page(path: pathlib.Path, template: pathlib.Path, header: dict[str, Any], tables: Tables, **scripts: str) -> int:
+  """Writes a page with everything in it, whole or not at all.
+
+  Args:
+    path: the file; its folder is made if absent, its name is the page's title.
+    template: HTML with @@TITLE@@, @@HEADER@@, @@DATA@@ and the names of `scripts` where they go; @@SIZE@@ is the page's size in MB.
+    header: as JSON.
+    tables: packed.
+
+  Returns:
+    The file's size in bytes.
+  """
   filled = {
       "TITLE": html.escape(path.stem),
       "HEADER": json.dumps(header),
       "DATA": base64.b64encode(tables.pack()).decode(),
-      "SCRIPTS": read_scripts(*SCRIPTS, "player.js"),
+      "SIZE": "@@SIZE@@",  # Known when all else is there.
+      **scripts,
   }
-  page = re.sub("@@([A-Z]+)@@", lambda mark: filled[mark[1]], _PAGE.read_text(encoding="utf-8"))
+  page = re.sub("@@([A-Z]+)@@", lambda mark: filled[mark[1]], template.read_text(encoding="utf-8"))
+  content = page.replace("@@SIZE@@", f"{len(page.encode()) / 1e6:.1f}").encode()
   path.parent.mkdir(parents=True, exist_ok=True)
   with whole_file(path) as file:
-    file.write(page.encode())
+    file.write(content)
+  return len(content)
 
 
 @jax.jit
