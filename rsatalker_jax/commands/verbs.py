@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rsatalker_jax.commands import command_line, config_values
+from rsatalker_jax.errors import InputError
 from rsatalker_jax.types import BASES, STAGES
 
 FLAGS = flags.FLAGS
@@ -116,6 +117,8 @@ def _define_generate() -> None:
   )
   flags.DEFINE_string("speech_b", None, "Voice of the person to generate, wav.")
   flags.DEFINE_string("relation", None, "blood|non_blood|unknown,equal|unequal|unknown; or unknown, for both")
+  flags.DEFINE_string("recording", None, "Instead of these four: a live conversation that was recorded, a folder of `live --recordings`.")
+  flags.DEFINE_string("avatar_from", None, "With --recording: a run on the same head whose avatar is shown; the same run if not given.")
   flags.DEFINE_string("out", None, "The video, .mp4.")
   flags.DEFINE_string("save_motion", None, "Also write B's motion here, .npz, or .csv or .json of ARKit's shapes.")
   flags.DEFINE_integer("size", 320, "Height of each face in pixels, even.", lower_bound=32, upper_bound=4096)
@@ -124,28 +127,24 @@ def _define_generate() -> None:
   flags.DEFINE_string("person_a", None, "The same of A, who is drawn on another identity where the run has no avatar of theirs.")
   flags.DEFINE_integer("camera", None, "Of the capture, by its index; the one that the face looks at if not given.")
   flags.DEFINE_bool("captions", True, "Whether a strip below the faces says who is who and whose voice is heard.")
-  flags.mark_flags_as_required(["workdir", "speech_a", "motion_a", "speech_b", "relation", "out"])
+  flags.mark_flags_as_required(["workdir", "out"])
 
 
 def _generate() -> None:
+  files = ("speech_a", "motion_a", "speech_b", "relation")
+  recorded = FLAGS.recording is not None
+  for name in files:
+    if recorded == (FLAGS[name].value is not None):
+      found = f"--{name} beside --recording" if recorded else f"no --{name}"
+      raise InputError("command line", "", found, "--speech_a, --motion_a, --speech_b and --relation, or --recording")
+  if FLAGS.avatar_from is not None and not recorded:
+    raise InputError("command line", "--avatar_from", FLAGS.avatar_from, "it with --recording alone")
   _use_devices_of(FLAGS.workdir)
   from rsatalker_jax.commands import generate
 
-  generate.generate_video(
-      workdir=FLAGS.workdir,
-      person=FLAGS.person,
-      person_a=FLAGS.person_a,
-      speech_a=FLAGS.speech_a,
-      motion_a=FLAGS.motion_a,
-      speech_b=FLAGS.speech_b,
-      relation=FLAGS.relation,
-      out=FLAGS.out,
-      save_motion=FLAGS.save_motion,
-      size=FLAGS.size,
-      seconds=FLAGS.seconds,
-      camera=FLAGS.camera,
-      captions=FLAGS.captions,
-  )
+  do, given = (generate.film_recording, ("recording", "avatar_from")) if recorded else (generate.generate_video, files)
+  names = ("workdir", "person", "person_a", "out", "save_motion", "size", "seconds", "camera", "captions", *given)
+  do(**{name: FLAGS[name].value for name in names})
 
 
 # --- export
@@ -364,6 +363,7 @@ def _define_live() -> None:
   flags.DEFINE_multi_string("speech_b", [], "A recording of the face's voice, wav, that the page can play; can be given several times.")
   flags.DEFINE_integer("conversations", 1, "How many there may be at once.", lower_bound=1, upper_bound=64)
   flags.DEFINE_integer("port", 8720, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
+  flags.DEFINE_string("recordings", None, "A folder for conversations that the page is told to record; nothing is stored if not given.")
   flags.mark_flags_as_required(["workdir"])
 
 
@@ -371,7 +371,7 @@ def _live() -> None:
   _use_devices_of(FLAGS.workdir)
   from rsatalker_jax.commands import live
 
-  names = ("workdir", "avatar_from", "person", "relation", "speech_b", "conversations", "port")
+  names = ("workdir", "avatar_from", "person", "relation", "speech_b", "conversations", "port", "recordings")
   live.hold_conversations(**{name: FLAGS[name].value for name in names})
 
 
@@ -461,7 +461,11 @@ to <workdir>/evaluation (test) or <workdir>/evaluation/<split>.""",
         --relation=non_blood,unequal --out=conversation.mp4
 
 A, on the left, moves as the file says; B, on the right, is generated. --save_motion also keeps B's motion: as an npz in
-DualTalk's layout, or as Live Link Face's .csv or a .json for programs that know ARKit's shapes.""",
+DualTalk's layout, or as Live Link Face's .csv or a .json for programs that know ARKit's shapes.
+
+    python generate.py --workdir=runs/causal --avatar_from=runs/demo --recording=DIR/NAME --out=conversation.mp4
+
+generates a recorded live conversation again, frame by frame as it was then, and says whether it is the same.""",
         _define_generate,
         _generate,
     ),

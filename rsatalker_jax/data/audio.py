@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import open_regular, whole_file
@@ -100,10 +100,14 @@ def mix_channels(samples: Float[np.ndarray, "S C"]) -> tuple[Float[np.ndarray, "
   return wav, f", without {silent} that {'is' if silent == 1 else 'are'} silent beside the others" if silent else ""
 
 
-def write_wav(path: str | os.PathLike, wav: Float[np.ndarray, "S"]) -> None:
-  """Writes (S,) float samples at 16 kHz as a float32 mono WAV (DualTalk's form), whole or not at all."""
+def write_wav(path: str | os.PathLike, wav: Float[np.ndarray, "S"] | Int16[np.ndarray, "S"]) -> None:
+  """Writes (S,) samples at 16 kHz as a mono WAV, whole or not at all: floats as float32 (DualTalk's form), 16-bit integers as they
+  are, which `read_wav` gives back as n / 32768."""
+  wav = np.asarray(wav)
+  whole_numbers = wav.dtype == np.int16
   with whole_file(path) as file:
-    soundfile.write(file, np.asarray(wav, np.float32), SAMPLE_RATE, subtype="FLOAT", format="WAV")
+    samples, subtype = (wav, "PCM_16") if whole_numbers else (wav.astype(np.float32), "FLOAT")
+    soundfile.write(file, samples, SAMPLE_RATE, subtype=subtype, format="WAV")
 
 
 def resample(wav: Float[np.ndarray, "S"], rate: int, new_rate: int) -> Float[np.ndarray, "S2"]:

@@ -1,5 +1,7 @@
 """What makes B's motion in a live conversation: a trained run with a causal generator, and an avatar that shows it."""
 
+import hashlib
+
 import jax
 import numpy as np
 from jaxtyping import Int
@@ -37,13 +39,29 @@ class RunEngine:
       expected = "'logmel': Wav2Vec 2.0 hears the whole of a voice at once"
       raise InputError("run", "speech.encoder", repr(run.config.speech.encoder), expected)
     self._social = {relation: run.social_feature(np.array(relation, np.int32)) for relation in _ALL_RELATIONS}
-    self.streams = [run.stream(np.full(2, UNKNOWN, np.int32), lengths=(1,)) for _ in range(conversations)]
+    self.streams = open_streams(run, conversations)
     self.neutral = np.asarray(run.buffers["generator"]["motion_mean"], np.float32)
     self.about, self.avatar = describe_avatar(avatar, run.talker.head, run.talker.background, place)
     self.about |= {"frames_ahead": self.streams[0].frames_ahead, "stages": run.stages, "person": run.person}
+    self.about |= {"basis": run.basis, "places": len(self.streams), "generator": digest_generator(run)}
 
   def relate(self, stream: MotionStream, relation: Int[np.ndarray, "2"]) -> None:
     stream.social = self._social[tuple(map(int, relation))]
+
+
+def open_streams(run: TrainedRun, conversations: int) -> list[MotionStream]:
+  """Streams for so many conversations at once. A recording is reproduced by the same: other programs differ in the last bits."""
+  return [run.stream(np.full(2, UNKNOWN, np.int32), lengths=(1,)) for _ in range(conversations)]
+
+
+def digest_generator(run: TrainedRun) -> str:
+  """By which a recording knows its generator: SHA-256 of all that makes its motion but the code."""
+  digest = hashlib.sha256(run.config.speech.to_json().encode() + run.config.generator.to_json().encode())
+  parts = {"params": {name: run.params[name] for name in ("generator", "social")}, "buffers": run.buffers["generator"]}
+  for path, values in jax.tree_util.tree_leaves_with_path(parts):
+    values = np.ascontiguousarray(values)
+    digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode() + values.tobytes())
+  return digest.hexdigest()
 
 
 def describe_avatar(avatar: Avatar, head: HeadModel, background: tuple[float, float, float], place: str) -> tuple[dict, bytes]:

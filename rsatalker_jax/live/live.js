@@ -98,6 +98,7 @@ class Conversation {
     this.about = about, this.face = face, this.clock = new SoundClock();
     this.shown = new Float32Array(56);  // At rest.
     this.sound = null, this.socket = null, this.tries = 0;
+    this.recorder = new Recorder((type, value) => this.tell(type, value));
     this.latencies = [], this.trips = [], this.underruns = 0, this.lost = 0;
   }
 
@@ -135,6 +136,7 @@ class Conversation {
   leave() {
     const { socket } = this;
     this.socket = null, this.ready = false;
+    this.recorder.leave();
     socket?.close();
   }
 
@@ -214,6 +216,7 @@ class Conversation {
   }
 
   obey(message) {
+    if (this.recorder.obey(message)) return;
     if (message.type === "ready") {
       this.ready = true, this.tries = 0;
       say("status", "Listening. Speak."), say("trouble", "");
@@ -294,7 +297,7 @@ let talk = null;
 
 function showButtons() {
   byId("start").firstChild.textContent = talk.running ? "Stop " : "Start ";
-  for (const name of ["quiet", "play", "say"]) byId(name).disabled = !talk.ready;
+  for (const name of ["quiet", "play", "say", "record"]) byId(name).disabled = !talk.ready;
 }
 
 function showNumbers() {
@@ -305,11 +308,12 @@ function showNumbers() {
     (talk.lost ? `This page stood still: ${(0.04 * talk.lost).toFixed(1)} s of you were not heard.` : ""));
 }
 
-const KEYS = { s: "start", q: "quiet", p: "play", h: "headphones" };
+const KEYS = { s: "start", q: "quiet", p: "play", h: "headphones", r: "record" };
 
 function listen() {
   byId("start").onclick = () => (talk.running ? talk.stop() : talk.start());
   byId("quiet").onclick = () => talk.tell("stop");
+  byId("record").onclick = () => talk.recorder.press();
   byId("play").onclick = () => talk.tell("play", { recording: byId("recording").selectedIndex });
   byId("words").onsubmit = (event) => {
     event.preventDefault();
@@ -354,6 +358,8 @@ const ready = (async () => {
   byId("recordings").hidden = !about.recordings.length;
   byId("recording").replaceChildren(...about.recordings.map((name) => new Option(name)));
   byId("words").hidden = !about.speaks;
+  byId("record").hidden = !about.records;
+  if (about.records) say("storing", "It is stored while you record, and only then.");
   byId("text").maxLength = about.longest_text;
   talk = new Conversation(about, new Face(about, tables, byId("view")));
   listen();

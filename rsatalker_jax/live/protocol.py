@@ -18,6 +18,8 @@ Text is JSON with a "type". From the page: `Command`'s. To it:
     {"type": "ready", "frames_ahead": n}
     {"type": "saying", "text": …, "seconds": …}     a sentence or a recording is on its way
     {"type": "cut"}                                 A has interrupted B
+    {"type": "recording", "name": …}                what is said is recorded from now on, under that name
+    {"type": "recorded", "message": …}              and no longer
     {"type": "trouble", "message": …}               something was refused; the conversation goes on
     {"type": "end", "message": …}                   it ends, and the socket is closed
 """
@@ -94,6 +96,7 @@ _COMMANDS = {
     "play": ("recording", lambda x: _checked("recording", x, int, "the number of a recording", lambda x: x >= 0)),
     "headphones": ("on", lambda x: _checked("on", x, bool, "true or false")),
     "stop": (None, None),
+    "record": ("on", lambda x: _checked("on", x, bool, "true or false")),
 }
 
 

@@ -5,8 +5,8 @@
     /<token>/avatar     GET: the avatar's tables
     /<token>/socket     a conversation (protocol.py)
 
-The token is in the link that the program prints, and without it nothing is told. Nothing that is said is stored, and nothing of it
-leaves this machine.
+The token is in the link that the program prints, and without it nothing is told. Nothing that is said is stored, but where the program
+was given a folder for it and while the page asks for it (recording.py); and nothing of it leaves this machine.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from rsatalker_jax.data.audio import resample
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.live import protocol
+from rsatalker_jax.live.recording import Recording, RecordingFolder
 from rsatalker_jax.live.voice import MOST_SECONDS, SpeechDetector, Voice, split_sentences
 from rsatalker_jax.live.worker import Worker
 from rsatalker_jax.social import RELATIONS, parse_relation
@@ -34,7 +35,7 @@ from rsatalker_jax.web.serving import web  # aiohttp's, or one line that says ho
 # By the package that has them, in the order of media/viewer.py.
 _ASSETS = {
     "rsatalker_jax.media": ("tables.js", "gaussians.js", "screen.js", "turning.js", "head.js"),
-    "rsatalker_jax.live": ("live.js", "live.css", "clock.js", "resampler.js", "microphone.js", "loudspeaker.js"),
+    "rsatalker_jax.live": ("live.js", "live.css", "clock.js", "recorder.js", "resampler.js", "microphone.js", "loudspeaker.js"),
 }
 # What the generator's process is given of one conversation at a time: the rest waits here.
 _IN_FLIGHT = 4
@@ -78,6 +79,7 @@ class LiveServer:
     say: a sentence as a voice and its rate, or None where there is no text to speech. One thread of the server's own calls it.
     conversations: how many there may be at once; the worker's engine has as many streams.
     relation: which the page begins with.
+    records: where conversations are recorded that ask for it; None: nowhere.
     origins: under which it is reached; see `serving.make_application`.
   """
 
@@ -91,10 +93,11 @@ class LiveServer:
       say: Say | None = None,
       conversations: int = 1,
       relation: str = RELATIONS[0],
+      records: RecordingFolder | None = None,
   ):
     self._worker, self._token, self._origins = worker, token, frozenset(origins)
     self.recordings, self.say, self._relation = dict(recordings or {}), say, relation
-    self._most = conversations
+    self._most, self.records = conversations, records
     self._numbers = itertools.count()
     self.thread = concurrent.futures.ThreadPoolExecutor(1, "text-to-speech")
     self._open: set[Conversation] = set()
@@ -117,6 +120,8 @@ class LiveServer:
         conversation.end("the program has ended")
 
     async def close(_: web.Application) -> None:
+      if self.records is not None:
+        await self.records.wait()
       self.thread.shutdown(wait=False, cancel_futures=True)
       self._worker.detach()
       await asyncio.to_thread(self._worker.stop)
@@ -141,6 +146,7 @@ class LiveServer:
         "recordings": list(self.recordings),
         "speaks": self.say is not None,
         "longest_text": protocol.LONGEST_TEXT,
+        "records": self.records is not None,
     })  # fmt: skip
 
   async def _get_avatar(self, request: web.Request) -> web.Response:
@@ -175,13 +181,15 @@ class Conversation:
     self._relation = relation
     self._heard = 0  # Frames of A so far.
     self._waiting: collections.deque[tuple] = collections.deque()  # Frames for the generator.
-    self._sent: dict[int, tuple[int, np.ndarray]] = {}  # Flags and sound of frames that are with the generator.
+    # Of frames that are with the generator, or wait for it: flags and sound; A's sound and what was heard of B's.
+    self._sent: dict[int, tuple[int, np.ndarray, np.ndarray, np.ndarray]] = {}
     self._answers: asyncio.Queue[bytes | dict | None] = asyncio.Queue()
     # 25 a second for ever, and what a page sends at once that was held up.
     self._frames, self._commands = Allowance(FPS * 1.1, 2 * FPS), Allowance(5, 20)
     self._tasks: set[asyncio.Task] = set()
     self._sentences: asyncio.Future | None = None
     self._ended = False
+    self._recording: Recording | None = None
 
   async def run(self) -> None:
     """Until the page leaves, or the conversation has to end."""
@@ -201,6 +209,7 @@ class Conversation:
           except _End as error:
             self.end(str(error))
         elif message.type in (web.WSMsgType.CLOSE, web.WSMsgType.CLOSING, web.WSMsgType.CLOSED, web.WSMsgType.ERROR):
+          self._end_recording("the page left" if message.type == web.WSMsgType.CLOSE else "the connection was lost")
           self._ended = True
           self._answers.put_nowait(None)
       await asyncio.wait({writer}, timeout=_PATIENCE)
@@ -208,11 +217,13 @@ class Conversation:
       writer.cancel()
       for task in self._tasks:
         task.cancel()
+      self._end_recording("the connection was lost")
       self._worker.close(self._number)
 
   def end(self, message: str) -> None:
     """Ends it with a line that the page shows."""
     if not self._ended:
+      self._end_recording(message)
       self._ended = True
       self._answers.put_nowait({"type": "end", "message": message})
       self._answers.put_nowait(None)
@@ -250,14 +261,18 @@ class Conversation:
     if self._detector.hears(sound) and self._voice.speaking:
       self._cut()
     ahead = self._voice.hear()
-    self._sent[number] = self._voice.sound()
+    self._sent[number] = *self._voice.sound(), sound, ahead
     self._waiting.append((number, sound, ahead, motion))
     if len(self._waiting) >= _MOST_WAITING:
       raise _End("this machine makes motion more slowly than it is needed")
     self._pass_on()
 
   def _pass_on(self) -> None:
-    while self._waiting and len(self._sent) - len(self._waiting) < _IN_FLIGHT:
+    while self._waiting and (in_flight := len(self._sent) - len(self._waiting)) < _IN_FLIGHT:
+      if self._recording is not None and self._recording.start == self._waiting[0][0]:
+        if in_flight:
+          break
+        self._begin_anew(self._recording)
       self._worker.push(self._number, *self._waiting.popleft())
 
   def _hear(self, kind: str, *given) -> None:
@@ -265,10 +280,41 @@ class Conversation:
     if kind == "failed":
       self.end(given[0])
       return
-    number, motion = given
-    flags, sound = self._sent.pop(number)
+    number, motion, seen = given
+    flags, sound, speech_a, heard_b = self._sent.pop(number)
     self._tell(protocol.make_answer(number, flags, motion, sound))
+    if self._recording is not None:
+      self._record(self._recording, number, speech_a=speech_a, speech_b=sound, heard_b=heard_b, motion_a=seen, motion_b=motion)
     self._pass_on()
+
+  # --- Recording
+
+  def _begin_recording(self) -> None:
+    """From the next frame of A's on."""
+    if self._server.records is None:
+      raise InputError("message", "record", "no folder for recordings", "--recordings=DIR where the program is started")
+    if self._recording is None:
+      self._recording = self._server.records.begin(self._heard, self._voice.between)
+      self._tell({"type": "recording", "name": self._recording.name})
+
+  def _begin_anew(self, recording: Recording) -> None:
+    """Before a recording's first frame: the generator forgets what was, but for what of B's voice is to come."""
+    self._worker.close(self._number)
+    self._worker.open(self._number, self._relation, recording.first, self._hear)
+    recording.relate(recording.start, self._relation)
+
+  def _record(self, recording: Recording, number: int, **frame: np.ndarray) -> None:
+    try:
+      if not recording.add(number, **frame):
+        self._end_recording("the longest that one may be")
+    except OSError as error:
+      self._end_recording(f"it cannot be written: {error.strerror}")
+
+  def _end_recording(self, why: str) -> None:
+    """With the last frame that was answered."""
+    recording, self._recording = self._recording, None
+    if recording is not None and self._server.records is not None:
+      self._server.records.keep(recording, why, lambda line: self._tell({"type": "recorded", "message": line}))
 
   def _cut(self) -> None:
     if self._sentences is not None:
@@ -284,10 +330,17 @@ class Conversation:
       if kind == "relation":
         self._relation = value
         self._worker.relate(self._number, value)
+        if self._recording is not None and self._recording.start < (now := self._heard - len(self._waiting)):
+          self._recording.relate(now, value)
       elif kind == "headphones":
         self._detector.headphones = value
       elif kind == "stop":
         self._cut()
+      elif kind == "record":
+        if value:
+          self._begin_recording()
+        else:
+          self._end_recording("stopped")
       elif kind == "play":
         names = list(self._server.recordings)
         if value >= len(names):

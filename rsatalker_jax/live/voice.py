@@ -33,6 +33,11 @@ class Voice:
     """What the generator is to hear before A's first frame."""
     return np.concatenate([self.hear() for _ in range(self._ahead)]) if self._ahead else np.zeros(0, np.int16)
 
+  @property
+  def between(self) -> Int[np.ndarray, "S"]:
+    """What the generator has heard and the loudspeaker has not: `ahead` frames."""
+    return np.concatenate([np.zeros(0, np.int16), *(sound for sound, _ in self._between)])
+
   def say(self, wav: Float[np.ndarray, "S"]) -> None:
     """Appends a voice, 16 kHz in [-1, 1]."""
     frames = -(-len(wav) // SAMPLES_PER_FRAME)

@@ -5,7 +5,7 @@
                ("relation", session, relation)
                ("close", session, None)
     from it    ("ready", about, avatar) or ("refused", error) once, then
-               ("motion", session, number, motion), ("failed", session, error)
+               ("motion", session, number, motion, seen), ("failed", session, error)    seen: A's, as the generator was given it
 
 Conversations are apart: what goes wrong in one ends that one.
 """
@@ -93,7 +93,7 @@ def work(connection: multiprocessing.connection.Connection, make_engine: Callabl
           made = busy[session].push(_to_wav(speech_a), motion_a.reshape(1, MOTION_DIM), _to_wav(speech_b))
           if not np.isfinite(made).all():
             raise InputError("generator", "motion", "values that are not finite", "numbers")
-          connection.send(("motion", session, number, made[0]))
+          connection.send(("motion", session, number, made[0], motion_a))
       except InputError as error:
         if session in busy:
           free.append(busy.pop(session))
@@ -160,7 +160,7 @@ class Worker:
         hear("failed", self.trouble)
 
   def open(self, session: int, relation: np.ndarray, first: np.ndarray, hear: Callable[..., None]) -> None:
-    """Begins a conversation. `hear` is called with ("motion", number, motion) for each frame, or ("failed", message) once."""
+    """Begins a conversation. `hear` is called with ("motion", number, motion, seen) for each frame, or ("failed", message) once."""
     self._hear[session] = hear
     self._send("open", session, relation, first)
 

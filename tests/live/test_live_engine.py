@@ -79,8 +79,9 @@ def test_motion_is_that_of_the_stream(monkeypatch, run):
         if frame == 6:
           worker.relate(session, relations[6])
         worker.push(session, frame, a[frame], b[frame + 2], seen if frame == 3 else None)
-        kind, found, number, motion = worker._connection.recv()
+        kind, found, number, motion, given = worker._connection.recv()
         assert (kind, found, number) == ("motion", session, frame)
+        np.testing.assert_array_equal(given, seen if frame == 3 else run.buffers["generator"]["motion_mean"])
         made.append(motion)
       worker._send("close", session, None)
     np.testing.assert_array_equal(made[: FRAMES - 2], made[FRAMES - 2 :])

@@ -143,7 +143,7 @@ def test_frames_of_another_size_are_refused(size):
         ("{", "JSON"),
         ("[" * 5000, "JSON"),
         ("[]", "type: found None"),
-        ({"type": "shout"}, "type: found 'shout', expected relation | say | play | headphones | stop"),
+        ({"type": "shout"}, "type: found 'shout', expected relation | say | play | headphones | stop | record"),
         ({"type": ["say"]}, "type"),
         ({"type": "say"}, "say: found type, expected type, text"),
         ({"type": "say", "text": " "}, "text"),
