@@ -33,6 +33,7 @@ from rsatalker_jax.evaluation import (
     scoring,
     tables,
 )
+from rsatalker_jax.evaluation.ablations import compare_frames, difference_table
 from rsatalker_jax.evaluation.cases import ConversationCases
 from rsatalker_jax.head import LipOpening, make_lip_opening
 from rsatalker_jax.media.video import to_uint8
@@ -455,6 +456,7 @@ def _frame_report(scores: film_scores.FrameScores, *, filmed: bool) -> str:
   for person, rows in scores.by_person.items() if len(scores.by_person) > 1 else ():
     own = [title for title in rows if title in (film_scores.TRACKED, film_scores.HELD_OUT)]
     report += f"\nOf {person} alone:\n\n{result_tables.image_table(rows, unranked=own).markdown()}"
+  report += _joint_gain(scores)
   if len(scores.by_film) > 1:
     report += "\nBy film, PSNR in dB:\n\n" + result_tables.film_table(scores.by_film).markdown()
   if flicker := scores.flicker:
@@ -467,6 +469,20 @@ def _frame_report(scores: film_scores.FrameScores, *, filmed: bool) -> str:
       report += f" By LPIPS ({net}): {film:.5f} and {avatar:.5f}, {difference:.5f} apart."
     report += "\n"
   return report
+
+
+def _joint_gain(scores: film_scores.FrameScores) -> str:
+  """What the joint stage made of generated motion, of all films and of each, with intervals; empty without that stage."""
+  of = lambda films: {0: {"frames_each": {name: scores.each[name] for name in films}}}
+  compare = lambda films: compare_frames(of(films), of(films), film_scores.GENERATED, film_scores.BEFORE_JOINT)
+  groups = {"all films": list(scores.each)} | ({name: [name] for name in scores.each} if len(scores.each) > 1 else {})
+  gains = {title: cells for title, films in groups.items() if (cells := compare(films))}
+  if not gains:
+    return ""
+  return (
+      "\nWhat the joint stage made better in generated motion, frame by frame (more is better, in errors too), with 95 % intervals of a "
+      "bootstrap over blocks of two seconds:\n\n" + difference_table(gains).markdown()
+  )
 
 
 def _png(image: np.ndarray) -> bytes:

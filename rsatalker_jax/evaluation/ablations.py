@@ -125,9 +125,9 @@ def write_tables(workdir: str | os.PathLike, variants: Sequence[str]) -> str:
   tables = {
       "Ablations, what can be measured of Table 4": Table(list(_AUTOMATIC.values()), motion),
       "Ablations, frames in generated motion (Table 5)": Table(list(_IMAGE.values()), frames),
-      "How much better than the full pipeline, frame by frame, with 95 % intervals": _difference_table(differences),
+      "How much better than the full pipeline, frame by frame, with 95 % intervals": difference_table(differences),
       "Frames with offsets": Table(list(_IMAGE.values()), with_offsets, unranked=tuple(with_offsets)),
-      "What offsets change, frame by frame, with 95 % intervals": _difference_table(offsets),
+      "What offsets change, frame by frame, with 95 % intervals": difference_table(offsets),
   }
   tables = {title: table for title, table in tables.items() if table.rows}
   markdown = "\n".join(f"{title}:\n\n{table.markdown()}" for title, table in tables.items())
@@ -204,6 +204,8 @@ def compare_frames(
     return {}
   found = {}
   for name, column in _IMAGE.items():
+    if name not in per_seed[0]:
+      continue
     differences = np.mean([values[name] for values in per_seed], axis=0)
     sign = -1.0 if column.better == "↓" else 1.0
     found[name] = bootstrap.block_bootstrap(sign * differences, block=per_seed[0]["block"])
@@ -212,7 +214,8 @@ def compare_frames(
 
 def _paired_frames(first: Results, second: Results, first_row: str, second_row: str) -> dict[str, Any]:
   """Differences of frames that both have, second minus first, film after film; and how many frames a block holds."""
-  parts, spacing = {name: [] for name in _IMAGE}, []
+  parts: dict[str, list] = {}
+  spacing = []
   for film, rows in first.get("frames_each", {}).items():
     ours, theirs = rows.get(first_row), second.get("frames_each", {}).get(film, {}).get(second_row)
     if ours is None or theirs is None:
@@ -221,8 +224,8 @@ def _paired_frames(first: Results, second: Results, first_row: str, second_row: 
     if len(frames) < 2:
       continue
     spacing.append(float(np.median(np.diff(frames))))
-    for name, values in parts.items():
-      values.append(np.asarray(theirs[name], float)[yours] - np.asarray(ours[name], float)[mine])
+    for name in sorted(_IMAGE.keys() & ours.keys() & theirs.keys()):
+      parts.setdefault(name, []).append(np.asarray(theirs[name], float)[yours] - np.asarray(ours[name], float)[mine])
   if not spacing:
     return {}
   return {name: np.concatenate(values) for name, values in parts.items()} | {
@@ -243,10 +246,12 @@ def _offset_rows(runs: Mapping[str, Mapping[int, Results]], titles: Mapping[str,
   return rows
 
 
-def _difference_table(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Table:
-  show = lambda cell: f"{cell[0]:+.3g} [{cell[1]:+.3g}, {cell[2]:+.3g}]"
-  columns = [Column(f"{column.title}") for column in _IMAGE.values()]
-  return Table(columns, {title: [show(cells[name]) for name in _IMAGE] for title, cells in rows.items()})
+def difference_table(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Table:
+  """What `compare_frames` found, by title: means with their intervals; metrics that none has are left out."""
+  show = lambda cell: f"{cell[0]:+.3g} [{cell[1]:+.3g}, {cell[2]:+.3g}]" if cell else None
+  measured = {name: column for name, column in _IMAGE.items() if any(name in cells for cells in rows.values())}
+  columns = [Column(column.title) for column in measured.values()]
+  return Table(columns, {title: [show(cells.get(name)) for name in measured] for title, cells in rows.items()})
 
 
 def _reading(

@@ -409,6 +409,21 @@ def test_each_person_is_scored_and_the_mean_is_of_all(monkeypatch, tmp_path):
   assert "31.5" in ann and "method" in ann and "24" in bob
   alone = dataclasses.replace(scores, by_person={"ann": scores.by_person["ann"]})
   assert "alone" not in evaluate._frame_report(alone, filmed=True)
+  assert "joint stage" not in report
+
+
+def test_what_the_joint_stage_gains_is_said_with_its_interval():
+  rows = lambda psnr, l1: {"frame": list(range(0, 400, 50)), "psnr": [psnr + i for i in range(8)], "l1": [l1] * 8}
+  each = {
+      "c1": {film_scores.GENERATED: rows(26.0, 0.1), film_scores.BEFORE_JOINT: rows(25.5, 0.3)},
+      "c2": {film_scores.GENERATED: rows(22.0, 0.1), film_scores.BEFORE_JOINT: rows(23.0, 0.1), film_scores.TRACKED: rows(9.0, 0.9)},
+  }
+  scores = film_scores.FrameScores({}, {}, {}, each, {}, 16, np.zeros((1, 1, 3)))
+  lines = [re.split(r"\s*\|\s*", line)[1:-1] for line in evaluate._joint_gain(scores).splitlines() if line.startswith("|")]
+  assert [line[0] for line in lines[2:]] == ["all films", "c1", "c2"] and lines[0] == ["", "L1", "PSNR (dB)"]
+  # Of 0.5 and -1 dB, and 0.2 and 0 less error.
+  assert lines[3][1:] == ["+0.2 [+0.2, +0.2]", "+0.5 [+0.5, +0.5]"] and lines[4][1:] == ["+0 [+0, +0]", "-1 [-1, -1]"]
+  assert lines[2][2].startswith("-0.25 [-0.") and lines[2][1].startswith("+0.1 [+0")
 
 
 class FakeCapture:

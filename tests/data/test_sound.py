@@ -42,6 +42,55 @@ def lag(before: np.ndarray, after: np.ndarray) -> int:
   return int(lags[np.argmax(scipy.signal.correlate(after, before))])
 
 
+# --- People
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.25])
+def test_a_smaller_person_has_higher_pitch_and_formants_at_the_same_times(factor):
+  time = np.arange(2 * RATE) / RATE
+  # A train of pulses at 120 Hz through a resonance at 1500 Hz.
+  pulses = (np.diff(np.floor(120 * time), prepend=-1) > 0).astype(float)
+  vowel = scipy.signal.lfilter([1], np.poly(0.97 * np.exp(2j * np.pi * 1500 / RATE * np.array([1, -1]))).real, pulses)
+  vowel = (0.05 * vowel / vowel.std()).astype(np.float32)
+  resized = sound.resize(vowel, factor)
+  assert resized.shape == vowel.shape and resized.dtype == np.float32
+  hertz, power = scipy.signal.welch(resized[RATE // 2 : -RATE // 2], RATE, nperseg=8000)
+  harmonics = power[np.rint(120 * factor * np.arange(1, 40) / 2).astype(int)]  # Bins of 2 Hz.
+  assert (np.argmax(harmonics) + 1) * 120 * factor == pytest.approx(1500 * factor, abs=70 * factor)
+  # What lies between two harmonics is little.
+  between = power[np.rint(120 * factor * (np.arange(8, 17) + 0.5) / 2).astype(int)]
+  assert decibels(between.max() / harmonics[8:17].max()) < -25
+  assert decibels(np.mean(resized**2) / np.mean(vowel**2)) == pytest.approx(0, abs=1)
+
+  # Syllables of 80 ms, every 400 ms: when they begin and end.
+  syllable = (time % 0.4 > 0.2) & (time % 0.4 < 0.28)
+  loudness = scipy.signal.filtfilt(np.ones(240) / 240, [1.0], sound.resize(vowel * syllable, factor) ** 2)
+  heard = loudness > 0.25 * np.quantile(loudness, 0.95)
+  edges = lambda x: np.flatnonzero(np.diff(x.astype(int)))
+  np.testing.assert_allclose(edges(heard), edges(syllable), atol=0.015 * RATE)
+  if factor == 1:
+    np.testing.assert_allclose(resized, vowel, atol=1e-4)
+
+
+def test_a_voice_is_coloured_by_its_gains_and_as_loud_as_before():
+  gains = np.array([0, 0, 6, 0, -6, 0, 0, -3.0])  # 250 Hz louder, 1 kHz quieter.
+  change = lambda wav: sound.equalise(wav, gains)
+  level = gain_at(change, 500)  # Brought back to its loudness, whatever the gains.
+  assert level == pytest.approx(0, abs=0.05)
+  two = lambda a, b: np.float32(0.05) * (np.sin(2 * np.pi * a * np.arange(RATE) / RATE) + np.sin(2 * np.pi * b * np.arange(RATE) / RATE)).astype(np.float32)
+
+  def between(a, b):
+    power = np.abs(np.fft.rfft(change(two(a, b)) * np.hanning(RATE))) ** 2
+    return decibels(power[a] / power[b])
+
+  assert between(250, 500) == pytest.approx(6, abs=0.1) and between(1000, 2000) == pytest.approx(-6, abs=0.1)
+  assert between(354, 500) == pytest.approx(3, abs=0.1)  # Half an octave from both.
+  assert between(7900, 4000) == pytest.approx(-3 * np.log2(7900 / 4000), abs=0.1)
+  assert sound.active_power(change(VOICE)) == pytest.approx(sound.active_power(VOICE), rel=1e-3)
+  assert abs(lag(VOICE, change(VOICE))) <= 1
+  assert not change(np.zeros(1000, np.float32)).any()
+
+
 # --- Rooms
 
 SIZE, SOURCE, MICROPHONE = (4.0, 5.0, 3.0), (1.0, 2.0, 1.6), (2.7, 3.3, 1.2)
@@ -236,14 +285,14 @@ def test_a_chain_follows_from_seed_variant_and_voice_alone():
 
 
 def test_chains_keep_length_and_time_and_have_all_steps_in_order():
-  order, seen = ["room", "noise", "gain", "clip", "line"], set()
+  order, seen = ["size", "colour", "room", "noise", "gain", "clip", "line"], set()
   for variant in range(1, 41):
     steps = sound.Degradation(variant).draw(VOICE)
     names = [name for name, _ in steps]
     assert names == [name for name in order if name in names] and "gain" in names
     seen |= {name if name not in ("noise", "line") else f"{name} {parameters['kind']}" for name, parameters in steps}
   assert seen == {
-      "room", "gain", "clip", "noise white", "noise pink", "noise speech", "line wideband", "line telephone", "line opus"
+      "size", "colour", "room", "gain", "clip", "noise white", "noise pink", "noise speech", "line wideband", "line telephone", "line opus"
   }
   for variant in range(1, 9):
     degraded = sound.Degradation(variant)(VOICE)

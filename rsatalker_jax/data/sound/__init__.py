@@ -1,6 +1,6 @@
-"""What real microphones, rooms and lines do to a voice: degradations of a waveform, 16 kHz mono, and chains of them drawn by seed.
+"""What other people, real microphones, rooms and lines make of a voice: degradations of a waveform, 16 kHz mono, and chains of them drawn by seed.
 
-None moves a voice in time by more than a millisecond, or the lips that belong to it would come early or late.
+None moves a voice in time by more than a millisecond (`resize`: by 3, in the mean), or the lips that belong to it would come early or late.
 """
 
 from rsatalker_jax.data.sound.chain import Degradation, make_degradations
@@ -11,8 +11,10 @@ from rsatalker_jax.data.sound.degradations import (
     clip_peaks,
     code_mu_law,
     code_opus,
+    equalise,
     limit_band,
     make_noise,
+    resize,
     reverberate,
 )
 from rsatalker_jax.data.sound.rooms import absorption_for, eyring_time, room_impulse_response, sabine_time
@@ -26,10 +28,12 @@ __all__ = [
     "clip_peaks",
     "code_mu_law",
     "code_opus",
+    "equalise",
     "eyring_time",
     "limit_band",
     "make_degradations",
     "make_noise",
+    "resize",
     "reverberate",
     "room_impulse_response",
     "sabine_time",

@@ -1,4 +1,5 @@
-"""Chains of degradations, one drawn for each voice and variant: room, noise, microphone, line, in that order."""
+"""Chains of degradations, one drawn for each voice and variant: size of the person, colour of the voice, room, noise,
+microphone, line, in that order."""
 
 import dataclasses
 import functools
@@ -15,7 +16,7 @@ from rsatalker_jax.data.sound import degradations, rooms
 from rsatalker_jax.types import SAMPLE_RATE
 
 # Of what chains do with what they draw. To be raised with every change of that: features of degraded voices are kept under it.
-VERSION = 1
+VERSION = 2
 
 _NOISES = ("white", "pink", "speech")
 
@@ -64,6 +65,10 @@ class Degradation:
     digest = hashlib.sha256(f"{self.seed} {self.variant} ".encode() + voice).digest()
     rng = np.random.default_rng(list(digest))
     steps: list[tuple[str, Mapping[str, Any]]] = []
+    if rng.random() < 0.6:
+      steps.append(("size", {"factor": 2 ** rng.uniform(-0.35, 0.35)}))
+    if rng.random() < 0.6:
+      steps.append(("colour", {"decibels": rng.normal(0, 5, len(degradations.OCTAVES)).tolist()}))
     if rng.random() < 0.5:
       steps.append(("room", self._draw_room(rng)))
     if rng.random() < 0.7:
@@ -89,6 +94,12 @@ class Degradation:
         "microphone": microphone.tolist(),
         "seconds": rng.uniform(0.15, 0.45),
     }
+
+  def _size(self, wav, rng, factor: float):
+    return degradations.resize(wav, factor)
+
+  def _colour(self, wav, rng, decibels: list[float]):
+    return degradations.equalise(wav, np.asarray(decibels))
 
   def _room(self, wav, rng, response: int | None = None, **room):
     return degradations.reverberate(wav, make_room(**room) if response is None else self.responses[response])

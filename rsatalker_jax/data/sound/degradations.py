@@ -78,6 +78,49 @@ def limit_band(wav: Wav, hertz: tuple[float, float]) -> Wav:
   return scipy.signal.sosfiltfilt(sections, wav).astype(np.float32)
 
 
+def resize(wav: Wav, factor: float) -> Wav:
+  """The voice of a smaller (factor > 1) or larger person: pitch and formants times `factor`, every sound at its own time.
+
+  A faster or slower copy of the voice, stretched to the voice's own length by a phase vocoder (Flanagan & Golden 1966) with windows
+  of 32 ms every 10: each window stands in the middle of its place, so nothing is late; what begins suddenly begins some 3 ms early.
+  """
+  window, hop = 512, SAMPLE_RATE // 100
+  taper = scipy.signal.get_window("hann", window).astype(np.float32)
+  copy = np.pad(resample(wav, SAMPLE_RATE * factor, SAMPLE_RATE), (window // 2 + hop, window + 2 * hop))
+  count = len(wav) // hop + 1
+  begins = np.minimum(np.rint(np.arange(count) * hop / factor).astype(np.int64), len(copy) - window - hop)
+  at = lambda offset: scipy.fft.rfft(np.lib.stride_tricks.sliding_window_view(copy, window)[begins + offset] * taper)
+  spectrum, before = at(hop), at(0)
+  # From window to window each frequency turns as far as it does in the copy in as much time; beginning with what the copy has.
+  turn = np.angle(spectrum * np.conj(before))
+  turn[0] = np.angle(spectrum[0])
+  phase = np.cumsum(turn, axis=0, dtype=np.float64) % (2 * np.pi)
+  pieces = scipy.fft.irfft(np.abs(spectrum) * np.exp(1j * phase).astype(np.complex64)) * taper
+  sound, weight = np.zeros((2, (count + 1) * hop + window), np.float32)
+  for first in range(0, window, hop):
+    part = pieces[:, first : first + hop]
+    width = part.shape[1]
+    sound[first : first + count * hop].reshape(count, hop)[:, :width] += part
+    weight[first : first + count * hop].reshape(count, hop)[:, :width] += np.square(taper[first : first + width])
+  inner = slice(window // 2, window // 2 + len(wav))
+  return sound[inner] / np.maximum(weight[inner], 0.1)
+
+
+# Hertz at which `equalise` is told its gains, an octave apart.
+OCTAVES = 62.5 * 2.0 ** np.arange(8)
+
+
+def equalise(wav: Wav, decibels: Float[np.ndarray, "8"]) -> Wav:
+  """A voice as another microphone or another throat colours it: so many dB at `OCTAVES`, linear in between over log frequency, and
+  constant beyond; nothing is late. As loud as before."""
+  length = scipy.fft.next_fast_len(len(wav) + _BLOCK, real=True)
+  hertz = np.maximum(scipy.fft.rfftfreq(length, 1 / SAMPLE_RATE), 1.0)
+  gains = 10 ** (np.interp(np.log2(hertz), np.log2(OCTAVES), decibels) / 20)
+  heard = scipy.fft.irfft(scipy.fft.rfft(np.asarray(wav, np.float64), length) * gains, length)[: len(wav)]
+  louder = active_power(heard)
+  return (heard * np.sqrt(active_power(wav) / louder) if louder > 0 else wav).astype(np.float32)
+
+
 def clip_peaks(wav: Wav, share: float) -> Wav:
   """All beyond so much of the voice's peak cut off."""
   most = share * float(np.abs(wav).max(initial=0.0))
