@@ -298,6 +298,10 @@ def test_chains_keep_length_and_time_and_have_all_steps_in_order():
     degraded = sound.Degradation(variant)(VOICE)
     assert degraded.dtype == np.float32 and degraded.shape == VOICE.shape and np.isfinite(degraded).all()
     assert np.abs(degraded - VOICE).max() > 0.01
+  change = sound.Degradation(1)
+  factor, gains = 1.2, [3.0, 0, 0, 6, 0, 0, -6, 0]
+  np.testing.assert_array_equal(change._size(VOICE, None, factor=factor), sound.resize(VOICE, factor))
+  np.testing.assert_array_equal(change._colour(VOICE, None, decibels=gains), sound.equalise(VOICE, np.array(gains)))
   silence = np.zeros(RATE, np.float32)
   assert all(np.isfinite(sound.Degradation(variant)(silence)).all() for variant in range(1, 9))
 
@@ -314,10 +318,11 @@ def test_mouths_and_microphones_are_within_their_rooms_and_heard_in_time():
 
 def test_what_chains_do_is_pinned_to_their_version():
   """Features of degraded voices are kept by version: whoever changes a chain raises it, and these numbers."""
-  assert chain.VERSION == 1
+  assert chain.VERSION == 2
   steps = dict(sound.Degradation(1).draw(np.arange(1000, dtype=np.float32)))
-  assert list(steps) == ["room", "gain"]
-  assert (steps["room"]["seconds"], steps["gain"]["decibels"]) == pytest.approx((0.3568432107, 11.8249643972), abs=1e-9)
+  assert list(steps) == ["size", "colour", "gain"]
+  drawn = steps["size"]["factor"], steps["colour"]["decibels"][2], steps["gain"]["decibels"]
+  assert drawn == pytest.approx((1.0551930410, -4.7765645042, 11.8249643972), abs=1e-9)
 
 
 def test_own_recordings_are_used_and_part_of_the_key(tmp_path):
