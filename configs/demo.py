@@ -13,7 +13,9 @@ from configs.common import base_config
 def get_config(variant: str = ""):
   config = base_config()
   config.data.captures = ("capture", "capture_amara")  # Two people on film: an avatar for each …
-  config.avatar.steps = 1000  # … which has half of a batch.
-  config.density.adaptive.stop = 600
+  config.avatar.steps = 800  # … which has half of a batch.
+  config.density.adaptive.stop = 480
+  config.motion.steps = 6000  # Many voices: with 4000 their lips are not learnt yet.
+  config.joint.steps = 60
   config.update_from_flattened_dict(REAL_VOICES)
   return apply_variant(config, variant)

@@ -1,4 +1,4 @@
-"""Who speaks in the demo's dialogues: nine voices, and in which dialogue each is heard.
+"""Who speaks in the demo's dialogues: twelve voices, and in which dialogue each is heard.
 
 A voice is a model with its style, not a person: each dialogue makes other persons of it, of another size and rate. Nothing that
 a voice of the test dialogues is made of is heard in a training dialogue.
@@ -44,8 +44,11 @@ VOICES = (
     Voice("kokoro", (("jf_gongitsune", 1.0),), "female", "train", (0.93, 1.05)),
     KUMO,
     Voice("kokoro", (("jm_kumo", 0.7), ("jf_alpha", 0.3)), "male", "train", (0.88, 0.98)),
+    Voice("flite", (("cmu_us_slt", 1.0),), "female", "train", (1.02, 1.2)),
+    Voice("kokoro", (("jm_kumo", 0.7), ("jf_gongitsune", 0.3)), "male", "train", (0.8, 1.0)),
+    Voice("flite", (("cmu_us_kal16", 1.0),), "male", "train", (1.0, 1.2)),
     Voice("kokoro", (("jf_tebukuro", 1.0),), "female", "val", (0.76, 0.86)),
-    Voice("kokoro", (("jm_kumo", 0.7), ("jf_tebukuro", 0.3)), "male", "val", (0.84, 0.94)),
+    Voice("flite", (("cmu_us_awb", 1.0),), "male", "val", (0.82, 0.98)),
     Voice("kokoro", (("jf_nezumi", 1.0),), "female", "test", (0.92, 1.04)),
     Voice("flite", (("cmu_us_rms", 1.0),), "male", "test", (0.93, 1.1)),
 )

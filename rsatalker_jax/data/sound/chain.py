@@ -69,15 +69,17 @@ class Degradation:
       steps.append(("size", {"factor": 2 ** rng.uniform(-0.35, 0.35)}))
     if rng.random() < 0.6:
       steps.append(("colour", {"decibels": rng.normal(0, 5, len(degradations.OCTAVES)).tolist()}))
-    if rng.random() < 0.5:
+    # A chain that is always noisy costs clean voices more than it gives noisy ones.
+    elsewhere = rng.random() < 0.5
+    if elsewhere and rng.random() < 0.5:
       steps.append(("room", self._draw_room(rng)))
-    if rng.random() < 0.7:
+    if elsewhere and rng.random() < 0.7:
       kind = int(rng.integers(len(self.noises))) if self.noises else _NOISES[rng.integers(len(_NOISES))]
       steps.append(("noise", {"kind": kind, "decibels": rng.uniform(5, 30)}))
     steps.append(("gain", {"decibels": rng.uniform(-15, 15)}))
-    if rng.random() < 0.15:
+    if elsewhere and rng.random() < 0.15:
       steps.append(("clip", {"share": rng.uniform(0.2, 0.7)}))
-    if rng.random() < 0.5:
+    if elsewhere and rng.random() < 0.5:
       steps.append(("line", {"kind": list(degradations.LINES)[rng.integers(len(degradations.LINES))]}))
     return tuple(steps), rng
 
