@@ -241,11 +241,11 @@ def test_the_page_says_where_words_go(page):
   assert "What you write goes, as text, to another machine: api.example.org, where the model a-model answers." in text(page, "way")
   describe = lambda about: page.evaluate(f"describeWay({about})")
   alone = describe("{ answerer: null, understands: false }")
-  assert not alone["away"] and "nowhere else. It is not stored." in alone["way"] and "goes, as text" not in alone["way"]
+  assert alone == {"way": "", "away": False}
   near = describe("{ answerer: { name: 'm', where: '127.0.0.1:80', local: true }, understands: true }")
   assert not near["away"] and "What you say and write goes, as text, to 127.0.0.1:80 on the same machine" in near["way"]
   toy = describe("{ answerer: { name: 'eliza', where: '', local: true }, understands: true }")
-  assert not toy["away"] and "ELIZA, a toy" in toy["way"] and "itself turns it into words" in toy["way"]
+  assert not toy["away"] and "ELIZA, a toy" in toy["way"] and "itself turns your sound into words" in toy["way"]
   named = describe("{ answerer: { name: 'eliza', where: 'far.example', local: false }, understands: false }")
   assert named["away"] and "far.example" in named["way"]
 
