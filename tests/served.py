@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,8 +13,10 @@ from rsatalker_jax.web import serving
 
 
 @contextlib.contextmanager
-def serving_in_thread(make_app: Callable[[list[str]], web.Application]) -> Iterator[int]:
-  """Serves an application on 127.0.0.1; gives the port."""
+def serving_in_thread(
+    make_app: Callable[[list[str]], web.Application], name: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> Iterator[int]:
+  """Serves an application on 127.0.0.1, to browsers that know it by a name; gives the port."""
   loop = asyncio.new_event_loop()
   thread = threading.Thread(target=loop.run_forever)
   thread.start()
@@ -21,7 +24,8 @@ def serving_in_thread(make_app: Callable[[list[str]], web.Application]) -> Itera
   try:
     listener = serving.open_listener("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    runner = in_loop(serving.start_server(make_app(serving.find_origins("127.0.0.1", port, None)[1]), listener))
+    url = f"{'https' if tls else 'http'}://{name}:{port}"
+    runner = in_loop(serving.start_server(make_app(serving.find_origins("127.0.0.1", port, url)[1]), listener, tls))
     try:
       yield port
     finally:

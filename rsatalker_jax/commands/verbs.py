@@ -362,7 +362,14 @@ def _define_live() -> None:
   flags.DEFINE_string("relation", "blood,equal", "Which the page begins with; as generate's --relation.")
   flags.DEFINE_multi_string("speech_b", [], "A recording of the face's voice, wav, that the page can play; can be given several times.")
   flags.DEFINE_integer("conversations", 1, "How many there may be at once.", lower_bound=1, upper_bound=64)
+  flags.DEFINE_string("host", "127.0.0.1", "What to listen on; anything but this machine alone needs TLS and --url.")
   flags.DEFINE_integer("port", 8720, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
+  flags.DEFINE_string("url", None, "The address by which browsers reach it, if not that of --host and --port.")
+  flags.DEFINE_string("certificate", None, "For https: a certificate, PEM …")
+  flags.DEFINE_string("private_key", None, "… and its private key.")
+  flags.DEFINE_string("tls", None, "For https without a certificate: a folder in which one is made, with its own authority.")
+  flags.DEFINE_string("endpoint", None, "What answers in words: an OpenAI-compatible address, http://HOST:PORT/v1, or eliza, a toy.")
+  flags.DEFINE_string("model", None, "What the endpoint calls its model.")
   flags.DEFINE_string("recordings", None, "A folder for conversations that the page is told to record; nothing is stored if not given.")
   flags.mark_flags_as_required(["workdir"])
 
@@ -371,7 +378,10 @@ def _live() -> None:
   _use_devices_of(FLAGS.workdir)
   from rsatalker_jax.commands import live
 
-  names = ("workdir", "avatar_from", "person", "relation", "speech_b", "conversations", "port", "recordings")
+  names = (
+      "workdir", "avatar_from", "person", "relation", "speech_b", "conversations", "host", "port", "url", "certificate", "private_key",
+      "tls", "endpoint", "model", "recordings",
+  )  # fmt: skip
   live.hold_conversations(**{name: FLAGS[name].value for name in names})
 
 
@@ -572,6 +582,7 @@ docs/dataset.md tells what the table holds.""",
         """Holds a conversation with a generated face, in a browser on this machine.
 
     python -m rsatalker_jax live --workdir=runs/causal [--avatar_from=runs/demo] [--speech_b=HELLO.wav]   # until Ctrl+C
+    python -m rsatalker_jax live --workdir=runs/causal --endpoint=http://127.0.0.1:8080/v1 --model=NAME   # it answers in words
 
 The run has a causal generator (configs/demo.py:causal). The link that is printed opens the page; you speak, the face listens, nods and
 answers. docs/live.md tells more.""",

@@ -99,6 +99,7 @@ class Conversation {
     this.shown = new Float32Array(56);  // At rest.
     this.sound = null, this.socket = null, this.tries = 0;
     this.recorder = new Recorder((type, value) => this.tell(type, value));
+    this.transcript = new Transcript(byId("transcript"));
     this.latencies = [], this.trips = [], this.underruns = 0, this.lost = 0;
   }
 
@@ -161,14 +162,19 @@ class Conversation {
     };
   }
 
+  /** Not for a moment between the end of a socket and its notice. */
+  get open() {
+    return this.ready && this.socket.readyState === WebSocket.OPEN;
+  }
+
   tell(type, value = {}) {
-    if (this.ready) this.socket.send(JSON.stringify({ type, ...value }));
+    if (this.open) this.socket.send(JSON.stringify({ type, ...value }));
   }
 
   /** A frame of A's is over. */
   hear({ sound, level, time }) {
     byId("level-a").value = loudness(level);
-    if (!this.ready) return;
+    if (!this.open) return;
     // After the page has stood still nobody wants answers to what was said meanwhile.
     const late = Math.max(this.sound.context.currentTime - time, 0);
     if (late > STALE) {
@@ -222,11 +228,16 @@ class Conversation {
       say("status", "Listening. Speak."), say("trouble", "");
       this.tell("relation", { relation: relation() });
       this.tell("headphones", { on: byId("headphones").checked });
+      this.transcript.part();
       showButtons();
     } else if (message.type === "saying") {
       say("saying", message.text);
+      this.transcript.say(message.text);
+    } else if (message.type === "heard") {
+      this.transcript.hear(message.turn, message.text);
     } else if (message.type === "cut") {
       say("saying", "");
+      this.transcript.cut();
     } else if (message.type === "trouble") {
       say("trouble", message.message);
     } else if (message.type === "end") {
@@ -297,7 +308,7 @@ let talk = null;
 
 function showButtons() {
   byId("start").firstChild.textContent = talk.running ? "Stop " : "Start ";
-  for (const name of ["quiet", "play", "say", "record"]) byId(name).disabled = !talk.ready;
+  for (const name of ["quiet", "play", "say", "write", "record"]) byId(name).disabled = !talk.ready;
 }
 
 function showNumbers() {
@@ -315,14 +326,16 @@ function listen() {
   byId("quiet").onclick = () => talk.tell("stop");
   byId("record").onclick = () => talk.recorder.press();
   byId("play").onclick = () => talk.tell("play", { recording: byId("recording").selectedIndex });
-  byId("words").onsubmit = (event) => {
-    event.preventDefault();
-    const text = byId("text").value.trim();
-    if (!text || !talk.ready) return;
-    say("trouble", "");
-    talk.tell("say", { text });
-    byId("text").value = "";
-  };
+  for (const [form, field, type] of [["words", "text", "say"], ["writing", "letter", "write"]]) {
+    byId(form).onsubmit = (event) => {
+      event.preventDefault();
+      const text = byId(field).value.trim();
+      if (!text || !talk.ready) return;
+      say("trouble", "");
+      talk.tell(type, { text });
+      byId(field).value = "";
+    };
+  }
   for (const button of document.querySelectorAll("[type=radio]")) button.onchange = () => talk.tell("relation", { relation: relation() });
   // The echo canceller is chosen when the microphone is opened.
   byId("headphones").onchange = byId("microphone").onchange = async () => {
@@ -333,12 +346,13 @@ function listen() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     if (event.key === "Escape") talk.tell("stop"), document.activeElement.blur();
-    if (event.target.matches("#text, select")) return;
+    if (event.target.matches("#text, #letter, select")) return;
     const key = event.key.toLowerCase();
     if (key in KEYS) byId(KEYS[key]).click();
     else if (key === "b") turnOver("blood");
     else if (key === "e") turnOver("equal");
     else if (key === "t" && !byId("words").hidden) byId("text").focus(), event.preventDefault();
+    else if (key === "w" && !byId("writing").hidden) byId("letter").focus(), event.preventDefault();
   });
   document.addEventListener("visibilitychange", () => {
     if (!talk.ready) return;
@@ -360,7 +374,12 @@ const ready = (async () => {
   byId("words").hidden = !about.speaks;
   byId("record").hidden = !about.records;
   if (about.records) say("storing", "It is stored while you record, and only then.");
-  byId("text").maxLength = about.longest_text;
+  byId("writing").hidden = !about.answerer;
+  byId("text").maxLength = byId("letter").maxLength = about.longest_text;
+  const { way, away } = describeWay(about);
+  say("way", way);
+  byId("away").hidden = !away;
+  if (away) say("away", `Your words leave this machine: they go to ${about.answerer.where}.`);
   talk = new Conversation(about, new Face(about, tables, byId("view")));
   listen();
   setInterval(showNumbers, 500);

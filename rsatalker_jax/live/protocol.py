@@ -17,6 +17,7 @@ Text is JSON with a "type". From the page: `Command`'s. To it:
 
     {"type": "ready", "frames_ahead": n}
     {"type": "saying", "text": …, "seconds": …}     a sentence or a recording is on its way
+    {"type": "heard", "turn": n, "text": …}         what A has said in this turn so far
     {"type": "cut"}                                 A has interrupted B
     {"type": "recording", "name": …}                what is said is recorded from now on, under that name
     {"type": "recorded", "message": …}              and no longer
@@ -89,10 +90,15 @@ def _checked(name: str, value: Any, kind: type, expected: str, fits=lambda value
   return value
 
 
+def _check_text(value: Any) -> str:
+  return _checked("text", value, str, f"1 to {LONGEST_TEXT} characters", lambda text: 0 < len(text.strip()) <= LONGEST_TEXT)
+
+
 # By type: the one key of each command, and how its value is checked.
 _COMMANDS = {
     "relation": ("relation", lambda x: parse_relation(_checked("relation", x, str, "a relation"), source="message")),
-    "say": ("text", lambda x: _checked("text", x, str, f"1 to {LONGEST_TEXT} characters", lambda x: 0 < len(x.strip()) <= LONGEST_TEXT)),
+    "say": ("text", _check_text),
+    "write": ("text", _check_text),
     "play": ("recording", lambda x: _checked("recording", x, int, "the number of a recording", lambda x: x >= 0)),
     "headphones": ("on", lambda x: _checked("on", x, bool, "true or false")),
     "stop": (None, None),

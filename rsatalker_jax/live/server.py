@@ -6,7 +6,8 @@
     /<token>/socket     a conversation (protocol.py)
 
 The token is in the link that the program prints, and without it nothing is told. Nothing that is said is stored, but where the program
-was given a folder for it and while the page asks for it (recording.py); and nothing of it leaves this machine.
+was given a folder for it and while the page asks for it (recording.py); and nothing of it leaves this machine, but for its words where
+an endpoint on another answers (dialogue.py).
 """
 
 import asyncio
@@ -24,8 +25,10 @@ from jaxtyping import Float, Int
 from rsatalker_jax.data.audio import resample
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.live import protocol
+from rsatalker_jax.live.dialogue import Answerer, Dialogue
+from rsatalker_jax.live.ears import EarProcess
 from rsatalker_jax.live.recording import Recording, RecordingFolder
-from rsatalker_jax.live.voice import MOST_SECONDS, SpeechDetector, Voice, split_sentences
+from rsatalker_jax.live.voice import MOST_SECONDS, Voice, split_sentences
 from rsatalker_jax.live.worker import Worker
 from rsatalker_jax.social import RELATIONS, parse_relation
 from rsatalker_jax.types import FPS, SAMPLE_RATE
@@ -35,7 +38,7 @@ from rsatalker_jax.web.serving import web  # aiohttp's, or one line that says ho
 # By the package that has them, in the order of media/viewer.py.
 _ASSETS = {
     "rsatalker_jax.media": ("tables.js", "gaussians.js", "screen.js", "turning.js", "head.js"),
-    "rsatalker_jax.live": ("live.js", "live.css", "clock.js", "recorder.js", "resampler.js", "microphone.js", "loudspeaker.js"),
+    "rsatalker_jax.live": ("dialogue.js", "live.js", "live.css", "clock.js", "recorder.js", "resampler.js", "microphone.js", "loudspeaker.js"),
 }
 # What the generator's process is given of one conversation at a time: the rest waits here.
 _IN_FLIGHT = 4
@@ -80,6 +83,8 @@ class LiveServer:
     conversations: how many there may be at once; the worker's engine has as many streams.
     relation: which the page begins with.
     records: where conversations are recorded that ask for it; None: nowhere.
+    answerer: of what A says or writes; None: nobody answers in words.
+    recogniser, activity: hear A's words and voice; None: nobody does, and A's turns are told by loudness.
     origins: under which it is reached; see `serving.make_application`.
   """
 
@@ -94,10 +99,15 @@ class LiveServer:
       conversations: int = 1,
       relation: str = RELATIONS[0],
       records: RecordingFolder | None = None,
+      answerer: Answerer | None = None,
+      recogniser: EarProcess | None = None,
+      activity: EarProcess | None = None,
   ):
     self._worker, self._token, self._origins = worker, token, frozenset(origins)
     self.recordings, self.say, self._relation = dict(recordings or {}), say, relation
     self._most, self.records = conversations, records
+    self.answerer, self.recogniser, self.activity = answerer, recogniser, activity
+    self._ears = [ear for ear in (recogniser, activity) if ear is not None]
     self._numbers = itertools.count()
     self.thread = concurrent.futures.ThreadPoolExecutor(1, "text-to-speech")
     self._open: set[Conversation] = set()
@@ -113,7 +123,10 @@ class LiveServer:
     app.router.add_get("/{token}/socket", self._talk)
 
     async def attach(_: web.Application) -> None:
-      self._worker.attach(asyncio.get_running_loop())
+      for process in (self._worker, *self._ears):
+        process.attach(asyncio.get_running_loop())
+      if self.answerer is not None:
+        await self.answerer.open()
 
     async def end_all(_: web.Application) -> None:
       for conversation in list(self._open):
@@ -123,8 +136,11 @@ class LiveServer:
       if self.records is not None:
         await self.records.wait()
       self.thread.shutdown(wait=False, cancel_futures=True)
-      self._worker.detach()
-      await asyncio.to_thread(self._worker.stop)
+      if self.answerer is not None:
+        await self.answerer.close()
+      for process in (self._worker, *self._ears):
+        process.detach()
+        await asyncio.to_thread(process.stop)
 
     app.on_startup.append(attach)
     app.on_shutdown.append(end_all)
@@ -147,6 +163,8 @@ class LiveServer:
         "speaks": self.say is not None,
         "longest_text": protocol.LONGEST_TEXT,
         "records": self.records is not None,
+        "answerer": self.answerer and self.answerer.about,
+        "understands": self.recogniser is not None,
     })  # fmt: skip
 
   async def _get_avatar(self, request: web.Request) -> web.Response:
@@ -177,7 +195,8 @@ class Conversation:
   def __init__(self, number: int, server: LiveServer, worker: Worker, socket: web.WebSocketResponse, relation: Int[np.ndarray, "2"]):
     self._number, self._server, self._worker, self._socket = number, server, worker, socket
     self._ahead = worker.about["frames_ahead"]
-    self._voice, self._detector = Voice(self._ahead), SpeechDetector()
+    self._voice = Voice(self._ahead)
+    self._dialogue = Dialogue(number, self, server.answerer, server.recogniser, server.activity)
     self._relation = relation
     self._heard = 0  # Frames of A so far.
     self._waiting: collections.deque[tuple] = collections.deque()  # Frames for the generator.
@@ -195,6 +214,7 @@ class Conversation:
     """Until the page leaves, or the conversation has to end."""
     self._worker.open(self._number, self._relation, self._voice.first(), self._hear)
     self._tell({"type": "ready", "frames_ahead": self._ahead})
+    self._dialogue.begin()
     writer = asyncio.create_task(self._write())
     try:
       while not self._ended:
@@ -217,6 +237,7 @@ class Conversation:
       writer.cancel()
       for task in self._tasks:
         task.cancel()
+      self._dialogue.close()
       self._end_recording("the connection was lost")
       self._worker.close(self._number)
 
@@ -258,8 +279,7 @@ class Conversation:
     except InputError as error:
       raise _End(str(error)) from None
     self._heard += 1
-    if self._detector.hears(sound) and self._voice.speaking:
-      self._cut()
+    self._dialogue.hear(sound)
     ahead = self._voice.hear()
     self._sent[number] = *self._voice.sound(), sound, ahead
     self._waiting.append((number, sound, ahead, motion))
@@ -316,7 +336,26 @@ class Conversation:
     if recording is not None and self._server.records is not None:
       self._server.records.keep(recording, why, lambda line: self._tell({"type": "recorded", "message": line}))
 
-  def _cut(self) -> None:
+  # --- What the dialogue is told of its conversation
+
+  @property
+  def speaking(self) -> bool:
+    return self._voice.speaking
+
+  @property
+  def frames(self) -> int:
+    """Of A, and of B's sound, so far."""
+    return self._heard
+
+  @property
+  def relation(self) -> Int[np.ndarray, "2"]:
+    return self._relation
+
+  def tell(self, message: dict) -> None:
+    self._tell(message)
+
+  def hush(self) -> None:
+    """B says nothing more from the next frame on."""
     if self._sentences is not None:
       self._sentences.cancel()
     if self._voice.cut():
@@ -333,9 +372,11 @@ class Conversation:
         if self._recording is not None and self._recording.start < (now := self._heard - len(self._waiting)):
           self._recording.relate(now, value)
       elif kind == "headphones":
-        self._detector.headphones = value
+        self._dialogue.headphones = value
       elif kind == "stop":
-        self._cut()
+        self._dialogue.interrupt()
+      elif kind == "write":
+        self._dialogue.write(value)
       elif kind == "record":
         if value:
           self._begin_recording()
@@ -351,29 +392,39 @@ class Conversation:
     except InputError as error:
       self._tell({"type": "trouble", "message": str(error)})
 
-  def _speak(self, text: str, wav: Float[np.ndarray, "S"]) -> None:
+  def _speak(self, text: str, wav: Float[np.ndarray, "S"]) -> int:
+    """Returns the frame in which it begins."""
     seconds = len(wav) / SAMPLE_RATE
     if self._voice.waiting + seconds > MOST_SECONDS:
       raise InputError("message", "", f"{self._voice.waiting + seconds:.0f} s to say", f"at most {MOST_SECONDS} at once")
-    self._voice.say(wav)
+    begins = self._heard + self._voice.say(wav)
     self._tell({"type": "saying", "text": text, "seconds": round(seconds, 2)})
+    return begins
 
   def _begin_saying(self, text: str) -> None:
     if self._server.say is None:
       raise InputError("message", "say", "no text to speech", "pip install hibari-tts where the program runs")
-    if self._sentences is not None and not self._sentences.done():
+    if self._dialogue.answering or (self._sentences is not None and not self._sentences.done()):
       raise InputError("message", "say", "a sentence that is still being made", "one at a time")
-    task = self._sentences = asyncio.get_running_loop().create_task(self._say(self._server.say, text))
+    task = self._sentences = asyncio.get_running_loop().create_task(self._say_all(text))
     self._tasks.add(task)
     task.add_done_callback(self._tasks.discard)
 
-  async def _say(self, say: Say, text: str) -> None:
+  async def _say_all(self, text: str) -> None:
     """Sentence by sentence, so that the first is heard while the next is made."""
     try:
       for sentence in split_sentences(text):
-        wav, rate = await asyncio.get_running_loop().run_in_executor(self._server.thread, say, sentence)
-        if rate != SAMPLE_RATE:
-          wav = resample(wav, rate, SAMPLE_RATE)
-        self._speak(sentence, wav)
+        await self.say(sentence)
     except InputError as error:
       self._tell({"type": "trouble", "message": str(error)})
+
+  async def say(self, sentence: str) -> None:
+    """Makes a sentence's sound and queues it.
+
+    Raises:
+      InputError: it has none, or too much waits to be said.
+    """
+    wav, rate = await asyncio.get_running_loop().run_in_executor(self._server.thread, self._server.say, sentence)
+    if rate != SAMPLE_RATE:
+      wav = resample(wav, rate, SAMPLE_RATE)
+    self._dialogue.note(self._speak(sentence, wav), sentence)

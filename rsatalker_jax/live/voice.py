@@ -1,6 +1,7 @@
 """B's sound, frame by frame of A's clock, and when A interrupts it."""
 
 import collections
+import enum
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,13 +39,15 @@ class Voice:
     """What the generator has heard and the loudspeaker has not: `ahead` frames."""
     return np.concatenate([np.zeros(0, np.int16), *(sound for sound, _ in self._between)])
 
-  def say(self, wav: Float[np.ndarray, "S"]) -> None:
-    """Appends a voice, 16 kHz in [-1, 1]."""
+  def say(self, wav: Float[np.ndarray, "S"]) -> int:
+    """Appends a voice, 16 kHz in [-1, 1]; returns how many frames are heard before it."""
     frames = -(-len(wav) // SAMPLES_PER_FRAME)
     samples = np.zeros(frames * SAMPLES_PER_FRAME, np.int16)
     samples[: len(wav)] = (np.asarray(wav).clip(-1, 1) * 32767).round()
     lead = 0 if self._queue else _LEAD
+    before = self._ahead + len(self._queue) + lead
     self._queue.extend([_SILENCE] * lead + list(samples.reshape(frames, SAMPLES_PER_FRAME)) + [_SILENCE] * _TAIL)
+    return before
 
   @property
   def waiting(self) -> float:
@@ -82,39 +85,96 @@ class Voice:
 
 
 class SpeechDetector:
-  """Whether A has begun to speak, by loudness above the noise of the room; no words are looked for.
+  """Whether A is heard in a frame, by loudness above the noise of the room; no words are looked for.
 
-  Speech is 160 ms in a row above `threshold`: four frames. The noise is the least loudness of the last seconds.
+  The noise is the least loudness of the last seconds.
   """
 
-  _FRAMES = 4
   _ABOVE_NOISE = 12.0  # dB.
   _MEMORY = 3 * FPS
 
   def __init__(self):
-    self.headphones = False
     self._levels: collections.deque[float] = collections.deque(maxlen=self._MEMORY)
-    self._loud = 0
 
-  def hears(self, sound: Int[np.ndarray, "640"]) -> bool:
-    """Takes the next frame; whether A has spoken for the last 160 ms."""
+  def hears(self, sound: Int[np.ndarray, "640"], echo: bool) -> bool:
+    """Takes the next frame.
+
+    Args:
+      sound: A's.
+      echo: whether B may be in it: what the echo canceller leaves of B's voice must not count as A's.
+    """
     power = np.mean(np.square(sound.astype(np.float64) / 32768))
     level = 10 * np.log10(power + 1e-10)
     noise = min(self._levels, default=-100.0)
     self._levels.append(level)
-    # Without headphones what the echo canceller leaves of B's own voice must not count as A's.
-    least = -50.0 if self.headphones else -36.0
-    self._loud = self._loud + 1 if level > max(noise + self._ABOVE_NOISE, least) else 0
-    return self._loud >= self._FRAMES
+    return level > max(noise + self._ABOVE_NOISE, -36.0 if echo else -50.0)
+
+
+class Event(enum.Enum):
+  """What happens in A's speech."""
+
+  BEGINS = "A has spoken for 160 ms, having been silent"
+  PAUSES = "A has been silent for 320 ms"
+  ENDS = "and for 600 ms: it is B's turn"
+
+
+class Turns:
+  """A's turns, from whether A is heard in each frame.
+
+  Who speaks already when B begins interrupts nobody: that is who speaks again after a pause.
+  """
+
+  _BEGINS, _PAUSES, _ENDS = 4, 8, 15  # Frames.
+
+  def __init__(self):
+    self._heard, self._silent = 0, 0  # Frames in a row.
+    self.speaks, self._in_turn = False, False
+
+  def take(self, heard: bool) -> Event | None:
+    """Takes the next frame."""
+    self._heard = self._heard + 1 if heard else 0
+    self._silent = 0 if heard else self._silent + 1
+    if not self.speaks and self._heard >= self._BEGINS:
+      self.speaks = self._in_turn = True
+      return Event.BEGINS
+    if self.speaks and self._silent >= self._PAUSES:
+      self.speaks = False
+      return Event.PAUSES
+    if self._in_turn and self._silent >= self._ENDS:
+      self._in_turn = False
+      return Event.ENDS
+    return None
+
+
+class SentenceCutter:
+  """Cuts a text that comes piece by piece into the parts that are spoken one by one, so that the first is heard early."""
+
+  _LONGEST = 200  # Characters.
+
+  def __init__(self):
+    self._rest, self._part = "", ""
+
+  def add(self, piece: str) -> Iterator[str]:
+    """The parts that end in this piece. A word ends where white space follows: "3.5" holds no sentence's end."""
+    words = (self._rest + piece).split()
+    complete = piece[-1:].isspace() or not words
+    self._rest = "" if complete else words.pop()
+    for word in words:
+      self._part = f"{self._part} {word}".strip()
+      if self._part.rstrip("\"')”’*_")[-1:] in tuple(".!?;:…") or len(self._part) > self._LONGEST:
+        yield self._part
+        self._part = ""
+
+  def end(self) -> Iterator[str]:
+    """What is left."""
+    yield from self.add(" ")
+    if self._part:
+      yield self._part
+      self._part = ""
 
 
 def split_sentences(text: str) -> Iterator[str]:
-  """The parts of a text that are spoken one by one, so that the first is heard early."""
-  part = ""
-  for word in text.split():
-    part = f"{part} {word}".strip()
-    if word[-1] in ".!?;:" or len(part) > 200:
-      yield part
-      part = ""
-  if part:
-    yield part
+  """The parts of a text that are spoken one by one."""
+  cutter = SentenceCutter()
+  yield from cutter.add(text)
+  yield from cutter.end()

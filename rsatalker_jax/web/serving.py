@@ -10,6 +10,7 @@ import json
 import pathlib
 import signal
 import socket
+import ssl
 import urllib.parse
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -114,26 +115,32 @@ def parse_json(body: bytes) -> Any:
     raise InputError("answer", "", error, "JSON") from None
 
 
-def find_origins(host: str, port: int, url: str | None) -> tuple[str, list[str]]:
+def is_loopback(host: str) -> bool:
+  """Whether only this machine reaches it."""
+  try:
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    return False
+
+
+def find_origins(host: str, port: int, url: str | None, scheme: str = "http") -> tuple[str, list[str]]:
   """The address that links begin with, and the origins under which the study is reached.
 
   Args:
     host, port: what the server listens on.
     url: what participants' browsers have to ask for, where that is another, as behind a proxy.
+    scheme: of what the server answers itself.
 
   Raises:
     InputError: others can reach the host, but `url` does not say by which address; or it is none.
   """
-  try:
-    is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-  except ValueError:
-    is_loopback = False
+  local = is_loopback(host)
   if url is None:
-    if not is_loopback:
-      expected = f"with --host={host}, the address by which participants reach it, such as http://myhost:{port}"
+    if not local:
+      expected = f"with --host={host}, the address by which participants reach it, such as {scheme}://myhost:{port}"
       raise InputError("--url", "", "none", expected)
     name = f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{port}"
+    url = f"{scheme}://{name}:{port}"
   try:
     parts = urllib.parse.urlsplit(url)
     name, given = parts.hostname, parts.port
@@ -142,8 +149,8 @@ def find_origins(host: str, port: int, url: str | None) -> tuple[str, list[str]]
   if not name or parts.scheme not in _DEFAULT_PORTS or "@" in parts.netloc or parts.query or parts.fragment:
     raise InputError("--url", "", url, "an address such as https://study.example.org")
   origins = [_origin(parts.scheme, name, given)]
-  if is_loopback:
-    origins += [_origin("http", name, port) for name in ("127.0.0.1", "localhost", "::1")]
+  if local:
+    origins += [_origin(scheme, name, port) for name in ("127.0.0.1", "localhost", "::1")]
   return url.rstrip("/"), origins
 
 
@@ -154,7 +161,13 @@ def _origin(scheme: str, name: str, port: int | None) -> str:
 
 
 def serve(
-    make_app: Callable[[list[str]], web.Application], *, host: str, port: int, url: str | None = None, path: str = "/"
+    make_app: Callable[[list[str]], web.Application],
+    *,
+    host: str,
+    port: int,
+    url: str | None = None,
+    path: str = "/",
+    tls: ssl.SSLContext | None = None,
 ) -> None:
   """Serves an application until the process is interrupted or terminated.
 
@@ -163,18 +176,21 @@ def serve(
     host, port: what to listen on; port 0 takes a free one.
     url: see `find_origins`.
     path: of the page whose address is printed.
+    tls: the server's certificate, where it answers https itself.
 
   Raises:
     InputError: the port is taken, or the host is not this machine's.
   """
-  asyncio.run(_serve(make_app, host, port, url, path))
+  asyncio.run(_serve(make_app, host, port, url, path, tls))
 
 
-async def _serve(make_app: Callable[[list[str]], web.Application], host: str, port: int, url: str | None, path: str) -> None:
+async def _serve(
+    make_app: Callable[[list[str]], web.Application], host: str, port: int, url: str | None, path: str, tls: ssl.SSLContext | None
+) -> None:
   listener = open_listener(host, port)
   port = listener.getsockname()[1]
-  base, origins = find_origins(host, port, url)
-  runner = await start_server(make_app(origins), listener)
+  base, origins = find_origins(host, port, url, "https" if tls else "http")
+  runner = await start_server(make_app(origins), listener, tls)
   try:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -185,12 +201,12 @@ async def _serve(make_app: Callable[[list[str]], web.Application], host: str, po
     await runner.cleanup()
 
 
-async def start_server(app: web.Application, listener: socket.socket) -> web.AppRunner:
+async def start_server(app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None = None) -> web.AppRunner:
   """Begins to answer on `listener`; the runner's `cleanup` ends it."""
   # No access log: it would hold tokens and addresses.
   runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_PATIENCE)
   await runner.setup()
-  await web.SockSite(runner, listener).start()
+  await web.SockSite(runner, listener, ssl_context=tls).start()
   return runner
 
 

@@ -53,3 +53,23 @@ class ProbeEngine:
 
 def refuse(path: str):
   raise InputError(path, "generator.causal", "a generator that looks ahead", "one that is causal")
+
+
+VOICE = 2000  # Of all samples' mean: what `Voices` takes for a voice.
+
+
+class Voices:
+  title, yields = "voices", 0
+
+  def hear(self, session, sound):
+    return float(sound.mean() > VOICE / 2)
+
+  def forget(self, session):
+    pass
+
+
+class Words(Voices):
+  title = "words"
+
+  def hear(self, session, sound):
+    return f"I am {len(sound) // 640} frames long"

@@ -16,6 +16,7 @@ from live import probe
 from media.browser import BROWSER, OpenPage
 from rsatalker_jax.avatar import init_avatar
 from rsatalker_jax.head import load_head
+from rsatalker_jax.live.eliza import Eliza
 from rsatalker_jax.live.engine import describe_avatar
 from rsatalker_jax.live.server import LiveServer
 from rsatalker_jax.live.worker import Worker
@@ -67,6 +68,15 @@ function watchSound() {
 """
 
 
+class Elsewhere(Eliza):
+  about = {"name": "a-model", "where": "api.example.org", "local": False}
+
+
+def hum(sentence):
+  """Half a second a letter: it lasts longer than anything that a busy machine has to do meanwhile."""
+  return (0.1 * np.sin(0.3 * np.arange(8000 * len(sentence)))).astype(np.float32), 16000
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
   folder = tmp_path_factory.mktemp("live")
@@ -80,7 +90,7 @@ def page(tmp_path_factory):
   about, tables = describe_avatar(avatar, head, (0.5, 0.6, 0.7), "probe")
   worker = Worker(probe.ProbeEngine, 3, 2, about, tables, own_process=False)
   recording = PULSES * np.sin(2 * np.pi * 1000 * np.arange(len(PULSES)) / 16000)
-  options = dict(recordings={"pulses.wav": recording.astype(np.float32)}, conversations=2)
+  options = dict(recordings={"pulses.wav": recording.astype(np.float32)}, conversations=2, say=hum, answerer=Elsewhere())
   flags = (
       "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={folder / 'a.wav'}",
       "--autoplay-policy=no-user-gesture-required",
@@ -199,6 +209,45 @@ def test_what_goes_wrong_is_said(page):
     assert part in text(page, "trouble") and not page.evaluate("talk.running")
     until(page, "!byId('start').disabled")
   page.evaluate("navigator.mediaDevices.getUserMedia = real, 0")
+
+
+def test_words(page):
+  if page.evaluate("byId('headphones').checked"):
+    page.key("h")  # A's bursts are no interruptions then.
+    until(page, "!byId('headphones').checked && !byId('start').disabled")
+  if not page.evaluate("talk.ready"):
+    if not page.evaluate("talk.running"):
+      page.key("s")
+    until(page, "talk.ready")
+  page.key("w")
+  for key in "hi <b>":
+    page.key(key)
+  assert page.evaluate("byId('letter').value") == "hi <b>" and page.evaluate("byId('headphones').checked") is False
+  page.evaluate("byId('transcript').replaceChildren()")
+  page.key("Enter")
+  until(page, "byId('transcript').innerText.endsWith('today?')")
+  assert text(page, "transcript").split("\n") == ["You: hi <b>", "The face: Hello. How are you today?"]
+  assert page.evaluate("byId('letter').value") == "" and text(page, "saying") == "How are you today?"
+  page.evaluate("byId('quiet').click()")
+  until(page, "byId('transcript').lastElementChild.classList.contains('cut')")
+  page.evaluate("talk.transcript.hear(7, 'I am'), talk.transcript.hear(7, 'I am here'), talk.transcript.hear(8, 'Yes')")
+  page.evaluate("talk.transcript.part(), talk.transcript.hear(8, 'No')")  # Of another conversation.
+  assert text(page, "transcript").split("\n")[2:] == ["You: I am here", "You: Yes", "You: No"]
+  assert not text(page, "trouble")
+
+
+def test_the_page_says_where_words_go(page):
+  assert text(page, "away") == "Your words leave this machine: they go to api.example.org."
+  assert "What you write goes, as text, to another machine: api.example.org, where the model a-model answers." in text(page, "way")
+  describe = lambda about: page.evaluate(f"describeWay({about})")
+  alone = describe("{ answerer: null, understands: false }")
+  assert alone == {"way": "", "away": False}
+  near = describe("{ answerer: { name: 'm', where: '127.0.0.1:80', local: true }, understands: true }")
+  assert not near["away"] and "What you say and write goes, as text, to 127.0.0.1:80 on the same machine" in near["way"]
+  toy = describe("{ answerer: { name: 'eliza', where: '', local: true }, understands: true }")
+  assert not toy["away"] and "ELIZA, a toy" in toy["way"] and "itself turns your sound into words" in toy["way"]
+  named = describe("{ answerer: { name: 'eliza', where: 'far.example', local: false }, understands: false }")
+  assert named["away"] and "far.example" in named["way"]
 
 
 def test_nothing_leaves_the_origin(page):

@@ -12,7 +12,8 @@ import pytest
 
 from live import probe
 from rsatalker_jax.errors import InputError
-from rsatalker_jax.live import server
+from rsatalker_jax.live import ears, server
+from rsatalker_jax.live.eliza import Eliza
 from rsatalker_jax.live.protocol import CUT, VOICED, make_frame, parse_answer
 from rsatalker_jax.live.server import LiveServer
 from rsatalker_jax.live.worker import Worker
@@ -27,6 +28,10 @@ def speak(sentence):
   """20 ms a letter, at 8 kHz."""
   if "?" in sentence:
     raise InputError("message", "say", "a question", "an answer")
+  return sound_of(sentence)
+
+
+def sound_of(sentence):
   return np.full(160 * len(sentence), 0.1, np.float32), 8000
 
 
@@ -88,6 +93,14 @@ async def talk(port, **options):
     headers = {"Origin": origin} | options.pop("headers", {})
     async with session.ws_connect(address, headers={k: v for k, v in headers.items() if v}, **options) as socket:
       yield Talk(socket)
+
+
+async def go_on(until, *talks):
+  """Gives frames as a microphone does."""
+  while not until():
+    for a, sound in talks:
+      await a.ask(sound)
+    await asyncio.sleep(0.04)
 
 
 def test_every_frame_is_answered_once_and_in_order(port):
@@ -157,6 +170,24 @@ def test_a_interrupts(port):
   asyncio.run(main())
 
 
+def test_who_speaks_when_it_begins_does_not_interrupt(port):
+  async def main():
+    rng = np.random.default_rng(0)
+    loud = np.round(3000 * rng.normal(size=640)).astype(np.int16)
+    async with talk(port) as a:
+      for sound in [QUIET] * 2 + [loud] * 4:
+        await a.ask(sound)
+      await a.tell("play", recording=0)
+      assert sum([bool((await a.ask(loud))[1] & VOICED) for _ in range(28)]) == 20  # All of it.
+      await asyncio.sleep(0.4)  # Frames come at 25 a second.
+      await a.tell("play", recording=0)
+      answers = [await a.ask(sound) for sound in [loud] * 5 + [QUIET] * 8 + [loud] * 5]
+      assert [bool(flags & VOICED) for _, flags, *_ in answers] == [False] * 6 + [True] * 10 + [False] * 2  # After a pause, it does.
+      assert answers[16][1] & CUT and a.told[-1] == {"type": "cut"} and a.told.count({"type": "cut"}) == 1
+
+  asyncio.run(main())
+
+
 def test_a_sentence_is_said_and_what_cannot_be_is_told(port):
   async def main():
     async with talk(port) as a:
@@ -181,6 +212,68 @@ def test_a_sentence_is_said_and_what_cannot_be_is_told(port):
         assert a.told[-1]["type"] == "trouble" and part in a.told[-1]["message"]
 
   asyncio.run(main())
+
+
+def test_what_is_written_is_answered():
+  async def main(port):
+    async with talk(port) as a, talk(port) as b:
+      await a.tell("write", text="I am here.")
+      await go_on(lambda: len(a.told) > 2, (a, QUIET), (b, QUIET))
+      assert a.told[1:] == [
+          {"type": "heard", "turn": 0, "text": "I am here."},
+          {"type": "saying", "text": "How long have you been here?", "seconds": 0.56},
+      ]  # fmt: skip
+      assert len(b.told) == 1
+      answers = [await a.ask() for _ in range(30)]
+      assert sum(bool(flags & VOICED) for _, flags, *_ in answers) == 14
+      await a.tell("say", text="Fine.")
+      await a.tell("write", text="I am here.")
+      await go_on(lambda: "being" in a.told[-1]["text"], (a, QUIET))
+      assert a.told[-1]["text"] == "Do you like being here?"
+      await b.tell("write", text="I am here.")  # Of what the other said it knows nothing.
+      await go_on(lambda: len(b.told) > 2, (b, QUIET))
+      assert b.told[-1]["text"] == "How long have you been here?"
+
+  with serve(say=sound_of, answerer=Eliza()) as port:
+    assert json.loads(request(port, "GET", f"/{TOKEN}/state")[2])["answerer"] == {"name": "eliza", "where": "", "local": True}
+    asyncio.run(main(port))
+
+
+def test_nobody_answers_where_nobody_is(port):
+  async def main():
+    async with talk(port) as a:
+      await a.tell("write", text="Hello.")
+      while len(a.told) < 2:
+        await a.ask()
+      assert "--endpoint=eliza" in a.told[1]["message"]
+
+  asyncio.run(main())
+
+
+def test_ears_of_several_conversations():
+  """Voices are heard by a process instead of loudness, phrases become words; and the process may die."""
+  rng = np.random.default_rng(0)
+  activity, recogniser = ears.EarProcess(probe.Voices, "voices", own_process=False), ears.EarProcess(probe.Words, "words")
+
+  async def main(port):
+    loud = np.round(1000 * rng.normal(size=640)).astype(np.int16)
+    async with talk(port) as a, talk(port) as b:
+      for sound in [QUIET] * 5 + [loud + probe.VOICE] * 10 + [QUIET] * 25:
+        await a.ask(sound), await b.ask(loud)
+      await go_on(lambda: len(a.told) > 2, (a, QUIET), (b, loud))
+      assert [x["text"] for x in a.told[1:3]] == ["I am 23 frames long", "How long have you been 23 frames long?"]
+      assert len(b.told) == 1  # Loud, but no voice.
+      os.kill(recogniser.target.pid, signal.SIGKILL)
+      await go_on(lambda: b.told[-1]["type"] == "trouble", (b, loud))
+      assert "words has ended" in b.told[-1]["message"]
+      await b.tell("write", text="Hello.")
+      await go_on(lambda: b.told[-1]["type"] == "saying", (b, loud))
+    async with talk(port) as c:
+      await go_on(lambda: len(c.told) > 1, (c, QUIET))
+      assert "words has ended" in c.told[1]["message"]
+
+  with serve(say=sound_of, answerer=Eliza(), activity=activity, recogniser=recogniser) as port:
+    asyncio.run(main(port))
 
 
 def test_without_text_to_speech_it_says_how_to_get_it():
@@ -309,9 +402,10 @@ def test_strangers_are_refused(port, change, status):
 def test_the_page_and_what_it_asks_for(port):
   page = request(port, "GET", f"/{TOKEN}/")[2].decode()
   assert "<style" not in page and " style=" not in page and " onclick" not in page and "//" not in page
-  assert page.count("<script") == page.count("<script src=") == 9
+  assert page.count("<script") == page.count("<script src=") == 10
   for path in [f"/{TOKEN}/", f"/{TOKEN}/state", f"/{TOKEN}/avatar"] + [
-      f"/assets/{name}.js" for name in ("page", "tables", "gaussians", "screen", "turning", "head", "clock", "recorder", "live")
+      f"/assets/{name}.js"
+      for name in ("page", "tables", "gaussians", "screen", "turning", "head", "clock", "recorder", "dialogue", "live")
   ] + [f"/assets/{name}.js" for name in ("resampler", "microphone", "loudspeaker")] + ["/assets/page.css", "/assets/live.css"]:
     status, headers, body = request(port, "GET", path)
     assert status == 200 and body and headers["Content-Security-Policy"].startswith("default-src 'none'"), path
@@ -321,7 +415,7 @@ def test_the_page_and_what_it_asks_for(port):
   state = json.loads(request(port, "GET", f"/{TOKEN}/state")[2])
   assert state == {
       "frames_ahead": 0, "relation": "blood,equal", "recordings": ["hello.wav"], "speaks": True, "longest_text": 500,
-      "records": False,
+      "records": False, "answerer": None, "understands": False,
   }  # fmt: skip
   assert request(port, "GET", f"/{TOKEN}/socket")[0] == 400
 

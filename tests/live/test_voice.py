@@ -9,7 +9,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.live import protocol
 from rsatalker_jax.live.protocol import CUT, HOLD, VOICED
 from rsatalker_jax.live.server import Allowance
-from rsatalker_jax.live.voice import SpeechDetector, Voice, split_sentences
+from rsatalker_jax.live.voice import Event, SentenceCutter, SpeechDetector, Turns, Voice, split_sentences
 
 LEAD = 6  # Frames of silence before what is said.
 
@@ -81,29 +81,60 @@ def frames(*levels: float) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "levels, headphones, found",
+    "levels, echo, found",
     [
-        ([0.001] * 10 + [0.1] * 3 + [0.001] * 3, True, None),  # A cough: 120 ms.
-        ([0.001] * 10 + [0.1] * 6, True, 13),
-        ([0.001] * 10 + [0.1, 0.1, 0.001] * 4, True, None),
-        ([0.02] * 10 + [0.03] * 10, True, None),  # A noisy room.
-        ([0.001] * 10 + [0.008] * 6, True, 13),
-        ([0.001] * 10 + [0.008] * 6, False, None),  # What is left of an echo.
-        ([0.001] * 10 + [0.05] * 6, False, 13),
-        ([0.0] * 10 + [0.0001] * 10, True, None),
+        ([0.001] * 10 + [0.1] * 3 + [0.001] * 3, False, None),  # A cough: 120 ms.
+        ([0.001] * 10 + [0.1] * 6, False, 13),
+        ([0.001] * 10 + [0.1, 0.1, 0.001] * 4, False, None),
+        ([0.02] * 10 + [0.03] * 10, False, None),  # A noisy room.
+        ([0.001] * 10 + [0.008] * 6, False, 13),
+        ([0.001] * 10 + [0.008] * 6, True, None),  # What is left of an echo.
+        ([0.001] * 10 + [0.05] * 6, True, 13),
+        ([0.0] * 10 + [0.0001] * 10, False, None),
     ],
 )
-def test_a_has_begun_to_speak(levels, headphones, found):
-  detector = SpeechDetector()
-  detector.headphones = headphones
-  told = [detector.hears(frame) for frame in frames(*levels)]
+def test_a_has_begun_to_speak(levels, echo, found):
+  detector, turns = SpeechDetector(), Turns()
+  told = [turns.take(detector.hears(frame, echo)) is Event.BEGINS for frame in frames(*levels)]
   assert (told.index(True) if any(told) else None) == found
+  assert sum(told) <= 1
+
+
+def test_turns_begin_pause_and_end():
+  def events(*runs):
+    turns = Turns()
+    told = [(frame, turns.take(heard)) for frame, heard in enumerate(heard for heard, count in runs for _ in range(count))]
+    return [(frame, event) for frame, event in told if event]
+
+  # Frames 10 to 29 are heard, then nothing: told with the fourth frame heard, with the eighth and the fifteenth of silence.
+  whole = [(13, Event.BEGINS), (37, Event.PAUSES), (44, Event.ENDS)]
+  assert events((False, 10), (True, 20), (False, 40)) == whole
+  # A gap of seven frames is none; nor is speech of three.
+  assert events((False, 10), (True, 9), (False, 7), (True, 4), (False, 40)) == whole
+  assert events((False, 10), (True, 3), (False, 40)) == []
+  # Who goes on after a pause begins anew, and the turn ends once.
+  assert events((True, 4), (False, 10), (True, 4), (False, 40)) == [
+      (3, Event.BEGINS), (11, Event.PAUSES), (17, Event.BEGINS), (25, Event.PAUSES), (32, Event.ENDS)
+  ]  # fmt: skip
 
 
 def test_sentences_are_said_one_by_one():
   assert list(split_sentences(" Hello there.  How are you?\nFine ")) == ["Hello there.", "How are you?", "Fine"]
   parts = list(split_sentences("word " * 100))
   assert " ".join(parts) == "word " * 99 + "word" and max(map(len, parts)) <= 205 and len(parts) == 3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_sentences_are_cut_as_they_come(size):
+  text = 'It is 3.5 m, I think. "Really?" Yes… (no!) and so on\n* fine'
+  cutter, parts = SentenceCutter(), []
+  for i in range(0, len(text), size):
+    parts += cutter.add(text[i : i + size])
+    if i + size > text.index("Yes"):
+      assert parts[:2] == ["It is 3.5 m, I think.", '"Really?"']  # None waits for more than the white space after it.
+  parts += cutter.end()
+  assert parts == ["It is 3.5 m, I think.", '"Really?"', "Yes…", "(no!)", "and so on * fine"]
+  assert not list(cutter.end())
 
 
 def test_frames_and_answers_are_read_as_they_were_written():
@@ -143,7 +174,7 @@ def test_frames_of_another_size_are_refused(size):
         ("{", "JSON"),
         ("[" * 5000, "JSON"),
         ("[]", "type: found None"),
-        ({"type": "shout"}, "type: found 'shout', expected relation | say | play | headphones | stop | record"),
+        ({"type": "shout"}, "type: found 'shout', expected relation | say | write | play | headphones | stop | record"),
         ({"type": ["say"]}, "type"),
         ({"type": "say"}, "say: found type, expected type, text"),
         ({"type": "say", "text": " "}, "text"),
