@@ -54,7 +54,7 @@ def test_a_smaller_person_has_higher_pitch_and_formants_at_the_same_times(factor
   vowel = (0.05 * vowel / vowel.std()).astype(np.float32)
   resized = sound.resize(vowel, factor)
   assert resized.shape == vowel.shape and resized.dtype == np.float32
-  hertz, power = scipy.signal.welch(resized[RATE // 2 : -RATE // 2], RATE, nperseg=8000)
+  _, power = scipy.signal.welch(resized[RATE // 2 : -RATE // 2], RATE, nperseg=8000)
   harmonics = power[np.rint(120 * factor * np.arange(1, 40) / 2).astype(int)]  # Bins of 2 Hz.
   assert (np.argmax(harmonics) + 1) * 120 * factor == pytest.approx(1500 * factor, abs=70 * factor)
   # What lies between two harmonics is little.
@@ -77,10 +77,11 @@ def test_a_voice_is_coloured_by_its_gains_and_as_loud_as_before():
   change = lambda wav: sound.equalise(wav, gains)
   level = gain_at(change, 500)  # Brought back to its loudness, whatever the gains.
   assert level == pytest.approx(0, abs=0.05)
-  two = lambda a, b: np.float32(0.05) * (np.sin(2 * np.pi * a * np.arange(RATE) / RATE) + np.sin(2 * np.pi * b * np.arange(RATE) / RATE)).astype(np.float32)
+  turns = 2 * np.pi * np.arange(RATE) / RATE
 
   def between(a, b):
-    power = np.abs(np.fft.rfft(change(two(a, b)) * np.hanning(RATE))) ** 2
+    tones = (0.05 * (np.sin(a * turns) + np.sin(b * turns))).astype(np.float32)
+    power = np.abs(np.fft.rfft(change(tones) * np.hanning(RATE))) ** 2
     return decibels(power[a] / power[b])
 
   assert between(250, 500) == pytest.approx(6, abs=0.1) and between(1000, 2000) == pytest.approx(-6, abs=0.1)
