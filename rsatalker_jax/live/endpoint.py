@@ -68,7 +68,9 @@ class Endpoint:
   async def open(self) -> None:
     limits = self._limits
     timeout = aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.silence)
-    self._session = aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+    # A connection for each answer: llama.cpp's server ends them without saying so, and the next question would be lost.
+    connector = aiohttp.TCPConnector(force_close=True)
+    self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
   async def close(self) -> None:
     await self._session.close()

@@ -80,7 +80,7 @@ def test_what_is_asked():
   fake = Fake(chunk("Hi."), DONE)
   assert ask(fake, key="sk-1") == (["Hi."], None)
   (headers, body), = fake.asked
-  assert headers["Authorization"] == "Bearer sk-1"
+  assert headers["Authorization"] == "Bearer sk-1" and headers["Connection"] == "close"
   assert body == {"model": "a-model", "messages": MESSAGES, "stream": True, "max_tokens": 300}
   fake = Fake(chunk("Hi."), DONE)
   ask(fake)
@@ -150,6 +150,26 @@ def test_one_that_is_down():
     with pytest.raises(InputError, match="Connect.*expected an endpoint that answers"):
       await anext(endpoint.answer(MESSAGES))
     await endpoint.close()
+
+  asyncio.run(main())
+
+
+def test_one_that_ends_its_connections_without_saying_so():
+  async def handle(reader, writer):
+    await reader.readuntil(b"\r\n\r\n")
+    body = chunk("Yes.") + DONE
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    await writer.drain()
+    writer.close()
+
+  async def main():
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    endpoint = Endpoint("http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1]), "m")
+    await endpoint.open()
+    for _ in range(5):
+      assert [piece async for piece in endpoint.answer(MESSAGES)] == ["Yes."]
+    await endpoint.close()
+    server.close()
 
   asyncio.run(main())
 
