@@ -40,7 +40,7 @@ from rsatalker_jax.files import whole_file
 from rsatalker_jax.runs import load_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-EVERY = 20  # Seconds between two times that B speaks.
+EVERY, SPEAKS = 20, 10  # Seconds between two times that B speaks, and for which it does.
 
 # The first picture of an answer.
 FIRST = """
@@ -103,8 +103,8 @@ def main() -> None:
   with contextlib.ExitStack() as stack:
     folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
     seconds = write_voices(options.workdir, folder)
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; B speaks {seconds:.0f} s of every {max(EVERY, seconds + 4):.0f}", flush=True)
-    numbers = measure(stack, folder, options, max(EVERY, seconds + 4))
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; B speaks {seconds:.0f} s of every {EVERY}", flush=True)
+    numbers = measure(stack, folder, options)
   if options.json:
     with whole_file(options.json) as file:
       file.write(json.dumps(numbers, indent=2).encode())
@@ -116,11 +116,12 @@ def write_voices(workdir: str, folder: pathlib.Path) -> float:
   conversation = load_conversations(run.config.data, "test")[0]
   sound = resample(conversation.speech_a, 16000, 48000)
   scipy.io.wavfile.write(folder / "a.wav", 48000, np.round(32767 * sound.clip(-1, 1)).astype(np.int16))
-  write_wav(folder / "b.wav", conversation.speech_b)
-  return len(conversation.speech_b) / 16000
+  voice_b = conversation.speech_b[: 16000 * SPEAKS]
+  write_wav(folder / "b.wav", voice_b)
+  return len(voice_b) / 16000
 
 
-def measure(stack: contextlib.ExitStack, folder: pathlib.Path, options: argparse.Namespace, every: float) -> dict:
+def measure(stack: contextlib.ExitStack, folder: pathlib.Path, options: argparse.Namespace) -> dict:
   command = [sys.executable, "-m", "rsatalker_jax", "live", f"--workdir={options.workdir}", "--port=0", f"--speech_b={folder / 'b.wav'}"]
   command += [f"--avatar_from={options.avatar_from}"] if options.avatar_from else []
   began = time.monotonic()
@@ -165,9 +166,9 @@ def measure(stack: contextlib.ExitStack, folder: pathlib.Path, options: argparse
   page.evaluate("seconds.length = offsets.length = pauses.length = 0")
   processes = find_processes(program.pid)
   before, start = {pid: used(pid) for pid in processes}, time.monotonic()
-  spoke = start - every + 2
+  spoke = start - EVERY + 2
   while (now := time.monotonic()) < start + 60 * options.minutes:
-    if now >= spoke + every:
+    if now >= spoke + EVERY:
       spoke = now
       page.key("p")
     time.sleep(0.5)
@@ -178,7 +179,8 @@ def measure(stack: contextlib.ExitStack, folder: pathlib.Path, options: argparse
   rows = page.evaluate("seconds")
   numbers |= tell_conversation(rows, page.evaluate("offsets"), page.evaluate("pauses"))
   print("processor, % of a core: " + ", ".join(f"{name} {share:.1f}" for name, share in numbers["processor_percent"].items()))
-  print(f"page: {page.evaluate('byId(`trouble`).innerText') or 'no trouble'}; errors: {page.errors or 'none'}")
+  said, goes_on = page.evaluate("[byId('trouble').innerText, talk.ready]")
+  print(f"page: {said or 'no trouble'}{'' if goes_on else '; the conversation has ended'}; errors: {page.errors or 'none'}")
   return numbers
 
 

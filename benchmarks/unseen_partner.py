@@ -8,18 +8,22 @@ The run's causal generator answers unseen conversations frame by frame, as `pyth
   neutral    the mean of the training motion
   invented   what a second stream of the same generator makes when A and B change places: it hears B as its partner and A as its own
              voice, and sees B's last frame. A's voice is not known ahead: with `own_lookahead` A's motion comes that many frames late
-  another    the true motion of A in another conversation, which has nothing to do with what is said
+             (half: half as far from the neutral one)
+  another's  the true motion of somebody in a conversation of the training data, which has nothing to do with what is said
 
 Prints errors against B's true motion, of all frames and of those in which B listens; how much B moves while it listens, and how much
 of the true motion there is found in it; nods and smiles at the ends of A's phrases. docs/evaluation.md defines them.
 """
 
 import argparse
+import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
@@ -31,44 +35,61 @@ from rsatalker_jax.evaluation.cases import ConversationCases
 from rsatalker_jax.evaluation.scoring import MotionScorer
 from rsatalker_jax.evaluation.tables import Column, Table
 from rsatalker_jax.files import whole_file
-from rsatalker_jax.motion import MotionStream
+from rsatalker_jax.motion.streaming import init_state, prime, step
 from rsatalker_jax.runs import TrainedRun, load_run
 from rsatalker_jax.types import MOTION_DIM, MOTION_GROUPS, Motion
 
-See = Callable[[MotionClip], Motion | None]
-
-
 class Listener:
-  """Answers clips frame by frame, from features."""
+  """Answers clips frame by frame, all of them side by side."""
 
-  def __init__(self, run: TrainedRun):
-    variables = {**run.params["generator"], "statistics": run.buffers["generator"]}
-    social = run.social_feature(np.array([1, 1]))
-    self._run = run
-    self.own, self.mirror = (MotionStream(run.talker.generator, variables, social, lengths=(1,)) for _ in range(2))
+  def __init__(self, run: TrainedRun, clips: Sequence[MotionClip]):
+    self._clips = clips
+    self._generator = run.talker.generator
+    self._variables = {**run.params["generator"], "statistics": run.buffers["generator"]}
+    self._frames = np.array([len(clip.motion_a) for clip in clips])
+    self._social = np.stack([run.social_feature(clip.relation) for clip in clips])
+    # What is behind a clip's end is never heard by what comes before it.
+    self._speech_a, self._speech_b = (self._padded([getattr(clip, name) for clip in clips]) for name in ("speech_a", "speech_b"))
+    self.ahead = self._generator.config.frames_ahead
     self.neutral = np.asarray(run.buffers["generator"]["motion_mean"], np.float32)
 
-  def answer(self, clip: MotionClip, motion_a: Motion | None) -> Motion:
-    """B's motion; motion_a None: invented."""
-    speech_a, speech_b = np.asarray(clip.speech_a), np.asarray(clip.speech_b)
-    frames, ahead = len(speech_a), self.own.frames_ahead
-    for stream in (self.own, self.mirror):
-      stream.reset()
-      stream.social = self._run.social_feature(clip.relation)
-    self.own.prime(speech_b[:ahead], ended=frames <= ahead)
-    self.mirror.prime(speech_a[:ahead], ended=frames <= ahead)
-    made = [self.neutral]  # Before the first frame.
-    for t in range(frames):
-      if motion_a is not None:
+  def _padded(self, values: Sequence[np.ndarray]) -> np.ndarray:
+    padded = np.zeros((len(values), self._frames.max(), np.shape(values[0])[1]), np.float32)
+    for row, x in zip(padded, values, strict=True):
+      row[: len(x)] = x
+    return padded
+
+  def answer(self, motions_a: Sequence[Motion] | None, share: float = 1.0) -> list[Motion]:
+    """B's motion of each clip, given A's; or, of None, A's as it is invented, moved so much of its way from the neutral one."""
+    given = None if motions_a is None else self._padded(motions_a)
+    inputs = self._speech_a, self._speech_b, self._social, self._frames
+    made = jax.jit(jax.vmap(functools.partial(self._answer, share=share)))(*inputs, given)
+    return [motion[:frames] for motion, frames in zip(np.asarray(made), self._frames)]
+
+  def _answer(self, speech_a, speech_b, social, frames, motion_a, *, share: float):
+    generator, variables, ahead, length = self._generator, self._variables, self.ahead, len(speech_a)
+    begin = lambda voice: init_state(generator, variables) if not ahead else prime(
+        generator, variables, init_state(generator, variables), voice[:ahead], np.int32(ahead)
+    )  # fmt: skip
+    early = jnp.concatenate([speech_b[ahead:], jnp.zeros_like(speech_b[:ahead])])
+
+    def next_frame(carry, t):
+      own, mirror, past = carry
+      if motion_a is None:
+        # The mirror is `ahead` frames late: of A's own voice it has to have heard as much more.
+        late = jnp.maximum(t - ahead, 0)
+        known = (t < frames).astype(jnp.int32) if ahead else None
+        after, made = step(generator, variables, mirror, speech_b[late][None], past[min(ahead, 1)][None], speech_a[t][None], social, known)
+        mirror = jax.tree.map(lambda x, before: jnp.where(t < ahead, before, x), after, mirror)
+        seen = self.neutral + jnp.where(t < ahead, 0.0, share) * (made[0] - self.neutral)
+      else:
         seen = motion_a[t]
-      elif t < ahead:
-        seen = self.neutral
-      else:  # The mirror is `ahead` frames late, and has heard of A up to now.
-        late = t - ahead
-        seen = self.mirror.push(speech_b[late : late + 1], made[min(late + 1, t)][None], speech_a[t : t + 1])[0]
-      heard = speech_b[t + ahead : t + ahead + 1]
-      made.append(self.own.push(speech_a[t : t + 1], seen[None], heard, ended=t + ahead + 1 >= frames)[0])
-    return np.stack(made[1:])
+      known = (t + ahead < frames).astype(jnp.int32) if ahead else None
+      own, made = step(generator, variables, own, speech_a[t][None], seen[None], early[t][None], social, known)
+      return (own, mirror, jnp.concatenate([past[1:], made])), made[0]
+
+    past = jnp.tile(self.neutral, (ahead + 1, 1))  # B's newest frames.
+    return jax.lax.scan(next_frame, (begin(speech_b), begin(speech_a), past), jnp.arange(length))[1]
 
 
 class ListeningSize:
@@ -102,33 +123,33 @@ def main() -> None:
   options = parser.parse_args()
   run = load_run(options.workdir)
   source = load_conversations(run.config.data, options.split)
-  cases = ConversationCases(source, run.encode)
-  count = min(options.clips or len(cases), len(cases))
-  listener = Listener(run)
-  others = [cases[i].clip.motion_a for i in range(count)]
-  names = {cases[i].clip.name: i for i in range(count)}
-
-  def another(clip: MotionClip) -> Motion:
-    other = others[(names[clip.name] + count // 2) % count]
-    return np.resize(other, (len(clip.motion_a), MOTION_DIM))
-
-  ways: dict[str, See] = {
-      "true": lambda clip: clip.motion_a,
-      "neutral": lambda clip: np.tile(listener.neutral, (len(clip.motion_a), 1)),
-      "invented": lambda clip: None,
-      "another": another,
-  }
+  whole = ConversationCases(source, run.encode)
+  cases = [whole[i] for i in range(min(options.clips or len(whole), len(whole)))]
+  clips = [case.clip for case in cases]
+  listener = Listener(run, clips)
+  training = load_conversations(run.config.data, "train")
+  strangers = [motion for motion, _, _ in training.motions()]
+  chosen = np.random.default_rng(0).permutation(len(strangers))[: len(clips)]
+  ways = {
+      "true": lambda: listener.answer([clip.motion_a for clip in clips]),
+      "neutral": lambda: listener.answer([np.tile(listener.neutral, (len(clip.motion_a), 1)) for clip in clips]),
+      "invented": lambda: listener.answer(None),
+      "invented, half": lambda: listener.answer(None, 0.5),
+      "another's": lambda: listener.answer([
+          np.resize(strangers[i], (len(clip.motion_a), MOTION_DIM)) for i, clip in zip(np.resize(chosen, len(clips)), clips)
+      ]),
+  }  # fmt: skip
   scorer, _ = make_scorer(run, source, options.split)
-  scorer = MotionScorer(list(map(cases.__getitem__, range(count))), scorer.clusters, lips=scorer.lips, expression_names=scorer.expression_names)
+  scorer = MotionScorer(cases, scorer.clusters, lips=scorer.lips, expression_names=scorer.expression_names)
   rows, sizes = {}, {}
-  for name, see in ways.items():
-    made = {case.clip.name: listener.answer(case.clip, see(case.clip)) for case in scorer.cases}
+  for name, answer in ways.items():
+    made = {clip.name: motion for clip, motion in zip(clips, answer(), strict=True)}
     size = ListeningSize()
-    for case in scorer.cases:
+    for case in cases:
       size.add(made[case.clip.name], case.clip.motion_b, case.kinds["listening"])
     rows[name], sizes[name] = [scorer.score(lambda clip: made[clip.name]).means], size.scores()
     print(f"{name}: done", file=sys.stderr)
-  print(f"{options.workdir} ({run.stages}), {count} clips of {options.split}, own_lookahead {listener.own.frames_ahead}\n")
+  print(f"{options.workdir} ({run.stages}), {len(clips)} clips of {options.split}, own_lookahead {listener.ahead}\n")
   for table in (result_tables.motion_table(rows), result_tables.kind_error_table(rows), size_table(sizes)):
     print(table.markdown())
   print(result_tables.backchannel_table({"truth": [scorer.score_truth().means], **rows}).markdown())

@@ -18,6 +18,7 @@ from rsatalker_jax.avatar import init_avatar
 from rsatalker_jax.head import load_head
 from rsatalker_jax.live.eliza import Eliza
 from rsatalker_jax.live.engine import describe_avatar
+from rsatalker_jax.live.recording import RecordingFolder, read_recording
 from rsatalker_jax.live.server import LiveServer
 from rsatalker_jax.live.worker import Worker
 from served import serving_in_thread
@@ -90,7 +91,9 @@ def page(tmp_path_factory):
   about, tables = describe_avatar(avatar, head, (0.5, 0.6, 0.7), "probe")
   worker = Worker(probe.ProbeEngine, 3, 2, about, tables, own_process=False)
   recording = PULSES * np.sin(2 * np.pi * 1000 * np.arange(len(PULSES)) / 16000)
+  made_by = dict(basis="arkit", places=2, generator="", frames_ahead=3, stages="", person="", workdir="runs/probe", avatar_from=None)
   options = dict(recordings={"pulses.wav": recording.astype(np.float32)}, conversations=2, say=hum, answerer=Elsewhere())
+  options |= dict(records=RecordingFolder(folder / "kept", made_by))
   flags = (
       "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={folder / 'a.wav'}",
       "--autoplay-policy=no-user-gesture-required",
@@ -100,7 +103,7 @@ def page(tmp_path_factory):
     port = stack.enter_context(serving_in_thread(lambda origins: LiveServer(worker, "token", origins, **options).make_app()))
     address = f"http://127.0.0.1:{port}/token/"
     opened = stack.enter_context(OpenPage(address, folder / "profile", holds_clock=False, options=flags))
-    opened.address = address
+    opened.address, opened.kept = address, folder / "kept"
     opened.resize(320, 240)  # Pixels are drawn in software here.
     opened.evaluate("ready.then(() => null)")
     opened.evaluate(WATCH)
@@ -181,6 +184,34 @@ def test_a_conversation(page):
   until(page, "byId('saying').innerText === 'pulses.wav'")
   until(page, "byId('saying').innerText === ''")
   assert not page.errors
+
+
+def test_it_is_recorded_while_the_button_says_so(page):
+  if not page.evaluate("talk.ready"):
+    page.key("s")
+    until(page, "talk.ready")
+  assert "while you record, and only then" in text(page, "storing") and not list(page.kept.iterdir())
+  page.key("r")
+  until(page, "talk.recorder.on")
+  until(page, "byId('record').innerText.startsWith('Recording, 1 s')")
+  assert page.evaluate("byId('record').getAttribute('aria-pressed')") == "true"
+  page.key("r")
+  until(page, "byId('recorded').innerText.startsWith('Kept as 2')")
+  assert text(page, "record").startswith("Record ") and page.evaluate("byId('record').getAttribute('aria-pressed')") == "false"
+  (first,) = page.kept.iterdir()
+  found = read_recording(first)
+  assert found.about["frames"] >= 20 and np.abs(found.speech_a).max() > LEVEL
+  page.key("r")  # And one that a lost connection ends.
+  until(page, "talk.recorder.on")
+  time.sleep(0.6)
+  page.evaluate("talk.socket.close(), 0")
+  until(page, "!talk.recorder.on")
+  second = page.evaluate("byId('recorded').innerText").partition(" as ")[2].rstrip(".")
+  while not (page.kept / second).exists():
+    time.sleep(0.02)
+  assert read_recording(page.kept / second).about["ended"] == "the page left" and "with the connection" in text(page, "recorded")
+  until(page, "talk.ready")
+  assert not page.evaluate("talk.recorder.on") and text(page, "record").startswith("Record ")
 
 
 def test_a_lost_socket_is_opened_again(page):
