@@ -4,6 +4,7 @@
 # make test    run the tests
 # make quick   run the quick tests with another Python, in a virtual environment of its own: make quick PYTHON=python3.13 VENV=.venv-3.13
 # make coverage  run the tests and say how many of the lines of each module they run; takes a third longer
+# make live-tracker  fetch what the live page's camera needs (docs/live.md)
 # make lint    look for errors without running anything: ruff's rules and ty's types (pyproject.toml)
 # make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
 # make pod-check  compile the train steps of configs/pod.py for pods and a GPU node that are not there: memory, traffic, estimated times
@@ -30,7 +31,7 @@ QUICK := tests/avatar/test_binding.py tests/commands/test_command_line.py tests/
   tests/labelling tests/live/test_live_server.py tests/live/test_voice.py tests/study tests/test_architecture.py tests/test_files.py tests/test_lmdb.py tests/test_npz.py tests/test_pickles.py tests/test_sharding.py \
   tests/training/test_loop.py tests/training/test_losses.py tests/training/test_optimizers.py
 
-.PHONY: demo compare ablations test coverage quick lint test-aot pod-check clean
+.PHONY: demo compare ablations test coverage quick live-tracker lint test-aot pod-check clean
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
@@ -58,6 +59,9 @@ coverage: $(VENV)/.installed $(VENV)/.linters
 
 quick: $(VENV)/.installed
 	$(PY) -m pytest -q $(PARALLEL) $(PYTEST) $(QUICK)
+
+live-tracker: $(VENV)/.installed
+	$(PY) -m rsatalker_jax tracker
 
 lint: $(VENV)/.installed $(VENV)/.linters
 	$(VENV)/bin/ruff check

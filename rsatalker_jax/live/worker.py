@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.live.seen import SeenMotion
 from rsatalker_jax.types import MOTION_DIM
 
 
@@ -70,11 +71,13 @@ def work(connection: multiprocessing.connection.Connection, make_engine: Callabl
       return
     connection.send(("ready", engine.about, engine.avatar))
     free, busy = list(engine.streams), {}
+    faces: dict[int, SeenMotion] = {}
     while True:
       kind, session, *given = connection.recv()
       if kind == "close":
         if session in busy:
           free.append(busy.pop(session))
+          del faces[session]
         continue
       if kind != "open" and session not in busy:  # Frames that were under way when it failed.
         continue
@@ -82,6 +85,7 @@ def work(connection: multiprocessing.connection.Connection, make_engine: Callabl
         if kind == "open":
           relation, first = given
           stream = busy[session] = free.pop()
+          faces[session] = SeenMotion()
           stream.reset()
           engine.relate(stream, relation)
           stream.prime(_to_wav(first))
@@ -89,7 +93,7 @@ def work(connection: multiprocessing.connection.Connection, make_engine: Callabl
           engine.relate(busy[session], *given)
         else:
           number, speech_a, speech_b, motion = given
-          motion_a = engine.neutral if motion is None else motion
+          motion_a = faces[session].mix(motion, engine.neutral)
           made = busy[session].push(_to_wav(speech_a), motion_a.reshape(1, MOTION_DIM), _to_wav(speech_b))
           if not np.isfinite(made).all():
             raise InputError("generator", "motion", "values that are not finite", "numbers")
@@ -97,6 +101,7 @@ def work(connection: multiprocessing.connection.Connection, make_engine: Callabl
       except InputError as error:
         if session in busy:
           free.append(busy.pop(session))
+          del faces[session]
         connection.send(("failed", session, str(error)))
 
 

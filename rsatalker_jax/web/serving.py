@@ -25,12 +25,14 @@ except ImportError as error:
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
+# The page is one of files: no script or style within it, nothing from elsewhere, in nobody's frame.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# Of every answer that has no other.
 _HEADERS = {
-    # The page is one of files: no script or style within it, nothing from elsewhere, in nobody's frame.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; connect-src 'self'; img-src 'self' data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",  # An address may hold a token.
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -81,8 +83,8 @@ def make_application(
       return error_response(503, error)
 
   async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
-    response.headers.setdefault("Cache-Control", "no-store")
+    for header, value in {**_HEADERS, "Cache-Control": "no-store"}.items():
+      response.headers.setdefault(header, value)
     response.headers["Server"] = name
 
   contents = {

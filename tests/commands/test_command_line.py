@@ -117,10 +117,10 @@ def test_the_users_own_cache_is_left_alone(nobody, monkeypatch, cache_option):
 
 def test_a_home_is_preferred_if_it_can_be_written(nobody, monkeypatch, tmp_path):
   monkeypatch.setattr(command_line.pathlib.Path, "home", lambda: tmp_path / "home")
-  assert command_line._cache_folder() == tmp_path / "home" / ".cache" / "rsatalker_jax"
+  assert command_line.cache_folder() == tmp_path / "home" / ".cache" / "rsatalker_jax"
   (tmp_path / "file").write_text("x")
   monkeypatch.setattr(command_line.pathlib.Path, "home", lambda: tmp_path / "file")
-  assert command_line._cache_folder() == nobody
+  assert command_line.cache_folder() == nobody
 
 
 def test_a_folder_that_another_user_has_made_is_not_taken(nobody, monkeypatch):
@@ -129,6 +129,6 @@ def test_a_folder_that_another_user_has_made_is_not_taken(nobody, monkeypatch):
   made_by = os.getuid() + 1
   lstat = pathlib.Path.lstat
   monkeypatch.setattr(pathlib.Path, "lstat", lambda path: os.stat_result([*lstat(path)[:4], made_by, *lstat(path)[5:]]))
-  assert command_line._cache_folder() is None
+  assert command_line.cache_folder() is None
 
 

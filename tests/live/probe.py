@@ -9,7 +9,7 @@ from rsatalker_jax.errors import InputError
 # Where in the motion it is shown.
 RELATION, OWN, SEEN, FRAME, JAW = slice(0, 2), 2, 3, 4, 50
 GAIN = 2.0  # Radians of jaw for each unit of A's loudness.
-FAILS, HANGS = 0.123, 0.456  # In A's motion: for a stream that fails, and one that takes a second for a frame.
+FAILS, HANGS = 9.0, -9.0  # In A's motion, as soon as it is on the way there: for a stream that fails, and one that takes a second for a frame.
 
 
 def loudness(wav: np.ndarray) -> float:
@@ -32,9 +32,9 @@ class ProbeStream:
     motion = np.zeros((1, 56), np.float32)
     motion[0, RELATION], motion[0, OWN], motion[0, SEEN] = self.relation, loudness(speech_b), motion_a[0, 0]
     motion[0, FRAME], motion[0, JAW] = self.frame, min(GAIN * loudness(speech_a), 0.5)
-    if motion_a[0, 1] == np.float32(FAILS):
+    if motion_a[0, 1] > 0.5:
       raise InputError("stream", "probe", "a failure", "none")
-    if motion_a[0, 1] == np.float32(HANGS):
+    if motion_a[0, 1] < 0:
       time.sleep(1)
     self.frame += 1
     return motion
