@@ -164,7 +164,7 @@ def test_one_that_ends_its_connections_without_saying_so():
 
   async def main():
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    endpoint = Endpoint("http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1]), "m")
+    endpoint = Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "m")
     await endpoint.open()
     for _ in range(5):
       assert [piece async for piece in endpoint.answer(MESSAGES)] == ["Yes."]
