@@ -13,6 +13,7 @@ from rsatalker_jax.avatar import init_avatar
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import load_head
 from rsatalker_jax.live import engine as engines
+from rsatalker_jax.live.seen import SeenMotion
 from rsatalker_jax.live.worker import Worker
 from rsatalker_jax.motion import MotionGenerator
 from rsatalker_jax.runs import TrainedRun, shown
@@ -72,7 +73,10 @@ def test_motion_is_that_of_the_stream(monkeypatch, run):
     a, b = np.round(32767 * (loudness * rng.normal(size=(2, FRAMES, 640))).clip(-1, 1)).astype(np.int16)
     seen = rng.normal(size=56).astype(np.float32)
     relations = [np.array([1, 1])] * 6 + [np.array([0, -1])] * (FRAMES - 6)
-    made = []
+    made, neutral = [], run.buffers["generator"]["motion_mean"]
+    mixing = SeenMotion()
+    faces = [mixing.mix(seen if frame == 3 else None, neutral) for frame in range(FRAMES - 2)]
+    assert (faces[2] == neutral).all() and 0.01 < abs(faces[3] - neutral).max() < abs(seen - neutral).max()
     for session in (0, 1):  # The second conversation in the same place: nothing is left of the first.
       worker._send("open", session, relations[0], b[:2].reshape(-1))
       for frame in range(FRAMES - 2):
@@ -81,7 +85,7 @@ def test_motion_is_that_of_the_stream(monkeypatch, run):
         worker.push(session, frame, a[frame], b[frame + 2], seen if frame == 3 else None)
         kind, found, number, motion, given = worker._connection.recv()
         assert (kind, found, number) == ("motion", session, frame)
-        np.testing.assert_array_equal(given, seen if frame == 3 else run.buffers["generator"]["motion_mean"])
+        np.testing.assert_array_equal(given, faces[frame])
         made.append(motion)
       worker._send("close", session, None)
     np.testing.assert_array_equal(made[: FRAMES - 2], made[FRAMES - 2 :])
@@ -89,11 +93,9 @@ def test_motion_is_that_of_the_stream(monkeypatch, run):
     worker.stop()
   stream = run.stream(relations[0], lengths=(1,))
   stream.prime(b[:2].reshape(-1) / 32768)
-  neutral = run.buffers["generator"]["motion_mean"]
   for frame in range(FRAMES - 2):
     stream.social = run.social_feature(relations[frame])
-    motion_a = seen if frame == 3 else neutral
-    expected = stream.push(a[frame] / 32768, motion_a[None], b[frame + 2] / 32768)
+    expected = stream.push(a[frame] / 32768, faces[frame][None], b[frame + 2] / 32768)
     np.testing.assert_array_equal(made[frame], expected[0])
   assert np.std(made, axis=0).mean() > 0.05
 
