@@ -27,7 +27,6 @@ from jaxtyping import Float, Int
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.live.seen import SeenMotion
-from rsatalker_jax.types import MOTION_DIM
 
 
 class Stream(Protocol):
@@ -134,7 +133,7 @@ class _Answering:
 
   def _frame(self, session, speech_a, speech_b, motion):
     motion_a = self._faces[session].mix(motion, self._engine.neutral)
-    return _to_wav(speech_a), motion_a.reshape(1, MOTION_DIM), _to_wav(speech_b)
+    return _to_wav(speech_a), motion_a[None], _to_wav(speech_b)
 
   def _take(self, kind: str, session: int, *given) -> None:
     if kind == "open":
@@ -174,7 +173,7 @@ class _Answering:
     self._waiting.pop(session, None)
     if session in self._busy:
       self._free.append(self._busy.pop(session))
-      del self._faces[session]
+      self._faces.pop(session, None)
 
 
 def _to_wav(sound: Int[np.ndarray, "S"]) -> Float[np.ndarray, "S"]:
