@@ -125,14 +125,15 @@ def _export_listener(
   run, shown = load_shown(workdir, avatar_from, person)
   settings, weights, relations = run.fold(workdir)
   talker = shown.talker
-  size = listener.write_listener(out, shown.avatar, talker.head, settings, weights, relations, background=talker.background)
+  options = dict(offsets=shown.fold_offsets(relations), background=talker.background)
+  size = listener.write_listener(out, shown.avatar, talker.head, settings, weights, relations, **options)
   count = sum(x.size for x in weights.values())
   print(
       f"wrote {out}: {size / 1e6:.1f} MB, {len(shown.avatar.binding)} Gaussians and a generator of {count} numbers for"
       f" {len(relations)} relation{'s' * (len(relations) > 1)}; run {workdir} ({run.stages})"
   )
   if "offsets" in shown.params:
-    print(f"left out: the offset corrections (Eq. 8), up to {1000 * _largest_offset(shown):.2g} mm at rest")
+    print(f"with the offset corrections (Eq. 8), up to {1000 * _largest_offset(shown):.2g} mm at rest")
 
 
 def _largest_offset(run: TrainedRun) -> float:

@@ -46,7 +46,7 @@ def hold_conversations(
     person: whose avatar, of several.
     relation: which the page begins with.
     speech_b: recordings of B's voice, wav, which the page can play.
-    conversations: how many there may be at once.
+    conversations: how many there may be at once; 0: as many as this device holds, which is measured.
     host, port: what to listen on; port 0: a free one.
     url: the address by which browsers reach it, where that is another.
     certificate, private_key: files, PEM, with which it answers https.
@@ -102,6 +102,11 @@ def hold_conversations(
     ahead = f", which hears {about['frames_ahead']} frames of its own voice ahead" if about["frames_ahead"] else ""
     stored = "nothing that is said is stored" if recordings is None else f"what is said is stored while a page records, in {recordings}"
     print(f"{workdir} ({about['stages']}){ahead}; {stored}, {_describe_way(answerer)}")
+    holds = about["places"]
+    if holds > 1 or conversations == 0:
+      print(f"at most {holds} conversation{'s'[: holds != 1]} at once: a frame of all of them takes {about['step_ms']} ms")
+    if about["step_ms"] > 1000 * engine.LONGEST_STEP:
+      print(f"note: more than {1000 * engine.LONGEST_STEP:g} ms for a frame of all: answers will be late when all speak")
     records = None
     if recordings is not None:
       made_by = {"workdir": workdir, "avatar_from": avatar_from, "person": person}
@@ -112,7 +117,7 @@ def hold_conversations(
     if not camera.files:
       print(f"note: the face does not see you: {camera.about['trouble']}")
     options = dict(
-        recordings=voices, say=say, conversations=conversations, relation=relation, records=records, answerer=answerer, camera=camera,
+        recordings=voices, say=say, conversations=holds, relation=relation, records=records, answerer=answerer, camera=camera,
         **hears,
     )  # fmt: skip
     make_app = lambda origins: server.LiveServer(worker, token, origins, **options).make_app()

@@ -361,7 +361,7 @@ def _define_live() -> None:
   flags.DEFINE_string("person", None, "Whose avatar, where the run that has it has several people; the first if not given.")
   flags.DEFINE_string("relation", "blood,equal", "Which the page begins with; as generate's --relation.")
   flags.DEFINE_multi_string("speech_b", [], "A recording of the face's voice, wav, that the page can play; can be given several times.")
-  flags.DEFINE_integer("conversations", 1, "How many there may be at once.", lower_bound=1, upper_bound=64)
+  flags.DEFINE_integer("conversations", 1, "How many there may be at once; 0: what this device holds.", lower_bound=0, upper_bound=64)
   flags.DEFINE_string("host", "127.0.0.1", "What to listen on; anything but this machine alone needs TLS and --url.")
   flags.DEFINE_integer("port", 8720, "What to listen on; 0: a free one.", lower_bound=0, upper_bound=65535)
   flags.DEFINE_string("url", None, "The address by which browsers reach it, if not that of --host and --port.")

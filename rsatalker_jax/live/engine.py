@@ -1,36 +1,44 @@
 """What makes B's motion in a live conversation: a trained run with a causal generator, and an avatar that shows it."""
 
 import hashlib
+import itertools
+import time
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel
 from rsatalker_jax.media.tables import Tables
 from rsatalker_jax.media.viewer import front_view
-from rsatalker_jax.motion import MotionStream
+from rsatalker_jax.motion import StreamBatch
+from rsatalker_jax.motion.stream_batch import BatchedStream
 from rsatalker_jax.runs import TrainedRun
 from rsatalker_jax.runs.shown import load_shown
-from rsatalker_jax.social.relation import UNKNOWN
-from rsatalker_jax.types import FPS
+from rsatalker_jax.social.relation import UNKNOWN, format_relation
+from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLES_PER_FRAME
 
 _ALL_RELATIONS = [(blood, equal) for blood in (UNKNOWN, 0, 1) for equal in (UNKNOWN, 0, 1)]
+MOST_CONVERSATIONS = 64
+# Seconds that a step of all conversations may take. Who is unlucky waits for a step that has just begun and for others' frames
+# (worker.py) before their own step, and the way there and back takes some milliseconds too: all of it within a frame's 40 ms.
+LONGEST_STEP = 0.010
 
 
 class RunEngine:
   """See `worker.Engine`."""
 
-  def __init__(self, run: TrainedRun, avatar: Avatar, place: str, *, conversations: int):
+  def __init__(self, run: TrainedRun, shown: TrainedRun, place: str, *, conversations: int):
     """Compiles all that is needed.
 
     Args:
       run: of which the generator is.
-      avatar: on the run's head model.
-      place: where the avatar is from, for errors.
-      conversations: how many there may be at once.
+      shown: whose avatar it is, on the same head model.
+      place: where that is from, for errors.
+      conversations: how many there may be at once; 0: as many as this device holds, which is measured.
 
     Raises:
       InputError: the run cannot be streamed from samples, or the avatar cannot be drawn.
@@ -39,19 +47,22 @@ class RunEngine:
       expected = "'logmel': Wav2Vec 2.0 hears the whole of a voice at once"
       raise InputError("run", "speech.encoder", repr(run.config.speech.encoder), expected)
     self._social = {relation: run.social_feature(np.array(relation, np.int32)) for relation in _ALL_RELATIONS}
-    self.streams = open_streams(run, conversations)
+    if conversations:
+      batch = run.stream_batch(conversations)
+      seconds = measure_step(batch)
+    else:
+      batch, seconds = find_largest(run.stream_batch)
+    self.streams, self.push = batch.streams, batch.push
     self.neutral = np.asarray(run.buffers["generator"]["motion_mean"], np.float32)
-    self.about, self.avatar = describe_avatar(avatar, run.talker.head, run.talker.background, place)
-    self.about |= {"frames_ahead": self.streams[0].frames_ahead, "stages": run.stages, "person": run.person}
-    self.about |= {"basis": run.basis, "places": len(self.streams), "generator": digest_generator(run)}
+    talker, names = shown.talker, [format_relation(np.array(relation)) for relation in _ALL_RELATIONS]
+    self.about, self.avatar = describe_avatar(shown.avatar, talker.head, talker.background, place, shown.fold_offsets(names))
+    self.about["relations"] = names
+    self.about |= {"frames_ahead": batch.frames_ahead, "stages": run.stages, "person": run.person}
+    self.about |= {"basis": run.basis, "places": len(batch.streams), "generator": digest_generator(run)}
+    self.about["step_ms"] = round(1000 * seconds, 2)
 
-  def relate(self, stream: MotionStream, relation: Int[np.ndarray, "2"]) -> None:
+  def relate(self, stream: BatchedStream, relation: Int[np.ndarray, "2"]) -> None:
     stream.social = self._social[tuple(map(int, relation))]
-
-
-def open_streams(run: TrainedRun, conversations: int) -> list[MotionStream]:
-  """Streams for so many conversations at once. A recording is reproduced by the same: other programs differ in the last bits."""
-  return [run.stream(np.full(2, UNKNOWN, np.int32), lengths=(1,)) for _ in range(conversations)]
 
 
 def digest_generator(run: TrainedRun) -> str:
@@ -64,8 +75,50 @@ def digest_generator(run: TrainedRun) -> str:
   return digest.hexdigest()
 
 
-def describe_avatar(avatar: Avatar, head: HeadModel, background: tuple[float, float, float], place: str) -> tuple[dict, bytes]:
+def measure_step(batch: StreamBatch, steps: int = 30) -> float:
+  """Seconds that a frame of all places takes, 95th percentile. Conversations begin anew after it."""
+  silence, rest = np.zeros(SAMPLES_PER_FRAME, np.float32), np.zeros((1, MOTION_DIM), np.float32)
+  frames, times = [(stream, silence, rest, silence) for stream in batch.streams], []
+  for stream in batch.streams:
+    stream.prime(np.zeros(SAMPLES_PER_FRAME * batch.frames_ahead, np.float32))
+  for _ in range(steps):
+    began = time.perf_counter()
+    batch.push(frames)
+    times.append(time.perf_counter() - began)
+  for stream in batch.streams:
+    stream.reset()
+  return float(np.percentile(times, 95))
+
+
+def find_largest(
+    make_batch: Callable[[int], StreamBatch], measure: Callable[[StreamBatch], float] = measure_step
+) -> tuple[StreamBatch, float]:
+  """The largest batch of 1, 2, 4 … `MOST_CONVERSATIONS` places whose step takes at most `LONGEST_STEP`, and how long it takes; one of
+  one place where even that takes longer."""
+  batch = make_batch(1)
+  seconds = measure(batch)
+  for places in itertools.takewhile(lambda n: n <= MOST_CONVERSATIONS, (2**i for i in itertools.count(1))):
+    larger = make_batch(places)
+    longer = measure(larger)
+    if longer > LONGEST_STEP:
+      break
+    batch, seconds = larger, longer
+  return batch, seconds
+
+
+def describe_avatar(
+    avatar: Avatar,
+    head: HeadModel,
+    background: tuple[float, float, float],
+    place: str,
+    offsets: Mapping[str, Float[np.ndarray, "_ _"]] | None = None,
+) -> tuple[dict, bytes]:
   """What live.js has to know to draw somebody, as JSON, and the tables (media/tables.py).
+
+  Args:
+    avatar, head, background: of a run.
+    place: what errors name.
+    offsets: the network of the offset corrections (`social.folding`), if there are any.
 
   Raises:
     InputError: see `Tables`.
@@ -74,6 +127,8 @@ def describe_avatar(avatar: Avatar, head: HeadModel, background: tuple[float, fl
   seen = tables.add_triangles(avatar, head)
   tables.add_gaussians(avatar, seen)
   tables.add_head(avatar, head)
+  if offsets is not None:
+    tables.add_offsets(avatar, seen, offsets)
   about = {"fps": FPS, "background": [float(x) for x in background], "view": front_view(head), "tables": tables.descriptions}
   return about, tables.pack()
 
@@ -87,7 +142,7 @@ def load_engine(
     workdir: of a run with a causal generator.
     avatar_from: another run, on the same head model, whose avatar is shown; None: its own.
     person: whose avatar, of several.
-    conversations: how many there may be at once.
+    conversations: see `RunEngine`.
     cache: where compiled programs are kept, if anywhere.
 
   Raises:
@@ -96,4 +151,4 @@ def load_engine(
   if cache is not None:
     jax.config.update("jax_compilation_cache_dir", cache)
   run, shown = load_shown(workdir, avatar_from, person)
-  return RunEngine(run, shown.avatar, workdir if avatar_from is None else avatar_from, conversations=conversations)
+  return RunEngine(run, shown, workdir if avatar_from is None else avatar_from, conversations=conversations)

@@ -26,16 +26,19 @@ function measureLevel(sound) {
 class Face {
   constructor(about, tables, canvas) {
     this.about = about, this.head = new Head(tables), this.avatar = new Avatar(tables), this.screen = new Screen(canvas);
+    this.offsets = makeOffsets(tables);
     this.view = { yaw: 0, pitch: 0, distance: about.view.distance };
     this.changed = true;
     turnByMouse(canvas, this.view, () => { this.changed = true; });
     new ResizeObserver(() => { this.changed = true; }).observe(canvas);
   }
 
-  /** motion: 56 numbers. Nothing is done where neither they nor the view are new. */
-  show(motion) {
+  /** motion: 56 numbers; frame: of the conversation. Nothing is done where neither they nor the view are new. */
+  show(motion, frame) {
     if (motion === this.motion && !this.changed) return;
-    if (motion !== this.motion) this.avatar.pose(this.head.pose(motion));
+    if (motion !== this.motion) {
+      this.avatar.pose(this.head.pose(motion), this.offsets?.at(frame, this.about.relations.indexOf(relation()), motion));
+    }
     this.motion = motion, this.changed = false;
     const { canvas } = this.screen, pixels = (length) => Math.max(Math.round(length * devicePixelRatio), 1);
     this.screen.resize(pixels(canvas.clientWidth), pixels(canvas.clientHeight));
@@ -254,7 +257,7 @@ class Conversation {
       this.place = place;
       this.shown = this.clock.motionAt(place) ?? this.shown;
     }
-    this.face.show(this.shown);
+    this.face.show(this.shown, this.place ?? 0);
   }
 
   /**

@@ -31,7 +31,7 @@ from rsatalker_jax.data.dualtalk import write_motion
 from rsatalker_jax.data.tracks import read_track
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.files import read_text, read_whole, whole_file
-from rsatalker_jax.live.engine import digest_generator, open_streams
+from rsatalker_jax.live.engine import digest_generator
 from rsatalker_jax.runs import TrainedRun
 from rsatalker_jax.social import format_relation, parse_relation
 from rsatalker_jax.types import BASES, FPS, MOTION_DIM, SAMPLE_RATE, SAMPLES_PER_FRAME, Motion
@@ -311,7 +311,7 @@ def reproduce(run: TrainedRun, recorded: Recorded, place: str) -> Motion:
   if digest_generator(run) != recorded.about["generator"]:
     raise InputError(place, "generator", "another than made the recording", f"that of {recorded.about.get('workdir')} at that time")
   run.check_basis(recorded.about["basis"], recorded.name)
-  stream, unit = open_streams(run, recorded.about["places"])[0], SAMPLES_PER_FRAME
+  stream, unit = run.stream_batch(recorded.about["places"]).streams[0], SAMPLES_PER_FRAME
   ahead = stream.frames_ahead
   stream.prime(recorded.heard_b[: ahead * unit])
   made, told = [], None

@@ -39,7 +39,7 @@ from rsatalker_jax.web.serving import web  # aiohttp's, or one line that says ho
 
 # By the package that has them, in the order of media/viewer.py.
 _ASSETS = {
-    "rsatalker_jax.media": ("tables.js", "gaussians.js", "screen.js", "turning.js", "head.js"),
+    "rsatalker_jax.media": ("tables.js", "gaussians.js", "screen.js", "turning.js", "head.js", "layers.js", "offsets.js"),
     "rsatalker_jax.live": (
         "live.js", "live.css", "clock.js", "dialogue.js", "recorder.js", "webcam.js", "resampler.js", "microphone.js", "loudspeaker.js",
     ),

@@ -7,16 +7,19 @@
     from it    ("ready", about, avatar) or ("refused", error) once, then
                ("motion", session, number, motion, seen), ("failed", session, error)    seen: A's, as the generator was given it
 
-Conversations are apart: what goes wrong in one ends that one.
+Conversations are apart: what goes wrong in one ends that one. A frame of each that has one goes to the engine together.
 """
 
 import asyncio
+import collections
 import contextlib
 import multiprocessing
 import multiprocessing.connection
 import signal
 import threading
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,17 +27,15 @@ from jaxtyping import Float, Int
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.live.seen import SeenMotion
-from rsatalker_jax.types import MOTION_DIM
 
 
 class Stream(Protocol):
-  """One conversation: `motion.MotionStream`."""
+  """One conversation: a place of a `motion.StreamBatch`."""
 
   frames_ahead: int
 
   def reset(self) -> None: ...
   def prime(self, speech_b: np.ndarray) -> None: ...
-  def push(self, speech_a: np.ndarray, motion_a: np.ndarray, speech_b: np.ndarray) -> Float[np.ndarray, "T 56"]: ...
 
 
 class Engine(Protocol):
@@ -54,6 +55,12 @@ class Engine(Protocol):
 
   def relate(self, stream: Any, relation: Int[np.ndarray, "2"]) -> None: ...
 
+  def push(
+      self, frames: Sequence[tuple[Any, np.ndarray, np.ndarray, np.ndarray]]
+  ) -> Sequence[Float[np.ndarray, "1 56"] | InputError]:
+    """See `motion.StreamBatch.push`."""
+    ...
+
 
 class _Ended(Exception):
   """The other side of the pipe has gone."""
@@ -70,39 +77,99 @@ def work(connection: multiprocessing.connection.Connection, make_engine: Callabl
       connection.send(("refused", (str(error.file), error.key, str(error.found), str(error.expected))))
       return
     connection.send(("ready", engine.about, engine.avatar))
-    free, busy = list(engine.streams), {}
-    faces: dict[int, SeenMotion] = {}
+    answering = _Answering(connection, engine)
     while True:
-      kind, session, *given = connection.recv()
-      if kind == "close":
-        if session in busy:
-          free.append(busy.pop(session))
-          del faces[session]
-        continue
-      if kind != "open" and session not in busy:  # Frames that were under way when it failed.
-        continue
-      try:
-        if kind == "open":
-          relation, first = given
-          stream = busy[session] = free.pop()
-          faces[session] = SeenMotion()
-          stream.reset()
-          engine.relate(stream, relation)
-          stream.prime(_to_wav(first))
-        elif kind == "relation":
-          engine.relate(busy[session], *given)
-        else:
-          number, speech_a, speech_b, motion = given
-          motion_a = faces[session].mix(motion, engine.neutral)
-          made = busy[session].push(_to_wav(speech_a), motion_a.reshape(1, MOTION_DIM), _to_wav(speech_b))
-          if not np.isfinite(made).all():
-            raise InputError("generator", "motion", "values that are not finite", "numbers")
-          connection.send(("motion", session, number, made[0], motion_a))
-      except InputError as error:
-        if session in busy:
-          free.append(busy.pop(session))
-          del faces[session]
-        connection.send(("failed", session, str(error)))
+      answering.gather()
+      answering.step()
+
+
+# Seconds that a frame waits for those of other conversations, so that fewer steps are taken: at most as long as a step takes, and
+# never longer than this.
+_GATHER = 0.004
+
+
+class _Answering:
+  """All conversations of an engine: what each has sent and is not answered yet, and a step of all of them."""
+
+  def __init__(self, connection: multiprocessing.connection.Connection, engine: Engine):
+    self._connection, self._engine = connection, engine
+    self._free, self._busy = collections.deque(engine.streams), {}
+    self._faces: dict[int, SeenMotion] = {}
+    # By session ("frame", …) and ("relation", …), in the order in which they came; the first is a frame.
+    self._waiting: dict[int, collections.deque[tuple]] = {}
+    self._step_seconds = 0.0  # That the last step took.
+
+  def gather(self) -> None:
+    """Takes messages until there are frames: those that have come, and for a moment those of others that are due."""
+    while not self._waiting:
+      self._take(*self._connection.recv())
+    until = time.monotonic() + min(_GATHER, self._step_seconds)
+    while self._connection.poll() or (
+        len(self._waiting) < len(self._busy) and self._connection.poll(max(until - time.monotonic(), 0.0))
+    ):
+      self._take(*self._connection.recv())
+
+  def step(self) -> None:
+    """Answers the first frame of each conversation that has one."""
+    now = {session: queue.popleft() for session, queue in self._waiting.items()}
+    began = time.monotonic()
+    frames = [(self._busy[session], *self._frame(session, *given)) for session, (_, _, *given) in now.items()]
+    answers = self._engine.push(frames)
+    self._step_seconds = time.monotonic() - began
+    for (session, (_, number, *_)), (_, _, seen, _), answer in zip(now.items(), frames, answers, strict=True):
+      with self._apart(session):
+        if isinstance(answer, InputError):
+          raise answer
+        if not np.isfinite(answer).all():
+          raise InputError("generator", "motion", "values that are not finite", "numbers")
+        self._connection.send(("motion", session, number, answer[0], seen[0]))
+        queue = self._waiting[session]
+        while queue and queue[0][0] == "relation":
+          self._engine.relate(self._busy[session], queue.popleft()[1])
+        if not queue:
+          del self._waiting[session]
+
+  def _frame(self, session, speech_a, speech_b, motion):
+    motion_a = self._faces[session].mix(motion, self._engine.neutral)
+    return _to_wav(speech_a), motion_a[None], _to_wav(speech_b)
+
+  def _take(self, kind: str, session: int, *given) -> None:
+    if kind == "open":
+      with self._apart(session):
+        relation, first = given
+        stream = self._busy[session] = self._free.popleft()
+        self._faces[session] = SeenMotion()
+        stream.reset()
+        self._engine.relate(stream, relation)
+        stream.prime(_to_wav(first))
+    elif kind == "close":
+      self._end(session)
+    elif session not in self._busy:  # Frames that were under way when it failed.
+      pass
+    elif kind == "relation" and session not in self._waiting:
+      with self._apart(session):
+        self._engine.relate(self._busy[session], *given)
+    else:
+      self._waiting.setdefault(session, collections.deque()).append((kind, *given))
+
+  @contextlib.contextmanager
+  def _apart(self, session: int) -> Iterator[None]:
+    """What goes wrong within ends this conversation and no other."""
+    try:
+      yield
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+      raise
+    except Exception as error:
+      if not isinstance(error, InputError):  # A fault of the program, of which this line is not enough.
+        traceback.print_exc()
+      self._end(session)
+      self._connection.send(("failed", session, str(error)))
+
+  def _end(self, session: int) -> None:
+    self._waiting.pop(session, None)
+    if session in self._busy:
+      self._free.append(self._busy.pop(session))
+      self._faces.pop(session, None)
 
 
 def _to_wav(sound: Int[np.ndarray, "S"]) -> Float[np.ndarray, "S"]:

@@ -30,10 +30,12 @@ class Conversation {
     this.motion = new Float32Array(MOTION);  // B's last.
     this.relation = 0, this.guesses = false;
     this.frames = 0;
+    for (let i = 0; i < model.settings.ahead; i++) this.stream.prime(this.voices[1].hearing.push(new Float32Array(FRAME_SAMPLES)));
   }
 
   /**
-   * The next samples, as many of A's voice as of B's. Returns B's motion for all frames that are over with them.
+   * The next samples, as many of A's voice as of B's, which the generator may hear some frames before A does (`ahead`). Returns B's
+   * motion for all frames of A's that are over with them.
    * A's face is not seen. It is the mean one, or what the generator itself makes of the conversation when A takes B's place: `guesses`.
    */
   push(heard, own) {

@@ -1,31 +1,8 @@
 "use strict";
 // The causal motion generator, one frame at a time: motion/generator.py and motion/layers.py with their history, as motion/folding.py
-// packs them. Each layer has an array for its output, which its next call overwrites. Sums are of 64 bits, what is kept of 32.
+// packs them; layers as in layers.js.
 
-const MOTION = 56, NORM_EPSILON = 1e-6;
-const TIME_PERIODS = [12.5, 25, 50, 100, 200, 400, 800];  // Frames, `encode_time`.
-
-class Dense {
-  /** weights: arrays by name; outputs × inputs. */
-  constructor(weights, name, outputs) {
-    this.kernel = weights[`${name}/kernel`], this.bias = weights[`${name}/bias`];
-    this.inputs = this.kernel.length / outputs;
-    this.out = new Float32Array(outputs);
-  }
-
-  apply(x) {
-    const { kernel, bias, inputs, out } = this, quads = inputs - inputs % 4;
-    for (let o = 0, k = 0; o < out.length; o++) {
-      let a = bias ? bias[o] : 0, b = 0, c = 0, d = 0, i = 0;  // Four sums that need not wait for each other.
-      for (; i < quads; i += 4, k += 4) {
-        a += kernel[k] * x[i], b += kernel[k + 1] * x[i + 1], c += kernel[k + 2] * x[i + 2], d += kernel[k + 3] * x[i + 3];
-      }
-      for (; i < inputs; i++, k++) a += kernel[k] * x[i];
-      out[o] = a + b + (c + d);
-    }
-    return out;
-  }
-}
+const NORM_EPSILON = 1e-6;
 
 /** LayerNorm, with a scale and a shift for each relation or the same for all. */
 class Norm {
@@ -44,19 +21,6 @@ class Norm {
     for (let i = 0; i < count; i++) out[i] = (x[i] - mean) * factor * scale[row + i] + shift[row + i];
     return out;
   }
-}
-
-/** GELU in its tanh form, in place. */
-function gelu(x) {
-  for (let i = 0; i < x.length; i++) {
-    x[i] /= 1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x[i] + 0.044715 * x[i] ** 3));
-  }
-  return x;
-}
-
-function addTo(x, other) {
-  for (let i = 0; i < x.length; i++) x[i] += other[i];
-  return x;
 }
 
 /** `FrameConv`: the frames before the first are zeros. */
@@ -82,15 +46,18 @@ class FrameConv {
   }
 }
 
-/** `WindowAttention`: this frame's query, and keys and values of this one and the `reach` before it. */
+/**
+ * `WindowAttention`: this frame's query, and keys and values of this one and the `reach` before it, of which the first `skipped` of a
+ * conversation count for nothing.
+ */
 class WindowAttention {
-  constructor(weights, name, { features, heads, reach }) {
+  constructor(weights, name, { features, heads, reach }, skipped = 0) {
     const dense = (part) => new Dense(weights, `${name}/${part}`, features);
     this.query = dense("query"), this.key = dense("key"), this.value = dense("value"), this.output = dense("out");
     this.bias = weights[`${name}/distance_bias`];
     this.heads = heads, this.room = reach + 1, this.features = features;
     this.keys = new Float32Array(this.room * features), this.values = new Float32Array(this.room * features);
-    this.count = 0, this.next = 0;
+    this.count = -skipped, this.next = 0;
     this.logits = new Float64Array(this.room);
     this.mixed = new Float64Array(features);
   }
@@ -159,6 +126,25 @@ class SpeechAdapter {
   }
 }
 
+/** `OwnLookahead`: B's own voice, heard ahead of all else. */
+class OwnLookahead {
+  constructor(weights, settings) {
+    const { features, reach, ahead, adapterAhead } = settings, rest = ahead - adapterAhead;
+    this.attention = new WindowAttention(weights, "own_lookahead/attention", { ...settings, reach: reach + rest }, adapterAhead);
+    this.heard = new Float32Array((rest + 1) * features), this.features = features;
+    this.out = new Float32Array(features);
+  }
+
+  /** heard: the adapter's output for B's newest frame. Returns what belongs to the frame `ahead` frames before it. */
+  apply(heard) {
+    const { features, out } = this;
+    this.heard.copyWithin(0, features);
+    this.heard.set(heard, this.heard.length - features);
+    out.set(this.heard.subarray(0, features));
+    return addTo(out, this.attention.apply(out, heard));
+  }
+}
+
 class MotionEncoder {
   constructor(weights, { features, motionKernel, motionStride, socialNorm }) {
     const name = "motion_encoder";
@@ -198,8 +184,7 @@ class SocialFusion {
     for (const layer of this.layers) layer.apply(encoded, relation);
     const queries = this.social.slice(relation * features, (relation + 1) * features);
     if (this.time) {
-      const phases = TIME_PERIODS.map((period) => 2 * Math.PI * (this.frame % period) / period);
-      addTo(queries, this.time.apply([...phases.map(Math.sin), ...phases.map(Math.cos)]));
+      addTo(queries, this.time.apply(encodeTime(this.frame)));
       this.frame++;
     }
     const z = this.attention.apply(this.queryNorm.apply(queries), this.memoryNorm.apply(encoded));
@@ -225,10 +210,11 @@ class MotionDecoder {
 /** One conversation, as `MotionStream` has it. Arrays of weights are only read: many may share them. */
 class MotionStream {
   constructor({ settings, weights }) {
-    const { features, residual, usePartner, useOwnSpeech } = settings;
+    const { features, residual, usePartner, useOwnSpeech, ahead } = settings;
     this.residual = residual, this.useOwnSpeech = useOwnSpeech;
     this.mean = weights.motion_mean, this.std = weights.motion_std;
     this.own = new SpeechAdapter(weights, settings);
+    this.lookahead = ahead ? new OwnLookahead(weights, settings) : null;
     this.nothing = new Float32Array(features);
     if (usePartner) {
       this.partner = new SpeechAdapter(weights, settings);
@@ -240,12 +226,18 @@ class MotionStream {
     this.decoder = new MotionDecoder(weights, settings);
   }
 
+  /** The features of one of the first `ahead` frames of B's voice, before the first `push`. */
+  prime(speechB) {
+    this.lookahead.apply(this.own.apply(speechB));
+  }
+
   /**
    * B's motion (56), in an array of its own.
-   * speechA, speechB: features of this frame (`Hearing`); motionA: (56); relation: its number, which may change at any frame.
+   * speechA, speechB: features of this frame (`Hearing`), B's of `ahead` frames later; motionA: (56); relation: its number, which may change at any frame.
    */
   push(speechA, motionA, speechB, relation) {
     let own = this.own.apply(speechB), partner = this.nothing;
+    if (this.lookahead) own = this.lookahead.apply(own);
     if (!this.useOwnSpeech) own = this.nothing;
     if (this.partner) {
       const speech = this.partner.apply(speechA);

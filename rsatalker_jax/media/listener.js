@@ -22,9 +22,12 @@ function explain(error) {
   }[error.name] ?? `This does not work here: ${error.message}`;
 }
 
-/** Microphone and loudspeaker. `piece` is called with what both voices have said since the last call. */
+/**
+ * Microphone and loudspeaker. `piece` is called with what both voices have said since the last call; B's is heard after HOLD, and where
+ * its face is made of what it will say, by `ahead` frames later still.
+ */
 class Sound {
-  static async open(headphones, piece) {
+  static async open(headphones, ahead, piece) {
     if (!navigator.mediaDevices || !window.AudioWorkletNode) {
       throw new Error("browsers give the microphone to pages from https, localhost or a file alone");
     }
@@ -40,13 +43,13 @@ class Sound {
       await context.close();
       throw error;
     }
-    return new Sound(context, microphone, piece);
+    return new Sound(context, microphone, ahead, piece);
   }
 
-  constructor(context, microphone, piece) {
+  constructor(context, microphone, ahead, piece) {
     const { sampleRate } = this.context = context;
     this.microphone = microphone, this.hold = Math.round(HOLD * sampleRate);
-    const processorOptions = { hold: this.hold, piece: Math.round(PIECE * sampleRate) };
+    const hold = this.hold + Math.round(ahead / FPS * sampleRate), processorOptions = { hold, piece: Math.round(PIECE * sampleRate) };
     this.node = new AudioWorkletNode(context, "sound", { processorOptions, channelCount: 1, outputChannelCount: [1] });
     this.node.port.onmessage = ({ data }) => piece(data);
     context.createMediaStreamSource(microphone).connect(this.node).connect(context.destination);
@@ -84,7 +87,7 @@ class Sound {
 class Listener {
   constructor(data, screen) {
     this.data = data, this.screen = screen;
-    this.avatar = new Avatar(data.tables), this.head = new Head(data.tables);
+    this.avatar = new Avatar(data.tables), this.head = new Head(data.tables), this.offsets = makeOffsets(data.tables);
     this.view = { yaw: 0, pitch: 0, distance: data.view.distance };
     this.rest();
   }
@@ -141,7 +144,8 @@ class Listener {
   /** Draws the head as it is now, in pixels. */
   draw(width, height) {
     const began = performance.now();
-    this.avatar.pose(this.head.pose(this.motionAt(this.place)));
+    const motion = this.motionAt(this.place), relation = this.data.relations.indexOf(byId("relation").value);
+    this.avatar.pose(this.head.pose(motion), this.offsets?.at(this.place, relation, motion));
     this.screen.resize(width, height);
     this.screen.draw(makeSplats(this.avatar, makeCamera(this.data.view, this.view, width, height)), this.data.background);
     this.drawMilliseconds += 0.1 * (performance.now() - began - this.drawMilliseconds);
@@ -152,7 +156,8 @@ class Listener {
     const say = (text) => { byId("message").textContent = text; };
     for (const name of this.data.relations) relation.add(new Option(name.replaceAll("_", " ").replace(",", ", "), name));
     relation.disabled = this.data.relations.length === 1;
-    relation.onchange = face.onchange = () => this.setChoices();
+    relation.onchange = face.onchange = () => { this.setChoices(), this.changed = true; };
+    if (this.data.settings.ahead) face.options[1].remove();  // Nobody knows what you will say.
     byId("controls").onsubmit = (event) => event.preventDefault();
     canvas.style.background = `rgb(${this.data.background.map((c) => 255 * c)})`;
     turnByMouse(canvas, this.view, () => { this.changed = true; });
@@ -173,7 +178,7 @@ class Listener {
       button.disabled = byId("headphones").disabled = true;
       say("Waiting for the microphone …");
       try {
-        const sound = await Sound.open(byId("headphones").checked, (piece) => this.hear(piece));
+        const sound = await Sound.open(byId("headphones").checked, this.data.settings.ahead, (piece) => this.hear(piece));
         this.begin(sound.rate), this.sound = sound;
         sound.microphone.getTracks()[0].onended = () => stop("The microphone is gone.");
       } catch (error) {

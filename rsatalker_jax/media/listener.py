@@ -19,7 +19,7 @@ from rsatalker_jax.media.viewer import SCRIPTS, front_view, read_scripts, write_
 
 _PAGE = pathlib.Path(__file__).with_suffix(".html")
 # Classic scripts in the order in which they are loaded; the generator's need no page.
-GENERATOR_SCRIPTS = ("../live/resampler.js", "hearing.js", "generator.js", "conversation.js")
+GENERATOR_SCRIPTS = ("../live/resampler.js", "hearing.js", "layers.js", "generator.js", "conversation.js")
 
 
 def write_listener(
@@ -30,6 +30,7 @@ def write_listener(
     weights: Mapping[str, Float[np.ndarray, "n c"]],
     relations: Sequence[str],
     *,
+    offsets: Mapping[str, Float[np.ndarray, "_ _"]] | None = None,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> int:
   """Writes the page, whole or not at all. Gaussians that no rasterizer draws (opacity below 1/255) are left out.
@@ -40,6 +41,7 @@ def write_listener(
     settings, weights: of the generator; see `motion.folding.fold_generator`, and as settings["speech"] what `Hearing` of
       hearing.js wants.
     relations: their names, in the order of the rows of weights["social"]; the page begins with the first.
+    offsets: the network of the offset corrections (Eq. 8), folded for the same relations (`social.folding`); None for none.
     background: the colour behind the head.
 
   Returns:
@@ -54,7 +56,9 @@ def write_listener(
   seen = tables.add_triangles(avatar, head)
   tables.add_gaussians(avatar, seen)
   tables.add_head(avatar, head)
-  add_weights(tables, weights)
+  if offsets is not None:
+    tables.add_offsets(avatar, seen, offsets)
+  tables.add_arrays(weights)
   header = {
       "background": [float(x) for x in background],
       "view": front_view(head),
@@ -63,11 +67,5 @@ def write_listener(
       "weights": list(weights),
       "relations": relations,
   }
-  scripts = read_scripts(*SCRIPTS, "head.js", *GENERATOR_SCRIPTS, "listener.js")
+  scripts = read_scripts(*SCRIPTS, "head.js", *GENERATOR_SCRIPTS, "offsets.js", "listener.js")
   return write_page(path, _PAGE, header, tables, SCRIPTS=scripts, WORKLET=read_scripts("sound_worklet.js"))
-
-
-def add_weights(tables: Tables, weights: Mapping[str, Float[np.ndarray, "n c"]]) -> None:
-  """Adds a generator's arrays, each in 16 bits between its own least and largest value (docs/live_page.md has what that changes)."""
-  for name, values in weights.items():
-    tables.add_numbers(name, values.reshape(1, -1, 1))

@@ -15,10 +15,13 @@ most of.
     weights (1, V, 2)              of neck and jaw, the rest being the body's; the eyes, which stay at rest, count as neck
     joints (1, 6, 1), joint_expressions (1, 6, 50)
                                    places of neck and jaw, and their displacements
+    offsets/anchors (A,)           uint32; the faces with Gaussians, for which the network of Eq. 8 has rows
+    offsets/…                      its arrays (`social.folding`)
 """
 
 import gzip
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -128,6 +131,29 @@ class Tables:
     self.add_numbers("weights", weights[None])
     self.add_numbers("joints", (regressor @ template).reshape(1, 6, 1), MICROMETRE / 100)
     self.add_numbers("joint_expressions", np.einsum("jv,vie->jie", regressor, expressions).reshape(1, 6, coefficients))
+
+
+  def add_offsets(self, avatar: Avatar, seen: np.ndarray, offsets: Mapping[str, Float[np.ndarray, "_ _"]]) -> None:
+    """Adds the network of the offset corrections (`social.folding.fold_offsets`), of those faces that have Gaussians in the page;
+    `seen` is what `add_triangles` returned.
+
+    Raises:
+      InputError: a value that is not finite.
+    """
+    anchors = np.unique(np.asarray(avatar.binding)[seen])
+    rows = (3 * anchors[:, None] + np.arange(3)).reshape(-1)
+    self.add_integers("offsets/anchors", anchors)
+    kept = {"out/kernel": offsets["out/kernel"][rows], "out/bias": offsets["out/bias"][:, rows]}
+    self.add_arrays({f"offsets/{name}": values for name, values in {**offsets, **kept}.items()})
+
+  def add_arrays(self, arrays: Mapping[str, Float[np.ndarray, "_ _"]]) -> None:
+    """Adds a network's arrays, each in 16 bits between its own least and largest value (docs/live_page.md has what that changes).
+
+    Raises:
+      InputError: a value that is not finite.
+    """
+    for name, values in arrays.items():
+      self.add_numbers(name, values.reshape(1, -1, 1))
 
 
 def _opacities(avatar: Avatar) -> Float[np.ndarray, "N"]:

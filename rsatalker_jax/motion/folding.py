@@ -37,6 +37,7 @@ def fold_generator(
       "speechHidden": c.speech_hidden, "speechLayers": c.speech_layers, "speechKernel": c.speech_kernel,
       "motionKernel": c.motion_kernel, "motionStride": c.motion_stride, "usePartner": c.use_partner,
       "useOwnSpeech": c.use_own_speech, "residual": c.residual, "queryTime": c.query_time, "socialNorm": c.social_norm,
+      "ahead": c.frames_ahead, "adapterAhead": c.adapter_ahead,
   }  # fmt: skip
   socials = np.asarray(socials, np.float32)
   arrays = {name: np.asarray(variables["statistics"][name], np.float32)[None] for name in ("motion_mean", "motion_std")}
@@ -83,8 +84,5 @@ def check_foldable(generator: Any, encoder: LogMel, place: object) -> None:
     raise InputError(place, "generator.architecture", repr(architecture), "'rsatalker', which alone can be streamed")
   if not generator.config.causal:
     raise InputError(place, "generator.causal", "a generator that looks ahead", "one trained with generator.causal=True")
-  if generator.config.own_lookahead:
-    expected = "0: nobody knows beforehand what a live voice will say"
-    raise InputError(place, "generator.own_lookahead", generator.config.own_lookahead, expected)
   if not encoder.causal:
     raise InputError(place, "speech.causal", False, "True, for features that look at nothing ahead")

@@ -20,9 +20,10 @@ from rsatalker_jax.data.conversations import data_path
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import check_basis
-from rsatalker_jax.motion import MotionStream
+from rsatalker_jax.motion import MotionStream, StreamBatch
 from rsatalker_jax.motion.folding import check_foldable, fold_generator
 from rsatalker_jax.runs import workdir as workdirs
+from rsatalker_jax.social.folding import fold_offsets
 from rsatalker_jax.social.relation import RELATIONS, UNKNOWN, UNKNOWN_NAME, parse_relation
 from rsatalker_jax.speech import SpeechFeatures
 from rsatalker_jax.talker import Talker, make_encoder, make_log_mel, make_talker
@@ -116,13 +117,24 @@ class TrainedRun:
     """
     if basis is not None:
       self.check_basis(basis, "stream")
+    return MotionStream(*self._streamed(relation), **self._heard(), lengths=lengths)
+
+  def stream_batch(self, places: int) -> StreamBatch:
+    """The same for so many conversations at once, whose relation is unknown until it is told. Errors as of `stream`."""
+    return StreamBatch(*self._streamed(np.full(2, UNKNOWN, np.int32)), places, **self._heard())
+
+  def _streamed(self, relation: Int[np.ndarray, "2"]):
+    """Generator, variables and the motion social feature."""
     if "generator" not in self.params:
       raise InputError("run", "motion", f"only {self.stages}", "a finished motion stage")
-    encoder = make_log_mel(self.config.speech) if self.config.speech.encoder == "logmel" else None
-    social = self.social_feature(relation)
     variables = {**self.params["generator"], "statistics": self.buffers["generator"]}
-    level = encoder is not None and self.config.speech.level
-    return MotionStream(self.talker.generator, variables, social, encoder=encoder, level=level, lengths=lengths)
+    return self.talker.generator, variables, self.social_feature(relation)
+
+  def _heard(self) -> dict[str, Any]:
+    """How a stream hears."""
+    if self.config.speech.encoder != "logmel":
+      return {"encoder": None}
+    return {"encoder": make_log_mel(self.config.speech), "level": self.config.speech.level}
 
   def social_feature(self, relation: Int[np.ndarray, "2"]) -> Float[np.ndarray, "D"]:
     """What a stream is told of a relation, as `MotionStream.social`.
@@ -164,6 +176,14 @@ class TrainedRun:
     settings, arrays = fold_generator(self.talker.generator, jax.device_get(variables), np.stack(socials))
     heard = {"mels": speech.num_mels, "hop": speech.hop, "context": speech.context, "level": speech.level}
     return settings | {"speech": heard}, arrays, names
+
+  def fold_offsets(self, relations: Sequence[str]) -> dict[str, Float[np.ndarray, "_ _"]] | None:
+    """The network of the offset corrections (Eq. 8) for these relations, likewise (`social.folding`); None before the joint stage."""
+    if "offsets" not in self.params:
+      return None
+    talker, numbers = self.talker, np.stack([parse_relation(name) for name in relations])
+    queries = np.asarray(talker.social.apply(self.params["social"], jnp.asarray(numbers), method="query"))
+    return fold_offsets(talker.offset_net, jax.device_get(self.params["offsets"]), queries, self.buffers["generator"])
 
   def data_path(self, name: str) -> pathlib.Path:
     """A path of `config.data`."""

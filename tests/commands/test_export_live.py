@@ -86,7 +86,10 @@ def test_page_is_the_runs(made, load, tmp_path, capsys):
       f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, {len(run.avatar.binding)} Gaussians and a generator of {kept} numbers"
       f" for 5 relations; run run ({run.stages})"
   )
-  assert said[1:] == ["left out: the offset corrections (Eq. 8), up to 3 mm at rest"]
+  assert said[1:] == ["with the offset corrections (Eq. 8), up to 3 mm at rest"]
+  assert tables["offsets/start"]["shape"] == [1, 5 * 64, 1] and tables["offsets/time/kernel"]["shape"] == [1, 64 * 14, 1]
+  bias = tables["offsets/out/bias"]
+  np.testing.assert_allclose([bias["least"][0], bias["least"][0] + 65535 * bias["step"][0]], [-0.002, 0.002], rtol=1e-5)
 
 
 def test_a_run_that_was_told_of_no_relation_has_no_choice(made, load, tmp_path, capsys):
@@ -141,7 +144,6 @@ def test_mistakes_are_one_line_and_leave_no_file(tmp_path, changes, message):
     (("avatar",), {}, {}, "motion: found only"),
     (("generator",), {}, {}, "avatar: found only"),
     ((), dict(causal=False), {}, "generator.causal: found a generator that looks ahead, expected one that is causal"),
-    ((), dict(own_lookahead=2), {}, "generator.own_lookahead: found 2, expected 0"),
     ((), dict(architecture="faceformer"), {}, "generator.architecture: found 'faceformer', expected 'rsatalker'"),
     ((), {}, dict(encoder="wav2vec2"), "speech.encoder: found 'wav2vec2', expected 'logmel'"),
     ((), {}, dict(causal=False), "speech.causal: found False, expected True"),

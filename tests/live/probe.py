@@ -46,9 +46,20 @@ class ProbeEngine:
     self.avatar = avatar
     self.neutral = np.full(56, 0.25, np.float32)
     self.streams = [ProbeStream(frames_ahead) for _ in range(conversations)]
+    self.steps = []  # How many conversations each was of.
 
   def relate(self, stream, relation):
     stream.relation = np.array(relation)
+
+  def push(self, frames):
+    self.steps.append(len(frames))
+    return [self._answer(stream, *given) for stream, *given in frames]
+
+  def _answer(self, stream, *given):
+    try:
+      return stream.push(*given)
+    except InputError as error:
+      return error
 
 
 def refuse(path: str):

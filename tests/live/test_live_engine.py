@@ -16,7 +16,7 @@ from rsatalker_jax.live import engine as engines
 from rsatalker_jax.live.worker import Worker
 from rsatalker_jax.motion import MotionGenerator
 from rsatalker_jax.runs import TrainedRun, shown
-from rsatalker_jax.social import SocialModule
+from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from rsatalker_jax.speech import LogMel
 from rsatalker_jax.talker import Talker
 from tiny_world import write_head
@@ -99,7 +99,7 @@ def test_motion_is_that_of_the_stream(monkeypatch, run):
 
 
 def test_another_relation_is_another_motion_from_that_frame_on(run):
-  engine = engines.RunEngine(run, run.avatar, "a", conversations=2)
+  engine = engines.RunEngine(run, run, "a", conversations=2)
   rng = np.random.default_rng(3)
   wavs = (0.1 * rng.normal(size=(2, 640 * 6))).astype(np.float32)
   made = []
@@ -115,6 +115,88 @@ def test_another_relation_is_another_motion_from_that_frame_on(run):
     made.append(frames)
   differences = np.abs(np.subtract(*made)).max(axis=1)
   assert not differences[:3].any() and (differences[3:] > 1e-3).all()
+
+
+def play(worker, streams, hears):
+  """B's motions of each session of `streams` ((a, b) in frames), a frame of each in turn; `hears` may send more in between."""
+  made = {session: [] for session in streams}
+  for session, (_, b) in streams.items():
+    worker._send("open", session, np.array([1, session % 2]), b[:2].reshape(-1))
+  for frame in range(FRAMES - 2):
+    for session, (a, b) in streams.items():
+      worker.push(session, frame, a[frame], b[frame + 2], None)
+    for message in hears(frame):
+      worker._send(*message)
+    while any(len(motions) <= frame for motions in made.values()):
+      kind, session, *given = worker._connection.recv()
+      if session in made:
+        assert (kind, given[0]) == ("motion", frame)
+        made[session].append(given[1])
+  for session in streams:
+    worker._send("close", session, None)
+  return {session: np.stack(motions) for session, motions in made.items()}
+
+
+def test_nobody_changes_what_another_is_answered(monkeypatch, run):
+  """Two conversations, and in the third place others that come, go, send garbage and break: not a bit is other than alone."""
+  loaded(monkeypatch, a=run)
+  rng = np.random.default_rng(5)
+  voices = {session: np.round(3000 * rng.normal(size=(2, FRAMES, 640))).astype(np.int16) for session in (1, 2)}
+  loud = np.full(640, 32767, np.int16)
+
+  def disturb(frame):
+    session = 10 + frame // 3
+    if frame % 3 == 0:
+      return [("open", session, np.array([0, 0]), loud.repeat(2)), ("frame", session, 0, loud, loud, np.full(56, 1e38, np.float32))]
+    if frame % 3 == 1:  # It may have ended by what it got.
+      return [("frame", session, 1, loud[:5], loud, None), ("relation", session, np.array([0, 0]))]
+    return [("frame", session, 2, loud, loud, np.full(56, np.nan, np.float32)), ("close", session, None)]
+
+  worker = Worker(engines.load_engine, "a", None, None, 3, None, own_process=False)
+  try:
+    assert worker.about["conversations"] == 3 and worker.about["step_ms"] > 0
+    alone = {session: play(worker, {session: voices[session]}, lambda frame: ())[session] for session in (2, 1)}
+    together = play(worker, voices, disturb)
+  finally:
+    worker.stop()
+  for session in (1, 2):
+    np.testing.assert_array_equal(together[session], alone[session])
+  assert np.abs(alone[1] - alone[2]).max() > 0.1
+
+
+def test_as_many_as_the_device_holds_is_measured(run):
+  class Batch:
+    def __init__(self, places):
+      self.places = places
+
+  made = []
+  make = lambda places: made.append(places) or Batch(places)
+  for seconds, places, tried in (
+      (lambda batch: 0.001, engines.MOST_CONVERSATIONS, [1, 2, 4, 8, 16, 32, 64]),
+      (lambda batch: 0.002 * batch.places, 4, [1, 2, 4, 8]),  # 10 ms hold five.
+      (lambda batch: 0.010, 64, [1, 2, 4, 8, 16, 32, 64]),
+      (lambda batch: 1.0, 1, [1, 2]),
+  ):
+    made.clear()
+    batch, found = engines.find_largest(make, seconds)
+    assert (batch.places, found, made) == (places, seconds(batch), tried)
+  batch = run.stream_batch(2)
+  states = jax.device_get(batch._state)
+  assert 0 < engines.measure_step(batch, 3) < 60
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(batch._state), states)  # Nobody has been there.
+
+
+def test_corrections_of_the_avatar_go_to_the_page(run):
+  """Those of the run whose avatar it is, a row for each relation that the page can choose."""
+  net = GaussianOffsetNet(len(run.talker.head.faces), hidden=6)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(8), jnp.zeros(()), jnp.zeros(56))
+  params = jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), shapes)
+  shown = dataclasses.replace(run, talker=dataclasses.replace(run.talker, offset_net=net), params=run.params | {"offsets": params})
+  engine = engines.RunEngine(run, shown, "a", conversations=1)
+  tables = {table["name"]: table["shape"] for table in engine.about["tables"]}
+  assert len(engine.about["relations"]) == 9 and {"unknown", "blood,unknown", "non_blood,equal"} < set(engine.about["relations"])
+  assert tables["offsets/start"] == (1, 9 * 6, 1) and tables["offsets/anchors"] == (140,)
+  assert not [name for name in engines.RunEngine(run, run, "a", conversations=1).about["tables"] if name["name"].startswith("offsets")]
 
 
 def without(run, name):

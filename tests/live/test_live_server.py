@@ -402,10 +402,10 @@ def test_strangers_are_refused(port, change, status):
 def test_the_page_and_what_it_asks_for(port):
   page = request(port, "GET", f"/{TOKEN}/")[2].decode()
   assert "<style" not in page and " style=" not in page and " onclick" not in page and "//" not in page
-  assert page.count("<script") == page.count("<script src=") == 11
+  assert page.count("<script") == page.count("<script src=") == 13
   for path in [f"/{TOKEN}/", f"/{TOKEN}/state", f"/{TOKEN}/avatar"] + [
       f"/assets/{name}.js"
-      for name in ("page", "tables", "gaussians", "screen", "turning", "head", "clock", "recorder", "dialogue", "webcam", "live")
+      for name in ("page", "tables", "gaussians", "screen", "turning", "head", "layers", "offsets", "clock", "recorder", "dialogue", "webcam", "live")
   ] + [f"/assets/{name}.js" for name in ("resampler", "microphone", "loudspeaker")] + ["/assets/page.css", "/assets/live.css"]:
     status, headers, body = request(port, "GET", path)
     assert status == 200 and body and headers["Content-Security-Policy"].startswith("default-src 'none'"), path

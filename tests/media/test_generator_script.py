@@ -13,7 +13,7 @@ from rsatalker_jax.speech import LogMel
 from rsatalker_jax.speech.level import level_voice
 from rsatalker_jax.speech.logmel import to_frames
 
-SCRIPTS = ["hearing.js", "generator.js"]
+SCRIPTS = ["hearing.js", "layers.js", "generator.js"]
 FULL = dict(
     features=8, heads=2, reach=5, encoder_layers=1, decoder_layers=2, speech_hidden=12, speech_layers=2, speech_kernel=3,
     motion_kernel=5, motion_stride=2, dropout=0.0, query_time=True, social_norm=True, causal=True,
@@ -24,10 +24,11 @@ BARE = FULL | dict(
 
 PLAY = """({ settings, weights, voiceA, voiceB, motionA, relations }) => {
   const stream = new MotionStream({ settings, weights });
-  const hearing = [voiceA, voiceB].map(() => new Hearing(settings.speech)), frames = relations.length;
-  const out = new Float32Array(56 * frames);
+  const hearing = [voiceA, voiceB].map(() => new Hearing(settings.speech)), frames = relations.length, { ahead } = settings;
+  const out = new Float32Array(56 * frames), hear = (i, t) => hearing[i].push([voiceA, voiceB][i].subarray(640 * t, 640 * (t + 1)));
+  for (let t = 0; t < ahead; t++) stream.prime(hear(1, t));
   for (let t = 0; t < frames; t++) {
-    const [a, b] = [voiceA, voiceB].map((voice, i) => hearing[i].push(voice.subarray(640 * t, 640 * (t + 1))));
+    const a = hear(0, t), b = hear(1, t + ahead);
     out.set(stream.push(a, motionA.subarray(56 * t, 56 * (t + 1)), b, relations[t]), 56 * t);
   }
   return out;
@@ -77,16 +78,22 @@ def play(generator, variables, socials, encoder, level, wavs, motion_a, relation
     (FULL, True, LogMel(num_mels=5, causal=True)),
     (BARE, False, LogMel(num_mels=3, context=3, causal=True)),
     (FULL | dict(use_partner=False, heads=1), False, LogMel(num_mels=4, hop=320, context=1, causal=True)),
+    # Its own voice ahead: by the convolutions alone; by attention too; as far as can be, where they hear but one frame.
+    (FULL | dict(own_lookahead=2, speech_layers=2, query_time=False), True, LogMel(num_mels=3, causal=True)),
+    (FULL | dict(own_lookahead=6, query_time=False), True, LogMel(num_mels=3, causal=True)),
+    (BARE | dict(own_lookahead=-1), False, LogMel(num_mels=3, causal=True)),
     (BARE | dict(use_own_speech=False, residual=True), True, LogMel(num_mels=4, hop=80, context=2, causal=True)),
 ])  # fmt: skip
 def test_scripts_give_the_motion_of_the_stream(tmp_path, changes, level, encoder):
   """Over more frames than the 800 after which the encoding of time repeats itself."""
   frames = 810 if changes.get("query_time") else 60
   generator, variables, socials = random_generator(encoder, **changes)
-  wavs, motion_a = conversation(frames)
-  motion_a *= 10  # So that a wrong standardisation shows.
+  ahead = generator.config.frames_ahead
+  wavs, motion_a = conversation(frames + ahead)
+  motion_a = 10 * motion_a[:frames]  # So that a wrong standardisation shows.
   stream = MotionStream(generator, variables, socials[1], encoder=encoder, level=level, lengths=(10,))
-  expected = stream.push(wavs[0], motion_a, wavs[1])
+  stream.prime(wavs[1, : 640 * ahead])
+  expected = stream.push(wavs[0, : 640 * frames], motion_a, wavs[1, 640 * ahead :])
   assert 0.02 < (expected - expected.mean(axis=0)).std() < 3.0
   made = play(generator, variables, socials, encoder, level, wavs, motion_a, [1] * frames, tmp_path / "a")
   np.testing.assert_allclose(made, expected, rtol=0, atol=5e-5)

@@ -10,11 +10,13 @@ import soundfile
 from media.browser import BROWSER, OpenPage
 from media.test_generator_script import FULL, conversation, random_generator, speech_settings
 from media.scripts import run_scripts
+from media.test_offsets_script import random_offsets
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.media import listener
 from rsatalker_jax.media.tables import Tables
 from rsatalker_jax.motion import MotionStream
 from rsatalker_jax.motion.folding import fold_generator
+from rsatalker_jax.social.folding import fold_offsets
 from rsatalker_jax.speech import LogMel
 
 ENCODER = LogMel(num_mels=3, causal=True)
@@ -52,7 +54,7 @@ def test_weights_of_16_bits_move_the_motion_by_less_than_a_ten_thousandth(tmp_pa
   (generator, variables, socials), settings, weights = model
   wavs, _ = conversation(1500)
   tables = Tables("run")
-  listener.add_weights(tables, weights)
+  tables.add_arrays(weights)
   main = """async ({ settings, tables, arrays, packed, heard, own }) => {
     const read = readTables(tables, await unzip(packed)), weights = {}, out = [];
     for (const name of arrays) weights[name] = readFrame(read[name], 0);
@@ -200,6 +202,72 @@ def test_page_draws_the_answer_and_says_what_is_missing(page, tmp_path):
     opened.evaluate("delete Object.getPrototypeOf(navigator).mediaDevices, byId('start').click()")
     assert "give the microphone to pages from https, localhost or a file" in opened.evaluate("byId('message').textContent")
     assert not opened.errors
+
+
+@needs_browser
+def test_page_draws_the_offset_corrections(tmp_path, avatar, head, model):
+  """Of the place and the relation that are shown, as JAX has them."""
+  net, params, queries = random_offsets(len(head.faces), ("relation", "time", "motion"))
+  folded = fold_offsets(net, params, queries, statistics := model[0][1]["statistics"])
+  listener.write_listener(tmp_path / "a.html", avatar, head, *model[1:], RELATIONS, offsets=folded)
+  with OpenPage(tmp_path / "a.html", tmp_path / "profile") as opened:
+    moved, motion = opened.evaluate("""ready.then((p) => {
+      const centres = () => Array.from({ length: p.avatar.faces.length / 3 }, (_, f) => [...p.avatar.triangles.subarray(12 * f + 9, 12 * f + 12)]);
+      p.motions = [new Float32Array(56).fill(0.1), new Float32Array(56).fill(0.2)], p.newest = 41, p.place = 40.5;
+      byId("relation").value = "non_blood,unequal";
+      p.draw(48, 48);
+      const corrected = centres();
+      p.avatar.pose(p.head.pose(p.motionAt(p.place)));
+      return [corrected.map((x, f) => x.map((y, i) => y - centres()[f][i])), [...p.motionAt(p.place)]];
+    })""")
+    assert not opened.errors
+  np.testing.assert_allclose(motion, 0.15, rtol=1e-6)
+  standardised = (np.array(motion) - statistics["motion_mean"]) / statistics["motion_std"]
+  expected = np.array(net.apply(params, queries[1], np.array(40.5, np.float32), standardised.astype(np.float32)))
+  faces = np.unique(avatar.binding)
+  np.testing.assert_allclose(np.array(moved)[faces], expected[faces], rtol=0, atol=2e-6)
+
+
+@needs_browser
+def test_a_head_that_hears_its_own_words_early_says_them_later(tmp_path, avatar, head):
+  """With the generator that hears 5 frames ahead the sound is held for 200 ms more, and nobody's face is guessed."""
+  generator, variables, socials = random_generator(ENCODER, **FULL | dict(own_lookahead=5))
+  settings, weights = fold_generator(generator, variables, socials)
+  path = tmp_path / "a.html"
+  listener.write_listener(path, avatar, head, settings | {"speech": speech_settings(ENCODER, True)}, weights, RELATIONS)
+  options = [*FAKE_MICROPHONE]
+  with OpenPage(path, tmp_path / "profile", holds_clock=False, options=options) as opened:
+    assert opened.evaluate("ready.then(() => [...byId('face').options].map((x) => x.value))") == ["mean"]
+    opened.evaluate("""ready.then((p) => {
+      p.draw = () => {};
+      const made = AudioWorkletNode;
+      AudioWorkletNode = function (context, name, options) { window.held = options.processorOptions.hold; return new made(context, name, options); };
+      byId("start").click();
+    })""")
+    opened.evaluate("""ready.then((p) => new Promise((resolve) => {
+      const look = () => (p.conversation?.frames ? resolve() : setTimeout(look, 50));
+      look();
+    }))""")
+    rate, hold, frames = opened.evaluate("ready.then((p) => [p.sound.rate, p.sound.hold, p.conversation.frames])")
+    assert frames and hold == round(0.1 * rate) and opened.evaluate("held") == hold + 5 * rate // 25
+    assert not opened.errors
+
+
+def test_own_voice_is_primed_by_the_silence_before_it(tmp_path):
+  generator, variables, socials = random_generator(ENCODER, **FULL | dict(own_lookahead=6))
+  settings, weights = fold_generator(generator, variables, socials)
+  wavs, _ = conversation(30)
+  main = """({ settings, weights, heard, own }) => {
+    const conversation = new Conversation({ settings, weights }, 16000);
+    return Float32Array.from(conversation.push(heard, own).flatMap((motion) => [...motion]));
+  }"""
+  settings |= {"speech": speech_settings(ENCODER, True)}
+  inputs = dict(settings=settings, weights=weights, heard=wavs[0], own=wavs[1])
+  made = run_scripts(list(listener.GENERATOR_SCRIPTS), main, tmp_path / "run", **inputs).reshape(-1, 56)
+  stream = MotionStream(generator, variables, socials[0], encoder=ENCODER, level=True, lengths=(1,))
+  stream.prime(np.zeros(6 * 640, np.float32))
+  expected = stream.push(wavs[0], np.tile(variables["statistics"]["motion_mean"], (30, 1)), wavs[1])
+  np.testing.assert_allclose(made, expected, rtol=0, atol=5e-5)
 
 
 def test_what_is_not_finite_is_refused(tmp_path, avatar, head, model):
