@@ -14,6 +14,7 @@ import scipy.io.wavfile
 
 from live import probe
 from media.browser import BROWSER, OpenPage
+from media.test_offsets_script import NAMES, random_offsets
 from rsatalker_jax.avatar import init_avatar
 from rsatalker_jax.head import load_head
 from rsatalker_jax.live.eliza import Eliza
@@ -21,6 +22,7 @@ from rsatalker_jax.live.engine import describe_avatar
 from rsatalker_jax.live.recording import RecordingFolder, read_recording
 from rsatalker_jax.live.server import LiveServer
 from rsatalker_jax.live.worker import Worker
+from rsatalker_jax.social.folding import fold_offsets
 from served import serving_in_thread
 from tiny_world import write_head
 
@@ -41,9 +43,9 @@ talk.hear = (frame) => {
   if (talk.sound) heard.push([performance.now() - 1000 * (talk.sound.context.currentTime - frame.time), frame.level]);
   hear(frame);
 };
-talk.face.show = (motion) => {
+talk.face.show = (motion, ...rest) => {
   drawn.push([performance.now(), motion[50], motion[2], motion[0], motion[1], motion[4]]);
-  show(motion);
+  show(motion, ...rest);
 };
 function watchSound() {
   const { context, loudspeaker } = talk.sound, analyser = context.createAnalyser(), samples = new Float32Array(2048);
@@ -88,7 +90,9 @@ def page(tmp_path_factory):
   write_head(folder / "head.npz")
   head = load_head(folder / "head.npz")
   avatar = jax.device_get(init_avatar(head, np.zeros(2, np.float32), num_gaussians=len(head.faces), sh_degree=0))
-  about, tables = describe_avatar(avatar, head, (0.5, 0.6, 0.7), "probe")
+  net, params, queries = random_offsets(len(head.faces))
+  about, tables = describe_avatar(avatar, head, (0.5, 0.6, 0.7), "probe", fold_offsets(net, params, queries, {}))
+  about["relations"] = NAMES
   worker = Worker(probe.ProbeEngine, 3, 2, about, tables, own_process=False)
   recording = PULSES * np.sin(2 * np.pi * 1000 * np.arange(len(PULSES)) / 16000)
   made_by = dict(basis="arkit", places=2, generator="", frames_ahead=3, stages="", person="", workdir="runs/probe", avatar_from=None)
@@ -104,6 +108,7 @@ def page(tmp_path_factory):
     address = f"http://127.0.0.1:{port}/token/"
     opened = stack.enter_context(OpenPage(address, folder / "profile", holds_clock=False, options=flags))
     opened.address, opened.kept = address, folder / "kept"
+    opened.corrections = np.asarray(net.apply(params, queries, np.full(len(NAMES), 30.5, np.float32), np.zeros((len(NAMES), 56), np.float32)))
     opened.resize(320, 240)  # Pixels are drawn in software here.
     opened.evaluate("ready.then(() => null)")
     opened.evaluate(WATCH)
@@ -130,6 +135,25 @@ def rises(times, values, threshold):
   found = np.flatnonzero((values[1:] > threshold) & (values[:-1] <= threshold))
   share = (threshold - values[found]) / (values[found + 1] - values[found])
   return times[found] + share * (times[found + 1] - times[found])
+
+
+def test_offset_corrections_are_drawn(page):
+  """Eq. 8's of the frame and the relation that are shown, before anything is said."""
+  choose = 'for (const [name, value] of [["blood", "{}"], ["equal", "{}"]]) document.querySelector(`[name=${{name}}][value=${{value}}]`).checked = true;'
+  made = page.evaluate(f"""(() => {{
+    const {{ face }} = talk, centres = () => face.avatar.triangles.filter((_, i) => i % 12 > 8), out = [];
+    face.avatar.pose(face.head.pose(new Float32Array(56)));
+    const plain = centres();
+    {choose.format("non_blood", "unknown")}
+    talk.place = 30.5, talk.shown = new Float32Array(56);
+    talk.draw(performance.now());
+    const corrected = centres();
+    {choose.format("blood", "equal")}
+    talk.place = null, talk.shown = new Float32Array(56);
+    return [...corrected].map((x, i) => x - plain[i]);
+  }})()""")
+  assert NAMES[3] == "non_blood,unknown"
+  np.testing.assert_allclose(np.reshape(made, (-1, 3)), page.corrections[3], rtol=0, atol=3e-6)
 
 
 def test_a_conversation(page):
