@@ -86,8 +86,8 @@ def main() -> None:
     motion_b = np.frombuffer((root / "motion_b").read_bytes(), np.float32).reshape(-1, 56)
     show("page", motion_b)
     if folded is not None:
-      times = np.arange(frames)
-      true = np.asarray(shown.gaussian_offsets(parse_relation(name), times, motion_b)(times[-1:]))[0]
+      every = np.arange(frames)
+      true = np.asarray(shown.gaussian_offsets(parse_relation(name), every, motion_b)(every[-1:]))[0]
       made = np.frombuffer((root / "offsets").read_bytes(), np.float32).reshape(true.shape)
       bound = np.unique(avatar.binding)
       numbers["offsets_mm"] = [1000 * float(np.linalg.norm(x[bound], axis=-1).max()) for x in (made - true, true)]

@@ -143,17 +143,19 @@ class Tables:
     anchors = np.unique(np.asarray(avatar.binding)[seen])
     rows = (3 * anchors[:, None] + np.arange(3)).reshape(-1)
     self.add_integers("offsets/anchors", anchors)
-    kept = {"out/kernel": offsets["out/kernel"][rows], "out/bias": offsets["out/bias"][:, rows]}
-    self.add_arrays({f"offsets/{name}": values for name, values in {**offsets, **kept}.items()})
+    kept = {"out/kernel": offsets["out/kernel"][rows], "out/bias": offsets["out/bias"][:, rows]}  # Metres.
+    self.add_arrays({f"offsets/{name}": values for name, values in offsets.items() if name not in kept})
+    self.add_arrays({f"offsets/{name}": values for name, values in kept.items()}, MICROMETRE / 4)
 
-  def add_arrays(self, arrays: Mapping[str, Float[np.ndarray, "_ _"]]) -> None:
-    """Adds a network's arrays, each in 16 bits between its own least and largest value (docs/live_page.md has what that changes).
+  def add_arrays(self, arrays: Mapping[str, Float[np.ndarray, "_ _"]], finest: float = 0.0) -> None:
+    """Adds a network's arrays, each in 16 bits between its own least and largest value (docs/live_page.md has what that changes); see
+    `add_numbers`.
 
     Raises:
       InputError: a value that is not finite.
     """
     for name, values in arrays.items():
-      self.add_numbers(name, values.reshape(1, -1, 1))
+      self.add_numbers(name, values.reshape(1, -1, 1), finest)
 
 
 def _opacities(avatar: Avatar) -> Float[np.ndarray, "N"]:
