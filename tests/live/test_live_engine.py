@@ -154,7 +154,7 @@ def test_nobody_changes_what_another_is_answered(monkeypatch, run):
 
   worker = Worker(engines.load_engine, "a", None, None, 3, None, own_process=False)
   try:
-    assert worker.about["conversations"] == 3 and worker.about["step_ms"] > 0
+    assert worker.about["places"] == 3 and worker.about["step_ms"] > 0
     alone = {session: play(worker, {session: voices[session]}, lambda frame: ())[session] for session in (2, 1)}
     together = play(worker, voices, disturb)
   finally:

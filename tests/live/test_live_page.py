@@ -139,16 +139,17 @@ def rises(times, values, threshold):
 
 def test_offset_corrections_are_drawn(page):
   """Eq. 8's of the frame and the relation that are shown, before anything is said."""
-  choose = 'for (const [name, value] of [["blood", "{}"], ["equal", "{}"]]) document.querySelector(`[name=${{name}}][value=${{value}}]`).checked = true;'
+  check = lambda name, value: f'document.querySelector("[name={name}][value={value}]").checked = true;'
+  choose = lambda blood, equal: check("blood", blood) + check("equal", equal)
   made = page.evaluate(f"""(() => {{
     const {{ face }} = talk, centres = () => face.avatar.triangles.filter((_, i) => i % 12 > 8), out = [];
     face.avatar.pose(face.head.pose(new Float32Array(56)));
     const plain = centres();
-    {choose.format("non_blood", "unknown")}
+    {choose("non_blood", "unknown")}
     talk.place = 30.5, talk.shown = new Float32Array(56);
     talk.draw(performance.now());
     const corrected = centres();
-    {choose.format("blood", "equal")}
+    {choose("blood", "equal")}
     talk.place = null, talk.shown = new Float32Array(56);
     return [...corrected].map((x, i) => x - plain[i]);
   }})()""")

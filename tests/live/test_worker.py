@@ -37,7 +37,7 @@ class Pipe:
 
   def motions(self):
     """(session, number, what the probe shows) of the answers so far."""
-    return [tuple(rest) for kind, *rest in self.sent if kind == "motion"]
+    return [tuple(rest[:3]) for kind, *rest in self.sent if kind == "motion"]
 
 
 def frame(session, number, sound=QUIET, motion=None):
@@ -60,6 +60,7 @@ def test_a_frame_of_each_goes_together_and_each_keeps_its_order():
   assert [(session, number) for session, number, _ in pipe.motions()] == [(0, 0), (1, 0), (2, 0), (0, 1), (0, 2)]
   jaws = [motion[probe.JAW] for _, _, motion in pipe.motions()]
   np.testing.assert_allclose(jaws, [0, 0.2, 0, 0.2, 0], atol=1e-4)  # Each is answered by its own sound.
+  np.testing.assert_array_equal([message[4] for message in pipe.sent], np.full((5, 56), 0.25))  # And told what A's face was taken to be.
   assert [motion[probe.FRAME] for _, _, motion in pipe.motions()] == [0, 0, 0, 1, 2]
   with pytest.raises(EOFError):
     answering.gather()
