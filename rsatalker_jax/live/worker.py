@@ -111,6 +111,8 @@ class _Answering:
 
   def step(self) -> None:
     """Answers the first frame of each conversation that has one."""
+    if not self._waiting:
+      return
     now = {session: queue.popleft() for session, queue in self._waiting.items()}
     began = time.monotonic()
     frames = [(self._busy[session], *self._frame(session, *given)) for session, (_, _, *given) in now.items()]
@@ -143,6 +145,8 @@ class _Answering:
         self._engine.relate(stream, relation)
         stream.prime(_to_wav(first))
     elif kind == "close":
+      while session in self._waiting:  # What came before is answered: a conversation may begin anew under the same number.
+        self.step()
       self._end(session)
     elif session not in self._busy:  # Frames that were under way when it failed.
       pass

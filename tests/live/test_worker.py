@@ -105,6 +105,23 @@ def test_a_relation_holds_from_the_frame_behind_it():
   assert [motion[probe.RELATION].tolist() for _, _, motion in pipe.motions()] == [[1, 1], [0, 1], [0, -1], [-1, -1]]
 
 
+def test_what_came_before_the_end_is_answered_before_it():
+  """As where a conversation begins anew under its number, for a recording."""
+  again = ("close", 0, None), ("open", 0, np.array([0, 0]), NONE)
+  engine, pipe, answering = begin(2, frame(0, 0), frame(0, 1), frame(1, 0), frame(0, 2), *again, frame(0, 3))
+  answering.gather()
+  answering.step()
+  assert [(session, number, motion[probe.FRAME]) for session, number, motion in pipe.motions()] == [
+      (0, 0, 0), (1, 0, 0), (0, 1, 1), (0, 2, 2), (0, 3, 0),
+  ]  # fmt: skip
+  assert [motion[probe.RELATION].tolist() for session, _, motion in pipe.motions() if session == 0] == [[1, 1]] * 3 + [[0, 0]]
+  pipe.there.append(("close", 1, None))
+  pipe.there.extend([("open", 2, RELATION, NONE), frame(2, 0)])
+  answering.gather()
+  answering.step()
+  assert pipe.motions()[-1][:2] == (2, 0) and engine.steps == [2, 1, 1, 1, 1]
+
+
 class Breaks(probe.ProbeEngine):
   """Of three places: one breaks by a fault of the program when it begins, one gives what is no number, one is as it should be."""
 
