@@ -123,7 +123,7 @@ class Endpoint:
     """The data of each event (WHATWG HTML, section 9.2), in lines that end with LF or CR LF."""
     rest, data = b"", []
     async for chunk in content.iter_any():
-      *lines, rest = (rest + chunk).replace(b"\r\n", b"\n").split(b"\n")
+      *lines, rest = (rest + chunk).split(b"\n")
       for line in lines:
         text = line.decode(errors="replace").rstrip("\r")
         if text.startswith("data:"):
