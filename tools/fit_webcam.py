@@ -6,7 +6,8 @@
     python tools/fit_webcam.py fit    --work W [--out rsatalker_jax/live/webcam_map.json]
 
 Pictures are of a run's avatars, on all identities of the head, in several lights, before several cameras and backgrounds; their motion
-is the simulator's in one half of the settings and random in the other. Each setting begins at rest, as the page's calibration has it.
+is the simulator's in three of four settings and random in the fourth, which counts less: what faces do together tells of what the
+tracker does not see, and random motion keeps that from being all. Each setting begins at rest, as the page's calibration has it.
 The films of assets/capture* are no part of the fit (--films makes them one): a path tracer made them, so they tell how the map does
 elsewhere. The tracker runs as in the page, tracker_worker.js included.
 """
@@ -40,7 +41,8 @@ NAMES = (*ARKIT_EXPRESSIONS, "jaw open", "jaw left", "jaw tilt", "head pitch", "
 # What a map may say: coefficients in [0, 1], radians. What turns the jaw about y and z no tracker's output tells.
 LEAST = np.array([0.0] * EXPRESSION_DIM + [0.0] * 3 + [-0.6, -0.9, -0.6])
 MOST = np.array([1.0] * EXPRESSION_DIM + [0.45, 0.0, 0.0] + [0.6, 0.9, 0.6])
-RIDGES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+RIDGES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+RANDOM_SHARE = 0.05  # Of what another setting counts in the fit.
 FILM_SPLITS = {"train": "film", "test": "unseen film"}
 
 
@@ -76,10 +78,14 @@ def simulated_motion(rng: np.random.Generator, count: int) -> np.ndarray:
   return motion[start : start + count].astype(np.float64)
 
 
+def is_random(number: int) -> bool:
+  return number % 4 == 1
+
+
 def make_motion(number: int) -> np.ndarray:
   """A setting's motion: at rest, then, softly, moving."""
   rng = np.random.default_rng((1, number))
-  moving = (random_motion if number % 2 else simulated_motion)(rng, MOVING)
+  moving = (random_motion if is_random(number) else simulated_motion)(rng, MOVING)
   moving = moving * np.minimum(np.arange(1, len(moving) + 1) / 5, 1)[:, None]
   return np.concatenate([np.zeros((REST, MOTION_DIM)), moving]).astype(np.float32)
 
@@ -112,7 +118,7 @@ class Look:
   def of_setting(cls, number: int, people: int, identities: int) -> "Look":
     rng = np.random.default_rng((2, number))
     draw = lambda least, most: float(rng.uniform(least, most))
-    pair = number // 2  # Of a simulated and a random motion.
+    pair = number // 2
     return cls(
         (pair + pair // identities) % people, pair % identities,
         draw(-0.2, 0.2), draw(-0.25, 0.2), draw(0.75, 1.2), (draw(-0.03, 0.03), draw(-0.03, 0.03)), tuple(rng.uniform(0, 1, 3).tolist()),
@@ -187,7 +193,7 @@ def render(args: argparse.Namespace) -> None:
         output = draw(avatar, part, camera)
       for image, alpha in zip(np.asarray(output.image), np.asarray(output.alpha)):
         pictures.append(to_uint8(look.light(image, alpha.reshape(SIZE, SIZE, 1), np.asarray(talker.background), rng)))
-    kind = "random" if number % 2 else "simulated"
+    kind = "random" if is_random(number) else "simulated"
     write_pictures(path, pictures, motion, rest=REST, kind=kind, group=f"identity {look.identity}")
     print(f"{path}: {kind}, identity {look.identity}, {len(pictures)} pictures", flush=True)
 
@@ -386,10 +392,11 @@ def load_settings(work: pathlib.Path) -> tuple[list[Setting], list[str]]:
 
 
 def solve(settings: list[Setting], ridge: float) -> tuple[np.ndarray, np.ndarray]:
-  """Weights (56, F) and bias (56,), every setting counting as much as each other."""
+  """Weights (56, F) and bias (56,), every setting counting as much as each other of its kind, however long."""
   x = np.concatenate([s.features for s in settings])
   y = np.concatenate([s.motion for s in settings])
-  share = np.concatenate([np.full(len(s.motion), 1 / len(s.motion)) for s in settings])[:, None] / len(settings)
+  share = np.concatenate([np.full(len(s.motion), (RANDOM_SHARE if s.kind == "random" else 1) / len(s.motion)) for s in settings])
+  share = share[:, None] / share.sum()
   mean_x, mean_y = (share * x).sum(0), (share * y).sum(0)
   covariance = (share * (x - mean_x)).T @ (x - mean_x)
   weights = np.linalg.solve(covariance + ridge * np.eye(x.shape[1]), (share * (x - mean_x)).T @ (y - mean_y)).T
@@ -432,7 +439,7 @@ def fit(args: argparse.Namespace) -> None:
     found = []
     for group in groups:
       weights, bias = solve([s for s in learnt if s.group != group], ridge)
-      found += [(apply(weights, bias, s.features), s.motion) for s in rendered if s.group == group]
+      found += [(apply(weights, bias, s.features), s.motion) for s in rendered if s.group == group and s.kind == "simulated"]
     scores = score(found)
     moving = scores["true"][:51] > 0.01
     errors[ridge] = float(np.mean((scores["rms"][:51] / scores["true"][:51])[moving] ** 2))
@@ -443,7 +450,7 @@ def fit(args: argparse.Namespace) -> None:
   weights, bias = solve(learnt, ridge)
   tests = {kind: score([(apply(weights, bias, s.features), s.motion) for s in films if s.kind == kind])
            for kind in FILM_SPLITS.values() if any(s.kind == kind for s in films)}
-  tables = {"renders, another identity": unseen, **tests}
+  tables = {"renders of another identity": unseen, **tests}
   rows = {}
   for i, name in enumerate(NAMES):
     cells = [f"{t['r'][i]:.2f}, {t['rms'][i]:.3f} of {t['true'][i]:.3f}" if np.isfinite(t["r"][i]) else "–" for t in tables.values()]

@@ -1,5 +1,6 @@
 """The fit of the camera's map: what it solves, against motions that are known exactly."""
 
+import dataclasses
 import pathlib
 import sys
 
@@ -35,10 +36,12 @@ def test_a_linear_map_is_found_and_the_head_turns_by_the_tracker_alone():
 
 def test_every_setting_counts_as_much():
   rng = np.random.default_rng(1)
-  make = lambda gain, count: make_setting(rng, gain * np.eye(56, 23), count)
+  make = lambda gain, count, kind="simulated": dataclasses.replace(make_setting(rng, gain * np.eye(56, 23), count), kind=kind)
   (found, _), (other, _) = (fit_webcam.solve([make(1.0, 100), make(2.0, count)], 0.0) for count in (100, 2000))
   np.testing.assert_allclose(np.diag(found)[:20], 1.5, atol=0.2)
   np.testing.assert_allclose(np.diag(other)[:20], 1.5, atol=0.2)
+  less, _ = fit_webcam.solve([make(1.0, 400), make(2.0, 400, "random")], 0.0)
+  np.testing.assert_allclose(np.diag(less)[:20], 1 + fit_webcam.RANDOM_SHARE / (1 + fit_webcam.RANDOM_SHARE), atol=0.05)
 
 
 def test_features_are_differences_from_rest():
@@ -66,13 +69,14 @@ def test_scores_are_of_what_moves():
 
 
 def test_settings_begin_at_rest_and_are_the_same_again():
+  assert [fit_webcam.is_random(number) for number in range(8)] == [False, True, False, False] * 2
   for number in (0, 1):
     motion = fit_webcam.make_motion(number)
     np.testing.assert_array_equal(motion, fit_webcam.make_motion(number))
     assert not motion[: fit_webcam.REST].any() and motion.shape[1] == 56 and np.isfinite(motion).all()
     assert motion[:, :50].min() >= 0 and motion[:, :50].max() <= 1
     assert np.abs(np.diff(motion[:, :50], axis=0)).max() < 0.9
-  # By chance, nearly all shapes are shown, and each of the ten faces in both kinds of motion.
+  # By chance, nearly all shapes are shown, and each of the ten faces in the looks of both people.
   assert (motion[:, :50].max(axis=0) > 0.2).mean() > 0.8
   looks = [fit_webcam.Look.of_setting(number, 2, 10) for number in range(40)]
   for kind in (looks[0::2], looks[1::2]):
