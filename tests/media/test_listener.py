@@ -225,7 +225,7 @@ def test_page_draws_the_offset_corrections(tmp_path, avatar, head, model):
   standardised = (np.array(motion) - statistics["motion_mean"]) / statistics["motion_std"]
   expected = np.array(net.apply(params, queries[1], np.array(40.5, np.float32), standardised.astype(np.float32)))
   faces = np.unique(avatar.binding)
-  np.testing.assert_allclose(np.array(moved)[faces], expected[faces], rtol=0, atol=2e-6)
+  np.testing.assert_allclose(np.array(moved)[faces], expected[faces], rtol=0, atol=5e-6)  # Metres, of 0.02; weights have steps of 0.25e-6.
 
 
 @needs_browser
