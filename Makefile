@@ -4,6 +4,7 @@
 # make test    run the tests
 # make quick   run the quick tests with another Python, in a virtual environment of its own: make quick PYTHON=python3.13 VENV=.venv-3.13
 # make coverage  run the tests and say how many of the lines of each module they run; takes a third longer
+# make live    train a generator that hears nothing early (minutes), after make demo, and hold a conversation with it in a browser (docs/live.md)
 # make live-tracker  fetch what the live page's camera needs (docs/live.md)
 # make lint    look for errors without running anything: ruff's rules and ty's types (pyproject.toml)
 # make test-aot  compile the accelerators' kernels with the accelerators' compilers, on a machine that has none of them
@@ -31,7 +32,7 @@ QUICK := tests/avatar/test_binding.py tests/commands/test_command_line.py tests/
   tests/labelling tests/live/test_live_server.py tests/live/test_voice.py tests/study tests/test_architecture.py tests/test_files.py tests/test_lmdb.py tests/test_npz.py tests/test_pickles.py tests/test_sharding.py \
   tests/training/test_loop.py tests/training/test_losses.py tests/training/test_optimizers.py
 
-.PHONY: demo compare ablations test coverage quick live-tracker lint test-aot pod-check clean
+.PHONY: demo compare ablations live test coverage quick live-tracker lint test-aot pod-check clean
 
 demo: $(VENV)/.installed
 	$(PY) train.py --config=$(CONFIG) --workdir=$(RUN)
@@ -44,6 +45,13 @@ demo: $(VENV)/.installed
 compare: demo
 	$(PY) tools/train_compared.py --config=$(CONFIG) --workdir=$(RUN) $(COMPARED)
 	$(PY) eval.py --config=$(CONFIG) --workdir=$(RUN)
+
+# Further flags of the live page: make live LIVE="--endpoint=eliza --recordings=said".
+LIVE :=
+
+live: demo
+	$(PY) train.py --config=$(CONFIG):causal --stage=motion --workdir=runs/causal
+	$(PY) -m rsatalker_jax live --workdir=runs/causal --avatar_from=$(RUN) $(LIVE)
 
 ablations: demo
 	$(PY) tools/train_ablations.py --config=$(CONFIG) --workdir=$(RUN)
