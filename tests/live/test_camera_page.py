@@ -316,7 +316,7 @@ def filmed(person, conversation):
 
 
 @pytest.mark.skipif(BROWSER is None or prepare_real() is None, reason="needs the tracker: python -m rsatalker_jax tracker")
-@pytest.mark.parametrize("person, conversation", [("capture", "demo-d009"), ("capture_amara", "demo-d040")])
+@pytest.mark.parametrize("person, conversation", [("capture", "demo-d009"), ("capture_amara", "demo-d009")])
 def test_the_tracker_follows_a_film(tmp_path, person, conversation):
   pictures, truth = filmed(person, conversation)
   write_film(tmp_path / "a.mjpeg", pictures)
