@@ -426,6 +426,22 @@ def score(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
   return {"r": r, "rms": np.sqrt((wrong**2).mean(0)), "true": true.std(0)}
 
 
+def error_table(tables: dict[str, dict[str, np.ndarray]]) -> str:
+  """Markdown: correlation, and rms of the error of rms of the truth, both sides in one line."""
+  sides: dict[str, list[int]] = {}
+  for i, name in enumerate(NAMES):
+    twin = name.removesuffix("Left") + "Right" if name.endswith("Left") else name.removesuffix("Right") + "Left"
+    paired = name.endswith(("Left", "Right")) and twin in NAMES and name not in ("jawLeft", "jawRight", "mouthLeft", "mouthRight")
+    sides.setdefault(name.removesuffix("Left").removesuffix("Right") if paired else name, []).append(i)
+  rows = {}
+  for name, columns in sides.items():
+    mean = lambda x: float(np.mean(x[columns]))
+    cells = [f"{mean(t['r']):.2f}; {mean(t['rms']):.3f} of {mean(t['true']):.3f}" if np.isfinite(mean(t["r"])) else "–" for t in tables.values()]
+    if set(cells) != {"–"}:
+      rows[name] = cells
+  return markdown_table(list(tables), rows)
+
+
 def fit(args: argparse.Namespace) -> None:
   settings, names = load_settings(pathlib.Path(args.work))
   rendered = [s for s in settings if "film" not in s.kind]
@@ -448,14 +464,12 @@ def fit(args: argparse.Namespace) -> None:
       unseen = scores
   ridge = min(errors, key=errors.get)
   weights, bias = solve(learnt, ridge)
-  tests = {kind: score([(apply(weights, bias, s.features), s.motion) for s in films if s.kind == kind])
-           for kind in FILM_SPLITS.values() if any(s.kind == kind for s in films)}
-  tables = {"renders of another identity": unseen, **tests}
-  rows = {}
-  for i, name in enumerate(NAMES):
-    cells = [f"{t['r'][i]:.2f}, {t['rms'][i]:.3f} of {t['true'][i]:.3f}" if np.isfinite(t["r"][i]) else "–" for t in tables.values()]
-    rows[name] = cells
-  print(markdown_table(list(tables), rows))
+  tested = [s for s in films if s not in learnt]
+  tables = {"renders of another identity": unseen}
+  if tested:
+    tables["films"] = score([(apply(weights, bias, s.features), s.motion) for s in tested])
+  print(f"ridge {ridge:g}; {len(learnt)} settings, {sum(len(s.motion) for s in learnt)} pictures, {len(groups)} identities\n")
+  print(error_table(tables))
   rounded = lambda x: [[float(f"{v:.4g}") for v in row] for row in x] if np.ndim(x) == 2 else [float(f"{v:.4g}") for v in x]
   record = {
       "basis": "arkit", "names": names, "weights": rounded(weights), "bias": rounded(bias), "least": LEAST.tolist(), "most": MOST.tolist(),

@@ -31,7 +31,7 @@ from rsatalker_jax.types import Motion
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run on the embedded conversations.", required=True)
 _WORK = flags.DEFINE_string("work", None, "Of tools/fit_webcam.py.", required=True)
-_RIDGE = flags.DEFINE_float("ridge", 0.0003, "Of the maps.")
+_RIDGE = flags.DEFINE_float("ridge", 0.003, "Of the maps.")
 _DIALOGUES = flags.DEFINE_integer("dialogues", 0, "So many of the unseen ones at most; 0: all.", lower_bound=0)
 
 
