@@ -8,7 +8,7 @@ The run's causal generator answers unseen conversations frame by frame, as `pyth
   neutral    the mean of the training motion
   invented   what a second stream of the same generator makes when A and B change places: it hears B as its partner and A as its own
              voice, and sees B's last frame. A's voice is not known ahead: with `own_lookahead` A's motion comes that many frames late
-             (half: half as far from the neutral one)
+             (half: half as far from the neutral one; head: its head alone, on the neutral face)
   another's  the true motion of somebody in a conversation of the training data, which has nothing to do with what is said
 
 Prints errors against B's true motion, of all frames and of those in which B listens; how much B moves while it listens, and how much
@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from rsatalker_jax.commands.evaluate import make_scorer
@@ -59,14 +60,14 @@ class Listener:
       row[: len(x)] = x
     return padded
 
-  def answer(self, motions_a: Sequence[Motion] | None, share: float = 1.0) -> list[Motion]:
-    """B's motion of each clip, given A's; or, of None, A's as it is invented, moved so much of its way from the neutral one."""
+  def answer(self, motions_a: Sequence[Motion] | None, share: float | Float[np.ndarray, "56"] = 1.0) -> list[Motion]:
+    """B's motion of each clip, given A's; or, of None, A's as it is invented, of each number so much of its way from the neutral one."""
     given = None if motions_a is None else self._padded(motions_a)
     inputs = self._speech_a, self._speech_b, self._social, self._frames
     made = jax.jit(jax.vmap(functools.partial(self._answer, share=share)))(*inputs, given)
     return [motion[:frames] for motion, frames in zip(np.asarray(made), self._frames)]
 
-  def _answer(self, speech_a, speech_b, social, frames, motion_a, *, share: float):
+  def _answer(self, speech_a, speech_b, social, frames, motion_a, *, share):
     generator, variables, ahead, length = self._generator, self._variables, self.ahead, len(speech_a)
     begin = lambda voice: init_state(generator, variables) if not ahead else prime(
         generator, variables, init_state(generator, variables), voice[:ahead], np.int32(ahead)
@@ -119,6 +120,7 @@ def main() -> None:
   parser.add_argument("--workdir", required=True, help="a run with a causal generator")
   parser.add_argument("--split", default="val", choices=("val", "test", "ood"))
   parser.add_argument("--clips", type=int, default=0, help="so many alone; 0: all")
+  parser.add_argument("--ways", nargs="+", help="some of these alone")
   parser.add_argument("--json", help="file to write the scores to")
   options = parser.parse_args()
   run = load_run(options.workdir)
@@ -135,6 +137,7 @@ def main() -> None:
       "neutral": lambda: listener.answer([np.tile(listener.neutral, (len(clip.motion_a), 1)) for clip in clips]),
       "invented": lambda: listener.answer(None),
       "invented, half": lambda: listener.answer(None, 0.5),
+      "invented, head": lambda: listener.answer(None, np.arange(MOTION_DIM) >= MOTION_GROUPS["pose"].start),
       "another's": lambda: listener.answer([
           np.resize(strangers[i], (len(clip.motion_a), MOTION_DIM)) for i, clip in zip(np.resize(chosen, len(clips)), clips)
       ]),
@@ -143,6 +146,8 @@ def main() -> None:
   scorer = MotionScorer(cases, scorer.clusters, lips=scorer.lips, expression_names=scorer.expression_names)
   rows, sizes = {}, {}
   for name, answer in ways.items():
+    if name not in (options.ways or ways):
+      continue
     made = {clip.name: motion for clip, motion in zip(clips, answer(), strict=True)}
     size = ListeningSize()
     for case in cases:

@@ -145,12 +145,14 @@ def test_speech_sounds_as_it_was_said(tmp_path, rate):
 
 def test_what_was_not_played_yet_is_cut(tmp_path):
   frames = 40
-  flags = np.full(frames, HOLD | VOICED)
+  flags = np.where(np.arange(frames) < 8, HOLD, HOLD | VOICED)  # In silence something is gathered that can be cut.
   flags[20], flags[21:] = CUT, 0
-  wav = np.where(np.arange(frames * 640) < 20 * 640, 8000 * np.sin(2 * np.pi * 500 * np.arange(frames * 640) / 16000), 0)
+  place = np.arange(frames * 640)
+  wav = np.where((place >= 8 * 640) & (place < 20 * 640), 8000 * np.sin(2 * np.pi * 500 * place / 16000), 0)
   times = (np.arange(frames) + 1) * 0.04
   played, (_, stored, *_) = play(tmp_path, times, flags, wav, rate=16000)
   cut = int(times[20] * 16000)
+  assert stored.max() > 2.5
   assert np.abs(played[cut - 640 : cut]).max() > 0.2
   assert not np.abs(played[cut + 128 + 80 + 17 :]).max() > 1e-3  # A block, 5 ms of fading and the filter's half.
   assert np.abs(np.diff(played)).max() < 0.12  # It fades.
