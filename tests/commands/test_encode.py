@@ -9,6 +9,7 @@ import soundfile
 import tiny_world
 from rsatalker_jax import talker
 from rsatalker_jax.commands import encode, train
+from rsatalker_jax.data.sound import chain
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.speech import StoredFeatures
 from rsatalker_jax.speech.encoder_ids import EncoderIds
@@ -174,7 +175,7 @@ def test_training_voices_alone_get_variants_which_training_finds(config, stages,
   with pytest.raises(MissingFeatures, match="tiny-0_sub_video_0_speaker1: found .* of the voice degraded, expected"):
     train.make_inputs(config).training_clips  # noqa: B018
   config.speech.augmentation.seed = 0
-  monkeypatch.setattr("rsatalker_jax.data.sound.chain.VERSION", 2)
+  monkeypatch.setattr("rsatalker_jax.data.sound.chain.VERSION", chain.VERSION + 1)
   with pytest.raises(MissingFeatures, match="of the voice degraded"):
     train.make_inputs(config).training_clips  # noqa: B018
 

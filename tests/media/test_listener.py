@@ -141,7 +141,8 @@ def test_head_listens_to_a_microphone(page, tmp_path):
     second = opened.evaluate(state)
     assert second["button"] == "Stop" and second["message"] == "Listening. Nothing is recorded."
     seconds = second["at"] - first["at"]
-    assert abs(second["frames"] - first["frames"] - 25 * seconds) < 12, (first["frames"], second["frames"], seconds)
+    # On a busy machine frames wait, and come all at once.
+    assert abs(second["frames"] - first["frames"] - 25 * seconds) < max(12, 8 * seconds), (first["frames"], second["frames"], seconds)
     assert np.ptp(second["motions"], axis=0).max() > 0.01
     assert second["newest"] == second["frames"] - 1 and -2 <= second["place"] - second["newest"] <= 0
     opened.evaluate("""byId("relation").value = "unknown", byId("relation").dispatchEvent(new Event("change"))""")
