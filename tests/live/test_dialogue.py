@@ -211,12 +211,55 @@ def test_who_goes_on_before_an_answer_makes_the_question_longer():
   async def main():
     answers, ear = Answers([1000, "No."], ["Yes."]), Ear()
     speaker, made = make(answers, ear)
-    for text in ("May I", "come in?"):
-      await hear(speaker, made, (QUIET, 10), (LOUD, 8), (QUIET, 20))
-      ear.hear(ear.asked[-1][0], text)
-      await settle()
+    await hear(speaker, made, (QUIET, 10), (LOUD, 8), (QUIET, 20))
+    ear.hear(0, "May I")
+    await settle()
+    assert made.answering
+    await hear(speaker, made, (LOUD, 3))
+    assert made.answering
+    await hear(speaker, made, (LOUD, 5))
+    await settle()
+    assert not made.answering and answers.ended == 1
+    await hear(speaker, made, (QUIET, 20))
+    ear.hear(1, "come in?")
+    await settle()
     assert answers.ended == 2 and speaker.said == ["Yes."]
     assert answers.asked[1][1:] == [{"role": "user", "content": "May I come in?"}]
+
+  run(main)
+
+
+def test_who_goes_on_before_all_is_understood_goes_on_with_the_same_turn():
+  async def main():
+    answers, ear = Answers(["Yes."], ["Sure."]), Ear()
+    speaker, made = make(answers, ear)
+    await hear(speaker, made, (QUIET, 10), (LOUD, 8), (QUIET, 20), (LOUD, 6))
+    ear.hear(0, "May I")
+    await hear(speaker, made, (QUIET, 10))
+    ear.hear(1, "come in?")
+    await settle()
+    assert not answers.asked
+    await hear(speaker, made, (QUIET, 5))
+    await settle()
+    assert answers.asked[0][1:] == [{"role": "user", "content": "May I come in?"}]
+    assert [(x["turn"], x["text"]) for x in speaker.told if x["type"] == "heard"] == [(0, "May I"), (0, "May I come in?")]
+    await hear(speaker, made, (QUIET, 20), (LOUD, 6), (QUIET, 20))
+    ear.hear(2, "Thanks.")
+    assert speaker.told[-1] == {"type": "heard", "turn": 1, "text": "Thanks."}
+
+  run(main)
+
+
+def test_without_a_recogniser_sound_takes_no_question_back():
+  async def main():
+    answers = Answers([1000, "No."])
+    speaker, made = make(answers)
+    made.write("May I come in?")
+    await settle()
+    await hear(speaker, made, (QUIET, 5), (LOUD, 8))
+    await settle()
+    assert made.answering and not answers.ended
+    made.close()
 
   run(main)
 
@@ -273,6 +316,10 @@ def test_voices_instead_of_loudness():
     assert not speaker.hushed
     await heard(SOFT, 0.6, 0.6, 0.6, 0.6)
     assert speaker.hushed == 1
+    await heard(SOFT, *[0.4] * 20)  # A voice that there is goes on with less.
+    assert made._turns.speaks
+    await heard(SOFT, *[0.3] * 8)
+    assert not made._turns.speaks
     # B's own voice from the loudspeaker is a voice.
     made.headphones = False
     await heard(SOFT, *[0.0] * 20)
@@ -307,7 +354,9 @@ def test_ears_that_die_or_sleep_are_told_and_the_conversation_goes_on():
 
     sleepy = Ear()
     speaker, made = make(None, None, sleepy)
-    await hear(speaker, made, (QUIET, 5), (LOUD, 30))
+    await hear(speaker, made, (QUIET, 5), (LOUD, 20))
+    assert not speaker.told and not made._turns.speaks
+    await hear(speaker, made, (LOUD, 1))
     assert "does not keep up" in speaker.texts("trouble")[0] and sleepy.closed
     assert made._turns.speaks
     dead = Ear(trouble="it has ended")

@@ -27,7 +27,7 @@ def test_the_generator_hears_each_frame_so_much_before_it_sounds(ahead):
   heard, sounds, flags = [], [], []
   for frame in range(20):
     if frame == 4:
-      voice.say(wav)
+      assert voice.say(wav) == ahead + LEAD
     heard.append(voice.hear())
     flag, sound = voice.sound()
     flags.append(flag), sounds.append(sound)
@@ -63,8 +63,7 @@ def test_interrupted_it_is_silent_from_the_next_frame_on(ahead):
 
 def test_what_is_said_one_after_the_other_has_one_beginning():
   voice = Voice(0)
-  voice.say(tone(4))
-  voice.say(tone(3))
+  assert voice.say(tone(4)) == LEAD and voice.say(tone(3)) == LEAD + 4 + 2
   assert voice.waiting == pytest.approx((LEAD + 4 + 2 + 3 + 2) / 25)
 
 
