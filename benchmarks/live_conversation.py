@@ -12,7 +12,8 @@ played every 20 s. Printed are
                 percentiles). What WebGL then does is the graphics card's and not counted
   conversation  each minute: time from the end of a frame to the moment at which its answer is due, sound in store while B is silent and
                 while it speaks, gaps; then the drift, which is the last minute's median minus the first's
-  sound         where the picture is minus where the loudspeaker is, while B speaks
+  sound         where the picture is minus where the loudspeaker is, while B speaks, both by the page's own clock
+                (tests/live/test_live_page.py looks from outside)
   processor     what generator and server used, in percent of one core. The picture is not drawn meanwhile: without a graphics card that
                 takes all there is
 """

@@ -55,7 +55,7 @@ class BatchEngine:
     batch = load_run(workdir).stream_batch(conversations) if workdir else make_random(size, conversations)
     self.about = {"frames_ahead": batch.frames_ahead, "step_ms": 1000 * measure_step(batch, 100), "device": jax.devices()[0].device_kind}
     self.about["places"] = len(batch.streams)
-    self.avatar, self.neutral = b"", np.zeros(MOTION_DIM, np.float32)
+    self.avatar, self.neutral, self.partner = b"", np.zeros(MOTION_DIM, np.float32), None
     self.streams, self.push = batch.streams, batch.push
 
   def relate(self, stream, relation) -> None:

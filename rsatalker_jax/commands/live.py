@@ -36,6 +36,7 @@ def hold_conversations(
     endpoint: str | None = None,
     model: str | None = None,
     recordings: str | None = None,
+    unseen: str = "invented",
     tracker: str | None = None,
 ) -> None:
   """Serves the page, to this machine alone unless it is told otherwise, until it is told to end.
@@ -53,6 +54,7 @@ def hold_conversations(
     tls: a folder in which they are made, or have been.
     endpoint: what answers in words: an OpenAI-compatible address, or "eliza". Its key, if any, is in $RSATALKER_ENDPOINT_KEY.
     model: what the endpoint calls its model.
+    unseen: what A's motion is where no camera sees it: "invented" or "neutral".
     recordings: a folder for what the page is told to record; None: nothing can be.
     tracker: where the camera's tracker is (`commands.tracker`).
 
@@ -95,7 +97,7 @@ def hold_conversations(
   with contextlib.ExitStack() as stack:
     hears = _start_ears(stack, recognises=answerer is not None)
     cache = jax.config.values.get("jax_compilation_cache_dir")
-    worker = Worker(engine.load_engine, workdir, avatar_from, person, conversations, cache)
+    worker = Worker(engine.load_engine, workdir, avatar_from, person, conversations, cache, unseen)
     stack.callback(worker.stop)
     token = secrets.token_urlsafe(16)
     about = worker.about

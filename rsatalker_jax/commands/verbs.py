@@ -370,6 +370,7 @@ def _define_live() -> None:
   flags.DEFINE_string("tls", None, "For https without a certificate: a folder in which one is made, with its own authority.")
   flags.DEFINE_string("endpoint", None, "What answers in words: an OpenAI-compatible address, http://HOST:PORT/v1, or eliza, a toy.")
   flags.DEFINE_string("model", None, "What the endpoint calls its model.")
+  flags.DEFINE_enum("unseen", "invented", ["invented", "neutral"], "Your motion where no camera sees you: made up of your voice, or none.")
   flags.DEFINE_string("recordings", None, "A folder for conversations that the page is told to record; nothing is stored if not given.")
   _define_tracker_folder()
   flags.mark_flags_as_required(["workdir"])
@@ -381,7 +382,7 @@ def _live() -> None:
 
   names = (
       "workdir", "avatar_from", "person", "relation", "speech_b", "conversations", "host", "port", "url", "certificate", "private_key",
-      "tls", "endpoint", "model", "recordings", "tracker",
+      "tls", "endpoint", "model", "recordings", "tracker", "unseen",
   )  # fmt: skip
   live.hold_conversations(**{name: FLAGS[name].value for name in names})
 

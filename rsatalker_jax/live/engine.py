@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from rsatalker_jax.avatar import Avatar
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import HeadModel
+from rsatalker_jax.live.partner import InventedPartner
 from rsatalker_jax.media.tables import Tables
 from rsatalker_jax.media.viewer import front_view
 from rsatalker_jax.motion import StreamBatch
@@ -22,6 +23,7 @@ from rsatalker_jax.social.relation import UNKNOWN, format_relation
 from rsatalker_jax.types import FPS, MOTION_DIM, SAMPLES_PER_FRAME
 
 _ALL_RELATIONS = [(blood, equal) for blood in (UNKNOWN, 0, 1) for equal in (UNKNOWN, 0, 1)]
+UNSEEN = ("invented", "neutral")
 MOST_CONVERSATIONS = 64
 # Seconds that a step of all conversations may take. Who is unlucky waits for a step that has just begun and for others' frames
 # (worker.py) before their own step, and the way there and back takes some milliseconds too: all of it within a frame's 40 ms.
@@ -31,7 +33,7 @@ LONGEST_STEP = 0.010
 class RunEngine:
   """See `worker.Engine`."""
 
-  def __init__(self, run: TrainedRun, shown: TrainedRun, place: str, *, conversations: int):
+  def __init__(self, run: TrainedRun, shown: TrainedRun, place: str, *, conversations: int, unseen: str = UNSEEN[0]):
     """Compiles all that is needed.
 
     Args:
@@ -39,6 +41,7 @@ class RunEngine:
       shown: whose avatar it is, on the same head model.
       place: where that is from, for errors.
       conversations: how many there may be at once; 0: as many as this device holds, which is measured.
+      unseen: one of `UNSEEN`: A's motion where no camera sees it.
 
     Raises:
       InputError: the run cannot be streamed from samples, or the avatar cannot be drawn.
@@ -47,13 +50,16 @@ class RunEngine:
       expected = "'logmel': Wav2Vec 2.0 hears the whole of a voice at once"
       raise InputError("run", "speech.encoder", repr(run.config.speech.encoder), expected)
     self._social = {relation: run.social_feature(np.array(relation, np.int32)) for relation in _ALL_RELATIONS}
+    invents = unseen == "invented" and not run.talker.generator.config.frames_ahead
+    measure = lambda batch: measure_step(batch) * (1 + invents)  # The inventor takes as long again.
     if conversations:
       batch = run.stream_batch(conversations)
-      seconds = measure_step(batch)
+      seconds = measure(batch)
     else:
-      batch, seconds = find_largest(run.stream_batch)
+      batch, seconds = find_largest(run.stream_batch, measure)
     self.streams, self.push = batch.streams, batch.push
     self.neutral = np.asarray(run.buffers["generator"]["motion_mean"], np.float32)
+    self.partner = InventedPartner(run.stream_batch(len(batch.streams)), self.neutral) if invents else None
     talker, names = shown.talker, [format_relation(np.array(relation)) for relation in _ALL_RELATIONS]
     self.about, self.avatar = describe_avatar(shown.avatar, talker.head, talker.background, place, shown.fold_offsets(names))
     self.about["relations"] = names
@@ -62,7 +68,9 @@ class RunEngine:
     self.about["step_ms"] = round(1000 * seconds, 2)
 
   def relate(self, stream: BatchedStream, relation: Int[np.ndarray, "2"]) -> None:
-    stream.social = self._social[tuple(map(int, relation))]
+    stream.social = social = self._social[tuple(map(int, relation))]
+    if self.partner is not None:
+      self.partner.relate(stream, social)
 
 
 def digest_generator(run: TrainedRun) -> str:
@@ -134,7 +142,7 @@ def describe_avatar(
 
 
 def load_engine(
-    workdir: str, avatar_from: str | None, person: str | None, conversations: int, cache: str | None
+    workdir: str, avatar_from: str | None, person: str | None, conversations: int, cache: str | None, unseen: str = UNSEEN[0]
 ) -> RunEngine:
   """Loads a run in the process that streams it.
 
@@ -142,7 +150,7 @@ def load_engine(
     workdir: of a run with a causal generator.
     avatar_from: another run, on the same head model, whose avatar is shown; None: its own.
     person: whose avatar, of several.
-    conversations: see `RunEngine`.
+    conversations, unseen: see `RunEngine`.
     cache: where compiled programs are kept, if anywhere.
 
   Raises:
@@ -151,4 +159,4 @@ def load_engine(
   if cache is not None:
     jax.config.update("jax_compilation_cache_dir", cache)
   run, shown = load_shown(workdir, avatar_from, person)
-  return RunEngine(run, shown, workdir if avatar_from is None else avatar_from, conversations=conversations)
+  return RunEngine(run, shown, workdir if avatar_from is None else avatar_from, conversations=conversations, unseen=unseen)

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.live.partner import InventedPartner
 from rsatalker_jax.live.seen import SeenMotion
 
 
@@ -44,13 +45,15 @@ class Engine(Protocol):
   Attributes:
     about: what the page has to know, as JSON.
     avatar: its tables, packed (`media.tables`).
-    neutral: A's motion where nobody knows it.
+    neutral: A's motion where nobody knows it …
+    partner: … and nothing invents it.
     streams: as many as there may be conversations at once, compiled.
   """
 
   about: dict[str, Any]
   avatar: bytes
   neutral: Float[np.ndarray, "56"]
+  partner: InventedPartner | None
   streams: list[Any]
 
   def relate(self, stream: Any, relation: Int[np.ndarray, "2"]) -> None: ...
@@ -115,7 +118,12 @@ class _Answering:
       return
     now = {session: queue.popleft() for session, queue in self._waiting.items()}
     began = time.monotonic()
-    frames = [(self._busy[session], *self._frame(session, *given)) for session, (_, _, *given) in now.items()]
+    partner = self._engine.partner
+    voices = [(self._busy[session], _to_wav(a), _to_wav(b)) for session, (_, _, a, b, _) in now.items()]
+    supposed = [self._engine.neutral] * len(now) if partner is None else partner.suppose(voices)
+    frames = []
+    for (session, (*_, motion)), (stream, voice_a, voice_b), face in zip(now.items(), voices, supposed, strict=True):
+      frames.append((stream, voice_a, self._faces[session].mix(motion, face)[None], voice_b))
     answers = self._engine.push(frames)
     self._step_seconds = time.monotonic() - began
     for (session, (_, number, *_)), (_, _, seen, _), answer in zip(now.items(), frames, answers, strict=True):
@@ -124,16 +132,14 @@ class _Answering:
           raise answer
         if not np.isfinite(answer).all():
           raise InputError("generator", "motion", "values that are not finite", "numbers")
+        if partner is not None:
+          partner.see(self._busy[session], answer[0])
         self._connection.send(("motion", session, number, answer[0], seen[0]))
         queue = self._waiting[session]
         while queue and queue[0][0] == "relation":
           self._engine.relate(self._busy[session], queue.popleft()[1])
         if not queue:
           del self._waiting[session]
-
-  def _frame(self, session, speech_a, speech_b, motion):
-    motion_a = self._faces[session].mix(motion, self._engine.neutral)
-    return _to_wav(speech_a), motion_a[None], _to_wav(speech_b)
 
   def _take(self, kind: str, session: int, *given) -> None:
     if kind == "open":
@@ -142,6 +148,8 @@ class _Answering:
         stream = self._busy[session] = self._free.popleft()
         self._faces[session] = SeenMotion()
         stream.reset()
+        if self._engine.partner is not None:
+          self._engine.partner.begin(stream)
         self._engine.relate(stream, relation)
         stream.prime(_to_wav(first))
     elif kind == "close":

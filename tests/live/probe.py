@@ -44,7 +44,7 @@ class ProbeEngine:
   def __init__(self, frames_ahead: int = 0, conversations: int = 2, about: dict | None = None, avatar: bytes = b"tables"):
     self.about = {"frames_ahead": frames_ahead, **(about or {})}
     self.avatar = avatar
-    self.neutral = np.full(56, 0.25, np.float32)
+    self.neutral, self.partner = np.full(56, 0.25, np.float32), None
     self.streams = [ProbeStream(frames_ahead) for _ in range(conversations)]
     self.steps = []  # How many conversations each was of.
 
