@@ -188,7 +188,7 @@ class Webcam {
   motion(now) {
     if (!this.seen) return null;
     if (now - this.seen.time < UNSEEN) return this.seen.motion;
-    if (this.lost === null) this.tell("The camera gives no pictures.");
+    if (this.lost === null) this.tell(this.busy ? "The camera's pictures are looked at too slowly here." : "The camera gives no pictures.");
     return null;
   }
 }
