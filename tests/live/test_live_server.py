@@ -239,6 +239,32 @@ def test_what_is_written_is_answered():
     asyncio.run(main(port))
 
 
+def test_who_leaves_ends_the_request():
+  class Slow(Eliza):
+    ended = 0
+
+    async def answer(self, messages):
+      try:
+        yield "Well. "
+        await asyncio.sleep(1000)
+      finally:
+        Slow.ended += 1
+
+  async def main(port):
+    async with talk(port) as a:
+      await a.tell("write", text="Hello.")
+      await go_on(lambda: len(a.told) > 2, (a, QUIET))
+      assert not Slow.ended
+    for _ in range(500):
+      if Slow.ended:
+        return
+      await asyncio.sleep(0.02)
+    raise AssertionError("it is still asked")
+
+  with serve(say=sound_of, answerer=Slow()) as port:
+    asyncio.run(main(port))
+
+
 def test_nobody_answers_where_nobody_is(port):
   async def main():
     async with talk(port) as a:
