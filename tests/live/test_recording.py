@@ -59,7 +59,9 @@ def kept(tmp_path):
 
 async def hear_until(a, kind):
   """Waits for a line of the server's; frames go on."""
-  while not any(message["type"] == kind for message in a.told):
+  for _ in range(2000):
+    if any(message["type"] == kind for message in a.told):
+      break
     await a.ask()
     await asyncio.sleep(0.01)
   return [message for message in a.told if message["type"] == kind][-1]
