@@ -89,7 +89,7 @@ def serve(connection, *arguments) -> None:
     origins = serving.find_origins("127.0.0.1", port, None)[1]
     app = LiveServer(worker, TOKEN, origins, conversations=worker.about["places"]).make_app()
     runner = await serving.start_server(app, listener)
-    connection.send((port, worker.about, worker._target.pid))
+    connection.send((port, worker.about, worker.target.pid))
     await asyncio.to_thread(connection.recv)
     await runner.cleanup()
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.live.processes import PipedProcess
 from rsatalker_jax.types import SAMPLE_RATE
 
 
@@ -115,7 +116,7 @@ def listen(connection: multiprocessing.connection.Connection, make_ear: Callable
         connection.send((session, number, ear.hear(session, sound)))
 
 
-class EarProcess:
+class EarProcess(PipedProcess):
   """Such a process, as the server sees it.
 
   Attributes:
@@ -133,24 +134,14 @@ class EarProcess:
     Raises:
       InputError: it cannot begin.
     """
-    context = multiprocessing.get_context("spawn")
-    self._connection, theirs = context.Pipe()
-    kind = context.Process if own_process else threading.Thread
-    self.target = kind(target=listen, args=(theirs, make_ear), daemon=True)
-    self.target.start()
-    if own_process:
-      theirs.close()
+    super().__init__(listen, make_ear, own_process=own_process)
     self._name = name
     self.trouble: str | None = None
     self._loop: asyncio.AbstractEventLoop | None = None
     self._hear: dict[int, Callable[[int | None, Any], None]] = {}
-    try:
-      kind, *given = self._connection.recv()
-    except EOFError:
-      kind, given = "refused", ["a process that ended before it was ready"]
-    if kind == "refused":
-      self.target.join()
-      raise InputError(name, "", given[0], "one that hears")
+    kind, *given = self._hear_first()
+    if kind != "ready":
+      raise InputError(name, "", given[0] if given else "a process that ended before it was ready", "one that hears")
 
   def attach(self, loop: asyncio.AbstractEventLoop) -> None:
     """What it hears is told in this loop from now on."""
@@ -193,11 +184,3 @@ class EarProcess:
     """Hears no more; in the loop of `attach`."""
     self._hear.clear()
     self._end("the program has ended")
-
-  def stop(self) -> None:
-    """Ends the process."""
-    self._connection.close()
-    self.target.join(timeout=2)
-    if not isinstance(self.target, threading.Thread) and self.target.is_alive():
-      self.target.kill()
-      self.target.join()

@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.live.partner import InventedPartner
+from rsatalker_jax.live.processes import PipedProcess
 from rsatalker_jax.live.seen import SeenMotion
 
 
@@ -188,7 +189,7 @@ def _to_wav(sound: Int[np.ndarray, "S"]) -> Float[np.ndarray, "S"]:
   return sound.astype(np.float32) / 32768
 
 
-class Worker:
+class Worker(PipedProcess):
   """The process, as the server sees it.
 
   Attributes:
@@ -207,22 +208,14 @@ class Worker:
     Raises:
       InputError: what `make_engine` raised; or the process ended.
     """
-    context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would break.
-    self._connection, theirs = context.Pipe()
-    kind = context.Process if own_process else threading.Thread
-    self._target = kind(target=work, args=(theirs, make_engine, arguments), daemon=True)
-    self._target.start()
-    if own_process:
-      theirs.close()
+    super().__init__(work, make_engine, arguments, own_process=own_process)
     self.trouble: str | None = None
     self._loop: asyncio.AbstractEventLoop
     self._hear: dict[int, Callable[..., None]] = {}
-    try:
-      kind, *given = self._connection.recv()
-    except EOFError:
-      raise InputError("generator", "", "a process that ended before it was ready", "one that answers") from None
+    kind, *given = self._hear_first()
+    if kind == "ended":
+      raise InputError("generator", "", "a process that ended before it was ready", "one that answers")
     if kind == "refused":
-      self._target.join()
       raise InputError(*given[0])
     self.about, self.avatar = given
 
@@ -269,11 +262,3 @@ class Worker:
     if self.trouble is None:
       self._loop.remove_reader(self._connection.fileno())
       self.trouble = "the program has ended"
-
-  def stop(self) -> None:
-    """Ends the process."""
-    self._connection.close()
-    self._target.join(timeout=5)
-    if not isinstance(self._target, threading.Thread) and self._target.is_alive():
-      self._target.kill()
-      self._target.join()

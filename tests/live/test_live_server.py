@@ -463,7 +463,7 @@ def test_a_process_of_its_own_and_its_end():
   async def main(port):
     async with talk(port) as a:
       assert (await a.ask())[2][probe.FRAME] == 0
-      os.kill(worker._target.pid, signal.SIGKILL)
+      os.kill(worker.target.pid, signal.SIGKILL)
       assert "process has ended" in (await a.end())[0]
     async with talk(port) as a:
       assert "process has ended" in (await a.end())[0]
@@ -473,7 +473,7 @@ def test_a_process_of_its_own_and_its_end():
       asyncio.run(main(port))
   finally:
     worker.stop()
-  assert not worker._target.is_alive()
+  assert not worker.target.is_alive()
 
 
 def test_what_the_process_refuses_is_one_line():
