@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -33,7 +33,9 @@ LONGEST_STEP = 0.010
 class RunEngine:
   """See `worker.Engine`."""
 
-  def __init__(self, run: TrainedRun, shown: TrainedRun, place: str, *, conversations: int, unseen: str = UNSEEN[0]):
+  def __init__(
+      self, run: TrainedRun, shown: TrainedRun, place: str, *, conversations: int, unseen: str = UNSEEN[0], others: Sequence[TrainedRun] = ()
+  ):
     """Compiles all that is needed.
 
     Args:
@@ -42,6 +44,7 @@ class RunEngine:
       place: where that is from, for errors.
       conversations: how many there may be at once; 0: as many as this device holds, which is measured.
       unseen: one of `UNSEEN`: A's motion where no camera sees it.
+      others: `shown` with the avatars of other people, whom the page can choose.
 
     Raises:
       InputError: the run cannot be streamed from samples, or the avatar cannot be drawn.
@@ -60,9 +63,12 @@ class RunEngine:
     self.streams, self.push = batch.streams, batch.push
     self.neutral = np.asarray(run.buffers["generator"]["motion_mean"], np.float32)
     self.partner = InventedPartner(run.stream_batch(len(batch.streams)), self.neutral) if invents else None
-    talker, names = shown.talker, [format_relation(np.array(relation)) for relation in _ALL_RELATIONS]
-    self.about, self.avatar = describe_avatar(shown.avatar, talker.head, talker.background, place, shown.fold_offsets(names))
-    self.about["relations"] = names
+    names = [format_relation(np.array(relation)) for relation in _ALL_RELATIONS]
+    describe = lambda run: describe_avatar(run.avatar, run.talker.head, run.talker.background, place, run.fold_offsets(names))
+    self.about, self.avatar = describe(shown)
+    described = {other.person: describe(other) for other in others}
+    self.others = {person: packed for person, (_, packed) in described.items()}
+    self.about |= {"relations": names, "others": {person: about for person, (about, _) in described.items()}}
     self.about |= {"frames_ahead": batch.frames_ahead, "stages": run.stages, "person": run.person}
     self.about |= {"basis": run.basis, "places": len(batch.streams), "generator": digest_generator(run)}
     self.about["step_ms"] = round(1000 * seconds, 2)
@@ -159,4 +165,6 @@ def load_engine(
   if cache is not None:
     jax.config.update("jax_compilation_cache_dir", cache)
   run, shown = load_shown(workdir, avatar_from, person)
-  return RunEngine(run, shown, workdir if avatar_from is None else avatar_from, conversations=conversations, unseen=unseen)
+  place = workdir if avatar_from is None else avatar_from
+  others = [shown.of_person(number) for number, name in enumerate(shown.names) if name != shown.person]
+  return RunEngine(run, shown, place, conversations=conversations, unseen=unseen, others=others)

@@ -25,12 +25,20 @@ function measureLevel(sound) {
 /** The face: draws a motion whenever it is given one. */
 class Face {
   constructor(about, tables, canvas) {
-    this.about = about, this.head = new Head(tables), this.avatar = new Avatar(tables), this.screen = new Screen(canvas);
-    this.offsets = makeOffsets(tables);
+    this.screen = new Screen(canvas);
+    this.wear(about, tables);
     this.view = { yaw: 0, pitch: 0, distance: about.view.distance };
     this.changed = true;
     turnByMouse(canvas, this.view, () => { this.changed = true; });
     new ResizeObserver(() => { this.changed = true; }).observe(canvas);
+  }
+
+  /** Is somebody from now on; about: what is to be known of their avatar. */
+  wear(about, tables) {
+    this.about = { ...this.about, ...about }, this.head = new Head(tables), this.avatar = new Avatar(tables);
+    this.offsets = makeOffsets(tables);
+    this.motion = undefined, this.changed = true;
+    this.screen.canvas.style.background = `rgb(${about.background.map((c) => 255 * c)})`;
   }
 
   /** motion: 56 numbers; frame: of the conversation. Nothing is done where neither they nor the view are new. */
@@ -367,13 +375,34 @@ function listen() {
   });
 }
 
+/** The tables of an avatar; person: null: of the one that the page begins with. */
+async function fetchTables(about, person = null) {
+  const response = await fetch(`${BASE}/avatar${person === null ? "" : `/${encodeURIComponent(person)}`}`);
+  if (!response.ok) throw new Error(response.statusText);
+  return readTables(about.tables, await unzip(await response.arrayBuffer()));
+}
+
+/** Lets people choose among several avatars; a conversation goes on meanwhile. */
+function offerFaces(about) {
+  const others = about.others ?? {};
+  byId("faces").hidden = !Object.keys(others).length;
+  byId("face").replaceChildren(...[about.person, ...Object.keys(others)].map((name) => new Option(name)));
+  byId("face").onchange = async () => {
+    const name = byId("face").value;
+    const [of, person] = name in others ? [others[name], name] : [about, null];
+    try {
+      const tables = await fetchTables(of, person);
+      if (byId("face").value === name) talk.face.wear(of, tables);
+    } catch (error) {
+      say("trouble", `The face of ${name} did not come: ${error.message}`);
+    }
+  };
+}
+
 const ready = (async () => {
   const about = await ask("/state");
-  const response = await fetch(`${BASE}/avatar`);
-  if (!response.ok) throw new Error(response.statusText);
-  const tables = readTables(about.tables, await unzip(await response.arrayBuffer()));
+  const tables = await fetchTables(about);
   byId("conversation").hidden = false;
-  byId("view").style.background = `rgb(${about.background.map((c) => 255 * c)})`;
   const [blood, equal] = about.relation === "unknown" ? ["unknown", "unknown"] : about.relation.split(",");
   document.querySelector(`[name=blood][value=${blood}]`).checked = document.querySelector(`[name=equal][value=${equal}]`).checked = true;
   byId("recordings").hidden = !about.recordings.length;
@@ -389,6 +418,7 @@ const ready = (async () => {
   if (away) say("away", `Your words leave this machine: they go to ${about.answerer.where}.`);
   talk = new Conversation(about, new Face(about, tables, byId("view")));
   talk.webcam = offerCamera(about.camera);
+  offerFaces(about);
   listen();
   setInterval(showNumbers, 500);
   const tick = (now) => {

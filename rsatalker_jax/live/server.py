@@ -2,7 +2,7 @@
 
     /<token>/           the page; live.js asks for the rest
     /<token>/state      GET: what there is to choose from and how the avatar is drawn, as JSON
-    /<token>/avatar     GET: the avatar's tables
+    /<token>/avatar     GET: the avatar's tables; /<token>/avatar/<person>: another's
     /<token>/socket     a conversation (protocol.py)
     /tracker/           the webcam's tracker (camera.py), where it is installed
 
@@ -127,6 +127,7 @@ class LiveServer:
     app.router.add_get("/{token}/", self._get_page)
     app.router.add_get("/{token}/state", self._get_state)
     app.router.add_get("/{token}/avatar", self._get_avatar)
+    app.router.add_get("/{token}/avatar/{person}", self._get_avatar)
     app.router.add_get("/{token}/socket", self._talk)
 
     async def attach(_: web.Application) -> None:
@@ -177,7 +178,11 @@ class LiveServer:
 
   async def _get_avatar(self, request: web.Request) -> web.Response:
     self._check(request)
-    return web.Response(body=self._worker.avatar, content_type="application/octet-stream")
+    person = request.match_info.get("person")
+    tables = self._worker.avatar if person is None else self._worker.others.get(person)
+    if tables is None:
+      raise web.HTTPNotFound(reason="no such person")
+    return web.Response(body=tables, content_type="application/octet-stream")
 
   async def _talk(self, request: web.Request) -> web.StreamResponse:
     self._check(request)

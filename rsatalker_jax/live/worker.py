@@ -4,7 +4,7 @@
                ("frame", session, number, a, b, motion)
                ("relation", session, relation)
                ("close", session, None)
-    from it    ("ready", about, avatar) or ("refused", error) once, then
+    from it    ("ready", about, avatar, others) or ("refused", error) once, then
                ("motion", session, number, motion, seen), ("failed", session, error)    seen: A's, as the generator was given it
 
 Conversations are apart: what goes wrong in one ends that one. A frame of each that has one goes to the engine together.
@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +46,7 @@ class Engine(Protocol):
   Attributes:
     about: what the page has to know, as JSON.
     avatar: its tables, packed (`media.tables`).
+    others: those of other people's avatars that the page can choose; `about["others"]` has what it has to know of each.
     neutral: A's motion where nobody knows it …
     partner: … and nothing invents it.
     streams: as many as there may be conversations at once, compiled.
@@ -53,6 +54,7 @@ class Engine(Protocol):
 
   about: dict[str, Any]
   avatar: bytes
+  others: Mapping[str, bytes]
   neutral: Float[np.ndarray, "56"]
   partner: InventedPartner | None
   streams: list[Any]
@@ -80,7 +82,7 @@ def work(connection: multiprocessing.connection.Connection, make_engine: Callabl
     except InputError as error:
       connection.send(("refused", (str(error.file), error.key, str(error.found), str(error.expected))))
       return
-    connection.send(("ready", engine.about, engine.avatar))
+    connection.send(("ready", engine.about, engine.avatar, engine.others))
     answering = _Answering(connection, engine)
     while True:
       answering.gather()
@@ -193,7 +195,7 @@ class Worker(PipedProcess):
   """The process, as the server sees it.
 
   Attributes:
-    about, avatar: of the engine.
+    about, avatar, others: of the engine.
     trouble: why it answers no more; None while it does.
   """
 
@@ -217,7 +219,7 @@ class Worker(PipedProcess):
       raise InputError("generator", "", "a process that ended before it was ready", "one that answers")
     if kind == "refused":
       raise InputError(*given[0])
-    self.about, self.avatar = given
+    self.about, self.avatar, self.others = given
 
   def attach(self, loop: asyncio.AbstractEventLoop) -> None:
     """Answers are heard in this loop from now on."""

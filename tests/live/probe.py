@@ -41,9 +41,11 @@ class ProbeStream:
 
 
 class ProbeEngine:
-  def __init__(self, frames_ahead: int = 0, conversations: int = 2, about: dict | None = None, avatar: bytes = b"tables"):
+  def __init__(
+      self, frames_ahead: int = 0, conversations: int = 2, about: dict | None = None, avatar: bytes = b"tables", others: dict | None = None
+  ):
     self.about = {"frames_ahead": frames_ahead, **(about or {})}
-    self.avatar = avatar
+    self.avatar, self.others = avatar, others or {}
     self.neutral, self.partner = np.full(56, 0.25, np.float32), None
     self.streams = [ProbeStream(frames_ahead) for _ in range(conversations)]
     self.steps = []  # How many conversations each was of.

@@ -17,6 +17,7 @@ from rsatalker_jax.live.seen import SeenMotion
 from rsatalker_jax.live.worker import Worker
 from rsatalker_jax.motion import MotionGenerator
 from rsatalker_jax.runs import TrainedRun, shown
+from rsatalker_jax.sharding import BANK
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from rsatalker_jax.speech import LogMel
 from rsatalker_jax.talker import Talker
@@ -199,6 +200,23 @@ def test_corrections_of_the_avatar_go_to_the_page(run):
   assert len(engine.about["relations"]) == 9 and {"unknown", "blood,unknown", "non_blood,equal"} < set(engine.about["relations"])
   assert tables["offsets/start"] == (1, 9 * 6, 1) and tables["offsets/anchors"] == (140,)
   assert not [name for name in engines.RunEngine(run, run, "a", conversations=1).about["tables"] if name["name"].startswith("offsets")]
+
+
+def test_all_people_of_a_run_can_be_chosen(monkeypatch, run):
+  people = ("ann", "bob", "eve")
+  stack = lambda group: {name: [value, value, value] for name, value in group.items()}
+  bank, buffers = stack(run.params["avatar"]), stack(run.buffers["avatar"])
+  bank["means"][2] = np.random.default_rng(0).normal(size=bank["means"][2].shape).astype(np.float32)
+  all_of_them = dataclasses.replace(
+      changed(run, data__captures=people), params=run.params | {BANK: bank}, buffers=run.buffers | {BANK: buffers}, names=people
+  )
+  monkeypatch.setattr(shown, "load_run", lambda workdir, person=None: all_of_them.of_person(people.index(person or "ann")))
+  engine = engines.load_engine("a", None, "bob", 1, None)
+  assert engine.about["person"] == "bob" and list(engine.others) == list(engine.about["others"]) == ["ann", "eve"]
+  assert engine.others["ann"] == engine.avatar != engine.others["eve"]
+  for person in ("ann", "eve"):
+    assert engine.about["others"][person].keys() == {"fps", "background", "view", "tables"}
+  assert engine.about["others"]["ann"]["tables"] == engine.about["tables"] != engine.about["others"]["eve"]["tables"]
 
 
 def without(run, name):

@@ -449,6 +449,17 @@ def test_the_page_and_what_it_asks_for(port):
   assert request(port, "GET", f"/{TOKEN}/socket")[0] == 400
 
 
+def test_avatars_of_other_people():
+  worker = Worker(probe.ProbeEngine, 0, 1, {"others": {"bob": {}}}, b"anns", {"bob": b"bobs"}, own_process=False)
+  try:
+    with serving_in_thread(lambda origins: LiveServer(worker, TOKEN, origins, recordings={}, conversations=1).make_app()) as port:
+      get = lambda path: request(port, "GET", path)[::2]
+      assert get(f"/{TOKEN}/avatar") == (200, b"anns") and get(f"/{TOKEN}/avatar/bob") == (200, b"bobs")
+      assert get(f"/{TOKEN}/avatar/eve")[0] == get("/x/avatar/bob")[0] == get(f"/{TOKEN}/avatar/bob/x")[0] == 404
+  finally:
+    worker.stop()
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/state", "/x/", "/x/state", "/x/avatar", f"/{TOKEN}x/state", f"/{TOKEN}/secret", "/assets/server.py", "/assets/../server.py"]
 )
