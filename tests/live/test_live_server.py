@@ -380,6 +380,32 @@ def test_a_generator_that_is_too_slow_ends_it(monkeypatch):
     asyncio.run(main(port))
 
 
+def test_a_page_that_is_too_slow_ends_its_own_conversation(monkeypatch):
+  monkeypatch.setattr(server, "_MOST_WAITING", 10)
+  send = server.web.WebSocketResponse.send_bytes
+  slow = set()
+
+  async def send_late(self, data, *given):
+    if self in slow or not slow:  # The first that is answered.
+      slow.add(self)
+      await asyncio.sleep(0.15)
+    await send(self, data, *given)
+
+  monkeypatch.setattr(server.web.WebSocketResponse, "send_bytes", send_late)
+
+  async def main(port):
+    async with talk(port) as a, talk(port) as b:
+      with contextlib.suppress(ConnectionError):
+        for _ in range(30):
+          await a.hear()
+          await asyncio.sleep(0.05)
+      assert (await a.end())[0] == "this page takes its answers too slowly"
+      assert (await b.ask())[0] == 0
+
+  with serve() as port:
+    asyncio.run(main(port))
+
+
 def test_one_that_is_silent_for_long_ends(monkeypatch):
   monkeypatch.setattr(server, "_IDLE", 0.2)
 

@@ -150,13 +150,15 @@ def test_what_was_not_played_yet_is_cut(tmp_path):
   place = np.arange(frames * 640)
   wav = np.where((place >= 8 * 640) & (place < 20 * 640), 8000 * np.sin(2 * np.pi * 500 * place / 16000), 0)
   times = (np.arange(frames) + 1) * 0.04
-  played, (_, stored, *_) = play(tmp_path, times, flags, wav, rate=16000)
+  played, (when, stored, *_) = play(tmp_path, times, flags, wav, rate=16000)
   cut = int(times[20] * 16000)
   assert stored.max() > 2.5
   assert np.abs(played[cut - 640 : cut]).max() > 0.2
   assert not np.abs(played[cut + 128 + 80 + 17 :]).max() > 1e-3  # A block, 5 ms of fading and the filter's half.
   assert np.abs(np.diff(played)).max() < 0.12  # It fades.
   assert stored[-1] < 2  # And no silence is held back.
+  # What was cut is silence, which is shortened at once.
+  assert stored[(when > times[20] + 0.06) & (when < times[20] + 0.11)].max() < 2
 
 
 def test_another_conversation_begins_with_nothing(tmp_path):
