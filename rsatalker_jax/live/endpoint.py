@@ -1,7 +1,6 @@
 """What B answers, from an OpenAI-compatible endpoint: llama.cpp, Ollama, vLLM or a hosted one, over its streamed chat completions."""
 
 import dataclasses
-import ipaddress
 import json
 import urllib.parse
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.web.serving import is_loopback
 
 KEY_VARIABLE = "RSATALKER_ENDPOINT_KEY"
 _QUOTED = 200  # Characters of what an endpoint says of its errors.
@@ -45,10 +45,7 @@ def parse_endpoint(url: str, key: str | None) -> tuple[str, str, bool]:
     raise InputError("--endpoint", "", f"{url}: {error}", expected) from None
   if not host or parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query or parts.fragment:
     raise InputError("--endpoint", "", url, expected)
-  try:
-    local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-  except ValueError:
-    local = False
+  local = is_loopback(host)
   if key and parts.scheme == "http" and not local:
     raise InputError("--endpoint", "", f"{url} with a key in {KEY_VARIABLE}", "https: the key would be sent in the clear")
   name = f"[{host}]" if ":" in host else host

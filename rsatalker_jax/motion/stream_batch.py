@@ -198,7 +198,7 @@ def _compiled_prime(generator: MotionGenerator, encoder: LogMel | None):
 
   def prime_one(variables, state, place, speech_b, known):
     after = prime(generator, variables, jax.tree.map(lambda x: x[place], state), speech_b, known, encoder=encoder)
-    return jax.tree.map(lambda all_, x: all_.at[place].set(x), state, after)
+    return _put(state, after, place)
 
   return jax.jit(prime_one, donate_argnums=1)
 
