@@ -46,8 +46,8 @@ def make_certificates(folder: str, names: Sequence[str]) -> tuple[str, str, str]
     InputError: trustme is not installed; the folder cannot be written; or it has those of other names, or of days that are over.
   """
   try:
-    import trustme  # ty: ignore[import-not-found]
-    from cryptography import x509  # ty: ignore[import-not-found]
+    import trustme
+    from cryptography import x509
   except ImportError as error:
     raise InputError("--tls", "", error, "it installed: pip install trustme, or rsatalker-jax[live-tls]") from None
   place = pathlib.Path(folder)
