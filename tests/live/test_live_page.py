@@ -6,17 +6,21 @@ The probe in the generator's place opens the jaw as A is loud and shows in coeff
 
 import contextlib
 import dataclasses
+import functools
 import time
 
+import aiohttp.web
 import jax
 import numpy as np
 import pytest
 import scipy.io.wavfile
+import scipy.signal
 
 from live import probe
 from media.browser import BROWSER, OpenPage
 from media.test_offsets_script import NAMES, random_offsets
 from rsatalker_jax.avatar import init_avatar
+from rsatalker_jax.data.audio import resample
 from rsatalker_jax.head import load_head
 from rsatalker_jax.live.eliza import Eliza
 from rsatalker_jax.live.engine import describe_avatar
@@ -31,12 +35,13 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get
 
 BURST, PAUSE = 0.28, 0.52  # Seconds of A's sound.
 LEVEL = 0.012  # -38 dB: too quiet for an interruption without headphones, loud enough for one with them.
-PULSES = np.repeat(np.tile([0.0, 0.3], 6), 640 * 8)  # B's sound: 0.32 s of silence, 0.32 s of a tone.
+# B's sound: noise, every piece of which tells where in it it is.
+NOISE = np.random.default_rng(1).uniform(-0.2, 0.2, 640 * 25 * 8).astype(np.float32)
 
 # What the test knows of sound and picture, apart from what the page makes of it: when A's frames were over and how loud they were,
 # what was drawn when, and when B's sound left the loudspeaker.
 WATCH = """
-window.heard = [], window.drawn = [], window.played = [], window.pauses = [];
+window.heard = [], window.drawn = [], window.played = [], window.clocks = [], window.answers = [], window.pauses = [];
 let before = performance.now();
 setInterval(() => { pauses.push(performance.now() - before), before = performance.now(); }, 20);
 const hear = talk.hear.bind(talk), show = talk.face.show.bind(talk.face);
@@ -44,32 +49,45 @@ talk.hear = (frame) => {
   if (talk.sound) heard.push([performance.now() - 1000 * (talk.sound.context.currentTime - frame.time), frame.level]);
   hear(frame);
 };
+const add = talk.clock.add.bind(talk.clock);
+talk.clock.add = (number, motion) => {
+  answers.push([number, motion[2]]);
+  add(number, motion);
+};
 talk.face.show = (motion, ...rest) => {
   drawn.push([performance.now(), motion[50], motion[2], motion[0], motion[1], motion[4]]);
   show(motion, ...rest);
 };
-function watchSound() {
-  const { context, loudspeaker } = talk.sound, analyser = context.createAnalyser(), samples = new Float32Array(2048);
-  analyser.fftSize = 2048;
-  loudspeaker.connect(analyser);
-  let last = 0;
+// Every sample that goes to the loudspeaker, with the context's time of the first of each block; and, now and then, which time of the
+// context is when on the page's clock.
+async function watchSound() {
+  const { context, loudspeaker } = talk.sound;
+  await context.audioWorklet.addModule("tap.js");
+  const tap = new AudioWorkletNode(context, "tap", { numberOfOutputs: 0 });
+  tap.port.onmessage = ({ data }) => played.push(data);
+  loudspeaker.connect(tap);
   const look = () => {
     if (!talk.sound || talk.sound.context !== context) return;
-    setTimeout(look, 4);
-    analyser.getFloatTimeDomainData(samples);
-    const { contextTime, performanceTime } = context.getOutputTimestamp(), end = context.currentTime;
-    for (let i = 0; i < 2048; i += 32) {
-      const time = end - (2048 - i) / context.sampleRate;
-      if (time <= last) continue;
-      last = time;
-      let level = 0;
-      for (let k = i; k < i + 32; k++) level = Math.max(level, Math.abs(samples[k]));
-      played.push([performanceTime + 1000 * (time - contextTime), level]);
-    }
+    setTimeout(look, 20);
+    const { contextTime, performanceTime } = context.getOutputTimestamp();
+    if (performanceTime > 0) clocks.push([contextTime, performanceTime]);
   };
   look();
 }
 """
+
+
+TAP = """registerProcessor("tap", class extends AudioWorkletProcessor {
+  process([[samples]]) {
+    if (samples) this.port.postMessage([currentTime, ...samples.map((x) => Math.round(32768 * x))]);
+    return true;
+  }
+});
+"""
+
+
+async def answer_with(script, _):
+  return aiohttp.web.Response(text=script, content_type="text/javascript")
 
 
 class Elsewhere(Eliza):
@@ -96,9 +114,8 @@ def page(tmp_path_factory):
   other, others_tables = describe_avatar(dataclasses.replace(avatar, gaussians=moved(avatar.gaussians)), head, (0.1, 0.2, 0.3), "probe")
   about |= {"relations": NAMES, "person": "ann", "others": {"b/ob": other}}
   worker = Worker(probe.ProbeEngine, 3, 2, about, tables, {"b/ob": others_tables}, own_process=False)
-  recording = PULSES * np.sin(2 * np.pi * 1000 * np.arange(len(PULSES)) / 16000)
   made_by = dict(basis="arkit", places=2, generator="", frames_ahead=3, stages="", person="", workdir="runs/probe", avatar_from=None)
-  options = dict(recordings={"pulses.wav": recording.astype(np.float32)}, conversations=2, say=hum, answerer=Elsewhere())
+  options = dict(recordings={"noise.wav": NOISE}, conversations=2, say=hum, answerer=Elsewhere())
   options |= dict(records=RecordingFolder(folder / "kept", made_by))
   flags = (
       "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={folder / 'a.wav'}",
@@ -106,7 +123,13 @@ def page(tmp_path_factory):
   )  # fmt: skip
   with contextlib.ExitStack() as stack:
     stack.callback(worker.stop)
-    port = stack.enter_context(serving_in_thread(lambda origins: LiveServer(worker, "token", origins, **options).make_app()))
+
+    def make_app(origins):
+      app = LiveServer(worker, "token", origins, **options).make_app()
+      app.router.add_get("/token/tap.js", functools.partial(answer_with, TAP))
+      return app
+
+    port = stack.enter_context(serving_in_thread(make_app))
     address = f"http://127.0.0.1:{port}/token/"
     opened = stack.enter_context(OpenPage(address, folder / "profile", holds_clock=False, options=flags))
     opened.address, opened.kept = address, folder / "kept"
@@ -146,6 +169,33 @@ def rises(times, values, threshold):
   found = np.flatnonzero((values[1:] > threshold) & (values[:-1] <= threshold))
   share = (threshold - values[found]) / (values[found + 1] - values[found])
   return times[found] + share * (times[found + 1] - times[found])
+
+
+def picture_minus_sound(played, drawn, clocks, answers):
+  """How much later than the loudspeaker's sound what each picture shows is, in ms, while B says `NOISE`.
+
+  The sound is known by itself: 40 ms of what went to the loudspeaker are looked for in the noise. The picture shows its frame's number.
+  What the browser tells of when sound leaves the loudspeaker is a line through all that it told.
+  """
+  starts, sound = played[:, 0], played[:, 1:].ravel() / 32768
+  rate = round((played.shape[1] - 1) / np.median(np.diff(starts)))
+  gaps = np.diff(starts - starts[0] - np.arange(len(starts)) * (played.shape[1] - 1) / rate)
+  assert abs(gaps.sum()) < 1e-3 and np.mean(np.abs(gaps) > 1e-3) < 0.01  # No block is missing, though a few are told a block's time late.
+  noise, length = resample(NOISE, 16000, rate), rate // 25
+  places = []  # Seconds of the context, seconds of the noise.
+  for first in range(0, len(sound) - length, length):
+    piece = sound[first : first + length]
+    likeness = scipy.signal.correlate(noise, piece, "valid", "fft")
+    best = np.argmax(likeness)
+    if likeness[best] > 0.9 * np.linalg.norm(piece) * np.linalg.norm(noise[best : best + length]) > 0:
+      places.append([starts[0] + first / rate, best / rate])
+  places = np.array(places)
+  began = answers[np.flatnonzero(answers[:, 1])[0], 0] + 3  # The probe shows what it hears, which is 3 frames ahead.
+  slope, offset = np.polyfit(clocks[:, 0], clocks[:, 1], 1)  # Of the page's clock, ms, by the context's, s.
+  heard = np.interp(drawn[:, 0], slope * places[:, 0] + offset, places[:, 1], left=np.nan, right=np.nan)
+  shown = (drawn[:, 5] - began + 0.5) / 25  # A frame's motion is that of its middle.
+  differences = 1000 * (shown - heard)
+  return differences[np.isfinite(differences)]
 
 
 def test_offset_corrections_are_drawn(page):
@@ -215,27 +265,24 @@ def test_a_conversation(page):
   until(page, "drawn.at(-1)[3] === 0 && drawn.at(-1)[4] === 1")
   assert page.evaluate("relation()") == "non_blood,equal"
 
-  # B speaks: sound and lips at one time.
-  page.evaluate("played.length = drawn.length = pauses.length = 0")
+  # B speaks: sound and picture at one time.
+  page.evaluate("played.length = drawn.length = clocks.length = answers.length = pauses.length = 0")
   page.key("p")
-  until(page, "byId('saying').innerText === 'pulses.wav'")
+  until(page, "byId('saying').innerText === 'noise.wav'")
   until(page, "talk.holding")
   until(page, "!talk.holding")
-  played, drawn = (np.array(page.evaluate(name)) for name in ("played", "drawn"))
-  sounds, lips = rises(played[:, 0], played[:, 1], 0.05), rises(drawn[:, 0], drawn[:, 2], 0.3 / np.sqrt(2) / 2)
-  # Of the envelope: a tone of 1 kHz is above the threshold in every group of samples.
-  sounds = sounds[np.diff(sounds, prepend=-1e9) > 300]
-  # The lips are 3 frames ahead of the sound in the probe, as it shows what it hears.
-  offsets = np.array([min(lips + 120 - sound, key=abs) for sound in sounds])
-  print("picture minus sound, ms:", offsets.round(1).tolist())
-  if not is_busy(page, drawn):
-    assert len(sounds) == 6 and np.median(np.abs(offsets)) < 40
+  offsets = picture_minus_sound(*(np.array(page.evaluate(name)) for name in ("played", "drawn", "clocks", "answers")))
+  percentiles = np.percentile(offsets, [0.5, 50, 99.5]).round(1).tolist()
+  within = np.mean(np.abs(offsets) <= 20)
+  print(f"picture minus sound, ms, 0.5 %, median, 99.5 %: {percentiles}; within 20: {100 * within:.1f} % of {len(offsets)} pictures")
+  if not is_busy(page, np.array(page.evaluate("drawn"))):
+    assert len(offsets) > 100 and within > 0.9 and abs(np.median(offsets)) < 10
 
   # A interrupts, which with headphones a quiet voice may.
   page.key("h")
   until(page, "talk.ready && talk.latencies.length > 5")
   page.key("p")
-  until(page, "byId('saying').innerText === 'pulses.wav'")
+  until(page, "byId('saying').innerText === 'noise.wav'")
   until(page, "byId('saying').innerText === ''")
   assert not page.errors
 
