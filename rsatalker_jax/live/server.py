@@ -301,10 +301,8 @@ class Conversation:
     self._pass_on()
 
   def _pass_on(self) -> None:
-    while self._waiting and (in_flight := len(self._sent) - len(self._waiting)) < _IN_FLIGHT:
+    while self._waiting and len(self._sent) - len(self._waiting) < _IN_FLIGHT:
       if self._recording is not None and self._recording.start == self._waiting[0][0]:
-        if in_flight:
-          break
         self._begin_anew(self._recording)
       self._worker.push(self._number, *self._waiting.popleft())
 
@@ -331,7 +329,10 @@ class Conversation:
       self._tell({"type": "recording", "name": self._recording.name})
 
   def _begin_anew(self, recording: Recording) -> None:
-    """Before a recording's first frame: the generator forgets what was, but for what of B's voice is to come."""
+    """Before a recording's first frame: the generator forgets what was, but for what of B's voice is to come.
+
+    Frames that are under way are answered first (`worker._Answering`).
+    """
     self._worker.close(self._number)
     self._worker.open(self._number, self._relation, recording.first, self._hear)
     recording.relate(recording.start, self._relation)
