@@ -107,9 +107,12 @@ _l2l = _codes | {
     "codes.steps": 1500,
     "motion.steps": 1200,
     "motion.learning_rate": 1e-3,
+    "speech.encoder": "logmel",  # Its speech is the largest of each mel.
 }
 _distilled = {"baselines.facediffuser.distilled_steps": 2}
-_CAUSAL = {"generator.causal": True, "speech.causal": True}
+# Only log-mel hears nothing early; it takes longer to learn by.
+_CAUSAL = {"generator.causal": True, "speech.encoder": "logmel", "speech.causal": True}
+_causal = _CAUSAL | {"motion.steps": 6000}
 # Real microphones and webcams: voices at one level, trained on degraded ones too, and A as a webcam sees them (docs/speech.md).
 REAL_VOICES = {"speech.level": True, "speech.augmentation.variants": 3}
 REAL_SOUND = REAL_VOICES | {"motion.tracker.share": 0.5}
@@ -179,11 +182,13 @@ VARIANTS = {
     "paper_loss": ("Eq. 9 as written: one norm", {"motion.loss.plain_norm": True}),
     "no_lips": ("without the lips' term", {"motion.loss.lips": 0.0}),
     # Seeing no future, to answer while a conversation goes on (docs/streaming.md).
-    "causal": ("RSATalker, causal", _CAUSAL),
+    "causal": ("RSATalker, causal", _causal),
     # Hearing its own words before they sound, as where a program speaks (all: 27 frames in the demo).
-    "causal_ahead3": ("RSATalker, causal, its own voice 3 frames ahead", _CAUSAL | {"generator.own_lookahead": 3}),
-    "causal_ahead8": ("RSATalker, causal, its own voice 8 frames ahead", _CAUSAL | {"generator.own_lookahead": 8}),
-    "causal_all_own": ("RSATalker, causal, its own voice as far ahead as it reaches", _CAUSAL | {"generator.own_lookahead": -1}),
+    "causal_ahead3": ("RSATalker, causal, its own voice 3 frames ahead", _causal | {"generator.own_lookahead": 3}),
+    "causal_ahead8": ("RSATalker, causal, its own voice 8 frames ahead", _causal | {"generator.own_lookahead": 8}),
+    "causal_all_own": ("RSATalker, causal, its own voice as far ahead as it reaches", _causal | {"generator.own_lookahead": -1}),
+    # Hearing by what a network has learnt of speech, or not.
+    "log_mel": ("RSATalker, hearing by log-mel", {"speech.encoder": "logmel", "motion.steps": 6000}),
     # Hearing and seeing what real microphones and webcams give.
     "clean_voices": (
         "RSATalker, trained on clean voices alone",

@@ -91,13 +91,13 @@ def base_config() -> ConfigDict:
 
   # Frozen speech encoder.
   config.speech = ConfigDict(dict(
-      encoder="logmel",  # Or "wav2vec2".
+      encoder="logmel",  # Or "wav2vec2", "whisper".
       num_mels=64,
       hop=160,  # Samples between the windows of log-mel …
       context=4,  # … and how many are stacked into one feature.
       causal=False,  # Whether log-mel windows end with their frame, for `generator.causal`.
       level=False,  # Whether each voice is first brought to the level of speech, as far as it is known at each moment (speech/level.py).
-      checkpoint="",  # Of Wav2Vec 2.0: a folder, or an id on the Hugging Face hub.
+      checkpoint="",  # Of the other two: a folder, or an id on the Hugging Face hub.
       resample_first=True,  # To 25 fps before Wav2Vec 2.0's Transformer, as DualTalk has it.
       # Whether training encodes voices that encode_speech.py has not; False ends with one line at the first of them.
       # Configs of the paper's size set it to False: Wav2Vec 2.0's weights are then never loaded in training.

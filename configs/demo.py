@@ -15,7 +15,8 @@ def get_config(variant: str = ""):
   config.data.captures = ("capture", "capture_amara")  # Two people on film: an avatar for each …
   config.avatar.steps = 800  # … which has half of a batch.
   config.density.adaptive.stop = 480
-  config.motion.steps = 6000  # Many voices: with 4000 their lips are not learnt yet.
+  config.speech.update(encoder="whisper", checkpoint="assets/whisper")  # Its first two layers, which voices are less strange to.
+  config.motion.steps = 3000
   config.joint.steps = 60
   config.update_from_flattened_dict(REAL_VOICES)
   return apply_variant(config, variant)

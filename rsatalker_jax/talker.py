@@ -39,7 +39,7 @@ from rsatalker_jax.motion.clips import pad_clip
 from rsatalker_jax.sharding import AXES
 from rsatalker_jax.social import GaussianOffsetNet, SocialModule
 from rsatalker_jax.social.relation import UNKNOWN
-from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, wav2vec2_features
+from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, wav2vec2_features, whisper_features
 from rsatalker_jax.types import Motion
 
 Params = dict[str, Any]
@@ -387,4 +387,6 @@ def make_encoder(
     return logmel_features(make_log_mel(config), **options)
   if config.encoder == "wav2vec2":
     return wav2vec2_features(config.checkpoint, resample_first=config.resample_first, **options)
-  raise InputError("config", "speech.encoder", repr(config.encoder), "'logmel' or 'wav2vec2'")
+  if config.encoder == "whisper":
+    return whisper_features(config.checkpoint, **options)
+  raise InputError("config", "speech.encoder", repr(config.encoder), "'logmel', 'wav2vec2' or 'whisper'")

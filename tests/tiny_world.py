@@ -162,6 +162,7 @@ def tiny_config(root: pathlib.Path):
   for name in ("conversations", "relations", "capture", "triplets", "features"):
     config.data[name] = str(root / config.data[name])
   config.head.path = str(root / "head.npz")
+  config.speech.update(encoder="logmel", checkpoint="")  # Which is soon compiled.
   config.generator.update(dict(features=16, heads=2, reach=5, encoder_layers=1, decoder_layers=1))
   config.codes.update(dict(steps=3, batch=2, window=20))
   config.motion.update(dict(steps=4, batch=2, window=20))

@@ -211,7 +211,7 @@ RULES: dict[str, Any] = {
     },
     "head": {"path": _PATH, "teeth": _FLAG, "masks": _or_none(_PATH), "basis": _or_none(_one_of(*BASES))},
     "speech": {
-        "encoder": _one_of("logmel", "wav2vec2"),
+        "encoder": _one_of("logmel", "wav2vec2", "whisper"),
         "num_mels": _whole(1, 256),
         "hop": Rule(
             lambda x: _is_whole(x) and 1 <= x <= 320 and 320 % x == 0,
@@ -577,10 +577,16 @@ def _check_together(values: Mapping[str, Any], source: object) -> None:
           "one of the two: nothing would be heard or seen",
       ),
       (
-          values["speech"]["encoder"] == "wav2vec2" and not values["speech"]["checkpoint"].strip(),
+          speech["causal"] and speech["encoder"] != "logmel",
+          "speech.causal",
+          f"True with speech.encoder={speech['encoder']!r}",
+          "False: it hears the whole of a voice at once",
+      ),
+      (
+          speech["encoder"] != "logmel" and not speech["checkpoint"].strip(),
           "speech.checkpoint",
           "nothing",
-          "a folder or an id on the Hugging Face hub, for speech.encoder='wav2vec2'",
+          f"a folder or an id on the Hugging Face hub, for speech.encoder={speech['encoder']!r}",
       ),
       (
           augmentation["variants"] == 0 and len(augmentation["noises"]) + len(augmentation["impulse_responses"]) > 0,

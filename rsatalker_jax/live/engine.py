@@ -50,7 +50,7 @@ class RunEngine:
       InputError: the run cannot be streamed from samples, or the avatar cannot be drawn.
     """
     if run.config.speech.encoder != "logmel":
-      expected = "'logmel': Wav2Vec 2.0 hears the whole of a voice at once"
+      expected = "'logmel': the others hear the whole of a voice at once"
       raise InputError("run", "speech.encoder", repr(run.config.speech.encoder), expected)
     self._social = {relation: run.social_feature(np.array(relation, np.int32)) for relation in _ALL_RELATIONS}
     invents = unseen == "invented" and not run.talker.generator.config.frames_ahead

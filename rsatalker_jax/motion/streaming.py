@@ -21,7 +21,7 @@ order of float32 sums.
 `step` is a pure function of one conversation: `jax.vmap` makes one of many, each at its own time. `MotionStream` is for one
 conversation from an ordinary program.
 
-Voices may be samples where the speech encoder is `LogMel(causal=True)`. Wav2Vec 2.0 hears the whole of a voice at once, so
+Voices may be samples where the speech encoder is `LogMel(causal=True)`. Wav2Vec 2.0 and Whisper hear the whole of a voice at once, so
 it has no such form: a stream then takes features, from whatever made them, and is as causal as they are.
 """
 

@@ -166,7 +166,7 @@ class TrainedRun:
     if "generator" not in self.params:
       raise InputError(place, "motion", f"only {self.stages}", "a finished motion stage")
     if speech.encoder != "logmel":
-      raise InputError(place, "speech.encoder", repr(speech.encoder), "'logmel': Wav2Vec 2.0 hears the whole of a voice at once")
+      raise InputError(place, "speech.encoder", repr(speech.encoder), "'logmel': the others hear the whole of a voice at once")
     check_foldable(self.talker.generator, make_log_mel(speech), place)
     names = (*RELATIONS, UNKNOWN_NAME)
     socials = [self.talker.social_feature(self.params, jnp.asarray(self._told(parse_relation(name)))) for name in names]

@@ -24,10 +24,11 @@ from jaxtyping import Float, PyTree
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.files import whole_file
 from rsatalker_jax.speech import level as levels
-from rsatalker_jax.speech.checkpoints import checkpoint_id, load_wav2vec2
+from rsatalker_jax.speech.checkpoints import checkpoint_id, load_wav2vec2, load_whisper
 from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds
 from rsatalker_jax.speech.logmel import LogMel, encode_locally, find_sources, to_frames
 from rsatalker_jax.speech.wav2vec2 import Wav2Vec2, encode_voice
+from rsatalker_jax.speech.whisper import Whisper, encode_frames
 from rsatalker_jax.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
@@ -175,13 +176,13 @@ class SpeechFeatures:
 
   Args:
     find_id: gives the encoder's key, of its settings and its weights, and its name.
-    load: gives the encoder and its parameters: `LogMel`, or `Wav2Vec2`.
+    load: gives the encoder and its parameters: `LogMel`, `Wav2Vec2` or `Whisper`.
     resample_first: whether Wav2Vec 2.0's convolutional features are brought to 25 fps before its Transformer, as DualTalk
       has it, instead of the hidden states behind it.
     cache_dir: where features are kept from run to run; None keeps none. Several processes may share it.
     encode_missing: whether voices that are not in `cache_dir` are encoded; otherwise they raise `MissingFeatures`.
     whole_frames: whether voices are cut, or filled up, to whole frames at 25 fps first, as causal features need it (so
-      that resampling takes every other window as it is).
+      that resampling takes every other window as it is), and Whisper's.
     level: whether voices are brought to one level before they are encoded (`speech.level`).
   """
 
@@ -281,6 +282,8 @@ class SpeechFeatures:
     wav = levels.level_voice(wav) if self._level else wav
     if isinstance(module, Wav2Vec2):
       return encode_voice(module, params, wav, num_frames=frames if self._resample_first else None)
+    if isinstance(module, Whisper):
+      return encode_frames(module, params, wav, frames)
     return encode_locally(module, params, wav)
 
   def _describe_missing(self) -> str:
@@ -308,6 +311,13 @@ def wav2vec2_features(path_or_hub_id: str | os.PathLike, **options) -> SpeechFea
   """`SpeechFeatures` of a Wav2Vec 2.0 checkpoint (see `load_wav2vec2`); options as there."""
   known = EncoderIds(options.get("cache_dir"))
   return SpeechFeatures(lambda: checkpoint_id(path_or_hub_id, known), lambda: load_wav2vec2(path_or_hub_id), **options)
+
+
+def whisper_features(path_or_hub_id: str | os.PathLike, **options) -> SpeechFeatures:
+  """`SpeechFeatures` of a Whisper checkpoint's encoder (see `load_whisper`); options as there."""
+  known = EncoderIds(options.get("cache_dir"))
+  options["whole_frames"] = True
+  return SpeechFeatures(lambda: checkpoint_id(path_or_hub_id, known), lambda: load_whisper(path_or_hub_id), **options)
 
 
 def cached(

@@ -1,4 +1,7 @@
-"""Wav2Vec 2.0's checkpoints in Hugging Face's layout, from a folder or from the hub, to parameters of the Linen module."""
+"""Wav2Vec 2.0's and Whisper's checkpoints in Hugging Face's layout, from a folder or from the hub, to parameters of the Linen modules.
+
+A weight can be stored in 8 bits, int8 `NAME.weight` with `NAME.weight_scale`, a factor for each output (compressed-tensors' layout).
+"""
 
 import dataclasses
 import hashlib
@@ -6,7 +9,9 @@ import os
 import pathlib
 import re
 import time
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +21,7 @@ from rsatalker_jax.errors import InputError
 from rsatalker_jax.pickles import load_torch_tensors
 from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds
 from rsatalker_jax.speech.wav2vec2 import Params, Wav2Vec2, Wav2Vec2Config
+from rsatalker_jax.speech.whisper import Whisper, WhisperConfig, sinusoids
 
 _SETTINGS = ("config.json", "preprocessor_config.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # In the order of preference.
@@ -39,17 +45,38 @@ def load_wav2vec2(path_or_hub_id: str | os.PathLike, *, dtype: str | None = None
   Raises:
     InputError: no such folder or id, another kind of model, or tensors that are missing, unknown or of another shape.
   """
-  folder = _find_folder(path_or_hub_id)
+  folder = _find_folder(path_or_hub_id, "Wav2Vec 2.0")
   config = read_config(folder)
   module = Wav2Vec2(dataclasses.replace(config, dtype=dtype or _default_dtype()))
-  path = _find_weights(folder)
-  wanted = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((16000,), jnp.float32))
-  tensors = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch_tensors(path)
-  return module, {"params": _to_linen(path, tensors, wanted["params"])}
+  path, tensors = _read_tensors(folder)
+  tensors = {name.removeprefix("wav2vec2."): value for name, value in tensors.items()}
+  tensors = {name: value for name, value in tensors.items() if name.split(".")[0] not in _HEADS}
+  _fold_weight_norm(path, tensors)
+  return module, _to_linen(path, tensors, module, samples=16000)
+
+
+def load_whisper(path_or_hub_id: str | os.PathLike, *, dtype: str | None = None) -> tuple[Whisper, Params]:
+  """Reads the encoder of a Whisper checkpoint: `module.apply(params, wav (S,)) -> (T50, D)`, and see `whisper.encode_frames`.
+
+  Args:
+    path_or_hub_id: a folder with config.json and model.safetensors or pytorch_model.bin, or an id on the hub,
+      "openai/whisper-tiny.en", whose files are then downloaded. Decoder and encodings of positions need not be in it.
+    dtype: of the arithmetic; None is bfloat16 on GPUs and TPUs, float32 elsewhere.
+
+  Raises:
+    InputError: as `load_wav2vec2`.
+  """
+  folder = _find_folder(path_or_hub_id, "Whisper")
+  module = Whisper(dataclasses.replace(read_whisper_config(folder), dtype=dtype or _default_dtype()))
+  path, tensors = _read_tensors(folder)
+  tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
+  tensors = {name.removeprefix("encoder."): value for name, value in tensors.items() if name.split(".")[0] not in ("decoder", "proj_out")}
+  tensors.setdefault("embed_positions.weight", sinusoids(module.config.max_source_positions, module.config.d_model))
+  return module, _to_linen(path, tensors, module, samples=640)
 
 
 def checkpoint_id(path_or_hub_id: str | os.PathLike, known: EncoderIds) -> EncoderId:
-  """Which encoder `load_wav2vec2` would load: a digest of its files' contents and the arithmetic's dtype.
+  """Which encoder `load_wav2vec2` or `load_whisper` would load: a digest of its files' contents and the arithmetic's dtype.
 
   Files that `known` has seen as they are now are not read again, and where they are not on this machine (nothing is
   downloaded for this) it is the encoder that `known` has under the same name.
@@ -61,7 +88,7 @@ def checkpoint_id(path_or_hub_id: str | os.PathLike, known: EncoderIds) -> Encod
   folder = _find_local_folder(path_or_hub_id)
   if folder is None and (encoder := known.find_by_name(name)):
     return encoder
-  folder = folder or _find_folder(path_or_hub_id)
+  folder = folder or _find_folder(path_or_hub_id, "speech encoder's")
   files = [path for path in (*(folder / setting for setting in _SETTINGS), _find_weights(folder)) if path.is_file()]
   stamp = _stamp(files)
   if stamp and (encoder := known.find(name, stamp)):
@@ -92,6 +119,20 @@ def _find_weights(folder: pathlib.Path) -> pathlib.Path:
   raise InputError(folder, "", "no weights", " or ".join(_WEIGHTS))
 
 
+def _read_tensors(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+  """The file of a folder's weights, and what is in it, in floating point."""
+  path = _find_weights(folder)
+  tensors = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch_tensors(path)
+  for name in [name for name, value in tensors.items() if value.dtype == np.int8]:
+    scale = tensors.pop(f"{name}_scale", None)
+    weight = tensors[name]
+    if scale is None or scale.shape != (len(weight), *(1,) * (weight.ndim - 1)):
+      found = "no scale" if scale is None else f"a scale of shape {scale.shape}"
+      raise InputError(path, name, f"int8 with {found}", f"{name}_scale, one for each of {len(weight)} outputs")
+    tensors[name] = weight.astype(np.float32) * scale.astype(np.float32)
+  return path, tensors
+
+
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   import safetensors
   import safetensors.numpy
@@ -118,13 +159,13 @@ def _find_local_folder(path_or_hub_id: str | os.PathLike) -> pathlib.Path | None
   return folder if any((folder / name).is_file() for name in _WEIGHTS) else None
 
 
-def _find_folder(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
+def _find_folder(path_or_hub_id: str | os.PathLike, kind: str) -> pathlib.Path:
   folder = pathlib.Path(path_or_hub_id)
   if folder.is_dir():
     return folder
   name = str(path_or_hub_id)
   if not _HUB_ID.fullmatch(name):
-    raise InputError(name, "", "no such folder", "a folder with a Wav2Vec 2.0 checkpoint, or an id on the Hugging Face hub")
+    raise InputError(name, "", "no such folder", f"a folder with a {kind} checkpoint, or an id on the Hugging Face hub")
   import huggingface_hub
   from huggingface_hub import errors
 
@@ -136,7 +177,7 @@ def _find_folder(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
     return found
   except (OSError, ValueError, errors.HfHubHTTPError) as error:  # No network, no such id, a name the hub forbids.
     found = f"no such folder, nor on the hub ({_first_line(error)})"
-    raise InputError(name, "", found, "a Wav2Vec 2.0 checkpoint") from error
+    raise InputError(name, "", found, f"a {kind} checkpoint") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -152,19 +193,13 @@ def read_config(folder: str | os.PathLike) -> Wav2Vec2Config:
   from transformers import Wav2Vec2Config as HuggingFaceConfig
   from transformers import Wav2Vec2FeatureExtractor
 
-  path = pathlib.Path(folder) / "config.json"
-  if not path.is_file():
-    raise InputError(path, "", "no such file", "the configuration of a Wav2Vec 2.0 checkpoint")
+  path, theirs = _read_config(folder, HuggingFaceConfig, "wav2vec2", "Wav2Vec 2.0")
+  normalize = True
   try:
-    given, _ = HuggingFaceConfig.get_config_dict(str(folder))
-    theirs = HuggingFaceConfig.from_dict(given)
-    normalize = True
     if (pathlib.Path(folder) / "preprocessor_config.json").is_file():
       normalize = Wav2Vec2FeatureExtractor.from_pretrained(str(folder)).do_normalize
   except (OSError, ValueError, TypeError) as error:
     raise InputError(path, "", _first_line(error), "the configuration of a Wav2Vec 2.0 checkpoint") from error
-  if given.get("model_type") != "wav2vec2":
-    raise InputError(path, "model_type", repr(given.get("model_type")), "'wav2vec2'")
   for key, expected in (("hidden_act", "gelu"), ("feat_extract_activation", "gelu"), ("add_adapter", False)):
     if getattr(theirs, key) != expected:
       raise InputError(path, key, repr(getattr(theirs, key)), repr(expected))
@@ -176,29 +211,60 @@ def read_config(folder: str | os.PathLike) -> Wav2Vec2Config:
   return Wav2Vec2Config(**values, normalize=normalize)
 
 
-def _to_linen(path: pathlib.Path, tensors: dict[str, np.ndarray], wanted: Params) -> Params:
-  """Renames and transposes tensors into the module's parameters; every one has to be there, and no other."""
-  tensors = {name.removeprefix("wav2vec2."): value for name, value in tensors.items()}
-  tensors = {name: value for name, value in tensors.items() if name.split(".")[0] not in _HEADS}
-  _fold_weight_norm(path, tensors)
+def read_whisper_config(folder: str | os.PathLike) -> WhisperConfig:
+  """The sizes in a checkpoint's config.json.
+
+  Raises:
+    InputError: as `read_config`.
+  """
+  from transformers import WhisperConfig as HuggingFaceConfig
+
+  path, theirs = _read_config(folder, HuggingFaceConfig, "whisper", "Whisper")
+  if theirs.activation_function != "gelu":
+    raise InputError(path, "activation_function", repr(theirs.activation_function), "'gelu'")
+  return WhisperConfig(**{name.name: getattr(theirs, name.name) for name in dataclasses.fields(WhisperConfig) if name.name != "dtype"})
+
+
+def _read_config(folder: str | os.PathLike, kind: Any, model_type: str, title: str) -> tuple[pathlib.Path, Any]:
+  """config.json and what it says, in a class of transformers."""
+  path = pathlib.Path(folder) / "config.json"
+  if not path.is_file():
+    raise InputError(path, "", "no such file", f"the configuration of a {title} checkpoint")
+  try:
+    given, _ = kind.get_config_dict(str(folder))
+    theirs = kind.from_dict(given)
+  except (OSError, ValueError, TypeError) as error:
+    raise InputError(path, "", _first_line(error), f"the configuration of a {title} checkpoint") from error
+  if given.get("model_type") != model_type:
+    raise InputError(path, "model_type", repr(given.get("model_type")), repr(model_type))
+  return path, theirs
+
+
+def _to_linen(path: pathlib.Path, tensors: dict[str, np.ndarray], module: nn.Module, samples: int) -> Params:
+  """Renames and transposes tensors into the parameters of a module that takes so many samples; every one has to be there, and no other."""
+  wanted = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((samples,), jnp.float32))["params"]
   found: dict[tuple[str, ...], tuple[str, np.ndarray]] = {}
   for name, value in tensors.items():
     *parts, kind = re.sub(r"\.(\d+)\.", r"_\1.", name).split(".")
+    value = value.astype(np.float32)
+    if parts == ["embed_positions"]:
+      found[(*parts, "embedding")] = name, value
+      continue
     if kind == "weight":
       kind = "scale" if value.ndim == 1 else "kernel"  # Norms have vectors.
-    found[(*parts, kind)] = name, value.T.astype(np.float32)  # (out, in) and (out, in, width) to Linen's order.
+    found[(*parts, kind)] = name, value.T  # (out, in) and (out, in, width) to Linen's order.
   expected = traverse_util.flatten_dict(wanted)
   missing = sorted("/".join(key) for key in expected.keys() - found.keys())
   extra = sorted(found[key][0] for key in found.keys() - expected.keys())
   wrong = [
-      f"{found[key][0]} {found[key][1].T.shape}"
+      f"{found[key][0]} {tensors[found[key][0]].shape}"
       for key in sorted(found.keys() & expected.keys())
       if found[key][1].shape != expected[key].shape
   ]
   for title, names in (("missing", missing), ("unknown", extra), ("of another shape", wrong)):
     if names:
       raise InputError(path, "", f"{len(names)} tensors {title}: {', '.join(names)}", "what config.json describes")
-  return traverse_util.unflatten_dict({key: value for key, (_, value) in found.items()})
+  return {"params": traverse_util.unflatten_dict({key: value for key, (_, value) in found.items()})}
 
 
 def _fold_weight_norm(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:

@@ -121,9 +121,9 @@ def test_several_people_in_several_relations():
     assert set(table["speaker"]) == {1, 2}
 
 
-def test_tracked_parameters_are_the_motion_of_the_stored_conversations(folder, table):
+def test_tracked_parameters_are_the_motion_of_the_stored_conversations(table):
   for k, name in enumerate(table["conversation"]):
-    with np.load(folder / f"{name}_speaker{table['speaker'][k]}.npz", allow_pickle=False) as motion:
+    with np.load(_FOLDERS[0] / f"{name}_speaker{table['speaker'][k]}.npz", allow_pickle=False) as motion:
       span = slice(table["first_timestep"][k], table["first_timestep"][k] + table["num_frames"][k])
       count = table["num_frames"][k]
       np.testing.assert_array_equal(motion["exp"][:count], table["expr"][span])

@@ -137,7 +137,7 @@ def test_the_avatar_stage_needs_no_encoder(config, stages, tmp_path):
   assert stages == ["avatar"]
   with pytest.raises(InputError, match="nowhere: found no such folder"):
     train.train(config, str(tmp_path / "run"), stage="motion")
-  with pytest.raises(InputError, match="speech.encoder: found 'mfcc', expected 'logmel' or 'wav2vec2'"):
+  with pytest.raises(InputError, match="speech.encoder: found 'mfcc', expected 'logmel', 'wav2vec2' or 'whisper'"):
     config.speech.encoder = "mfcc"
     talker.make_encoder(config.speech, None)
 

@@ -155,9 +155,14 @@ def test_real_loaders_read_everything(unpacked):
 
 
 def test_a_second_person_on_film_is_unpacked_beside_the_first(assets, tmp_path):
-  """Amara is speaker 1 of the same conversations."""
+  """Amara is speaker 1 of the same conversations, whose motion lies with either's film, here half with hers."""
   shutil.copytree(assets, tmp_path / "assets")
-  second = shutil.copytree(assets / "capture", tmp_path / "assets" / "capture_amara")
+  first, second = tmp_path / "assets" / "capture", tmp_path / "assets" / "capture_amara"
+  shutil.copytree(assets / "capture", second)
+  names = [path.name.removesuffix("_speaker1.npz") for path in sorted(first.glob("*_speaker1.npz"))]
+  for folder, name in zip((first, second), names, strict=True):
+    for speaker in (1, 2):
+      (folder / f"{name}_speaker{speaker}.npz").unlink()
   with np.load(second / "capture.npz") as file:
     changed = {key: file[key] for key in file} | {"speaker": np.array([1, 1], np.int32), "identity": np.array("amara")}
   np.savez(second / "capture.npz", **changed)
@@ -172,8 +177,15 @@ def test_a_second_person_on_film_is_unpacked_beside_the_first(assets, tmp_path):
       ("capture", 2, "train"), ("capture", 2, "test"), ("capture_amara", 1, "train"), ("capture_amara", 1, "test"),
   ]
   assert len(load_capture(root / "capture_amara", "train", num_vertices=VERTICES)) == 6
-  # Unpacked again without her: nothing of her is left.
+  for split, folder, name in zip(("train", "test"), (second, first), names):
+    with np.load(root / "conversations" / split / f"{name}_speaker1.npz") as found, np.load(folder / f"{name}_speaker1.npz") as stored:
+      np.testing.assert_array_equal(found["exp"], stored["exp"])
+  # Unpacked again without her: nothing of her is left, and what only she had is missed.
   shutil.rmtree(second)
+  with pytest.raises(InputError, match=f"capture: {names[0]}: found a film, but not the motion of both speakers"):
+    unpack_demo(root, performances=1, assets=tmp_path / "assets", say=None)
+  for speaker in (1, 2):
+    shutil.copy(assets / "capture" / f"{names[0]}_speaker{speaker}.npz", first)
   unpack_demo(root, performances=1, assets=tmp_path / "assets", say=None)
   assert sorted(os.listdir(root)) == PARTS and "amara" not in (root / "conversations" / "people.csv").read_text()
 

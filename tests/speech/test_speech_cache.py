@@ -1,5 +1,6 @@
 """The feature cache: computed once, keyed by sound and encoder, whole or rebuilt, read by slices."""
 
+import functools
 import hashlib
 import io
 import json
@@ -12,9 +13,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import whisper_checkpoints
 
 from rsatalker_jax.errors import InputError, MissingFeatures
-from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, to_frames, wav2vec2_features
+from rsatalker_jax.speech import LogMel, SpeechFeatures, logmel_features, to_frames, wav2vec2_features, whisper_features
 from rsatalker_jax.speech.cache import StoredFeatures, cached
 from rsatalker_jax.speech.checkpoints import checkpoint_id, load_wav2vec2
 from rsatalker_jax.speech.encoder_ids import EncoderId, EncoderIds
@@ -56,13 +58,14 @@ class Quieter:
     return 0.5 * wav
 
 
-@pytest.mark.parametrize("encoder", ["logmel", "wav2vec2"])
+@pytest.mark.parametrize("encoder", ["logmel", "wav2vec2", "whisper"])
 def test_degraded_voices_have_features_of_the_degraded_waveform_and_files_of_their_own(tmp_path, encoder):
-  if encoder == "wav2vec2":
-    write_checkpoint(tmp_path / "checkpoint", "base")
-  make = lambda **options: (
-      logmel_features(LogMel(), **options) if encoder == "logmel" else wav2vec2_features(tmp_path / "checkpoint", **options)
-  )
+  if encoder == "logmel":
+    make = lambda **options: logmel_features(LogMel(), **options)
+  elif encoder == "wav2vec2":
+    make = functools.partial(wav2vec2_features, write_checkpoint(tmp_path / "checkpoint", "base"))
+  else:
+    make = functools.partial(whisper_features, whisper_checkpoints.write_checkpoint(tmp_path / "checkpoint", max_source_positions=400))
   cache = tmp_path / "cache"
   features, plain = make(cache_dir=cache), make()
   clean, half = features(WAV, 31), features(WAV, 31, Quieter())

@@ -4,7 +4,7 @@ GaussianAvatars layout.
 assets/capture/README.md describes what is read here; `rsatalker_jax.data.captures` reads what is written.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -69,11 +69,6 @@ class CaptureAsset:
   def speakers(self) -> dict[str, int]:
     """Which speaker of each conversation it films."""
     return dict(zip(map(str, self.table["conversation"]), map(int, self.table["speaker"])))
-
-  def motions(self) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    """Per captured conversation, the files with both speakers' motion."""
-    return {str(name): (self.folder / f"{name}_speaker1.npz", self.folder / f"{name}_speaker2.npz")
-            for name in self.table["conversation"]}
 
   def triplets(self) -> list[dict[str, Any]]:
     """One manifest entry per conversation, with the camera that films it longest without a gap from its first frame on.
@@ -187,3 +182,21 @@ def _read_video(path: pathlib.Path, pixels: str) -> Iterator[UInt8[np.ndarray, "
         yield frame.to_ndarray(format=pixels)
   except (OSError, IndexError, av.error.FFmpegError) as error:
     raise InputError(path, "", f"an unreadable video ({error})", "an H.264 video") from error
+
+
+def find_motions(captures: Sequence[CaptureAsset]) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+  """Files with both speakers' motion of each filmed conversation. Two people filmed in one have them once, in either's folder.
+
+  Raises:
+    InputError: one that no folder has.
+  """
+  found = {}
+  for name in dict.fromkeys(str(name) for capture in captures for name in capture.table["conversation"]):
+    pairs = [(capture.folder / f"{name}_speaker1.npz", capture.folder / f"{name}_speaker2.npz") for capture in captures]
+    whole = [pair for pair in pairs if all(path.exists() for path in pair)]
+    if whole:
+      found[name] = whole[0]
+    else:
+      folders = ", ".join(str(capture.folder) for capture in captures)
+      raise InputError(folders, name, "a film, but not the motion of both speakers", f"{name}_speaker1.npz and _speaker2.npz")
+  return found

@@ -30,7 +30,7 @@ import scipy.io.wavfile
 from rsatalker_jax.data import captured_people
 from rsatalker_jax.data.csv_tables import write_table
 from rsatalker_jax.data.demo import dyads, voices
-from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE, CaptureAsset
+from rsatalker_jax.data.demo.capture import CAPTURED_PERFORMANCE, CaptureAsset, find_motions
 from rsatalker_jax.data.dualtalk import read_motion, write_motion
 from rsatalker_jax.data.people import Speakers, write_people
 from rsatalker_jax.data.relations import RelationLabel, write_relations
@@ -143,7 +143,7 @@ def conversation_name(dialogue_id: str, performance: int) -> str:
 def _write_all(out: pathlib.Path, assets: pathlib.Path, table: Sequence[voices.Dialogue], performances: int,
                say: Callable[[str], None]) -> None:
   captures = CaptureAsset.find(assets)
-  captured = {name: files for capture in captures for name, files in capture.motions().items()}
+  captured = find_motions(captures)
   for split in ("train", "val", "test"):
     (out / "conversations" / split).mkdir(parents=True)
   relations = []
