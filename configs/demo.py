@@ -13,8 +13,8 @@ from configs.common import base_config
 def get_config(variant: str = ""):
   config = base_config()
   config.data.captures = ("capture", "capture_amara")  # Two people on film: an avatar for each …
-  config.avatar.steps = 800  # … which has half of a batch.
-  config.density.adaptive.stop = 480
+  config.avatar.steps = 600  # … which has half of a batch.
+  config.density.adaptive.stop = 360
   config.speech.update(encoder="whisper", checkpoint="assets/whisper")  # Its first two layers, which voices are less strange to.
   config.motion.steps = 3000
   config.joint.steps = 60
