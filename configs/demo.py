@@ -16,7 +16,8 @@ def get_config(variant: str = ""):
   config.avatar.steps = 600  # … which has half of a batch.
   config.density.adaptive.stop = 360
   config.speech.update(encoder="whisper", checkpoint="assets/whisper")  # Its first two layers, which voices are less strange to.
-  config.motion.steps = 3000
+  config.motion.steps = 2500
   config.joint.steps = 60
+  config.joint.generator_learning_rate = 1e-5  # Faster, pixels take from the motion of unseen conversations what they add to that of the filmed ones.
   config.update_from_flattened_dict(REAL_VOICES)
   return apply_variant(config, variant)
