@@ -58,6 +58,9 @@ def test_a_voice_of_one_window(loaded, monkeypatch, frames):
   assert found.shape == (frames, 64)
   np.testing.assert_allclose(found[:, :32], states[0 : 2 * frames : 2], atol=1e-5)
   np.testing.assert_allclose(found[:, 32:], states[1 : 2 * frames : 2], atol=1e-5)
+  # What comes behind the frames is not heard.
+  longer = np.concatenate([np.pad(wav, (0, 100)), make_wav(5000)])
+  np.testing.assert_array_equal(whisper.encode_frames(module, params, longer, frames, margin=10), found)
 
 
 @pytest.mark.parametrize("frames", [51, 120, 133])
