@@ -13,6 +13,7 @@ from rsatalker_jax.data.sound import chain
 from rsatalker_jax.errors import InputError, MissingFeatures
 from rsatalker_jax.speech import StoredFeatures
 from rsatalker_jax.speech.encoder_ids import EncoderIds
+from speech import whisper_checkpoints
 
 
 @pytest.fixture
@@ -52,6 +53,19 @@ def test_every_voice_once_and_damage_repaired(config, tmp_path):
   said = encode_all(config)
   assert said.count("2 there already, 0 damaged") == 2 and "0 encoded, 1 there already, 1 damaged and rebuilt" in said
   assert [path.read_bytes() for path in files] == content and len(list(cache.glob("*.npz"))) == 6
+
+
+def test_voices_heard_by_whisper(config, tmp_path):
+  """Encoded by the command, and a new voice by the encoder of the config; a checkpoint that is none is a line."""
+  folder = whisper_checkpoints.write_checkpoint(tmp_path / "whisper", max_source_positions=400)
+  config.speech.update(encoder="whisper", checkpoint=str(folder))
+  assert encode_all(config).count("2 voices, 0.1 minutes: 2 encoded") == 3
+  voice, _ = soundfile.read(tmp_path / "data" / "conversations" / "train" / "tiny-0_sub_video_0_speaker1.wav", dtype="float32")
+  made = np.asarray(talker.make_encoder(config.speech, None)(voice, 60))
+  assert made.shape == (60, 64) and made.std() > 0.1
+  (folder / "model.safetensors").write_bytes(b"")
+  with pytest.raises(InputError, match="model.safetensors"):
+    talker.make_encoder(config.speech, None)(voice, 60)
 
 
 def test_processes_begin_with_their_shares_and_help_the_slower_ones(config, monkeypatch):

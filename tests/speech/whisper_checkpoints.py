@@ -11,7 +11,6 @@ import pathlib
 
 import numpy as np
 from safetensors.numpy import save_file
-from wav2vec2_checkpoints import make_wav
 
 REFERENCE = pathlib.Path(__file__).with_name("whisper_reference.npz")
 SECONDS = 2  # Of a window.
@@ -93,4 +92,6 @@ def torch_hidden_states(wav: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
+  from wav2vec2_checkpoints import make_wav
+
   np.savez_compressed(REFERENCE, hidden=torch_hidden_states(make_wav(16000 * SECONDS)))
