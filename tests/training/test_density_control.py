@@ -270,7 +270,7 @@ def test_intervals_of_all_configs_are_accepted_and_the_demos_acts_when_it_did():
       config.density, steps=config.avatar.steps, capacity=8, sizes=jnp.ones(4), batch=2, image_size=(8, 8),
       mean_rate=lambda step: 1.0, seed=0, say=print,
   )
-  assert [step for step in range(601) if any(hook.due(step) for hook in control().hooks)] == list(range(50, 451, 50))
+  assert [step for step in range(601) if any(hook.due(step) for hook in control().hooks)] == list(range(50, 351, 50))
   config.density.way = "mcmc"
   assert [step for step in range(601) if any(hook.due(step) for hook in control().hooks)] == list(range(50, 501, 50))
 
