@@ -112,7 +112,7 @@ _l2l = _codes | {
 _distilled = {"baselines.facediffuser.distilled_steps": 2}
 # Only log-mel hears nothing early; it takes longer to learn by.
 _CAUSAL = {"generator.causal": True, "speech.encoder": "logmel", "speech.causal": True}
-_causal = _CAUSAL | {"motion.steps": 6000}
+_ours_causal = _CAUSAL | {"motion.steps": 6000}
 # Real microphones and webcams: voices at one level, trained on degraded ones too, and A as a webcam sees them (docs/speech.md).
 REAL_VOICES = {"speech.level": True, "speech.augmentation.variants": 3}
 REAL_SOUND = REAL_VOICES | {"motion.tracker.share": 0.5}
@@ -182,11 +182,11 @@ VARIANTS = {
     "paper_loss": ("Eq. 9 as written: one norm", {"motion.loss.plain_norm": True}),
     "no_lips": ("without the lips' term", {"motion.loss.lips": 0.0}),
     # Seeing no future, to answer while a conversation goes on (docs/streaming.md).
-    "causal": ("RSATalker, causal", _causal),
+    "causal": ("RSATalker, causal", _ours_causal),
     # Hearing its own words before they sound, as where a program speaks (all: 27 frames in the demo).
-    "causal_ahead3": ("RSATalker, causal, its own voice 3 frames ahead", _causal | {"generator.own_lookahead": 3}),
-    "causal_ahead8": ("RSATalker, causal, its own voice 8 frames ahead", _causal | {"generator.own_lookahead": 8}),
-    "causal_all_own": ("RSATalker, causal, its own voice as far ahead as it reaches", _causal | {"generator.own_lookahead": -1}),
+    "causal_ahead3": ("RSATalker, causal, its own voice 3 frames ahead", _ours_causal | {"generator.own_lookahead": 3}),
+    "causal_ahead8": ("RSATalker, causal, its own voice 8 frames ahead", _ours_causal | {"generator.own_lookahead": 8}),
+    "causal_all_own": ("RSATalker, causal, its own voice as far ahead as it reaches", _ours_causal | {"generator.own_lookahead": -1}),
     # Hearing by what a network has learnt of speech, or not.
     "log_mel": ("RSATalker, hearing by log-mel", {"speech.encoder": "logmel", "motion.steps": 6000}),
     # Hearing and seeing what real microphones and webcams give.

@@ -309,15 +309,19 @@ def logmel_features(module: LogMel, **options) -> SpeechFeatures:
 
 def wav2vec2_features(path_or_hub_id: str | os.PathLike, **options) -> SpeechFeatures:
   """`SpeechFeatures` of a Wav2Vec 2.0 checkpoint (see `load_wav2vec2`); options as there."""
-  known = EncoderIds(options.get("cache_dir"))
-  return SpeechFeatures(lambda: checkpoint_id(path_or_hub_id, known), lambda: load_wav2vec2(path_or_hub_id), **options)
+  return _checkpoint_features(lambda: load_wav2vec2(path_or_hub_id), path_or_hub_id, **options)
 
 
 def whisper_features(path_or_hub_id: str | os.PathLike, **options) -> SpeechFeatures:
   """`SpeechFeatures` of a Whisper checkpoint's encoder (see `load_whisper`); options as there."""
+  return _checkpoint_features(lambda: load_whisper(path_or_hub_id), path_or_hub_id, **options | {"whole_frames": True})
+
+
+def _checkpoint_features(
+    load: Callable[[], tuple[nn.Module, PyTree]], path_or_hub_id: str | os.PathLike, **options
+) -> SpeechFeatures:
   known = EncoderIds(options.get("cache_dir"))
-  options["whole_frames"] = True
-  return SpeechFeatures(lambda: checkpoint_id(path_or_hub_id, known), lambda: load_whisper(path_or_hub_id), **options)
+  return SpeechFeatures(lambda: checkpoint_id(path_or_hub_id, known), load, **options)
 
 
 def cached(

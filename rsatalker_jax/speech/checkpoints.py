@@ -222,7 +222,8 @@ def read_whisper_config(folder: str | os.PathLike) -> WhisperConfig:
   path, theirs = _read_config(folder, HuggingFaceConfig, "whisper", "Whisper")
   if theirs.activation_function != "gelu":
     raise InputError(path, "activation_function", repr(theirs.activation_function), "'gelu'")
-  return WhisperConfig(**{name.name: getattr(theirs, name.name) for name in dataclasses.fields(WhisperConfig) if name.name != "dtype"})
+  names = {field.name for field in dataclasses.fields(WhisperConfig)} - {"dtype"}
+  return WhisperConfig(**{name: getattr(theirs, name) for name in names})
 
 
 def _read_config(folder: str | os.PathLike, kind: Any, model_type: str, title: str) -> tuple[pathlib.Path, Any]:

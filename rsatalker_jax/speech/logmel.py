@@ -88,6 +88,11 @@ def mel_filters(num_mels: int, fft: int, *, rate: int = SAMPLE_RATE) -> Float[np
   """Triangular filters (M, fft // 2 + 1), peak 1, centres evenly spaced on the HTK mel scale up to rate / 2."""
   mel_top = 2595.0 * np.log10(1.0 + rate / 2 / 700.0)
   edges = 700.0 * (10.0 ** (np.linspace(0.0, mel_top, num_mels + 2) / 2595.0) - 1.0)
+  return triangles(edges, fft, rate=rate)
+
+
+def triangles(edges: Float[np.ndarray, "M2"], fft: int, *, rate: int = SAMPLE_RATE) -> Float[np.ndarray, "M R"]:
+  """Triangular filters (M, fft // 2 + 1), peak 1 at each inner edge (hertz), zero at its neighbours."""
   hertz = np.arange(fft // 2 + 1) * rate / fft
   low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
   return np.maximum(0.0, np.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)))

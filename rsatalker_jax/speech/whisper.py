@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rsatalker_jax.speech.logmel import triangles
 from rsatalker_jax.types import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 Params = dict[str, Any]
@@ -115,15 +116,12 @@ def log_mel_spectrogram(wav: Float[Array, "S"], num_mels: int) -> Float[Array, "
 
 @functools.cache
 def _slaney_filters(num_mels: int) -> Float[np.ndarray, "M R"]:
-  """Triangles of area 1 on Slaney's mel scale up to 8 kHz: linear to 1 kHz, a third of an octave in 9 steps above it."""
+  """Triangles of area 1 on Slaney's mel scale up to 8 kHz: 15 mel to 1 kHz, linear; 27 from there to 6.4 kHz, logarithmic."""
   step = np.log(6.4) / 27
   to_mel = lambda hertz: hertz * 3 / 200 if hertz < 1000 else 15 + np.log(hertz / 1000) / step
   mel = np.linspace(0.0, to_mel(SAMPLE_RATE / 2), num_mels + 2)
   edges = np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(step * (mel - 15)))
-  hertz = np.arange(_WINDOW // 2 + 1) * SAMPLE_RATE / _WINDOW
-  low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-  triangles = np.maximum(0.0, np.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)))
-  return (triangles * 2 / (high - low)).astype(np.float32)
+  return (triangles(edges, _WINDOW) * 2 / (edges[2:] - edges[:-2])[:, None]).astype(np.float32)
 
 
 # ---- Whole voices ----
