@@ -11,7 +11,8 @@ Each --film is PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES]: a conversation in DualTal
 the two is filmed, and how much from the beginning (all). Side cameras film the first train conversation. With `plan --extend=CAPTURE` the
 conversations are added to a capture that is there, in front; its videos' frames are kept as they are. The person's looks are in capture_looks.py.
 `render` can be killed and started again, and several parts can run at once; it renders the frames in an order that makes any first share of
-them useful, and `encode` takes whatever is there. A frame costs about 2 s of processor time.
+them useful, and `encode` takes whatever is there. A frame costs about 2 s of processor time. A capture with fewer cameras than CAMERAS gets the
+others with `plan --extend`, with or without conversations: every second frame of what its side cameras film.
 """
 
 import argparse
@@ -33,9 +34,11 @@ CRF, MASK_CRF = 18, 22
 # What the cameras see: 0.33 m of height at the head, of which the head fills three quarters.
 _DISTANCE, _VIEW = 1.1, 0.33
 _TARGET = np.array([0.0, 0.012, 0.0])
-# (yaw towards the subject's left, pitch above, split) in degrees.
-CAMERAS = ((0.0, 0.0, "train"), (35.0, 0.0, "train"), (-35.0, -4.0, "train"), (-14.0, 20.0, "val"))
+# (yaw towards the subject's left, pitch above, split) in degrees. The last one shows what no other training camera does: the crown, and the
+# shoulders from above.
+CAMERAS = ((0.0, 0.0, "train"), (35.0, 0.0, "train"), (-35.0, -4.0, "train"), (-14.0, 20.0, "val"), (20.0, 24.0, "train"))
 _SIDE_FRAMES = 130  # frames of the other cameras, out of the train conversation
+_ADDED_EVERY = 2  # Of those, what a camera films that is added to a capture.
 
 
 def camera_poses() -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +123,16 @@ def plan_table(films: list[Film], motions: list[np.ndarray], identity: str, shap
 
 
 def extended_table(old, films: list[Film], motions: list[np.ndarray]) -> dict[str, np.ndarray]:
-  """The table of a capture with further conversations after its own, filmed from the front."""
+  """The table of a capture with the cameras it lacks and further conversations after its own, filmed from the front."""
+  poses, angles = camera_poses()
+  splits = np.array([c[2] for c in CAMERAS])
+  kept = len(old["camera_split"])
+  if not (np.allclose(poses[:kept], old["camera_to_world"]) and (splits[:kept] == old["camera_split"]).all()):
+    raise SystemExit("--extend: a capture by other cameras, expected those of CAMERAS or the first of them")
+  old = old | {"camera_to_world": poses, "camera_angle_x": angles, "camera_split": splits}
+  old |= {f"timesteps_{c}": old["timesteps_1"][::_ADDED_EVERY] for c in range(kept, len(CAMERAS))}
+  if not films:
+    return old
   first = len(old["expr"])
   columns = _conversation_columns(films, motions, first)
   front = np.arange(first, first + sum(map(len, motions)), dtype=np.int32)
@@ -147,6 +159,8 @@ def _read_table(path) -> dict[str, np.ndarray]:
 def plan(args):
   """Writes W/plan.npz: cameras, the conversations one after the other, and the frames every camera is to film."""
   films, work = args.film, pathlib.Path(args.work)
+  if not films and not args.extend:
+    raise SystemExit("--film: none, expected PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES], or --extend with a capture that lacks cameras")
   motions = [film.motion() for film in films]
   old = _read_table(pathlib.Path(args.extend) / "capture.npz") if args.extend else {}
   names = [*old.get("conversation", ()), *(film.name for film in films)]
@@ -168,7 +182,7 @@ def plan(args):
   sources = {"conversations": {film.name: film.prefix for film in films}, "extends": args.extend}
   (work / "sources.json").write_text(json.dumps(sources))
   count = [len(frames) for frames in new_timesteps(work, table)]
-  print(f"{work}/plan.npz: {' + '.join(str(len(m)) for m in motions)} frames in front, {', '.join(map(str, count[1:]))} from the side cameras")
+  print(f"{work}/plan.npz: {' + '.join(str(len(m)) for m in motions) or 0} frames in front, {', '.join(map(str, count[1:]))} from the side cameras")
 
 
 def new_timesteps(work, table) -> list[list[int]]:
@@ -244,7 +258,7 @@ def encode(args):
   table, sources = _read_table(work / "plan.npz"), json.loads((work / "sources.json").read_text())
   extends = sources["extends"] and pathlib.Path(sources["extends"])
   old = _read_table(extends / "capture.npz") if extends else {}
-  if list(old.get("conversation", ())) != list(table["conversation"][: -len(sources["conversations"])]):
+  if list(old.get("conversation", ())) != list(table["conversation"][: len(table["conversation"]) - len(sources["conversations"])]):
     raise SystemExit(f"{extends}/capture.npz: conversation: {', '.join(old['conversation'])}, expected those it had when {work} was planned")
   # All is made beside the capture, which may be the extended one, and moved at the end, the table last.
   partial = out.with_name(f"{out.name}.partial")
@@ -254,7 +268,8 @@ def encode(args):
     table[f"timesteps_{camera}"] = np.array([*old.get(f"timesteps_{camera}", ()), *steps], np.int32)
     frames = [np.asarray(Image.open(frame_path(work, camera, t))) for t in steps]
     for kind, pixels, crf in (("camera", "rgb24", args.crf), ("mask", "gray", args.mask_crf)):
-      path, kept = partial / f"{kind}_{camera}.mp4", extends and extends / f"{kind}_{camera}.mp4"
+      path = partial / f"{kind}_{camera}.mp4"
+      kept = extends / path.name if extends and (extends / path.name).exists() else None
       source = [f[..., :3] if kind == "camera" else f[..., 3] for f in frames]
       if source:
         write_video(av, path, source, pixels, crf)
@@ -287,6 +302,8 @@ def join_videos(av, first, second, path) -> None:
   with av.open(str(first)) as one, av.open(str(second)) as two, av.open(str(path), "w", format="mp4") as out:
     stream = out.add_stream_from_template(one.streams.video[0])
     shift = 0
+    if (codec := one.streams.video[0].codec.name) != "h264":
+      raise SystemExit(f"{first}: {codec}, expected h264, behind which frames can be put")
     for container in (one, two):
       video = container.streams.video[0]
       # The second's parameter sets, which mp4 keeps outside the frames, travel with its first frame.
@@ -366,7 +383,7 @@ def sheet(args):
     # Below: the front camera where the person differs most from frame to frame shown.
     motion = np.concatenate([table["expr"], 4 * table["jaw_pose"], 2 * table["neck_pose"]], axis=1)[shown[0]]
     chosen = [int(np.argmax(np.linalg.norm(motion - motion.mean(0), axis=1)))]
-    while len(chosen) < 8:
+    while len(chosen) < 2 * len(CAMERAS):
       gaps = np.linalg.norm(motion[:, None] - motion[chosen][None], axis=-1).min(1)
       chosen.append(int(np.argmax(gaps)))
     moments = [common[len(common) // 4], common[3 * len(common) // 4]]
@@ -374,7 +391,7 @@ def sheet(args):
     wanted[0] |= set(chosen)
     frames = [{k: f for k, f in enumerate(_read_video(av, folder / f"camera_{c}.mp4", "rgb24")) if k in wanted[c]} for c in range(len(CAMERAS))]
     rows = [[frames[c][int(np.searchsorted(shown[c], t))] for c in range(len(CAMERAS))] for t in moments]
-    rows += [[frames[0][k] for k in chosen[:4]], [frames[0][k] for k in chosen[4:]]]
+    rows += [[frames[0][k] for k in part] for part in np.split(np.array(chosen), 2)]
     pictures.append(np.concatenate([np.concatenate(row, 1) for row in rows]))
   Image.fromarray(np.concatenate(pictures, 1)).save(args.out, quality=args.quality)
 
@@ -389,9 +406,9 @@ def main():
       command.add_argument("--work", required=True, help="folder for the plan and the frames, outside the repository")
     command.add_argument("--head", default="assets/head/demo_head.npz")
     if function is plan:
-      command.add_argument("--film", type=Film.parse, action="append", required=True, help="PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES]")
+      command.add_argument("--film", type=Film.parse, action="append", default=[], help="PREFIX:SPEAKER:RELATION:SPLIT[:FRAMES]")
       command.add_argument("--identity", help=f"who of the head's identities is filmed; {IDENTITY} if none, or the extended capture's")
-      command.add_argument("--extend", help="folder of a capture to add the conversations to")
+      command.add_argument("--extend", help="folder of a capture to add the conversations, and cameras that it lacks, to")
     if function is perform:
       command.add_argument("--dialogues", nargs="+", required=True, help="ids in assets/voices/dialogues.json")
     if function is render:
