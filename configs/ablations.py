@@ -43,6 +43,7 @@ PAPER = {
     "joint.offset_weight": 0.01,
     "joint.offset_threshold": 1.0,
     "joint.avatar_share": 1.0,
+    "joint.lpips_weight": 0.0,
     "joint.tracked_weight": 0.0,
     "joint.drawn_weight": 0.0,
     "joint.motion_batch": 0,
@@ -65,7 +66,8 @@ OURS = {
     "motion.social_module": True,  # [False: it enters with stage 3]
     "motion.loss.plain_norm": False,  # [True]; the terms of configs/common.py instead.
     "avatar.scale_weight": 1.0,  # [0; GaussianAvatars 1]
-    "joint.avatar_share": 0.0,  # [1]
+    "joint.avatar_share": 0.05,  # [1]
+    "joint.lpips_weight": 0.1,  # [0]
     "joint.tracked_weight": 0.5,  # [0]
     "joint.drawn_weight": 5.0,  # [0]
     "joint.image_weight": 0.1,  # [0.5]

@@ -446,6 +446,7 @@ def base_config() -> ConfigDict:
       # Higher, the offsets learn the times of the training film's poses, which other conversations do not have.
       offsets_learning_rate=1e-7,
       image_weight=0.1,  # lambda_1 of Eq. 13
+      lpips_weight=0.0,  # Of LPIPS beside L1 and SSIM, of images that are compared with the film's [0].
       # Generated motion never meets the video exactly (when a head turns or an eye blinks is partly chance), so its pixels
       # pull the Gaussians towards a blur, and the offsets towards the poses of the training film.
       avatar_share=0.0,  # Share of that pull that reaches Gaussians and offsets [1].

@@ -168,7 +168,7 @@ def tiny_config(root: pathlib.Path):
   config.motion.update(dict(steps=4, batch=2, window=20))
   config.avatar.update(dict(steps=4, batch=2))
   config.gaussians.capacity, config.density.way = None, "none"
-  config.joint.update(dict(steps=3, batch=2, motion_batch=2, window=20, frames=1))
+  config.joint.update(dict(steps=3, batch=2, motion_batch=2, window=20, frames=1, lpips_weight=0.0))  # AlexNet takes long to compile.
   config.logging.update(dict(log_every=2, checkpoint_every=2, pictures_every=4, evaluate_every=0))
   config.evaluation.frames = 4
   return config

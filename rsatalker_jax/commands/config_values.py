@@ -449,6 +449,7 @@ RULES: dict[str, Any] = {
         "avatar_warmup": _COUNT_OR_0,
         "offsets_learning_rate": _RATE,
         "image_weight": _WEIGHT,
+        "lpips_weight": _WEIGHT,
         "avatar_share": _SHARE,
         "tracked_weight": _WEIGHT,
         "drawn_weight": _WEIGHT,

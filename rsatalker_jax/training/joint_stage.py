@@ -158,7 +158,7 @@ def joint_weights(config: ConfigDict) -> losses.JointWeights:
       position_threshold=avatar.position_threshold,
       offset_threshold=joint.offset_threshold,
       dssim=avatar.dssim_weight,
-      lpips=avatar.lpips_weight,
+      lpips=joint.lpips_weight,
       tracked=joint.tracked_weight,
       drawn=joint.drawn_weight,
       scale=avatar.scale_weight,

@@ -90,7 +90,8 @@ class JointWeights:
     motion: of L_mesh (Eq. 9).
     image, position, offset: lambda_1, lambda_2, lambda_3.
     position_threshold, offset_threshold: epsilon of Eq. 11 and 12.
-    dssim: lambda of Eq. 10; `lpips` adds LPIPS to it (`image_loss`).
+    dssim: lambda of Eq. 10.
+    lpips: of LPIPS in it (`image_loss`), where images are compared with the film's.
     tracked: of L_image of the same frames drawn with tracked motion.
     drawn: of L_image of unfilmed conversations, drawn with generated against true motion.
     scale, scale_threshold: GaussianAvatars' regulariser of scales.
@@ -131,13 +132,13 @@ def joint_terms(
       embeddings' penalty.
   """
   terms = mesh_terms(weights.motion, predicted, batch["target"], batch["statistics"])  # Eq. 9
-  images = {"": (weights.image, rendered["generated"], batch["image"])}  # Eq. 10
+  images = {"": (weights.image, rendered["generated"], batch["image"], weights.lpips)}  # Eq. 10
   if weights.tracked:
-    images["tracked_"] = weights.tracked, rendered["tracked"], batch["image"]
+    images["tracked_"] = weights.tracked, rendered["tracked"], batch["image"], weights.lpips
   if weights.drawn:
-    images["drawn_"] = weights.drawn, rendered["drawn"], rendered["drawn_truth"]
-  for prefix, (weight, image, truth) in images.items():
-    terms |= {prefix + name: weight * x for name, x in image_loss(image, truth, weights.dssim, weights.lpips).items()}
+    images["drawn_"] = weights.drawn, rendered["drawn"], rendered["drawn_truth"], 0.0
+  for prefix, (weight, image, truth, lpips) in images.items():
+    terms |= {prefix + name: weight * x for name, x in image_loss(image, truth, weights.dssim, lpips).items()}
   terms |= gaussian_terms(
       rendered, weights.position, weights.position_threshold, weights.scale, weights.scale_threshold
   )  # Eq. 11

@@ -172,6 +172,7 @@ def test_the_paper_is_eq_13_as_it_is_printed(config):
   assert joint.avatar_share == 1.0 and joint.offsets_learning_rate == joint.generator_learning_rate > 1e-6
   assert not config.motion.social_module and config.motion.loss.plain_norm
   assert (config.avatar.dssim_weight, config.avatar.lpips_weight, config.avatar.scale_weight) == (0.2, 0.0, 0.0)
+  assert joint.lpips_weight == 0.0
   assert config.avatar.position_threshold == joint.offset_threshold == 1.0
   assert config.stages == ("motion", "avatar", "joint") and config.social.offsets_inputs == ("relation", "time")
 
