@@ -17,7 +17,7 @@ def get_config(variant: str = ""):
   config.density.adaptive.stop = 360
   config.speech.update(encoder="whisper", checkpoint="assets/whisper")  # Its first two layers, which voices are less strange to.
   config.motion.steps = 2500
-  config.joint.steps = 60
+  config.joint.steps = 50
   config.joint.generator_learning_rate = 2e-6  # Faster, pixels take from the motion of unseen conversations what they add to that of the filmed ones.
   # A little of what generated motion's pixels want of the Gaussians, and LPIPS against the blur that they would become.
   config.joint.update(avatar_share=0.05, lpips_weight=0.1)

@@ -1,12 +1,16 @@
 """Losses against numbers worked out by hand and numpy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from configs.common import base_config
 from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.training import losses
+from rsatalker_jax.training.joint_stage import joint_weights
 
 
 def motion_weights(**changes):
@@ -146,6 +150,23 @@ def test_equation_13_by_hand():
   for name, value in expected.items():
     assert value != 0, name
     np.testing.assert_allclose(terms[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_lpips_of_stage_3_is_against_the_film_alone():
+  r = np.random.default_rng(2)
+  draw = lambda *shape: jnp.asarray(r.uniform(0.2, 0.8, size=shape), jnp.float32)
+  config = base_config()
+  config.joint.lpips_weight, config.avatar.lpips_weight = 0.4, 0.7
+  weights = joint_weights(config)
+  assert weights.image != weights.tracked and weights.drawn
+  batch = {"target": {"motion": draw(1, 5, 56)}, "statistics": {"motion_std": draw(56)}, "image": draw(1, 64, 64, 3)}
+  rendered = {name: draw(1, 64, 64, 3) for name in ("generated", "tracked", "drawn", "drawn_truth")}
+  rendered |= {"means": draw(1, 4, 3), "log_scales": draw(1, 4, 3), "visible": np.ones((1, 4), np.float32), "orthogonality": 0.0}
+  weights = dataclasses.replace(weights, motion=dataclasses.replace(weights.motion, lips=0.0))
+  terms = losses.joint_terms(weights, batch, {"motion": draw(1, 5, 56)}, rendered)
+  assert sorted(name for name in terms if "lpips" in name) == ["lpips", "tracked_lpips"]
+  for name, weight, image in (("lpips", weights.image, "generated"), ("tracked_lpips", weights.tracked, "tracked")):
+    np.testing.assert_allclose(terms[name], weight * 0.4 * image_metrics.lpips(rendered[image], batch["image"])[0], rtol=1e-5)
 
 
 def test_equation_13_as_printed_has_four_parts():
