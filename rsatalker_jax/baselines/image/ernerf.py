@@ -51,6 +51,7 @@ from rsatalker_jax.head.flame import JOINT_NAMES
 
 _MARGIN = 0.02  # Metres around the tracked head that are in its box, and that are occupied at first: hair, an open jaw.
 _EYE_JITTER = 0.05
+_LPIPS, _LIPS_LPIPS = 0.1, 0.01  # Weights of LPIPS, of a crop and of the lips' crop.
 _SHIFT = 1e-3  # By which points are moved to see how fast attention and uncertainty change …
 _SHIFTS_EVERY = 16  # … in each so many steps.
 _BLOCK = 4096  # Rays that are drawn at once.
@@ -247,6 +248,10 @@ class ErNerf(ImageMethod):
         subject.head, subject.shape, subject.static_offset, raster=subject.raster, implementation=subject.implementation
     )
 
+  @property
+  def lpips_weight(self) -> float:
+    return _LPIPS if self.lips_steps else 0.0
+
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     speech = jnp.zeros((15, self.subject.speech_width))
     params = self.model.init(key, speech, jnp.zeros((1, 3)), jnp.zeros((1, 2)))
@@ -399,7 +404,7 @@ class ErNerf(ImageMethod):
 
     def perceived():
       picture = lambda x: x.reshape(size, size, 3)
-      return jnp.where(in_lips, 0.01, 0.1) * image_metrics.lpips(picture(rays.color), picture(target))
+      return jnp.where(in_lips, _LIPS_LPIPS, _LPIPS) * image_metrics.lpips(picture(rays.color), picture(target))
 
     shifts = ~fine_tuned & (step % _SHIFTS_EVERY == 0)
     zero = lambda: jnp.zeros(())

@@ -228,6 +228,10 @@ class GaussianTalker(ImageMethod):
         colors=3 * (self.degree + 1) ** 2,
     )
 
+  @property
+  def lpips_weight(self) -> float:
+    return self.sizes.loss.lpips
+
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     gaussians, binding = self._first_gaussians()
     drive = {

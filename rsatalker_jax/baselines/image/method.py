@@ -92,6 +92,11 @@ class ImageMethod:
     self.config, self.subject = config, subject
     self.sizes = config.baselines[self.name]
 
+  @property
+  def lpips_weight(self) -> float:
+    """Of LPIPS in its loss; 0: there is none."""
+    return 0.0
+
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     """Fresh params and buffers, by group; traced."""
     raise NotImplementedError
