@@ -120,6 +120,17 @@ def test_frames_do_not_see_each_other(head):
   assert np.abs(np.asarray(both[0] - both[1])).max() > 0.05
 
 
+def test_what_the_network_says_is_added(head):
+  method, drive = make_method(head), drive_of(head)
+  params, buffers = method.init(jax.random.key(0))
+  network = jax.tree.map(lambda x: x + 0.01, params["gaussiantalker"])
+  moved = method._find_gaussians(params | {"gaussiantalker": network}, moving(method, buffers), drive)
+  deltas = method.network.apply({"params": network}, params["avatar"]["means"], drive, method="move")
+  for name, own in params["avatar"].items():
+    assert np.abs(np.asarray(deltas[name])).max() > 1e-5, name
+    np.testing.assert_allclose(moved[name] - own, deltas[name], atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(("torso", "still"), [("body", True), ("head", False)])
 def test_shoulders_stand_still_while_the_head_turns(head, torso, still):
   """Before anything is moved by the network: the place of each Gaussian at two poses of the neck."""
