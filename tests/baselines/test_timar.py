@@ -191,6 +191,17 @@ def test_a_frame_is_conditioned_by_its_own_token_of_the_last_stream(joined, stre
   np.testing.assert_array_equal(z_of(tokens.at[:, :-1].add(1.0)), z)
 
 
+def test_of_two_joined_tokens_the_last_has_the_voice_of_b():
+  """Without Transformer layers a frame is made of that token alone: of B's voice, of nothing of A's."""
+  _, _, generate = make(joined=True, layers=0)
+  inputs = make_inputs(30)
+  motion = np.asarray(generate(inputs))
+  louder = lambda name: np.asarray(generate(inputs | {name: inputs[name] + 1.0}))
+  for name in ("speech_a", "motion_a"):
+    np.testing.assert_array_equal(louder(name), motion)
+  assert np.abs(louder("speech_b") - motion).max() > 1e-4
+
+
 class Oracle(nn.Module):
   """The best denoiser of motion whose values are N(z, 0.6²), with the variance of its step back."""
 
