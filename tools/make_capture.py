@@ -269,7 +269,7 @@ def encode(args):
     frames = [np.asarray(Image.open(frame_path(work, camera, t))) for t in steps]
     for kind, pixels, crf in (("camera", "rgb24", args.crf), ("mask", "gray", args.mask_crf)):
       path = partial / f"{kind}_{camera}.mp4"
-      kept = extends / path.name if extends and (extends / path.name).exists() else None
+      kept = extends / path.name if f"timesteps_{camera}" in old else None
       source = [f[..., :3] if kind == "camera" else f[..., 3] for f in frames]
       if source:
         write_video(av, path, source, pixels, crf)

@@ -209,6 +209,12 @@ def test_a_capture_gets_the_cameras_that_it_lacks(tmp_path, monkeypatch):
   mask = tmp_path / "capture" / "mask_0.mp4"
   with pytest.raises(SystemExit, match="mask_0.mp4: av01, expected avc1"):
     make_capture.join_videos(av, _ROOT / "assets" / "capture" / "mask_0.mp4", mask, tmp_path / "joined.mp4")
+  # A video that the capture should have is not passed over.
+  (tmp_path / "capture" / "mask_1.mp4").unlink()
+  (work := tmp_path / "again").mkdir()
+  plan(work, [], extend=str(tmp_path / "capture"))
+  with pytest.raises(FileNotFoundError, match="mask_1.mp4"):
+    make_capture.encode(argparse.Namespace(work=str(work), out=str(tmp_path / "out"), crf=18, mask_crf=22))
   with pytest.raises(SystemExit, match="--film: none"):
     plan(tmp_path / "w3", [])
 
