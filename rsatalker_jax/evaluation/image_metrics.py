@@ -126,7 +126,10 @@ def check_lpips(key: str, weight: float, size: tuple[int, int] | None = None) ->
   if size is not None and min(size) < _LPIPS_SMALLEST:
     expected = f"0 for images of {size[0]}x{size[1]}: LPIPS compares {_LPIPS_SMALLEST}x{_LPIPS_SMALLEST} or larger"
     raise InputError("config", key, weight, expected)
-  _load_lpips("alex")
+  try:
+    _load_lpips("alex")
+  except InputError as error:
+    raise InputError("config", key, f"{weight}, with {error.file} {error.found}", f"0, or {error.expected}") from None
 
 
 @functools.partial(jax.jit, static_argnames="net")

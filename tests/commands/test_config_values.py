@@ -465,7 +465,7 @@ def _names_in_code():
   """Names that are read and strings, in all of the package but the rules."""
   attributes, strings = set(), set()
   for path in (ROOT / "rsatalker_jax").rglob("*.py"):
-    if path.name in ("config_values.py", "workdir.py"):
+    if path.name.startswith("config_") or path.name == "workdir.py":
       continue
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):

