@@ -131,6 +131,21 @@ def test_what_the_network_says_is_added(head):
     np.testing.assert_allclose(moved[name] - own, deltas[name], atol=1e-5, err_msg=name)
 
 
+def test_what_moves_gaussians(head):
+  """Voice, eyes and camera, each of its frame alone; brows do not."""
+  method, drive = make_method(head), drive_of(head)
+  params, buffers = method.init(jax.random.key(0))
+  network = jax.tree.map(lambda x: x + 0.05, params["gaussiantalker"])
+  move = jax.jit(lambda drive: method.network.apply({"params": network}, params["avatar"]["means"], drive, method="move"))
+  before, heeded = move(drive), ("speech", "eyes", "world_to_camera")
+  for name in (*heeded, "controls"):
+    other = np.array(drive[name], np.float32)
+    other[1] = 0.7 * other[1] + 0.3
+    after = move(drive | {name: other})
+    changed = np.abs(np.asarray(after["sh"] - before["sh"])).max(axis=(1, 2, 3))
+    assert changed[0] == 0 and (changed[1] > 1e-6) == (name in heeded), (name, changed)
+
+
 @pytest.mark.parametrize(("torso", "still"), [("body", True), ("head", False)])
 def test_shoulders_stand_still_while_the_head_turns(head, torso, still):
   """Before anything is moved by the network: the place of each Gaussian at two poses of the neck."""
