@@ -181,7 +181,7 @@ def test_update_asks_within_each_cell_and_takes_its_neighbours_largest():
 
   def density(points):
     jax.debug.callback(lambda x: asked.append(np.asarray(x)), points)
-    return _number_cells(points, size)
+    return _number_cells(points, size) / size**3  # So that none is above what is kept.
 
   grid = update_occupancy(jnp.zeros((size,) * 3), density, _HALF, jax.random.key(0))
   jax.effects_barrier()
@@ -189,7 +189,7 @@ def test_update_asks_within_each_cell_and_takes_its_neighbours_largest():
   expected[:-1] = number[1:]
   expected[-1, :-1] = number[-1, 1:]
   expected[-1, -1, :-1] = number[-1, -1, 1:]
-  np.testing.assert_array_equal(grid, expected)
+  np.testing.assert_allclose(size**3 * np.asarray(grid), expected, rtol=1e-5)
   assert len(np.unique(np.concatenate(asked)[:, 0])) > size  # They are not all in the middle of their cells.
 
 
@@ -198,6 +198,18 @@ def test_old_density_fades():
   grid = update_occupancy(old, lambda points: jnp.full(len(points), 3.0), _HALF, jax.random.key(0))
   np.testing.assert_allclose(grid[0, 0, 0], 0.95 * 8)
   np.testing.assert_allclose(np.asarray(grid).reshape(-1)[1:], 3.0)
+
+
+def test_what_was_dense_once_is_forgotten():
+  """However dense, it is below what counts as solid after 20 updates, and is not yet after 10."""
+  update = lambda grid, value: update_occupancy(grid, lambda points: jnp.full(len(points), value), _HALF, jax.random.key(0))
+  grid = update(jnp.zeros((3, 3, 3)), 1e5)
+  for _ in range(10):
+    grid = update(grid, 0.0)
+  assert grid.min() > 10
+  for _ in range(10):
+    grid = update(grid, 0.0)
+  assert 0 < grid.max() < 10
 
 
 def test_occupied_is_what_is_denser_than_the_mean_or_than_ten():
