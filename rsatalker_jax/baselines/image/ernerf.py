@@ -14,6 +14,7 @@ frozen head. What differs from the published code:
     box                   +-1, depth +-0.5, four times the tracker's unit    about the tracked head
     first occupancy       all cells                                          near the head's surface
     occupancy             cells that no training camera sees: never          no exception: no ray comes there
+    occupied once         any density, faded by 0.95: for long               up to 20: forgotten in 14 updates
     rays                  of one frame, those beyond a running mean of       of a frame for each device, half of them in the
                           samples dropped                                    face's box, all rendered
     head learns           over the true torso                                without the torso, over random colours: alpha, too
