@@ -134,7 +134,7 @@ def test_what_the_network_says_is_added(head):
 def test_what_moves_gaussians(head):
   """Voice, eyes and camera, each of its frame alone; brows do not."""
   method, drive = make_method(head), drive_of(head)
-  params, buffers = method.init(jax.random.key(0))
+  params, _ = method.init(jax.random.key(0))
   network = jax.tree.map(lambda x: x + 0.05, params["gaussiantalker"])
   move = jax.jit(lambda drive: method.network.apply({"params": network}, params["avatar"]["means"], drive, method="move"))
   before, heeded = move(drive), ("speech", "eyes", "world_to_camera")
