@@ -1,6 +1,8 @@
 """The scorer asks for each clip in turn, tells generators what it says it tells them, and keeps numbers alone."""
 
 import dataclasses
+import gc
+import time
 import weakref
 
 import numpy as np
@@ -126,10 +128,7 @@ def test_one_clip_at_a_time(scorer):
 
 
 def test_frames_are_scored_chunk_by_chunk():
-  """Each chunk is read when its turn comes and forgotten; scores are those of all frames together.
-
-  JAX lets go of what it was given a little later than it answers.
-  """
+  """Each chunk is read when its turn comes and forgotten; scores are those of all frames together."""
   rng = np.random.default_rng(0)
   true = rng.uniform(size=(40, 32, 32, 3)).astype(np.float32)
   ours = np.clip(true + 0.1 * rng.normal(size=true.shape), 0, 1).astype(np.float32)
@@ -140,11 +139,16 @@ def test_frames_are_scored_chunk_by_chunk():
     for start in range(0, 40, 4):
       pair = ours[start : start + 4].copy(), true[start : start + 4].copy()
       chunks.append(weakref.ref(pair[0]))
-      most = max(most, sum(ref() is not None for ref in chunks))
+      for _ in range(100):  # JAX may let go of what it was given a little later than it answers.
+        if (alive := sum(ref() is not None for ref in chunks)) <= 3:
+          break
+        gc.collect()
+        time.sleep(0.01)
+      most = max(most, alive)
       yield pair
 
   found = scoring.score_each_frame(pairs(), lpips_nets=())
-  assert len(chunks) == 10 and most <= 5
+  assert len(chunks) == 10 and most <= 3
   np.testing.assert_allclose(found["l1"], np.abs(ours - true).mean(axis=(1, 2, 3)), rtol=1e-5)
   np.testing.assert_allclose(found["psnr"], -10 * np.log10(((ours - true) ** 2).mean(axis=(1, 2, 3))), rtol=1e-5)
   means = scoring.score_frames([(ours, true)], lpips_nets=())
