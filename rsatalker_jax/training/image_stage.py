@@ -123,6 +123,8 @@ def _make_loss(method: ImageMethod, control: DensityControl, mesh: Mesh) -> Call
       total += probe_frames(params, each["radii"])
     if "overflow" in each:
       terms |= {"overflow": jnp.sum(each["overflow"]), "intersections": jnp.max(each["intersections"])}
+    if "cut_rays" in each:
+      terms |= {"cut_rays": jnp.mean(each["cut_rays"])}
     return total, terms
 
   return loss

@@ -12,7 +12,7 @@ import tiny_world
 from configs.demo import get_config
 from rsatalker_jax.baselines.image import Subject, ernerf, make_drive, make_image_method
 from rsatalker_jax.baselines.image.labels import LABELS
-from rsatalker_jax.baselines.image.nerf_rendering import cell_centres, find_occupied, make_rays
+from rsatalker_jax.baselines.image.nerf_rendering import cell_centres, find_occupied, make_rays, sample_rays
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.head import head_vertices, load_head
 from rsatalker_jax.training.optimizers import by_path
@@ -140,7 +140,7 @@ def test_a_frame_is_all_of_its_rays_over_its_torso(head, fresh, monkeypatch):
   @jax.jit
   def reference(shown):
     audio = method._apply(params, shown["speech"], method="hear")
-    rays, _ = method._render(
+    rays, *_ = method._render(
         params, find_occupied(jnp.asarray(grid)), shown, pixels, audio=audio, eyes=shown["eyes"][None], frame=0
     )
     behind = method._behind(params, shown, pixels, 0)
@@ -150,6 +150,27 @@ def test_a_frame_is_all_of_its_rays_over_its_torso(head, fresh, monkeypatch):
     rays, behind, expected = reference(one(drive, i))
     assert (np.asarray(rays.alpha) == 0).any() and (np.asarray(rays.alpha) > 0.2).any() and np.ptp(behind) > 0.1
     np.testing.assert_allclose(images[i], expected, atol=1e-5)
+
+
+def test_rays_that_are_cut_off_are_counted(head):
+  """Six points of a ray are kept. Where there are more, and less than 99 % of what is seen is in the six, something is lost."""
+  method, drive, everywhere = make_method(head), one(drive_of(head)), jnp.ones((8, 8, 8), bool)
+  pixels = jnp.asarray(np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).reshape(-1, 2) + 0.5)
+  rays = make_rays(method._camera(drive), drive["intrinsics"], pixels)
+  _, there = sample_rays(*rays, everywhere, dataclasses.replace(method.lattice, samples=method.lattice.points))
+  more = np.mean(np.sum(there, axis=-1) > 6)
+  assert 0.1 < more < 0.9
+
+  def cut(density):
+    said = lambda count: {"color": jnp.zeros((count, 3))} | {
+        name: jnp.full(count, density) for name in ("density", "uncertainty", "audio_attention", "eye_attention")
+    }
+    method._apply = lambda params, points, *arguments, method: said(len(points))
+    return float(method._render({}, everywhere, drive, pixels, audio=None, eyes=None, frame=0)[2])
+
+  hides = -np.log(0.01) / (6 * method.lattice.step)
+  np.testing.assert_allclose(cut(0.99 * hides), more, rtol=1e-6)
+  assert cut(1.01 * hides) == 0
 
 
 @pytest.mark.parametrize(("name", "heeded", "ignored"), [("ernerf", "eyes", "controls"), ("synctalk", "controls", "eyes")])
@@ -233,7 +254,7 @@ def test_what_rays_are_compared_with(head, step, monkeypatch):
 
   def render(params, occupied, drive, pixels, **_):
     asked.append(np.floor(pixels).astype(int))
-    return transparent, (None, None)
+    return transparent, (None, None), None
 
   def stop(switches, rays, target, in_face, in_lower, progress, fine_tuned, samples):
     raise _Rendered(*map(np.asarray, (rays.color, target, in_face, in_lower, progress, fine_tuned, samples)))
@@ -268,7 +289,7 @@ def learn(head, fresh):
     def loss(params):
       key = jax.random.fold_in(jax.random.key(1), step * (step > 50) * (step < 80))
       terms, each = method.loss(params, fresh[1], batch, key, step, {})
-      assert not each
+      assert set(each) == {"cut_rays"} and each["cut_rays"].shape == batch["frame"].shape
       return sum(terms.values()), terms
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -339,7 +360,7 @@ def test_it_learns_the_head_and_what_is_below(head, fresh, learn):
   @jax.jit
   def show(params):
     audio = method._apply(params, drive["speech"], method="hear")
-    rays, _ = method._render(params, find_occupied(buffers["ernerf"]["occupancy"]), drive, pixels, audio=audio, eyes=drive["eyes"][None], frame=1)
+    rays, *_ = method._render(params, find_occupied(buffers["ernerf"]["occupancy"]), drive, pixels, audio=audio, eyes=drive["eyes"][None], frame=1)
     return rays, method._behind(params, drive, pixels, 1)
 
   rays, behind = show(params)

@@ -56,6 +56,7 @@ _LPIPS, _LIPS_LPIPS = 0.1, 0.01  # Weights of LPIPS, of a crop and of the lips' 
 _SHIFT = 1e-3  # By which points are moved to see how fast attention and uncertainty change …
 _SHIFTS_EVERY = 16  # … in each so many steps.
 _BLOCK = 4096  # Rays that are drawn at once.
+_HIDDEN = 0.99  # Alpha from which on what lies behind is not seen.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,9 +283,12 @@ class ErNerf(ImageMethod):
     return pose.at[:3, 3].set((pose[:3, 3] - self.centre) / self.unit)
 
   def _render(self, params, occupied, drive, pixels, *, audio, eyes, frame, shift=0.0):
-    """The head's premultiplied colours, `Rays` without background, and the samples: points, directions, what the field says."""
+    """The head's premultiplied colours, `Rays` without background; the samples: points, directions, what the field says; the share of
+    rays that `samples` cut off: with more occupied points behind, which can be seen."""
     origins, directions = rendering.make_rays(self._camera(drive), drive["intrinsics"], pixels)
-    points, kept = rendering.sample_rays(origins, directions, occupied, self.lattice, shift)
+    further = dataclasses.replace(self.lattice, samples=self.lattice.samples + 1)
+    points, kept = rendering.sample_rays(origins, directions, occupied, further, shift)
+    points, kept, more = points[:, :-1], kept[:, :-1], kept[:, -1]
     count, samples = kept.shape
     flat = points.reshape(-1, 3), jnp.repeat(directions, samples, axis=0)
     said = self._apply(params, *flat, audio, eyes, frame, method="head")
@@ -298,7 +302,7 @@ class ErNerf(ImageMethod):
         audio_attention=jnp.sum(on_rays["audio_attention"], axis=-1),
         eye_attention=jnp.sum(on_rays["eye_attention"], axis=-1),
     )
-    return rays, (flat, said)
+    return rays, (flat, said), jnp.mean(more & (rays.alpha < _HIDDEN))
 
   def _behind(self, params, drive, pixels, frame) -> Float[Array, "n 3"]:
     """The torso over the background."""
@@ -326,7 +330,7 @@ class ErNerf(ImageMethod):
 
     def draw_block(i, image):
       chosen = jax.lax.dynamic_slice(order, (i * _BLOCK,), (_BLOCK,))
-      rays, _ = self._render(
+      rays, *_ = self._render(
           params, occupied, drive, pixels[jnp.minimum(chosen, width * height - 1)], audio=audio, eyes=eyes, frame=0
       )
       # What fills up the last block lies beyond the picture, and is dropped.
@@ -350,12 +354,13 @@ class ErNerf(ImageMethod):
     examples = dict(batch) | {"shoulders": shoulders}
     learn_head = functools.partial(self._learn_head, params, occupied, step)
     learn_torso = functools.partial(self._learn_torso, params, occupied)
-    terms = jax.lax.cond(
+    terms, cut = jax.lax.cond(
         step < self.head_steps + self.lips_steps, jax.vmap(learn_head), jax.vmap(learn_torso), examples, keys
     )
-    return jax.tree.map(jnp.mean, terms), {}
+    return jax.tree.map(jnp.mean, terms), {"cut_rays": cut}
 
-  def _learn_head(self, params, occupied, step, example, key) -> dict[str, Array]:
+  def _learn_head(self, params, occupied, step, example, key) -> tuple[dict[str, Array], Array]:
+    """Terms of one frame's loss, and the share of its rays that are cut off."""
     size = self.sizes.crop
     keys = jax.random.split(key, 5)
     fine_tuned = step >= self.head_steps
@@ -386,7 +391,7 @@ class ErNerf(ImageMethod):
     eyes = self._eyes(drive)
     eyes = eyes + jax.random.uniform(jitter_key, eyes.shape, minval=-1.0) * self.switches.eye_jitter
     shift = jax.random.uniform(shift_key, x.shape)
-    rays, (samples, seen) = self._render(
+    rays, (samples, seen), cut = self._render(
         params, occupied, drive, pixels + 0.5, audio=audio, eyes=eyes, frame=frame, shift=shift
     )
     rays = dataclasses.replace(rays, color=rays.color + (1 - rays.alpha[:, None]) * behind)
@@ -415,14 +420,14 @@ class ErNerf(ImageMethod):
         "lpips": jax.lax.cond(fine_tuned, perceived, zero) if self.lips_steps else zero(),
         "torso": jnp.zeros(()),
         "torso_points": jnp.zeros(()),
-    }
+    }, cut
 
-  def _learn_torso(self, params, occupied, example, key) -> dict[str, Array]:
+  def _learn_torso(self, params, occupied, example, key) -> tuple[dict[str, Array], Array]:
     drive, frame = example["drive"], example["frame"]
     pixels = self._draw_pixels(key, self._whole, self.sizes.crop**2)
     frozen = jax.lax.stop_gradient(params)
     audio = self._apply(frozen, drive["speech"], method="hear")
-    rays, _ = self._render(frozen, occupied, drive, pixels + 0.5, audio=audio, eyes=self._eyes(drive), frame=frame)
+    rays, _, cut = self._render(frozen, occupied, drive, pixels + 0.5, audio=audio, eyes=self._eyes(drive), frame=frame)
     image = rays.color + (1 - rays.alpha[:, None]) * self._behind(params, drive, pixels + 0.5, frame)
     truth = to_float(example["image"])[pixels[:, 1], pixels[:, 0]]
     names = ("pixels", "uncertainty", "entropy", "audio_attention", "eye_attention", "shift", "lpips")
@@ -430,7 +435,7 @@ class ErNerf(ImageMethod):
     return {name: jnp.zeros(()) for name in names} | {
         "torso": jnp.mean(error),
         "torso_points": self._apply(params, method="points_penalty"),
-    }
+    }, cut
 
   @property
   def _whole(self) -> Float[Array, "4"]:

@@ -113,7 +113,7 @@ class ImageMethod:
 
     Returns:
       Terms of the loss, means over these frames, each already weighted; and arrays that are each frame's (B leading):
-      where Gaussians are drawn its "overflow", "intersections" and "radii".
+      where Gaussians are drawn its "overflow", "intersections" and "radii"; where rays are cut off their share, "cut_rays".
     """
     raise NotImplementedError
 
