@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from rsatalker_jax.motion.layers import (
     AdaptiveNorm,
+    FeedForward,
     FrameConv,
     FrameCount,
     TransformerLayer,
@@ -190,8 +191,8 @@ class OwnLookahead(nn.Module):
   """B's own voice, heard `frames_ahead` frames ahead of all else, as what frame t makes of it.
 
   All of it is causal in a time of its own, that of B's voice: place u of the output belongs to frame u - frames_ahead and
-  hears nothing after place u. The adapter's output at u is centred on frame u - adapter_ahead; attention goes from there as
-  many frames ahead as are left. Like `causal`, it can be given a voice in pieces.
+  hears nothing after place u. The adapter's output at u is centred on frame u - adapter_ahead; a `TransformerLayer`, whose
+  attention goes from there as many frames ahead as are left, follows. Like `causal`, it can be given a voice in pieces.
   """
 
   config: MotionConfig
@@ -204,7 +205,10 @@ class OwnLookahead(nn.Module):
     own = past_frames(self, "heard", heard, ahead)[..., :frames, :]
     centred = past_frames(self, "known", known[:, None], c.adapter_ahead)[:frames, 0]
     attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, causal=True, ahead=ahead, name="attention")
-    return own + attention(own, heard, known=centred)
+    norm = AdaptiveNorm(c.dtype, name="attention_norm")
+    own += attention(norm(own), norm(heard), known=centred)
+    mlp = FeedForward(c.features, c.mlp_ratio * c.features, c.dtype, name="mlp")
+    return own + mlp(AdaptiveNorm(c.dtype, name="mlp_norm")(own))
 
 
 class MotionEncoder(nn.Module):

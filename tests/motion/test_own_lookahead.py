@@ -9,7 +9,7 @@ from motion_configs import motion_config
 from rsatalker_jax.errors import InputError
 from rsatalker_jax.motion import MotionGenerator, MotionStream, streaming
 from rsatalker_jax.motion.generator import SpeechAdapter
-from rsatalker_jax.motion.layers import WindowAttention
+from rsatalker_jax.motion.layers import TransformerLayer
 from rsatalker_jax.speech import LogMel, logmel_features
 
 FRAMES = 31
@@ -104,7 +104,7 @@ def test_padding_behind_a_clip_is_not_heard(world):
 
 
 def test_all_that_is_reached_is_what_a_layer_that_is_not_causal_sees():
-  """B's voice through adapter and attention, against the same parameters in layers that see both sides; also at the clip's ends."""
+  """B's voice through adapter and layer, against the same parameters in layers that see both sides; also at the clip's ends."""
   config = motion_config(
       features=8, heads=2, reach=4, speech_hidden=8, speech_layers=1, speech_kernel=5, causal=True, own_lookahead=-1
   )
@@ -119,8 +119,7 @@ def test_all_that_is_reached_is_what_a_layer_that_is_not_causal_sees():
   own = hear({"params": params, "statistics": statistics})[:, 6:]
   both_sides = motion_config(features=8, heads=2, reach=4, speech_hidden=8, speech_layers=1, speech_kernel=5)
   heard = SpeechAdapter(both_sides).apply({"params": params["speech_adapter"]}, speech)
-  attention = params["own_lookahead"]["attention"]
-  expected = heard + jax.jit(WindowAttention(8, 2, 4).apply)({"params": attention}, heard, heard)
+  expected = jax.jit(TransformerLayer(8, 2, 4, config.mlp_ratio).apply)({"params": params["own_lookahead"]}, heard)
   np.testing.assert_allclose(own, expected, atol=1e-5)
 
 
