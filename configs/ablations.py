@@ -107,7 +107,7 @@ _codetalker = _codes | {
 _l2l = _codes | {
     "generator.architecture": "l2l",
     "codes.steps": 1500,
-    "motion.steps": 1200,
+    "motion.steps": 2000,
     "motion.learning_rate": 1e-3,
     "speech.encoder": "logmel",  # Its speech is the largest of each mel.
 }
