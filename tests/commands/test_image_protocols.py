@@ -1,6 +1,7 @@
 """What image-based baselines are told when they are scored, that their rows stand in the tables, and what no command can do with them."""
 
 import dataclasses
+import json
 import pathlib
 import shutil
 import types
@@ -28,13 +29,13 @@ def world(tmp_path_factory):
   return root
 
 
-def image_config(world):
+def image_config(world, method="gaussiantalker", **sizes):
   config = tiny_world.tiny_config(world)
   shrunk = config.avatar.to_dict()
-  apply_variant(config, "gaussiantalker")
+  apply_variant(config, method)
   config.avatar.update({name: shrunk[name] for name in ("steps", "batch")})
   config.gaussians.capacity = 300
-  config.baselines.gaussiantalker.update(dict(coarse_steps=2, planes=(4,), channels=4, hidden=8))
+  config.baselines[method].update(sizes or dict(coarse_steps=2, planes=(4,), channels=4, hidden=8))
   return config
 
 
@@ -56,6 +57,21 @@ def test_the_stage_trains_a_baseline(trained):
   assert np.sum(run.buffers["avatar"]["binding"] >= 0) > fresh  # Density control has added some.
   metrics = pathlib.Path(trained, "avatar", "metrics.jsonl").read_text()
   assert '"lips"' in metrics and '"radii"' not in metrics
+
+
+def test_what_rays_lose_is_told_beside_the_loss(world, tmp_path):
+  """Of ER-NeRF the log has the share of rays that are cut off, and it is no term of the loss."""
+  sizes = dict(crop=16, levels=2, coarsest=4, finest=8, hidden=8, attention_hidden=8, lattice_points=12, samples=2, occupancy=8)
+  config = image_config(world, "ernerf", **sizes, head_share=0.5, lips_share=0.0, torso_coarsest=4, torso_finest=8)
+  config.logging.log_every = 1
+  train.train(config, str(tmp_path))
+  lines = [json.loads(line) for line in (tmp_path / "avatar" / "metrics.jsonl").read_text().splitlines()]
+  logged = [line for line in lines if "loss" in line]
+  assert len(logged) == config.avatar.steps
+  for line in logged:
+    assert 0 < line["cut_rays"] <= 1
+    terms = ("pixels", "uncertainty", "entropy", "audio_attention", "eye_attention", "shift", "lpips", "torso", "torso_points")
+    np.testing.assert_allclose(line["loss"], sum(line[name] for name in terms), rtol=1e-5)
 
 
 class Mirror(ImageMethod):
