@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from motion_configs import motion_config
+from short_training import make_waves, train
 from rsatalker_jax.baselines.motion import timar
 from rsatalker_jax.baselines.motion.diffusion import make_diffusion, spread_times
 from rsatalker_jax.errors import InputError
@@ -290,3 +291,17 @@ def test_dropout_is_drawn_in_training_alone():
   dry, wet = (training_terms(inputs, motion_b, mask_low=1.0, dropout=rate)["expression"] for rate in (0.0, 0.5))
   assert abs(dry - wet) > 1e-4
   np.testing.assert_array_equal(make(dropout=0.5)[2](make_inputs(50)), make()[2](make_inputs(50)))
+
+
+@pytest.mark.parametrize("head", ["diffusion", "regression"])
+def test_from_its_first_weights_it_learns_to_hear(head):
+  """Modulation and output start from zero: each can only move because the other's input is not zero, too."""
+  model = timar.Timar(motion_config(), **SMALL | {"head": head})
+  inputs, motion_b = make_inputs(50, 2), make_waves(1, 2, 50)
+  statistics = {"motion_mean": jnp.zeros(56), "motion_std": jnp.ones(56)}
+  fresh = jax.jit(model.init)(jax.random.key(0), **make_inputs(2), social=SOCIAL)["params"]
+  given = (inputs["speech_a"], inputs["motion_a"], inputs["speech_b"], jnp.zeros((2, 8)), motion_b)
+  learnt, *_ = train(model, {"params": fresh, "statistics": statistics}, "training_terms", given, steps=20, rate=1e-2)
+  call = jax.jit(lambda inputs: model.apply(learnt, **inputs, social=jnp.zeros((2, 8)), rngs={"sample": KEY}))
+  silent = call(inputs | {"speech_b": 0 * inputs["speech_b"]})
+  assert np.abs(call(inputs) - silent).max() > 0.01

@@ -60,7 +60,7 @@ class Timar(nn.Module):
     mask_low: least share of B's frames that are masked in training; shares are drawn from a normal of mean 1 and
       deviation 0.25, cut to [mask_low, 1].
     user_dropout: share of A's tokens, voice and motion each, that a learned vector stands for in training.
-    head: "diffusion"; or "regression", the same network given nothing for x_k, trained by squared error alone.
+    head: "diffusion"; or "regression", the same network given a learned vector for x_k, trained by squared error alone.
     head_features, head_layers: width and residual blocks of it.
     draws: times and noises that each frame is trained with in a step.
     learned_variance: whether the head also gives the variance of its steps, instead of the posterior's. Five steps ask for it at
@@ -115,6 +115,9 @@ class Timar(nn.Module):
         self.features, self.layers, self.heads, self.mlp_ratio, self.context, 2 if self.joined else 4, self.dropout, dtype
     )
     self.denoiser = FrameDenoiser(self.head_features, self.head_layers, dtype)
+    if self.head == "regression":
+      # Not zeros: all modulation and the output start from zero, and of a norm of zeros nothing would reach either, ever.
+      self.start = self.param("start", nn.initializers.normal(1.0), (MOTION_DIM,))
 
   def __call__(
       self,
@@ -241,7 +244,8 @@ class Timar(nn.Module):
 
   def _regress(self, z: Float[Array, "*b T D"]) -> Float[Array, "*b T 56"]:
     # As the diffusion's first step, in which nothing of x_0 is left in x_k.
-    clean, _ = self.denoiser(jnp.zeros((*z.shape[:-1], MOTION_DIM)), z, jnp.full(z.shape[:-1], TIMES - 1))
+    start = jnp.broadcast_to(self.start, (*z.shape[:-1], MOTION_DIM))
+    clean, _ = self.denoiser(start, z, jnp.full(z.shape[:-1], TIMES - 1))
     return clean
 
 
