@@ -89,10 +89,10 @@ class WindowAttention {
 }
 
 class TransformerLayer {
-  constructor(weights, name, settings) {
+  constructor(weights, name, settings, skipped = 0) {
     const { features, mlp } = settings;
     this.attentionNorm = new Norm(weights, `${name}/attention_norm`, features);
-    this.attention = new WindowAttention(weights, `${name}/attention`, settings);
+    this.attention = new WindowAttention(weights, `${name}/attention`, settings, skipped);
     this.mlpNorm = new Norm(weights, `${name}/mlp_norm`, features);
     this.hidden = new Dense(weights, `${name}/mlp/hidden`, mlp);
     this.out = new Dense(weights, `${name}/mlp/out`, features);
@@ -102,6 +102,11 @@ class TransformerLayer {
   apply(x, relation) {
     const normed = this.attentionNorm.apply(x, relation);
     addTo(x, this.attention.apply(normed, normed));
+    return this.feed(x, relation);
+  }
+
+  /** Its MLP; changes x. */
+  feed(x, relation) {
     return addTo(x, this.out.apply(gelu(this.hidden.apply(this.mlpNorm.apply(x, relation)))));
   }
 }
@@ -127,21 +132,23 @@ class SpeechAdapter {
 }
 
 /** `OwnLookahead`: B's own voice, heard ahead of all else. */
-class OwnLookahead {
+class OwnLookahead extends TransformerLayer {
   constructor(weights, settings) {
-    const { features, reach, ahead, adapterAhead } = settings, rest = ahead - adapterAhead;
-    this.attention = new WindowAttention(weights, "own_lookahead/attention", { ...settings, reach: reach + rest }, adapterAhead);
+    const { features, reach, ahead, adapterAhead } = settings, rest = ahead - adapterAhead, name = "own_lookahead";
+    super(weights, name, { ...settings, reach: reach + rest }, adapterAhead);
+    this.queryNorm = new Norm(weights, `${name}/attention_norm`, features);
     this.heard = new Float32Array((rest + 1) * features), this.features = features;
-    this.out = new Float32Array(features);
+    this.late = new Float32Array(features);
   }
 
   /** heard: the adapter's output for B's newest frame. Returns what belongs to the frame `ahead` frames before it. */
   apply(heard) {
-    const { features, out } = this;
+    const { features, late } = this;
     this.heard.copyWithin(0, features);
     this.heard.set(heard, this.heard.length - features);
-    out.set(this.heard.subarray(0, features));
-    return addTo(out, this.attention.apply(out, heard));
+    late.set(this.heard.subarray(0, features));
+    addTo(late, this.attention.apply(this.queryNorm.apply(late), this.attentionNorm.apply(heard)));
+    return this.feed(late);
   }
 }
 

@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float
 
 from rsatalker_jax.motion.layers import (
     AdaptiveNorm,
-    FeedForward,
     FrameConv,
     FrameCount,
     TransformerLayer,
@@ -197,18 +196,17 @@ class OwnLookahead(nn.Module):
 
   config: MotionConfig
 
+  def setup(self):
+    c = self.config
+    sizes = c.features, c.heads, c.reach, c.mlp_ratio
+    self.layer = TransformerLayer(*sizes, dtype=c.dtype, causal=True, ahead=c.frames_ahead - c.adapter_ahead)
+    nn.share_scope(self, self.layer)
+
   @nn.compact
   def __call__(self, heard: Float[Array, "*b T D"], known: Bool[Array, "T"]) -> Float[Array, "*b T D"]:
     """Args: `heard`, the adapter's output; `known`, which frames the voice has: beyond its ends nothing is attended to."""
-    c, frames = self.config, heard.shape[-2]
-    ahead = c.frames_ahead - c.adapter_ahead
-    own = past_frames(self, "heard", heard, ahead)[..., :frames, :]
-    centred = past_frames(self, "known", known[:, None], c.adapter_ahead)[:frames, 0]
-    attention = WindowAttention(c.features, c.heads, c.reach, c.dtype, causal=True, ahead=ahead, name="attention")
-    norm = AdaptiveNorm(c.dtype, name="attention_norm")
-    own += attention(norm(own), norm(heard), known=centred)
-    mlp = FeedForward(c.features, c.mlp_ratio * c.features, c.dtype, name="mlp")
-    return own + mlp(AdaptiveNorm(c.dtype, name="mlp_norm")(own))
+    centred = past_frames(self, "centred", known[:, None], self.config.adapter_ahead)[: len(known), 0]
+    return self.layer(heard, known=centred)
 
 
 class MotionEncoder(nn.Module):

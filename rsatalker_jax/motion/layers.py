@@ -216,7 +216,8 @@ REMAT = {
 class TransformerLayer(nn.Module):
   """Pre-norm self-attention and MLP, each on a residual path; both norms follow the condition, if there is one.
 
-  `remat` names what is kept for gradients (`REMAT`).
+  `remat` names what is kept for gradients (`REMAT`). A causal one may come `ahead` frames late, and see as many more: place u
+  of its output is of frame u - ahead of x (`WindowAttention`).
   """
 
   features: int
@@ -227,6 +228,7 @@ class TransformerLayer(nn.Module):
   dtype: DTypeLike = jnp.float32
   causal: bool = False
   remat: str = "none"
+  ahead: int = 0
 
   @nn.compact
   def __call__(
@@ -235,20 +237,28 @@ class TransformerLayer(nn.Module):
       condition: Float[Array, "*b C"] | None = None,
       *,
       num_frames: FrameCount = None,
+      known: Bool[Array, "T"] | None = None,
       deterministic: bool = True,
   ) -> Float[Array, "*b T D"]:
-    def transform(self, x, condition, num_frames):
-      return self._transform(x, condition, num_frames, deterministic)
+    """Args: `known`, of a causal one, which places of x may be seen; None: those of the conversation."""
+
+    def transform(self, x, condition, num_frames, known):
+      return self._transform(x, condition, num_frames, known, deterministic)
 
     if self.remat != "none":
       transform = nn.remat(transform, policy=REMAT[self.remat])
-    return transform(self, x, condition, num_frames)
+    return transform(self, x, condition, num_frames, known)
 
-  def _transform(self, x, condition, num_frames, deterministic: bool) -> Float[Array, "*b T D"]:
+  def _transform(self, x, condition, num_frames, known, deterministic: bool) -> Float[Array, "*b T D"]:
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
-    normed = AdaptiveNorm(self.dtype, name="attention_norm")(x, condition)
-    attention = WindowAttention(self.features, self.heads, self.reach, self.dtype, self.causal, name="attention")
-    x += drop(attention(normed, normed, num_frames=num_frames))
+    norm = AdaptiveNorm(self.dtype, name="attention_norm")
+    queries = normed = norm(x, condition)
+    if self.ahead:
+      x = past_frames(self, "late", x, self.ahead)[..., : x.shape[-2], :]
+      queries = norm(x, condition)
+    sizes = self.features, self.heads, self.reach
+    attention = WindowAttention(*sizes, self.dtype, self.causal, self.ahead, name="attention")
+    x += drop(attention(queries, normed, num_frames=num_frames, known=known))
     normed = AdaptiveNorm(self.dtype, name="mlp_norm")(x, condition)
     x += drop(FeedForward(self.features, self.mlp_ratio * self.features, self.dtype, name="mlp")(normed))
     return x

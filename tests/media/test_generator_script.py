@@ -48,7 +48,10 @@ def random_generator(encoder: LogMel, **changes):
       "motion_mean": np.linspace(-0.5, 0.5, 56, dtype=np.float32),
       "motion_std": np.linspace(0.1, 1.5, 56, dtype=np.float32),
   }
-  variables["params"]["motion_decoder"]["norm"]["scale"] += 1.0
+  params = variables["params"]
+  lookahead = [params["own_lookahead"][name]["norm"] for name in ("attention_norm", "mlp_norm") if "own_lookahead" in params]
+  for norm in (params["motion_decoder"]["norm"], params["speech_adapter"]["norm"], *lookahead):
+    norm["scale"] += 1.0  # So that something moves.
   return generator, variables, rng.normal(size=(3, features)).astype(np.float32)
 
 
