@@ -59,8 +59,10 @@ class Database:
     page_size = first[1]
     if page_size not in (1 << n for n in range(9, 17)):
       raise InputError(self.path, "page size", page_size, "a power of 2 from 512 to 65536")
-    metas = [meta for meta in (self._read_meta(0, page_size), self._read_meta(page_size, page_size)) if meta is not None]
-    _, _, flags, depth, entries, root, last_page = max(metas)  # By the number of the transaction.
+    second = self._read_meta(page_size, page_size)
+    if second is None:  # The library writes both, always. The first alone may tell of the time before anything was written.
+      raise self._damage(1, "not the second of the two first pages")
+    _, _, flags, depth, entries, root, last_page = max(first, second)  # By the number of the transaction.
     if flags & 0x7E:  # Keys in another order, or several values of a key.
       raise InputError(self.path, "flags", hex(flags), "a plain database: a value for each key, in the order of their bytes")
     self._page_size, self._depth, self._entries, self._root = page_size, depth, entries, root
