@@ -29,7 +29,7 @@ QUICK := tests/avatar/test_binding.py tests/commands/test_command_line.py tests/
   tests/commands/test_encode.py tests/commands/test_train.py tests/data tests/evaluation/test_motion_metrics.py tests/head \
   tests/motion/test_motion_layers.py tests/runs tests/social tests/speech tests/splat_kernels/test_binning.py \
   tests/splat_kernels/test_distribution.py tests/splat_kernels/test_projection.py \
-  tests/labelling tests/live/test_dialogue.py tests/live/test_endpoint.py tests/live/test_live_server.py tests/live/test_voice.py tests/study tests/test_architecture.py tests/test_files.py tests/test_lmdb.py tests/test_npz.py tests/test_pickles.py tests/test_sharding.py \
+  tests/labelling tests/live/test_dialogue.py tests/live/test_endpoint.py tests/live/test_live_refusals.py tests/live/test_live_server.py tests/live/test_voice.py tests/study tests/test_architecture.py tests/test_files.py tests/test_lmdb.py tests/test_npz.py tests/test_pickles.py tests/test_sharding.py \
   tests/training/test_loop.py tests/training/test_losses.py tests/training/test_optimizers.py
 
 .PHONY: demo compare ablations live test coverage quick live-tracker lint test-aot pod-check clean

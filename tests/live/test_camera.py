@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from live import probe
-from live.test_live_server import TOKEN, serve, talk
+from live.talks import TOKEN, serve, talk
 from rsatalker_jax.live import camera
 from rsatalker_jax.live.camera import Camera, load_map, prepare_camera
 from rsatalker_jax.live.seen import SeenMotion

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 
 from live import probe
-from live.test_live_server import serve, talk
+from live.talks import serve, talk
 from rsatalker_jax.live import server
 
 BREAKS = np.full(640, 12345, np.int16)

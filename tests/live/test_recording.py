@@ -12,7 +12,7 @@ import pytest
 
 from live import probe
 from live.test_live_engine import loaded, make_run
-from live.test_live_server import QUIET, talk
+from live.talks import QUIET, talk
 from rsatalker_jax.commands import generate
 from rsatalker_jax.data.audio import read_wav, write_wav
 from rsatalker_jax.data.tracks import read_motion
