@@ -1,6 +1,7 @@
 """What image-based baselines are asked for when they are scored: frames of films, told more or less of the answer."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,8 +73,10 @@ class MethodRun:
     rows = {}
     for protocol, flame in flames.items():
       drive = make_drive(subject, flame, speech, *capture.read_cameras(items))
-      chunks = method.render(self.run.params, self.run.buffers, drive, sharding.make_mesh(), chunk=chunk)
-      rows[f"{self.title}: {protocol}"] = Drawn(chunks, flame)
+      title = f"{self.title}: {protocol}"
+      say = functools.partial(print, f"{title}:")
+      chunks = method.render(self.run.params, self.run.buffers, drive, sharding.make_mesh(), chunk=chunk, say=say)
+      rows[title] = Drawn(chunks, flame)
     return rows
 
   def _replay(self, capture: Capture, items: Int[np.ndarray, "n"], frames: Int[np.ndarray, "n"]) -> FlamePose:

@@ -10,6 +10,7 @@ import pytest
 
 import tiny_world
 from configs.demo import get_config
+from rsatalker_jax import sharding
 from rsatalker_jax.baselines.image import Subject, ernerf, make_drive, make_image_method
 from rsatalker_jax.baselines.image.labels import LABELS
 from rsatalker_jax.baselines.image.nerf_rendering import cell_centres, find_occupied, make_rays, sample_rays
@@ -130,7 +131,8 @@ def test_a_frame_is_all_of_its_rays_over_its_torso(head, fresh, monkeypatch):
   params, drive = learnt(params), drive_of(head)
   grid = np.asarray(buffers["ernerf"]["occupancy"]) * (np.random.default_rng(0).random((8, 8, 8)) < 0.4)
   buffers = {"ernerf": {"occupancy": jnp.asarray(grid)}}
-  images = jax.jit(method.draw)(params, buffers, drive)["image"]
+  drawn = jax.jit(method.draw)(params, buffers, drive)
+  images = drawn["image"]
   assert images.shape == (2, SIZE, SIZE, 3)
   # Who draws alone does not know how many frames it was trained with.
   alone = ernerf.ErNerf(method.config, dataclasses.replace(method.subject, num_frames=0))
@@ -140,14 +142,17 @@ def test_a_frame_is_all_of_its_rays_over_its_torso(head, fresh, monkeypatch):
   @jax.jit
   def reference(shown):
     audio = method._apply(params, shown["speech"], method="hear")
-    rays, *_ = method._render(
-        params, find_occupied(jnp.asarray(grid)), shown, pixels, audio=audio, eyes=shown["eyes"][None], frame=0
-    )
+    occupied = find_occupied(jnp.asarray(grid))
+    rays, _, cut = method._render(params, occupied, shown, pixels, audio=audio, eyes=shown["eyes"][None], frame=0)
     behind = method._behind(params, shown, pixels, 0)
-    return rays, behind, jnp.clip(rays.color + (1 - rays.alpha[:, None]) * behind, 0, 1).reshape(SIZE, SIZE, 3)
+    _, there = sample_rays(*make_rays(method._camera(shown), shown["intrinsics"], pixels), occupied, method.lattice)
+    cut = jnp.sum(cut) / jnp.sum(there.any(axis=-1))
+    return rays, behind, cut, jnp.clip(rays.color + (1 - rays.alpha[:, None]) * behind, 0, 1).reshape(SIZE, SIZE, 3)
 
   for i in range(2):
-    rays, behind, expected = reference(one(drive, i))
+    rays, behind, cut, expected = reference(one(drive, i))
+    assert cut > 0.01
+    np.testing.assert_allclose(drawn["cut_rays"][i], cut, rtol=1e-6)
     assert (np.asarray(rays.alpha) == 0).any() and (np.asarray(rays.alpha) > 0.2).any() and np.ptp(behind) > 0.1
     np.testing.assert_allclose(images[i], expected, atol=1e-5)
 
@@ -166,11 +171,24 @@ def test_rays_that_are_cut_off_are_counted(head):
         name: jnp.full(count, density) for name in ("density", "uncertainty", "audio_attention", "eye_attention")
     }
     method._apply = lambda params, points, *arguments, method: said(len(points))
-    return float(method._render({}, everywhere, drive, pixels, audio=None, eyes=None, frame=0)[2])
+    return float(method._render({}, everywhere, drive, pixels, audio=None, eyes=None, frame=0)[2].mean())
 
   hides = -np.log(0.01) / (6 * method.lattice.step)
   np.testing.assert_allclose(cut(0.99 * hides), more, rtol=1e-6)
   assert cut(1.01 * hides) == 0
+
+
+def test_what_rays_lose_is_told_behind_the_last_frame(head, fresh):
+  method, (params, buffers) = make_method(head), fresh
+  params, drive = learnt(params), drive_of(head)
+  cut = np.asarray(jax.jit(method.draw)(params, buffers, drive)["cut_rays"])
+  said, three = [], jax.tree.map(lambda x: np.asarray(x)[[0, 1, 1]], dict(drive))
+  frames = method.render(params, buffers, three, sharding.make_mesh(), chunk=2, say=said.append)
+  assert sum(map(len, (next(frames), next(frames)))) == 3 and not said
+  assert next(frames, None) is None
+  (line,) = said
+  assert cut[0] != cut[1] and f"{(cut[0] + 2 * cut[1]) / 3:.2%} of the rays" in line
+  assert f"at most {cut.max():.2%}, of 3 frames" in line
 
 
 @pytest.mark.parametrize(("name", "heeded", "ignored"), [("ernerf", "eyes", "controls"), ("synctalk", "controls", "eyes")])

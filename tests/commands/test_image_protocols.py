@@ -82,7 +82,7 @@ class Mirror(ImageMethod):
   def __init__(self, config, subject):
     self.subject = subject
 
-  def render(self, params, buffers, drive, mesh, *, chunk=8):
+  def render(self, params, buffers, drive, mesh, *, chunk=8, say=None):
     self.told.append(drive)
     return iter(())
 

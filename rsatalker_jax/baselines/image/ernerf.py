@@ -283,8 +283,8 @@ class ErNerf(ImageMethod):
     return pose.at[:3, 3].set((pose[:3, 3] - self.centre) / self.unit)
 
   def _render(self, params, occupied, drive, pixels, *, audio, eyes, frame, shift=0.0):
-    """The head's premultiplied colours, `Rays` without background; the samples: points, directions, what the field says; the share of
-    rays that `samples` cut off: with more occupied points behind, which can be seen."""
+    """The head's premultiplied colours, `Rays` without background; the samples: points, directions, what the field says; which rays
+    `samples` cut off: those with more occupied points behind, which can be seen."""
     origins, directions = rendering.make_rays(self._camera(drive), drive["intrinsics"], pixels)
     further = dataclasses.replace(self.lattice, samples=self.lattice.samples + 1)
     points, kept = rendering.sample_rays(origins, directions, occupied, further, shift)
@@ -302,7 +302,7 @@ class ErNerf(ImageMethod):
         audio_attention=jnp.sum(on_rays["audio_attention"], axis=-1),
         eye_attention=jnp.sum(on_rays["eye_attention"], axis=-1),
     )
-    return rays, (flat, said), jnp.mean(more & (rays.alpha < _HIDDEN))
+    return rays, (flat, said), more & (rays.alpha < _HIDDEN)
 
   def _behind(self, params, drive, pixels, frame) -> Float[Array, "n 3"]:
     """The torso over the background."""
@@ -314,10 +314,11 @@ class ErNerf(ImageMethod):
 
   def draw(self, params: Params, buffers: Params, drive: Drive) -> dict[str, Array]:
     occupied = rendering.find_occupied(buffers[self.name]["occupancy"])
-    return {"image": jax.lax.map(lambda one: self._draw_frame(params, occupied, one), dict(drive))}
+    image, cut = jax.lax.map(lambda one: self._draw_frame(params, occupied, one), dict(drive))
+    return {"image": image, "cut_rays": cut}
 
-  def _draw_frame(self, params, occupied, drive) -> Float[Array, "H W 3"]:
-    """Only rays that meet an occupied cell are rendered: as many blocks of them as it takes."""
+  def _draw_frame(self, params, occupied, drive) -> tuple[Float[Array, "H W 3"], Float[Array, ""]]:
+    """Only rays that meet an occupied cell are rendered: as many blocks of them as it takes. And the share of these that is cut off."""
     width, height = self.subject.width, self.subject.height
     number = jnp.arange(width * height)
     pixels = jnp.stack([number % width, number // width], axis=-1) + 0.5
@@ -328,18 +329,20 @@ class ErNerf(ImageMethod):
     meets = rendering.sample_rays(origins, directions, occupied, first)[1][:, 0]
     order = jnp.pad(jnp.argsort(~meets), (0, _BLOCK), constant_values=width * height)
 
-    def draw_block(i, image):
+    def draw_block(i, drawn):
+      image, cut = drawn
       chosen = jax.lax.dynamic_slice(order, (i * _BLOCK,), (_BLOCK,))
-      rays, *_ = self._render(
+      rays, _, cut_off = self._render(
           params, occupied, drive, pixels[jnp.minimum(chosen, width * height - 1)], audio=audio, eyes=eyes, frame=0
       )
       # What fills up the last block lies beyond the picture, and is dropped.
       over = rays.color + (1 - rays.alpha[:, None]) * behind.at[chosen].get(mode="clip")
-      return image.at[chosen].set(over, mode="drop")
+      cut = cut + jnp.sum(cut_off & meets.at[chosen].get(mode="fill", fill_value=False))
+      return image.at[chosen].set(over, mode="drop"), cut
 
-    blocks = -(-jnp.sum(meets) // _BLOCK)
-    image = jax.lax.fori_loop(0, blocks, draw_block, behind)
-    return jnp.clip(image, 0.0, 1.0).reshape(height, width, 3)
+    met = jnp.sum(meets)
+    image, cut = jax.lax.fori_loop(0, -(-met // _BLOCK), draw_block, (behind, jnp.int32(0)))
+    return jnp.clip(image, 0.0, 1.0).reshape(height, width, 3), cut / jnp.maximum(met, 1)
 
   # --- Learning
 
@@ -420,7 +423,7 @@ class ErNerf(ImageMethod):
         "lpips": jax.lax.cond(fine_tuned, perceived, zero) if self.lips_steps else zero(),
         "torso": jnp.zeros(()),
         "torso_points": jnp.zeros(()),
-    }, cut
+    }, jnp.mean(cut)
 
   def _learn_torso(self, params, occupied, example, key) -> tuple[dict[str, Array], Array]:
     drive, frame = example["drive"], example["frame"]
@@ -435,7 +438,7 @@ class ErNerf(ImageMethod):
     return {name: jnp.zeros(()) for name in names} | {
         "torso": jnp.mean(error),
         "torso_points": self._apply(params, method="points_penalty"),
-    }, cut
+    }, jnp.mean(cut)
 
   @property
   def _whole(self) -> Float[Array, "4"]:

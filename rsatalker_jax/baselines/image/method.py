@@ -131,7 +131,8 @@ class ImageMethod:
     return ()
 
   def draw(self, params: Params, buffers: Params, drive: Drive) -> dict[str, Array]:
-    """"image" (B, H, W, 3) of some frames; "overflow" and "intersections" (B) where Gaussians are drawn. Traced."""
+    """"image" (B, H, W, 3) of some frames; "overflow" and "intersections" (B) where Gaussians are drawn; where rays are cut off
+    the share of those that meet the head, "cut_rays" (B). Traced."""
     raise NotImplementedError
 
   def with_room(self, needed: int) -> "ImageMethod":
@@ -140,14 +141,23 @@ class ImageMethod:
     return type(self)(self.config, dataclasses.replace(self.subject, raster=raster))
 
   def render(
-      self, params: Params, buffers: Params, drive: Drive, mesh: Mesh, *, chunk: int = 8
+      self,
+      params: Params,
+      buffers: Params,
+      drive: Drive,
+      mesh: Mesh,
+      *,
+      chunk: int = 8,
+      say: Callable[[str], None] | None = None,
   ) -> Iterator[Float[np.ndarray, "t H W 3"]]:
     """Frames of any number, in order, a chunk at a time over all devices of a mesh.
 
-    A chunk for which the rasterizer's list was too small is drawn again with a larger one.
+    A chunk for which the rasterizer's list was too small is drawn again with a larger one. Rays that are cut off stay so: behind
+    the last frame `say` is told of how many.
     """
     method, chunk = self, -(-chunk // mesh.size) * mesh.size
     count, draw = len(drive["speech"]), _draw_on(self, mesh)
+    cut: list[float] = []
     for start in range(0, count, chunk):
       # The last chunk is filled up with the last frame: one shape, one compilation.
       numbers = np.minimum(np.arange(start, start + chunk), count - 1)
@@ -157,7 +167,10 @@ class ImageMethod:
         method = method.with_room(int(output["intersections"].max()))
         draw = _draw_on(method, mesh)
         output = draw(params, buffers, shown)
+      cut += np.asarray(output.get("cut_rays", ()))[: count - start].tolist()
       yield np.asarray(output["image"][: count - start])
+    if say is not None and any(cut):
+      say(f"{np.mean(cut):.2%} of the rays that meet the head are cut off by their number of samples (at most {max(cut):.2%}, of {count} frames)")
 
 
 def _draw_on(method: ImageMethod, mesh: Mesh):
