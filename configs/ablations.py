@@ -215,7 +215,7 @@ VARIANTS = {
     # Image-based talking heads, driven by speech: baselines of frames.
     "gaussiantalker": ("GaussianTalker, re-implemented", _IMAGE | {
         "avatar.method": "gaussiantalker",
-        "avatar.steps": 1000,
+        "avatar.steps": 1400,
         "gaussians.capacity": 16_000,
     }),
     "ernerf": ("ER-NeRF, re-implemented", _IMAGE | {"avatar.method": "ernerf", "avatar.steps": 2500}),
