@@ -19,27 +19,25 @@ from scipy import ndimage
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import splat_kernels
+from rsatalker_jax.avatar.gaussians import SH_CONSTANT
 from rsatalker_jax.commands.film_scores import Film
 from rsatalker_jax.data.captures import spread_places, transforms_file
 from rsatalker_jax.runs import load_run
 
 _BAND = 6  # Pixels.
 _WHITE, _EXCESS = 0.97, 0.15  # Of the background, at least; of brightness that is missing.
-_SH_DC = 0.28209479177387814  # A colour is 0.5 and this times its first coefficient.
 
 
 def weights_in(run, film: Film, mask: np.ndarray) -> np.ndarray:
   """How many of the pixels `mask` (T, H, W) each Gaussian fills, in all frames of the film together."""
   flame = jax.tree.map(jnp.asarray, film.flame)
-  camera = splat_kernels.Camera(*film.capture.read_cameras(film.items), film.capture.width, film.capture.height)
 
   @jax.grad
   def of_colours(sh):
     avatar = dataclasses.replace(run.avatar, gaussians=dataclasses.replace(run.avatar.gaussians, sh=sh))
-    return jnp.sum(run.talker.render(avatar, flame, camera).image[..., 1] * mask)
+    return jnp.sum(run.talker.render(avatar, flame, film.camera).image[..., 1] * mask)
 
-  return np.asarray(of_colours(run.avatar.gaussians.sh)[:, 0, 1]) / _SH_DC
+  return np.asarray(of_colours(run.avatar.gaussians.sh)[:, 0, 1]) / SH_CONSTANT
 
 
 def main() -> None:
@@ -49,8 +47,9 @@ def main() -> None:
   args = parser.parse_args()
   print("| person | PSNR | error at the outline | of it too wide | Gaussians of 80 % of that | their distance, in triangle sizes | of all |")
   print("|---|---:|---:|---:|---:|---:|---:|")
-  for person in load_run(args.workdir).names:
-    run = load_run(args.workdir, person=person)
+  trained = load_run(args.workdir)
+  for number, person in enumerate(trained.names):
+    run = trained.of_person(number)
     if not transforms_file(run.data_path("capture"), "val").is_file():
       print(f"{person}: no split val", file=sys.stderr)
       continue

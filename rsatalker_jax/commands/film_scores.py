@@ -46,14 +46,17 @@ class Film:
   def flame(self) -> dict[str, np.ndarray]:
     return self.capture.read_flame(self.items)
 
+  @functools.cached_property
+  def camera(self) -> splat_kernels.Camera:
+    return splat_kernels.Camera(*self.capture.read_cameras(self.items), self.capture.width, self.capture.height)
+
   def images(self, start: int, count: int) -> Float[np.ndarray, "t H W 3"]:
     """The film's frames from the one at `start` on."""
     return np.stack([self.capture[int(item)]["image"] for item in self.items[start : start + count]])
 
   def render(self, talker: Talker, avatar: Avatar, flame: FlamePose, offsets=None) -> Chunks:
     """An avatar in these poses before the film's cameras, a chunk at a time; `offsets` as in `render_sequence`."""
-    camera = splat_kernels.Camera(*self.capture.read_cameras(self.items), self.capture.width, self.capture.height)
-    return render_sequence(talker, sharding.make_mesh(), avatar, flame, camera, offsets, chunk=_CHUNK)
+    return render_sequence(talker, sharding.make_mesh(), avatar, flame, self.camera, offsets, chunk=_CHUNK)
 
   def beside(self, rendered: Chunks) -> Iterator[tuple[Float[np.ndarray, "t H W 3"], Float[np.ndarray, "t H W 3"]]]:
     """Pairs of rendered and true frames, for as long as frames are rendered."""

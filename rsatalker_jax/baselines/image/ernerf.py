@@ -337,7 +337,7 @@ class ErNerf(ImageMethod):
       )
       # What fills up the last block lies beyond the picture, and is dropped.
       over = rays.color + (1 - rays.alpha[:, None]) * behind.at[chosen].get(mode="clip")
-      cut = cut + jnp.sum(cut_off & meets.at[chosen].get(mode="fill", fill_value=False))
+      cut = cut + jnp.sum(cut_off & (chosen < width * height))
       return image.at[chosen].set(over, mode="drop"), cut
 
     met = jnp.sum(meets)
